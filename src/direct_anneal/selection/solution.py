@@ -1,0 +1,44 @@
+"""What a selection is, with its evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen samples, and what shows that they are a good choice.
+
+    Attributes:
+        indices: (K,), the chosen samples, strongest first (by `score`, then by the order of ties).
+        weights: (N,), the solution of the relaxed problem that was rounded to `indices`.
+        scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), or of
+            the target (`descent`).
+        objective: of the integer selection, recomputed from its rows.
+        bound: no selection within size and budget has a larger objective.
+        budget: τ as it was asked for.
+        budget_used: Σ a_i over the chosen, summed exactly; at most `budget`, up to 1e-12 of it.
+        status: "optimal" (objective meets the bound to 1e-9), "rounded" (the relaxed problem is solved exactly, and
+            rounding cost something) or "stationary" (a local optimum of a convex objective).
+        stats: counts and values of the search, plain numbers and lists.
+    """
+
+    indices: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    objective: float
+    bound: float
+    budget: float
+    budget_used: float
+    status: str
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Selection({len(self.indices)} of {len(self.weights)} samples, objective {self.objective:.6g} "
+            f"(bound {self.bound:.6g}), budget used {self.budget_used:.6g} of {self.budget:.6g}, {self.status})"
+        )
