@@ -1,8 +1,8 @@
 """Choose samples on arrays alone: a problem, its exact linear step, a selection with its evidence. No torch here."""
 
 from direct_anneal.selection.matrix import FeatureMatrix
-from direct_anneal.selection.problem import InfeasibleBudgetError, SelectionProblem
+from direct_anneal.selection.problem import InfeasibleBudgetError, Objective, SelectionProblem
 from direct_anneal.selection.solution import Selection
 from direct_anneal.selection.solving import solve
 
-__all__ = ["FeatureMatrix", "InfeasibleBudgetError", "Selection", "SelectionProblem", "solve"]
+__all__ = ["FeatureMatrix", "InfeasibleBudgetError", "Objective", "Selection", "SelectionProblem", "solve"]

@@ -1,0 +1,16 @@
+"""The user's documents: read once into tokens and an index, copied out verbatim at the end.
+
+sources = expand(["pool/**/*.jsonl.zst"], role="pool")
+check_writable(sources)
+corpus = prepare(sources, role="pool", ...)       # tokens on disk, an index in memory, incidents counted
+corpus.tokens(7)                                  # (T,) int64
+write_selected(corpus, selected, out_dir)         # selected: (N,) bool
+"""
+
+from direct_anneal.corpus.assembly import Corpus
+from direct_anneal.corpus.incidents import Incident
+from direct_anneal.corpus.preparation import prepare
+from direct_anneal.corpus.reading import Fields, Source, expand
+from direct_anneal.corpus.writing import check_writable, write_selected
+
+__all__ = ["Corpus", "Fields", "Incident", "Source", "check_writable", "expand", "prepare", "write_selected"]

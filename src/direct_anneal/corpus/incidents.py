@@ -1,0 +1,75 @@
+"""What went wrong while the documents were read: counted, listed on disk, never silent and never fatal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+MAX_PLACES = 100
+
+# These stand for a record that was not used ("truncated" for the one that was cut); with the others it stays.
+REJECTIONS = frozenset({"bad-line", "no-text", "empty-text", "bad-tokens", "too-short", "truncated"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incident:
+    """One thing amiss with one record, or with a file as a whole.
+
+    Attributes:
+        kind: "bad-line" (no UTF-8 JSON object of sane length), "no-text" (neither text nor input_ids), "empty-text"
+            (nothing but white space), "bad-tokens" (no integers within the vocabulary), "too-short" (fewer than two
+            tokens: nothing to predict); these leave the record out. "over-long" (more tokens than max_length; kept),
+            "duplicate-id" (kept under a qualified id), "truncated" (a damaged file; used up to there).
+        source: the file's path.
+        row: line or table row, from 0.
+        detail: what exactly.
+    """
+
+    kind: str
+    source: str
+    row: int | None
+    detail: str
+
+    def to_line(self) -> str:
+        """One line of JSON, in ASCII: file names and damaged text may hold what UTF-8 cannot."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+@dataclass(frozen=True)
+class IncidentSummary:
+    """Counts by kind in memory, every incident on disk.
+
+    Attributes:
+        counts: incidents of each kind that occurred.
+        path: JSON lines, all incidents in source order.
+    """
+
+    counts: Mapping[str, int]
+    path: Path
+
+    def places(self, kind: str, limit: int = MAX_PLACES) -> list[Incident]:
+        """The first `limit` incidents of a kind. Cost: reads the listing as far as needed."""
+        wanted = min(limit, self.counts.get(kind, 0))
+        return list(islice((incident for incident in self._listed() if incident.kind == kind), wanted))
+
+    def to_manifest(self) -> dict[str, dict[str, Any]]:
+        """{kind: {"count": n, "places": [{"source", "row", "detail"}, ... at most 100]}}, kinds sorted."""
+        return {
+            kind: {
+                "count": self.counts[kind],
+                "places": [
+                    {"source": incident.source, "row": incident.row, "detail": incident.detail}
+                    for incident in self.places(kind)
+                ],
+            }
+            for kind in sorted(self.counts)
+        }
+
+    def _listed(self) -> Iterator[Incident]:
+        with self.path.open(encoding="ascii") as lines:
+            for line in lines:
+                yield Incident(**json.loads(line))

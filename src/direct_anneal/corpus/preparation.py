@@ -1,0 +1,212 @@
+"""One pass over the sources: text becomes tokens on disk, everything odd becomes an incident."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from direct_anneal.corpus.assembly import Corpus, assemble
+from direct_anneal.corpus.incidents import Incident
+from direct_anneal.corpus.pieces import (
+    Options,
+    PieceRecord,
+    Sample,
+    piece_of,
+    remove_strangers,
+    reusable_record,
+    write_piece,
+)
+from direct_anneal.corpus.reading import BadRecord, Fields, Source
+from direct_anneal.errors import InputError
+
+TOKENS_FIELD = "input_ids"
+
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 4 * 2**20
+
+
+class TokenizerLike(Protocol):
+    """What we ask of a tokenizer; those of Hugging Face do it."""
+
+    def __call__(self, texts: list[str], /) -> Mapping[str, Any]:
+        """Returns {"input_ids": a list of token ids for each text}."""
+        ...
+
+
+def prepare(
+    sources: Sequence[Source],
+    *,
+    role: str,
+    fields: Fields,
+    load_tokenizer: Callable[[], TokenizerLike],
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+    max_length: int,
+    directory: Path,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Corpus:
+    """Turns the sources into tokens and an index under `directory`, one piece a source, and puts them together.
+
+    A record's text is tokenised; without one its `input_ids` are used as they are. Pieces that an earlier call
+    finished are used again if their source and the options are unchanged; the directory's other pieces are removed.
+    A record's id is its own if that is a string or an integer, else source:row; of equal ids, in whichever files, the
+    first stays and the others become id@source:row. Its domain is its own or the file's name without extensions.
+    Cost: one read of the changed sources, 2 or 4 bytes of disk a token; memory a batch of documents, and O(N).
+
+    Args:
+        sources: from `expand`; their order is the corpus's.
+        role: what the corpus is for ("pool", "validation"), for the messages.
+        load_tokenizer: called at most once, and only if there is text to tokenise.
+        tokenizer_fingerprint: changes when the tokenizer would give other tokens.
+        vocab_size: tokens must lie in [0, vocab_size).
+        max_length: documents with more tokens are noted as "over-long" and stored whole.
+        directory: for this corpus alone.
+        advance: called with the number of records read since its last call.
+
+    Raises:
+        InputError: no sample is usable; a file is damaged beyond skipping, or changed while it was read.
+        OSError: the disk is full, or fails; finished pieces stay.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    options = Options(
+        fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
+    )
+    tokenizer = functools.cache(functools.partial(_load_quietly, load_tokenizer))
+    pieces = [piece_of(source, options, directory) for source in sources]
+    records = []
+    for source, piece in zip(sources, pieces, strict=True):
+        record = reusable_record(piece, source)
+        if record is None:
+            record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance))
+        else:
+            advance(record.num_records)
+        records.append(record)
+    if not any(record.num_samples for record in records):
+        raise InputError(_nothing_usable(sources, records, role, fields))
+    corpus = assemble(sources, pieces, records, options, directory)
+    remove_strangers(directory, pieces)
+    return corpus
+
+
+def _load_quietly(load_tokenizer: Callable[[], Any]) -> TokenizerLike:
+    """The tokenizer, kept from warning of texts longer than the model: these are split into windows later."""
+    tokenizer = load_tokenizer()
+    takes_verbose = "verbose" in inspect.signature(tokenizer).parameters
+    quiet: TokenizerLike = functools.partial(tokenizer, verbose=False) if takes_verbose else tokenizer
+    return quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    row: int
+    id: str | None
+    domain: str
+    text: str | None
+    tokens: Any  # without text: whatever the record holds for them
+
+
+def _entries(
+    source: Source,
+    options: Options,
+    tokenizer: Callable[[], TokenizerLike],
+    advance: Callable[[int], object],
+) -> Iterator[Sample | Incident]:
+    fields = options.fields
+    pending: list[_Document | Incident] = []
+    num_characters = 0
+    for row, record in source.records({fields.text, fields.id, fields.domain, TOKENS_FIELD}):
+        entry = _document(source, row, record, fields)
+        pending.append(entry)
+        if isinstance(entry, _Document) and entry.text is not None:
+            num_characters += len(entry.text)
+        if len(pending) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
+            yield from _finished(pending, source, options, tokenizer)
+            advance(len(pending))
+            pending, num_characters = [], 0
+    yield from _finished(pending, source, options, tokenizer)
+    advance(len(pending))
+
+
+def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, fields: Fields) -> _Document | Incident:
+    if isinstance(record, BadRecord):
+        return Incident(kind=record.kind, source=str(source), row=row, detail=record.reason)
+    text, tokens = record.get(fields.text), record.get(TOKENS_FIELD)
+    if not isinstance(text, str):
+        text = None
+    if text is None and tokens is None:
+        detail = f"neither a string in {fields.text!r} nor tokens in {TOKENS_FIELD!r}"
+        return Incident(kind="no-text", source=str(source), row=row, detail=detail)
+    if text is not None and not text.strip():
+        detail = f"nothing but white space, {len(text)} characters"
+        return Incident(kind="empty-text", source=str(source), row=row, detail=detail)
+    name, domain = record.get(fields.id), record.get(fields.domain)
+    is_name = isinstance(name, str | int) and not isinstance(name, bool)
+    return _Document(
+        row=row,
+        id=str(name) if is_name else None,
+        domain=source.stem if domain is None else str(domain),
+        text=text,
+        tokens=tokens,
+    )
+
+
+def _finished(
+    pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TokenizerLike]
+) -> Iterator[Sample | Incident]:
+    texts = [entry.text for entry in pending if isinstance(entry, _Document) and entry.text is not None]
+    tokenized = iter(tokenizer()(texts)["input_ids"] if texts else ())
+    for entry in pending:
+        if isinstance(entry, Incident):
+            yield entry
+            continue
+        tokens = _checked(entry.tokens if entry.text is None else next(tokenized), options.vocab_size)
+        if isinstance(tokens, str):
+            yield Incident(kind="bad-tokens", source=str(source), row=entry.row, detail=tokens)
+        elif len(tokens) < 2:
+            detail = f"{len(tokens)} tokens, and at least 2 are needed to predict one"
+            yield Incident(kind="too-short", source=str(source), row=entry.row, detail=detail)
+        else:
+            yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens)
+            if len(tokens) > options.max_length:
+                detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"
+                yield Incident(kind="over-long", source=str(source), row=entry.row, detail=detail)
+
+
+def _checked(raw: Any, vocab_size: int) -> np.ndarray | str:
+    """The tokens, (T,) int64, or what is wrong with them."""
+    if isinstance(raw, list):
+        # numpy would take True for 1 and round floats silently.
+        if not {*map(type, raw)} <= {int}:
+            return "not a list of integers"
+        try:
+            raw = np.array(raw, dtype=np.int64)
+        except OverflowError:
+            return f"a token lies outside the vocabulary of {vocab_size}"
+    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "iu":
+        return "not a list of integers"
+    if raw.size and (raw.min() < 0 or raw.max() >= vocab_size):
+        return f"tokens from {raw.min()} to {raw.max()} do not fit the vocabulary of {vocab_size}"
+    return raw.astype(np.int64, copy=False)
+
+
+def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], role: str, fields: Fields) -> str:
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.incidents)
+    happened = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all files are empty"
+    message = (
+        f"the {role} must hold at least one usable sample, but of {sum(record.num_records for record in records)} "
+        f"records in {len(records)} sources none is ({happened})"
+    )
+    if counts["no-text"]:
+        readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
+        names = ", ".join(next(readable, {})) or "no fields"
+        return f"{message}: name the field that holds the text, which {fields.text!r} does not; the first has {names}"
+    return f"{message}: check the files"

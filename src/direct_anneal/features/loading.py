@@ -1,0 +1,48 @@
+"""Gradients back from a store: what of them can be used, and what cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from direct_anneal.features.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class SketchedGradients:
+    """The gradients of one corpus, z = norm · unit, those that are finite.
+
+    Attributes:
+        units: rows of unit norm, memory-mapped blocks of shape (n_b, R), n in all.
+        norms: ‖z‖, shape (n,).
+        samples: their rows of the store's table, n.
+        unusable: the rows of the same table that are left out.
+    """
+
+    units: list[NDArray[np.float16]]
+    norms: NDArray[np.float64]
+    samples: pa.Table
+    unusable: pa.Table
+
+    @classmethod
+    def load(cls, store: FeatureStore) -> SketchedGradients:
+        """Map a complete store. Memory: its table, and a copy of the shards that hold unusable rows."""
+        table = store.samples()
+        usable = table["usable"].to_numpy()
+        units = []
+        for shard, block in enumerate(store.features()):
+            rows = store.rows(shard)
+            kept = usable[rows.start : rows.stop]
+            units.append(block if kept.all() else block[kept])
+        samples = table.filter(pa.array(usable))
+        return cls(units, samples["grad_norm"].to_numpy(), samples, table.filter(pa.array(~usable)))
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def dense(self) -> NDArray[np.float64]:
+        """Z with its norms, shape (n, R), float64, in memory."""
+        return np.concatenate([block.astype(np.float64) for block in self.units]) * self.norms[:, None]

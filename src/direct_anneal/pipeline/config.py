@@ -1,0 +1,160 @@
+"""What a user asks of `select`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from direct_anneal.checkpoint import DtypeName
+from direct_anneal.errors import InputError
+from direct_anneal.features import BATCH_TOKENS
+from direct_anneal.gradients import ProjectionName
+from direct_anneal.selection import Objective
+
+DEFAULT_WINDOW = 2048
+
+# These change where and how fast a run goes, not what it gives.
+_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """One selection, in full.
+
+    Attributes:
+        model: checkpoint directory or hub name: the model at the onset of annealing.
+        pool, validation: files, directories or globs.
+        out: the run's directory.
+        num_samples, num_tokens, fraction: how much to select; exactly one is given.
+        objective: "energy" (the paper's) or "descent" (ours).
+        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
+        budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
+        relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
+        elbow: share of the spectrum's energy that is stiff.
+        sketch_size: R.
+        projection: "two-sided" or "gaussian".
+        max_length: T, tokens of a window; the model's context, at most 2048, where left out.
+        text_field, id_field, domain_field: names in the documents' records.
+        seed: of the projection.
+        device, dtype: where and in which precision the model runs.
+        batch_tokens: padded tokens of a batch; does not change the result beyond float rounding.
+        trust_remote_code: run Python code that the checkpoint brings.
+        overwrite: replace an earlier run in `out`; its features are used where they still fit.
+
+    Raises:
+        InputError: a value is out of range, or the size is given never or twice.
+    """
+
+    model: str
+    pool: tuple[str, ...]
+    validation: tuple[str, ...]
+    out: str
+    num_samples: int | None = None
+    num_tokens: int | None = None
+    fraction: float | None = None
+    objective: Objective = "energy"
+    budget_ratio: float = 1.0
+    budget_reference: Literal["pool", "validation"] = "pool"
+    relax_budget: bool = False
+    elbow: float = 0.945
+    sketch_size: int = 2048
+    projection: ProjectionName = "two-sided"
+    max_length: int | None = None
+    text_field: str = "text"
+    id_field: str = "id"
+    domain_field: str = "domain"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    batch_tokens: int = BATCH_TOKENS
+    trust_remote_code: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("pool", "validation"):  # one pattern is as good as a list of one
+            given = getattr(self, field)
+            object.__setattr__(self, field, (given,) if isinstance(given, str) else tuple(map(str, given)))
+        for field in ("model", "out"):  # so are paths
+            object.__setattr__(self, field, str(getattr(self, field)))
+        sizes = {"num_samples": self.num_samples, "num_tokens": self.num_tokens, "fraction": self.fraction}
+        given = [name for name, size in sizes.items() if size is not None]
+        if len(given) != 1:
+            raise InputError(
+                "the size of the selection must be given once, by --num-samples, --num-tokens or --fraction; got "
+                f"{' and '.join('--' + name.replace('_', '-') for name in given) or 'none'}"
+            )
+        _require(self.num_samples is None or self.num_samples >= 1, "--num-samples", "at least 1", self.num_samples)
+        _require(self.num_tokens is None or self.num_tokens >= 2, "--num-tokens", "at least 2", self.num_tokens)
+        _require(self.fraction is None or 0 < self.fraction <= 1, "--fraction", "in (0, 1]", self.fraction)
+        _require(self.budget_ratio > 0, "--budget-ratio", "above 0", self.budget_ratio)
+        _require(0 < self.elbow <= 1, "--elbow", "in (0, 1]", self.elbow)
+        _require(1 <= self.sketch_size <= 65536, "--sketch-size", "in 1..65536", self.sketch_size)
+        _require(self.max_length is None or self.max_length >= 2, "--max-length", "at least 2", self.max_length)
+        _require(self.batch_tokens >= 1, "--batch-tokens", "at least 1", self.batch_tokens)
+        _require(self.seed >= 0, "--seed", "at least 0", self.seed)
+        for flag, value, choices in (
+            ("--objective", self.objective, ("energy", "descent")),
+            ("--budget-reference", self.budget_reference, ("pool", "validation")),
+            ("--projection", self.projection, ("two-sided", "gaussian")),
+            ("--dtype", self.dtype, ("float32", "bfloat16")),
+        ):
+            _require(value in choices, flag, " or ".join(choices), value)
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"--device {self.device} needs a CUDA device, but torch sees none: use --device cpu")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise InputError(f"--device must be cpu or cuda, got {self.device}") from None
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
+
+    def window(self, context_length: int | None) -> int:
+        """T for a model of this context.
+
+        Raises:
+            InputError: `max_length` is beyond it.
+        """
+        if self.max_length is None:
+            return min(context_length or DEFAULT_WINDOW, DEFAULT_WINDOW)
+        if context_length is not None and self.max_length > context_length:
+            raise InputError(
+                f"--max-length must fit the model's context of {context_length} tokens, got {self.max_length}: longer "
+                "documents are split into windows of that length anyway"
+            )
+        return self.max_length
+
+    def size_of(self, num_tokens: NDArray[np.int64]) -> tuple[int | None, int | None]:
+        """K or B, for a pool of documents of these lengths, shape (N,).
+
+        Raises:
+            InputError: the pool is too small.
+        """
+        count, tokens = len(num_tokens), int(num_tokens.sum())
+        if self.num_tokens is not None:
+            if not num_tokens.min() <= self.num_tokens <= tokens:
+                raise InputError(
+                    f"--num-tokens must lie between the shortest document and the whole pool ({num_tokens.min():,} to "
+                    f"{tokens:,} tokens), got {self.num_tokens:,}"
+                )
+            return None, self.num_tokens
+        if self.num_samples is not None:
+            if self.num_samples > count:
+                raise InputError(
+                    f"--num-samples must be at most the pool's {count:,} usable documents, got {self.num_samples:,}"
+                )
+            return self.num_samples, None
+        assert self.fraction is not None
+        return max(1, math.floor(self.fraction * count + 0.5)), None
+
+
+def _require(holds: bool, flag: str, must: str, value: object) -> None:
+    if not holds:
+        raise InputError(f"{flag} must be {must}, got {value}")

@@ -1,0 +1,61 @@
+"""What a careful reader of a selection would ask about: warnings, each with what to do."""
+
+from __future__ import annotations
+
+from direct_anneal.corpus import Corpus
+from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.features import SketchedGradients
+from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.formulation import RELAXED_MARGIN
+from direct_anneal.selection import Selection
+
+FEW_VALIDATION = 100
+OVERFIT = 1.5
+UNFILLED = 0.95
+
+
+def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
+    """Whether the split into stiff and flat can be relied upon."""
+    doubts = []
+    count, rank = spectrum.num_validation, len(spectrum.eigenvalues)
+    if count < FEW_VALIDATION:
+        doubts.append(f"only {count} validation samples: the spectrum is a rough estimate; several hundred are better")
+    if spectrum.num_stiff > rank / 2:
+        doubts.append(
+            f"the elbow takes {spectrum.num_stiff} of {rank} directions, so that little is left that counts as flat: "
+            "add validation samples, or lower --elbow"
+        )
+    if crossed is not None and crossed.overfit > OVERFIT:
+        doubts.append(
+            f"the stiff directions of one half of the validation set cost that half {crossed.overfit:.1f} times what "
+            "they cost the other: the spectrum has learned its samples; add validation samples, or lower --elbow"
+        )
+    return doubts
+
+
+def of_corpus(corpus: Corpus, pool: SketchedGradients) -> list[str]:
+    """What was left out of the pool."""
+    doubts = []
+    if len(pool.unusable):
+        doubts.append(f"{len(pool.unusable)} documents had a gradient that is not finite, and were left out")
+    for kind, entry in corpus.incidents.to_manifest().items():
+        doubts.append(f"{entry['count']:,} documents of the pool: {kind.replace('-', ' ')} (places in manifest.json)")
+    return doubts
+
+
+def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
+    """Whether the answer is the one that was asked for."""
+    doubts = []
+    if least is not None:
+        doubts.append(
+            f"the budget was relaxed: a ratio of {config.budget_ratio:g} is infeasible at this size, the least "
+            f"feasible is {least:.4g}, and {RELAXED_MARGIN:g} times that was used"
+        )
+    if config.num_tokens is not None:
+        held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
+        if held < UNFILLED * config.num_tokens:
+            doubts.append(
+                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for: the stiff budget has no "
+                "room for more; raise --budget-ratio"
+            )
+    return doubts

@@ -1,0 +1,275 @@
+"""`select`, top to bottom as the method goes.
+
+N samples of the pool, M of the validation set, R sketch size.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from direct_anneal.checkpoint import Checkpoint
+from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
+from direct_anneal.curvature import Spectrum, cross_fit
+from direct_anneal.errors import InputError
+from direct_anneal.features import FeatureStore, SketchedGradients, extract
+from direct_anneal.gradients import FACTOR_SIZE, GradientSketcher, SlowPathWarning
+from direct_anneal.pipeline import doubts
+from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
+from direct_anneal.pipeline.outputs import claim, composition, described, evidence, write_json, write_table
+from direct_anneal.progress import Advance, Progress, Silent
+from direct_anneal.selection import Objective, Selection
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `select` leaves.
+
+    Attributes:
+        out: the directory.
+        selection: the solution, its indices relative to the pool's usable samples.
+        manifest: as written to manifest.json.
+    """
+
+    out: Path
+    selection: Selection
+    manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.out)!r}, {self.selection!r})"
+
+
+def select(*, progress: Progress | None = None, **options: Any) -> Run:
+    """Choose the documents to anneal on, and write them with the evidence beside them.
+
+    Everything is written below `out`. A run that was interrupted goes on where it stopped; one that is complete is
+    solved again from its features, in seconds.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        options: the fields of `SelectConfig`.
+
+    Raises:
+        InputError: something given cannot be used, or the budget cannot be met; says what to do.
+
+    Source: arXiv:2605.31175, Algorithms 1 and 2, with the departures numbered in docs/departures.md.
+    """
+    config = SelectConfig(**options)
+    stages = _Stages(progress or Silent())
+    out = Path(config.out)
+
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    max_length = config.window(checkpoint.context_length)
+    pool_sources, validation_sources = expand(config.pool, "pool"), expand(config.validation, "validation")
+    check_writable(pool_sources)
+    claim(out, config)
+
+    pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
+    validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
+    config.size_of(pool_corpus.num_tokens)  # to fail before the long part
+
+    found: list[str] = []
+    sketch = _Sketching(config, checkpoint, max_length, stages, found)
+    validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
+    pool = sketch("pool", pool_corpus)
+
+    with stages.stage("Spectrum of the validation set", "samples", len(validation)) as advance:
+        z = validation.dense()  # (M, R)
+        spectrum = _spectrum(z, config.elbow)
+        crossed = cross_fit(z, config.elbow) if len(z) >= 4 else None
+        advance(len(z))
+
+    with stages.stage("Choosing", "samples", len(pool)) as advance:
+        formulation = formulate(config.objective, config, pool, z, spectrum, crossed)
+        formulation, selection, least = solve_within(formulation, config)
+        other: Objective = "descent" if config.objective == "energy" else "energy"
+        alternative = solve_at_any_budget(formulate(other, config, pool, z, spectrum, crossed))
+        advance(len(pool))
+
+    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+        table = evidence(pool_corpus, pool, formulation.problem, selection)
+        write_table(out / "selection.parquet", table)
+        files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
+        advance(len(selection.indices))
+
+    found += doubts.of_spectrum(spectrum, crossed)
+    found += doubts.of_corpus(pool_corpus, pool)
+    found += doubts.of_selection(selection, pool, config, least)
+    limits = selection.stats
+    manifest = {
+        **described(config, max_length),
+        "fingerprints": {
+            "model": sketch.weights,
+            "tokenizer": checkpoint.tokenizer_fingerprint(),
+            "pool": pool_corpus.fingerprint,
+            "validation": validation_corpus.fingerprint,
+        },
+        "corpora": {
+            "pool": _corpus_entry(pool_corpus, pool),
+            "validation": _corpus_entry(validation_corpus, validation),
+        },
+        "composition": composition(table, validation_corpus),
+        "spectrum": {
+            "eigenvalues": spectrum.eigenvalues.tolist(),
+            "num_stiff": spectrum.num_stiff,
+            "num_validation": spectrum.num_validation,
+            "energy": config.elbow,
+            "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.mean()),
+            "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.mean()),
+        },
+        "budget": {
+            "ratio": formulation.ratio(selection.budget),
+            "reference": config.budget_reference,
+            "limit": selection.budget,
+            "used": selection.budget_used,
+            "least_feasible": limits["least_feasible"],
+            "least_feasible_ratio": formulation.ratio(limits["least_feasible"]),
+            "relaxed": least is not None,
+        },
+        "objective": {
+            "name": config.objective,
+            "value": selection.objective,
+            "bound": selection.bound,
+            "starts": limits.get("starts", []),
+        },
+        "alternative": {
+            "objective": other,
+            "shared": len(np.intersect1d(selection.indices, alternative.indices)) / len(selection.indices),
+            "domains": _counts(pool.samples["domain"].take(pa.array(alternative.indices))),
+        },
+        "status": selection.status,
+        "num_selected": len(selection.indices),
+        "warnings": found,
+        "files": [path.relative_to(out).as_posix() for path in files],
+        "timings": stages.seconds,
+    }
+    write_json(out / "manifest.json", manifest)
+    return Run(out, selection, manifest)
+
+
+class _Stages:
+    """Progress, and the seconds that each stage took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Advance]:
+        started = time.monotonic()
+        with self._progress.stage(name, unit, total) as advance:
+            yield advance
+        self.seconds[name] = round(time.monotonic() - started, 3)
+
+
+def _read(
+    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: _Stages
+) -> Corpus:
+    with stages.stage(f"Reading the {role}", "documents") as advance:
+        return prepare(
+            sources,
+            role=role,
+            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            load_tokenizer=checkpoint.load_tokenizer,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=max_length,
+            directory=Path(config.out) / "corpus" / role,
+            advance=advance,
+        )
+
+
+class _Sketching:
+    """Corpora into gradients; one sketcher serves all of them, and is built only where something is missing."""
+
+    def __init__(
+        self, config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: _Stages, found: list[str]
+    ) -> None:
+        self._config = config
+        self._checkpoint = checkpoint
+        self._max_length = max_length
+        self._stages = stages
+        self._found = found
+        self._sketcher: GradientSketcher | None = None
+        self.weights = checkpoint.weights_fingerprint()
+
+    def __call__(self, role: str, corpus: Corpus) -> SketchedGradients:
+        config = self._config
+        store = self._store(role, corpus)
+        with (
+            self._stages.stage(f"Gradients of the {role}", "tokens", int(corpus.num_tokens.sum())) as advance,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always", SlowPathWarning)
+            extract(
+                corpus,
+                store,
+                self._build,
+                max_length=self._max_length,
+                batch_tokens=config.batch_tokens,
+                advance=advance,
+            )
+        self._found += [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]
+        gradients = SketchedGradients.load(store)
+        if not len(gradients):
+            raise InputError(
+                f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
+                "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
+            )
+        return gradients
+
+    def _store(self, role: str, corpus: Corpus) -> FeatureStore:
+        config = self._config
+        return FeatureStore(
+            Path(config.out) / "features" / role,
+            num_samples=corpus.num_samples,
+            sketch_size=config.sketch_size,
+            fingerprint={
+                "model": self.weights,
+                "data": corpus.fingerprint,
+                "max_length": self._max_length,
+                "projection": config.projection,
+                "factor_size": FACTOR_SIZE,
+                "seed": config.seed,
+                "dtype": config.dtype,
+            },
+            replace=config.overwrite,
+        )
+
+    def _build(self) -> GradientSketcher:
+        if self._sketcher is None:
+            config = self._config
+            model = self._checkpoint.load_model(config.device, config.dtype)
+            self._sketcher = GradientSketcher(model, config.sketch_size, config.projection, config.seed)
+        return self._sketcher
+
+
+def _spectrum(values: NDArray[np.float64], energy: float) -> Spectrum:
+    try:
+        return Spectrum.from_sketches(values, energy)
+    except ValueError as error:
+        raise InputError(f"the validation set must have a spectrum, but {error}") from error
+
+
+def _corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
+    return {
+        "documents": corpus.num_samples,
+        "tokens": int(corpus.num_tokens.sum()),
+        "sources": [str(source) for source in corpus.sources],
+        "incidents": corpus.incidents.to_manifest(),
+        "unusable_gradients": gradients.unusable.select(["id", "source", "row"]).to_pylist(),
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {str(entry["values"]): int(entry["counts"]) for entry in column.value_counts().to_pylist()}
