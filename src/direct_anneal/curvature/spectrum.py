@@ -34,8 +34,8 @@ class Spectrum:
     def from_sketches(cls, values: ArrayLike, energy: float = 0.945) -> Spectrum:
         """The spectrum of the sketches' second moment, with the elbow at a share of its energy.
 
-        s is the smallest count with Σ_{j≤s} λ_j ≥ energy · Σ_j λ_j. With M < R the eigenpairs come from the M×M Gram
-        matrix: λ is the same, and v_j = Zᵀ u_j / √(M λ_j).
+        s is the smallest count with Σ_{j≤s} λ_j ≥ energy · Σ_j λ_j, up to 1e-12 of the energy. With M < R the
+        eigenpairs come from the M×M Gram matrix: λ is the same, and v_j is Zᵀ u_j, normalised.
 
         Args:
             values: Z, shape (M, R).
@@ -67,7 +67,11 @@ class Spectrum:
             raise ValueError("all validation gradients are zero: they have no curvature to split")
         rank = int(np.sum(eigenvalues > eigenvalues[0] * max(z.shape) * np.finfo(np.float64).eps))
         eigenvalues, left = eigenvalues[:rank].copy(), left[:, :rank]
-        vectors = left if num_validation >= sketch_size else z.T @ left / np.sqrt(num_validation * eigenvalues)
+        vectors = left
+        if num_validation < sketch_size:
+            # QR: where λ_j is tiny beside λ₁, Zᵀ u_j is orthogonal to the others no more than roughly.
+            vectors, triangle = np.linalg.qr(z.T @ left)
+            vectors *= np.where(np.diag(triangle) < 0, -1.0, 1.0)
         cumulative = np.cumsum(eigenvalues)
         num_stiff = int(np.searchsorted(cumulative, energy * cumulative[-1] * (1 - 1e-12))) + 1
         return cls(eigenvalues, np.ascontiguousarray(vectors), num_stiff, num_validation)

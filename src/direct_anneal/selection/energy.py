@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.selection.linear_step import LinearSolution, Polytope
+from direct_anneal.selection.linear_step import LinearSolution, Polytope, largest
 from direct_anneal.selection.matrix import FeatureMatrix
 
 Float = NDArray[np.float64]
@@ -73,10 +73,9 @@ def maximise_energy(
     for name, solution, value, count in zip(names, solutions, relaxed, steps, strict=True):
         key = solution.chosen.tobytes()
         if key not in seen:  # starts often meet; their swaps would, too
-            rounded = _energy(features, solution.chosen)
-            chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
+            rounded, chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
             seen[key] = (rounded, final, swaps)
-            if best is None or final > best[0]:
+            if best is None or final > best[0] * (1 + 1e-12):  # starts that are equal but for rounding: the first
                 best = (final, chosen, solution.weights)
         rounded, final, swaps = seen[key]
         records.append(Ascent(name, count, value, rounded, final, swaps))
@@ -124,23 +123,28 @@ def _energy(features: FeatureMatrix, chosen: NDArray[np.bool_]) -> float:
 
 def _swap(
     features: FeatureMatrix, polytope: Polytope, chosen: NDArray[np.bool_], norms: Float
-) -> tuple[NDArray[np.bool_], float, int]:
+) -> tuple[float, NDArray[np.bool_], float, int]:
     """Exchange one chosen sample for one that is not, best pair first, while the objective rises.
 
     A swap of i (in) for o (out) changes ‖u‖² by 2⟨u, x_i − x_o⟩ + ‖x_i − x_o‖². The pairs looked at are those of the
     64 samples on either side with the largest terms of their own.
+
+    Returns:
+        the objective before; the selection and its objective after; and how many swaps were made.
     """
+    start, before = chosen, _energy(features, chosen)
     chosen = chosen.copy()
     total = features.weighted_sum(chosen.astype(np.float64))
     swaps = 0
     while swaps < _MAX_SWAPS:
         slope = 2.0 * features.dot(total)
-        outside = np.flatnonzero(~chosen)
-        inside = np.flatnonzero(chosen)
+        # In comes what is first among equals, out goes what is last.
+        outside = polytope.by_tie[~chosen[polytope.by_tie]]
+        inside = polytope.by_tie[chosen[polytope.by_tie]][::-1]
         if not len(outside):
             break
-        ins = _largest(slope[outside] + norms[outside], outside)
-        outs = _largest(norms[inside] - slope[inside], inside)
+        ins = largest(slope + norms, min(_SWAP_CANDIDATES, len(outside)), outside)
+        outs = largest(norms - slope, min(_SWAP_CANDIDATES, len(inside)), inside)
         x_in, x_out = features.rows(ins), features.rows(outs)
         gain = (slope[ins] + norms[ins])[:, None] + (norms[outs] - slope[outs])[None, :] - 2.0 * x_in @ x_out.T
         room = polytope.budget - polytope.cost[chosen].sum()
@@ -149,21 +153,21 @@ def _swap(
             room = polytope.capacity - polytope.size[chosen].sum()
             allowed &= polytope.size[ins][:, None] - polytope.size[outs][None, :] <= room
         gain = np.where(allowed, gain, -np.inf)
-        i, o = np.unravel_index(np.argmax(gain), gain.shape)
-        if gain[i, o] <= 1e-12 * (total @ total):
+        best = gain.max()
+        if best <= 1e-12 * (total @ total):
             break
+        # Among pairs that are equal but for rounding, the first in the order of ties.
+        i, o = np.argwhere(gain >= best - 1e-12 * (total @ total))[0]
         chosen[ins[i]], chosen[outs[o]] = True, False
         if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
             chosen[ins[i]], chosen[outs[o]] = False, True
             break
         total = total + x_in[i] - x_out[o]
         swaps += 1
-    return chosen, float(total @ total), swaps
-
-
-def _largest(values: Float, indices: NDArray[np.intp]) -> NDArray[np.intp]:
-    count = min(_SWAP_CANDIDATES, len(values))
-    return np.sort(indices[np.argpartition(-values, count - 1)[:count]])
+    completed = polytope.complete(chosen, 2.0 * features.dot(total) + norms)
+    value = _energy(features, completed)
+    # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
+    return (before, completed, value, swaps) if value >= before else (before, start, before, 0)
 
 
 def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
@@ -176,7 +180,7 @@ def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
     count = polytope.max_count()
     head, bound = 0.0, float(eigenvalues[0]) * count
     for j in range(along.shape[1]):
-        head += max(polytope.maximise(along[:, j]).value, polytope.maximise(-along[:, j]).value) ** 2
+        head += max(polytope.bound(along[:, j]), polytope.bound(-along[:, j])) ** 2
         tail = float(eigenvalues[j + 1]) if j + 1 < len(eigenvalues) else 0.0
         bound = min(bound, head + tail * count)
     return bound

@@ -22,7 +22,7 @@ from direct_anneal.selection.problem import InfeasibleBudgetError, SelectionProb
 
 Float = NDArray[np.float64]
 
-ROUNDING = 1e-12  # relative: sums of costs in another order may differ by this much, and budgets are met up to it
+ROUNDING = 5e-13  # relative: sums of costs in another order differ by less; twice this is what budgets are met up to
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Polytope:
         problem: its costs, size and budget are read, its features are not.
 
     Raises:
-        InfeasibleBudgetError: not even the cheapest selection stays within the budget.
+        InfeasibleBudgetError: not even the cheapest filling stays within the budget.
     """
 
     def __init__(self, problem: SelectionProblem) -> None:
         self.cost = np.asarray(problem.stiff_cost, dtype=np.float64)
         self.budget = problem.budget * (1 + ROUNDING)
         order = np.arange(len(self.cost)) if problem.tie_order is None else np.asarray(problem.tie_order)
-        self._by_tie = np.argsort(order, kind="stable")
+        self.by_tie = np.argsort(order, kind="stable")
         if problem.num_selected is not None:
             self.size: Float | None = None
             self.capacity = float(problem.num_selected)
@@ -67,12 +67,14 @@ class Polytope:
             self.size = np.asarray(problem.num_tokens, dtype=np.float64)
             self.capacity = float(problem.token_budget)
         self.least_cost = float(self._fill(-self.cost) @ self.cost)
+        if self.size is not None:  # the cheapest filling may split a sample; some sample must fit whole
+            self.least_cost = max(self.least_cost, float(self.cost[self.size <= self.capacity].min()))
         if self.least_cost > self.budget:
             raise InfeasibleBudgetError(problem.budget, self.least_cost)
 
     def max_count(self) -> float:
         """The largest Σ w_i over the polytope without its budget, which bounds ‖w‖²."""
-        return self.capacity if self.size is None else float(self._fill(np.ones(len(self.size))).sum())
+        return float(self._fill(np.ones(len(self.cost))).sum())
 
     def maximise(self, gain: Float) -> LinearSolution:
         """Solve the linear problem exactly. Cost: about ten partial sorts, O(N) each (O(N log N) with tokens).
@@ -80,45 +82,71 @@ class Polytope:
         Args:
             gain: c, shape (N,), finite.
         """
-        over = self._fill(gain)
-        if over @ self.cost <= self.budget:
-            return LinearSolution(over, self._round(over, over, gain, 0.0), float(over @ gain), 0.0)
-        within = self._fill(-self.cost)
-        while True:
-            rise = (over - within) @ gain
-            run = (over - within) @ self.cost
-            multiplier = max(0.0, float(rise / run))
-            reduced = gain - multiplier * self.cost
-            best = self._fill(reduced)
-            above = best @ reduced - max(over @ reduced, within @ reduced)
-            # Rounding of the three sums is the only reason left for a rise this small.
-            if above <= 1e-12 * (np.abs(reduced) @ best + np.abs(reduced) @ within):
-                break
-            if best @ self.cost > self.budget:
-                over = best
-            else:
-                within = best
-        value = float(best @ reduced + multiplier * self.budget)
-        return LinearSolution(self._mix(over, within), self._round(over, within, gain, multiplier), value, multiplier)
+        over, within, value, multiplier = self._dual(gain, full=True)
+        weights = within if over is within else self._mix(over, within)
+        return LinearSolution(weights, self._round(over, within, gain, multiplier), value, multiplier)
+
+    def bound(self, gain: Float) -> float:
+        """What Σ c_i over no selection exceeds. A selection by tokens may leave room, so that filling up is not
+        asked for here: less can be more where gains are negative."""
+        return self._dual(gain, full=self.size is None)[2]
+
+    def complete(self, chosen: NDArray[np.bool_], value: Float) -> NDArray[np.bool_]:
+        """By tokens: with what still fits added, best value per token first, until nothing does."""
+        if self.size is None:
+            return chosen
+        chosen = chosen.copy()
+        density = value / self.size
+        while True:  # few turns: what is left after a greedy filling is less than one sample, or two
+            room = self.capacity - self.size[chosen].sum()
+            budget = self.budget - self.cost[chosen].sum()
+            fits = ~chosen & (self.size <= room) & (self.cost <= budget)
+            if not fits.any():
+                return chosen
+            candidates = self.by_tie[fits[self.by_tie]]
+            chosen[candidates[np.argmax(density[candidates])]] = True
 
     def feasible(self, chosen: NDArray[np.bool_]) -> bool:
         """Whether an integer selection keeps both promises: its size, and its budget."""
         used = chosen.sum() == self.capacity if self.size is None else self.size[chosen].sum() <= self.capacity
         return bool(used and math.fsum(self.cost[chosen]) <= self.budget * (1 + ROUNDING))
 
+    def _dual(self, gain: Float, *, full: bool) -> tuple[Float, Float, float, float]:
+        """Two optimal fillings on either side of the budget (or one, twice), the optimum and its multiplier.
+
+        `full` fillings use capacity up; others leave out what gains nothing.
+        """
+
+        def fill(reduced: Float) -> Float:
+            return self._fill(reduced) if full else self._fill(reduced) * (reduced > 0)
+
+        over = fill(gain)
+        if over @ self.cost <= self.budget:
+            return over, over, float(over @ gain), 0.0
+        within = fill(-self.cost)
+        while True:
+            rise = (over - within) @ gain
+            run = (over - within) @ self.cost
+            multiplier = max(0.0, float(rise / run))
+            reduced = gain - multiplier * self.cost
+            best = fill(reduced)
+            above = best @ reduced - max(over @ reduced, within @ reduced)
+            # Rounding of the three sums is the only reason left for a rise this small.
+            if above <= 1e-12 * (np.abs(reduced) @ best + np.abs(reduced) @ within):
+                return over, within, float(best @ reduced + multiplier * self.budget), multiplier
+            if best @ self.cost > self.budget:
+                over = best
+            else:
+                within = best
+
     def _fill(self, value: Float) -> Float:
         """The weights that fill capacity by value per size, ties by order; the last one may be fractional."""
         weights = np.zeros(len(value))
         if self.size is None:
-            count = int(self.capacity)
-            threshold = np.partition(value, len(value) - count)[len(value) - count]
-            above = value > threshold
-            weights[above] = 1.0
-            tied = self._by_tie[(value == threshold)[self._by_tie]]
-            weights[tied[: count - int(above.sum())]] = 1.0
+            weights[largest(value, int(self.capacity), self.by_tie)] = 1.0
             return weights
-        density = (value / self.size)[self._by_tie]
-        ranked = self._by_tie[np.argsort(-density, kind="stable")]
+        density = (value / self.size)[self.by_tie]
+        ranked = self.by_tie[np.argsort(-density, kind="stable")]
         before = np.cumsum(self.size[ranked]) - self.size[ranked]
         weights[ranked] = np.clip((self.capacity - before) / self.size[ranked], 0.0, 1.0)
         return weights
@@ -142,8 +170,8 @@ class Polytope:
         return share * over + (1.0 - share) * within
 
     def _exchange(self, over: Float, within: Float) -> list[tuple[int, int]]:
-        gained = self._by_tie[(over > within)[self._by_tie]]
-        lost = self._by_tie[(over < within)[self._by_tie]]
+        gained = self.by_tie[(over > within)[self.by_tie]]
+        lost = self.by_tie[(over < within)[self.by_tie]]
         # Cheapest gains first, against the dearest losses: the most exchanges fit before the budget is used up.
         gained = gained[np.argsort(self.cost[gained], kind="stable")]
         lost = lost[np.argsort(-self.cost[lost], kind="stable")]
@@ -151,23 +179,23 @@ class Polytope:
 
     def _round(self, over: Float, within: Float, gain: Float, multiplier: float) -> NDArray[np.bool_]:
         """An integer selection near the optimum that keeps size and budget."""
-        if self.size is None:
-            chosen = within > 0.5
-            used = float(within @ self.cost)
-            for gained, lost in self._exchange(over, within):
-                used += self.cost[gained] - self.cost[lost]
-                if used > self.budget:
-                    break
-                chosen[gained], chosen[lost] = True, False
-            return chosen
-        chosen = np.minimum(over, within) >= 1.0
-        density = (gain - multiplier * self.cost) / self.size
-        room, budget = self.capacity - self.size[chosen].sum(), self.budget - self.cost[chosen].sum()
-        while True:  # few turns: what is left after a greedy filling is less than one sample, or two
-            fits = ~chosen & (self.size <= room) & (self.cost <= budget)
-            if not fits.any():
-                return chosen
-            candidates = self._by_tie[fits[self._by_tie]]
-            best = candidates[np.argmax(density[candidates])]
-            chosen[best] = True
-            room, budget = room - self.size[best], budget - self.cost[best]
+        if self.size is not None:
+            reduced = gain - multiplier * self.cost
+            return self.complete(np.minimum(over, within) >= 1.0, reduced)
+        chosen = within > 0.5
+        used = float(within @ self.cost)
+        for gained, lost in self._exchange(over, within):
+            used += self.cost[gained] - self.cost[lost]
+            if used > self.budget:
+                break
+            chosen[gained], chosen[lost] = True, False
+        return chosen
+
+
+def largest(value: Float, count: int, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those `count` positions of `order` where `value` is largest, in that order; among equals the first. O(N)."""
+    ordered = value[order]
+    threshold = np.partition(ordered, len(ordered) - count)[len(ordered) - count]
+    taken: NDArray[np.bool_] = ordered > threshold
+    taken[np.flatnonzero(ordered == threshold)[: count - int(taken.sum())]] = True
+    return order[taken]

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.float64]
 
 _BLOCK_BYTES = 64 << 20  # of float64 rows: large enough for BLAS, small beside anything else we hold
+_CACHED_ROWS = 128  # of a block, that stay in cache while every direction passes over them
 
 
 class FeatureMatrix:
     """X = F diag(scale) Z: rows z_i, rescaled, with the span of an orthonormal basis removed (F = I − B Bᵀ).
 
-    Rows may be float16 or float32 and memory-mapped; arithmetic is float64, so that a selection does not hang on
-    the rounding of one machine's BLAS. Memory: one block of rows beside O(N) scalars.
+    Rows may be float16 or float32 and memory-mapped; arithmetic is float64. Equal rows give equal products to the
+    last bit, wherever they stand, so that ties are ties. Memory: one block of rows beside O(N) scalars.
 
     Args:
         blocks: arrays of shape (n_b, R), Σ n_b = N; or a single array (N, R).
@@ -49,6 +50,8 @@ class FeatureMatrix:
         self.shape = (int(self._starts[-1]), int(self._blocks[0].shape[1]))
         self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
         self._removed = removed
+        if removed is not None and removed.ndim != 2:
+            raise ValueError(f"removed must have shape (R, S), got {removed.shape}")
         if self._scale is not None and self._scale.shape != (self.shape[0],):
             raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
         if removed is not None and removed.shape[0] != self.shape[1]:
@@ -56,11 +59,16 @@ class FeatureMatrix:
 
     def dot(self, directions: Float) -> Float:
         """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
-        flat = self._flatten(directions.T).T  # F is symmetric: X U = Z (F U), one small product instead of N
-        out = np.empty((self.shape[0], *directions.shape[1:]))
+        # F is symmetric: X U = Z (F U), one small product instead of N.
+        flat = np.ascontiguousarray(np.atleast_2d(self._flatten(directions.T)))  # (k, R)
+        out = np.empty((self.shape[0], len(flat)))
         for start, rows in self._scaled():
-            out[start : start + len(rows)] = rows @ flat
-        return out
+            for first in range(0, len(rows), _CACHED_ROWS):
+                cached = rows[first : first + _CACHED_ROWS]
+                for column, direction in enumerate(flat):
+                    # Row by row: a matrix product rounds a row by its place in the block.
+                    out[start + first : start + first + len(cached), column] = np.vecdot(cached, direction)
+        return out.reshape(self.shape[0], *directions.shape[1:])
 
     def weighted_sum(self, weights: Float) -> Float:
         """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""

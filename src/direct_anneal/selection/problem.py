@@ -48,8 +48,8 @@ class SelectionProblem:
         budget: τ, absolute, in units of `stiff_cost`.
         objective: "energy" or "descent".
         target: shape (R,), the direction of progress; for `descent` only.
-        num_tokens: n > 0, shape (N,); with `token_budget` only.
-        token_budget: B. The selection holds at most B tokens, and as many as fit.
+        num_tokens: n ≥ 1, shape (N,); counts with `token_budget` only.
+        token_budget: B. The selection holds at most B tokens, and nothing that is left would still fit.
         tie_order: shape (N,), a rank for each sample; among equals the lower one is chosen. Position where left
             out. Give the rank of the sample's id to make selections independent of the order of the pool.
 
@@ -68,6 +68,8 @@ class SelectionProblem:
     tie_order: NDArray[np.integer] | None = None
 
     def __post_init__(self) -> None:
+        if len(self.features.shape) != 2:
+            raise ValueError(f"features must have shape (N, R), got {self.features.shape}")
         num_samples, sketch_size = self.features.shape
         cost = np.asarray(self.stiff_cost)
         if cost.shape != (num_samples,):
@@ -97,5 +99,7 @@ class SelectionProblem:
             raise ValueError(f"target has shape {np.shape(self.target)}, features R={sketch_size}")
         if self.target is not None and not np.all(np.isfinite(self.target)):
             raise ValueError("target must be finite")
-        if self.tie_order is not None and np.shape(self.tie_order) != (num_samples,):
-            raise ValueError(f"tie_order must have shape ({num_samples},)")
+        if self.tie_order is not None and (
+            np.shape(self.tie_order) != (num_samples,) or not np.all(np.isfinite(self.tie_order))
+        ):
+            raise ValueError(f"tie_order must be finite and of shape ({num_samples},)")

@@ -15,7 +15,7 @@ class Selection:
 
     Attributes:
         indices: (K,), the chosen samples, strongest first (by `score`, then by the order of ties).
-        weights: (N,), the solution of the relaxed problem that was rounded to `indices`.
+        weights: (N,), the solution of the relaxed problem that `indices` was rounded, and for `energy` improved, from.
         scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), or of
             the target (`descent`).
         objective: of the integer selection, recomputed from its rows.

@@ -43,7 +43,7 @@ def solve(problem: SelectionProblem) -> Selection:
         target = np.asarray(problem.target, dtype=np.float64)
         gain = features.dot(target)
         linear = polytope.maximise(gain)
-        chosen, weights, bound = linear.chosen, linear.weights, linear.value
+        chosen, weights, bound = linear.chosen, linear.weights, polytope.bound(gain)
         objective = float(gain[chosen].sum())
         direction = target
         exact = "rounded"

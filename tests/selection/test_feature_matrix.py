@@ -1,0 +1,90 @@
+"""FeatureMatrix against the explicit matrix F diag(scale) Z.
+
+N samples, R sketch size, S removed directions, k columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from direct_anneal.selection import FeatureMatrix, matrix
+
+Float = NDArray[np.float64]
+
+N, R, S = 23, 7, 3
+EXACT = {"rtol": 1e-12, "atol": 1e-13}  # sums of N ≤ 23 terms of order 1, in another order
+
+
+@pytest.fixture(params=["plain", "scaled", "removed", "both"])
+def pair(request: pytest.FixtureRequest) -> tuple[FeatureMatrix, Float]:
+    """A matrix of three blocks (one of them empty, all in float16), and the same numbers written out."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(N, R)).astype(np.float16)
+    basis = np.linalg.qr(rng.normal(size=(R, S)))[0]
+    scale = rng.random(N) if request.param in ("scaled", "both") else None
+    removed = basis if request.param in ("removed", "both") else None
+    explicit = z.astype(np.float64)
+    if scale is not None:
+        explicit = np.diag(scale) @ explicit
+    if removed is not None:
+        explicit = explicit @ (np.eye(R) - removed @ removed.T)
+    return FeatureMatrix([z[:10], z[10:10], z[10:]], scale=scale, removed=removed), explicit
+
+
+def test_every_product_matches_the_explicit_matrix(pair: tuple[FeatureMatrix, Float]) -> None:
+    features, X = pair
+    rng = np.random.default_rng(1)
+    directions, weights = rng.normal(size=(R, 4)), rng.normal(size=(N, 4))
+    assert features.shape == (N, R)
+    np.testing.assert_allclose(features.dot(directions), X @ directions, **EXACT)
+    np.testing.assert_allclose(features.dot(directions[:, 0]), X @ directions[:, 0], **EXACT)
+    np.testing.assert_allclose(features.weighted_sum(weights), X.T @ weights, **EXACT)
+    np.testing.assert_allclose(features.weighted_sum(weights[:, 0]), X.T @ weights[:, 0], **EXACT)
+    np.testing.assert_allclose(features.gram(), X.T @ X, **EXACT)
+    np.testing.assert_allclose(features.squared_norms(), np.sum(X**2, axis=1), **EXACT)
+    indices = [22, 0, 10, 9, 10]  # out of order, across blocks, twice the same
+    np.testing.assert_allclose(features.rows(indices), X[indices], **EXACT)
+    assert features.rows([]).shape == (0, R)
+
+
+def test_large_blocks_are_worked_on_in_parts(
+    pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, X = pair
+    monkeypatch.setattr(matrix, "_BLOCK_BYTES", 8 * R * 4)  # four rows at a time
+    weights = np.random.default_rng(2).normal(size=N)
+    np.testing.assert_allclose(features.weighted_sum(weights), X.T @ weights, **EXACT)
+    np.testing.assert_allclose(features.dot(np.eye(R)), X, **EXACT)
+    np.testing.assert_allclose(features.gram(), X.T @ X, **EXACT)
+    np.testing.assert_allclose(features.squared_norms(), np.sum(X**2, axis=1), **EXACT)
+
+
+def test_nothing_given_is_written_to(tmp_path: Path) -> None:
+    z = np.random.default_rng(3).normal(size=(N, R))
+    np.save(tmp_path / "block.npy", z)
+    block = np.load(tmp_path / "block.npy", mmap_mode="r")  # writing into it would raise
+    scale = np.full(N, 2.0)
+    features = FeatureMatrix(block, scale=scale, removed=np.eye(R)[:, :1])
+    features.gram(), features.squared_norms(), features.dot(np.ones(R)), features.weighted_sum(np.ones(N))
+    features.rows([0])
+    assert np.array_equal(block, z)
+    assert np.all(scale == 2.0)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "keywords", "reason"),
+    [
+        ([], {}, "same R"),
+        (np.zeros(3), {}, "same R"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], {}, "same R"),
+        (np.zeros((2, 3)), {"scale": np.ones(3)}, "one factor per row"),
+        (np.zeros((2, 3)), {"removed": np.eye(2)}, "removed directions have 2 entries"),
+    ],
+)
+def test_shapes_that_disagree_are_refused(blocks: object, keywords: dict[str, Float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        FeatureMatrix(blocks, **keywords)
