@@ -117,7 +117,7 @@ def _from_file(path: str | None) -> dict[str, Any]:
 def _demo(options: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from direct_anneal.demo import run_demo
+    from direct_anneal.demo.story import run_demo
     from direct_anneal.progress import for_stream
 
     _quieten_transformers()

@@ -9,6 +9,17 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import RELAXED_MARGIN
 from direct_anneal.selection import Selection
 
+INCIDENTS = {
+    "bad-line": "lines left out, they are not JSON objects",
+    "no-text": "documents left out, they have neither text nor input_ids",
+    "empty-text": "documents left out, their text is empty",
+    "too-short": "documents left out, they have fewer than two tokens and predict nothing",
+    "bad-tokens": "documents left out, their input_ids are not in the model's vocabulary",
+    "truncated": "files used up to where they are cut off",
+    "duplicate-id": "documents kept under a qualified id, theirs was taken",
+    "over-long": "documents longer than the window, split into windows and averaged by tokens",
+}
+
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
@@ -33,13 +44,16 @@ def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
     return doubts
 
 
-def of_corpus(corpus: Corpus, pool: SketchedGradients) -> list[str]:
-    """What was left out of the pool."""
+def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[str]:
+    """What was left out of a corpus, or kept with a remark."""
     doubts = []
-    if len(pool.unusable):
-        doubts.append(f"{len(pool.unusable)} documents had a gradient that is not finite, and were left out")
+    if len(gradients.unusable):
+        doubts.append(
+            f"{role}: {len(gradients.unusable):,} documents left out, their gradients are not finite "
+            "(ids in manifest.json)"
+        )
     for kind, entry in corpus.incidents.to_manifest().items():
-        doubts.append(f"{entry['count']:,} documents of the pool: {kind.replace('-', ' ')} (places in manifest.json)")
+        doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} (places in manifest.json)")
     return doubts
 
 

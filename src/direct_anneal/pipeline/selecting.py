@@ -103,7 +103,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         advance(len(selection.indices))
 
     found += doubts.of_spectrum(spectrum, crossed)
-    found += doubts.of_corpus(pool_corpus, pool)
+    found += doubts.of_corpus(pool_corpus, pool, "pool")
+    found += doubts.of_corpus(validation_corpus, validation, "validation")
     found += doubts.of_selection(selection, pool, config, least)
     limits = selection.stats
     manifest = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,10 +44,16 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
 def _composition(domains: dict[str, dict[str, int]]) -> Table:
     pool = sum(entry["pool"] for entry in domains.values())
     selected = sum(entry["selected"] for entry in domains.values())
-    table = Table(title=f"Selected {selected:,} of {pool:,} documents", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"Selected {selected:,} of {pool:,} documents",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     table.add_column("domain")
-    for heading in ("pool", "share", "selected", "share", "rate", "tokens selected", "validation"):
-        table.add_column(heading, justify="right")
+    for heading in ("pool", "share", "selected", "share", "rate", "tokens", "validation"):
+        table.add_column(heading, justify="right", no_wrap=True)
     largest = sorted(domains, key=lambda name: (-domains[name]["selected"], name))
     for name in largest[:_MAX_DOMAINS]:
         table.add_row(escape(name), *_cells(domains[name], pool, selected))

@@ -1,0 +1,45 @@
+# make demo   the main job on an embedded default      make test    the tests
+# make check  what CI runs: lint, types, tests         make bench   ratios, measured here
+# Each sets up .venv first; nothing but Python >= 3.11 is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench format clean
+
+demo: .venv/installed
+	$(BIN)/direct-anneal demo --out runs/demo
+
+test: .venv/developing
+	$(BIN)/pytest
+
+check: .venv/developing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: .venv/developing
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+format: .venv/developing
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "direct-anneal needs Python >= 3.11: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+# torch alone and first, so that nothing else decides which build of it comes.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+.venv/developing: .venv/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
