@@ -1,8 +1,7 @@
-"""Linear maps from gradients to sketches, z = S g, applied block by block without forming S g's arguments.
+"""Linear maps from gradients to sketches, z = S g, applied piece by piece without forming S or g.
 
 B samples of a batch, T tokens, R sketch size, p factor size, D parameters; a parameter has shape (m, n) or (n,).
-S is a row of independent blocks, one for each parameter, and a sketch is the sum over the blocks. Every number of S
-follows from the seed, the parameter's name and the shapes alone: not from the device, the batch or the order.
+Every number of S follows from the seed and the parameters' names and shapes: not from device, batch or order.
 """
 
 from __future__ import annotations
@@ -40,15 +39,14 @@ class Projection(ABC):
         self.sketch_size = sketch_size
         self.seed = seed
         self.device = device
-        self._values = torch.zeros(0, sketch_size)
 
+    @abstractmethod
     def begin(self, batch_size: int) -> None:
-        """Start a batch with all sketches at zero."""
-        self._values = torch.zeros(batch_size, self.sketch_size, dtype=torch.float32, device=self.device)
+        """Start a batch with all gradients at zero."""
 
+    @abstractmethod
     def finish(self) -> Tensor:
         """The batch's sketches, shape (B, R), float32."""
-        return self._values
 
     @abstractmethod
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
@@ -68,31 +66,28 @@ class Projection(ABC):
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
         """Add S vec(G) for gradients in full, shape (B, *shape), or (1, *shape) for the one `sample`."""
 
-    def _add(self, values: Tensor, sample: int | None = None) -> None:
-        if sample is None:
-            self._values += values
-        else:
-            self._values[sample] += values[0]
-
     def _gaussian(self, key: str, rows: int, columns: int, variance: float) -> Tensor:
+        values = self._generator(key).standard_normal((rows, columns), dtype=np.float32)
+        return torch.from_numpy(values).mul_(math.sqrt(variance)).to(self.device)
+
+    def _generator(self, key: str) -> np.random.Generator:
         # numpy's generator gives the same numbers on every platform; torch's depend on vector width and device.
         digest = hashlib.blake2b(f"{self.seed}\0{key}".encode(), digest_size=16).digest()
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-        values = generator.standard_normal((rows, columns), dtype=np.float32)
-        return torch.from_numpy(values).mul_(math.sqrt(variance)).to(self.device)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 class TwoSided(Projection):
-    """S_θ = B_θ (P_rows ⊗ P_columns): both sides of each gradient are projected before tokens are summed.
+    """S = C · diag(P_rows ⊗ P_columns): both sides of each gradient are projected before tokens are summed.
 
     Gradients of a layer are sums of outer products, and P_rows (Σ_t δ_t x_tᵀ) P_columnsᵀ needs projected factors
     alone: no weight gradient is formed. P has entries N(0, 1/p), or is the identity where a side has at most p
-    entries; B_θ has N(0, 1/R). So E‖S g‖² = ‖g‖², and inner products are unbiased.
+    entries; vectors (norms, biases) stay whole. C, a CountSketch, adds all of these numbers with random signs into
+    R places, each of which gets equally many. So E‖S g‖² = ‖g‖², and inner products are unbiased.
 
-    Cost per sample and layer: 2 T p (m + n) + 2 T p² + 2 R p², beside 4 T m n for the layer itself. Memory: R p²
-    floats for each parameter, whatever its size.
+    Cost per sample and layer: 2 T p (m + n) + 2 T p², beside 4 T m n for the layer itself. Memory: p (m + n) floats
+    for each matrix, and p² for each sample of a batch.
 
-    Source: two-sided factors as in LoGra (arXiv:2405.13954); the sum of independent Gaussian blocks is ours.
+    Source: two-sided factors as in LoGra (arXiv:2405.13954); CountSketch, Charikar et al. 2002; together, ours.
     """
 
     def __init__(
@@ -105,18 +100,32 @@ class TwoSided(Projection):
     ) -> None:
         super().__init__(shapes, sketch_size, seed, device)
         self._sides: dict[tuple[str, int], Tensor | None] = {}
-        self._blocks: dict[str, Tensor] = {}
+        self._slots: dict[str, tuple[int, int]] = {}
+        end = 0
         for name, (m, n) in self.shapes.items():
-            # A vector has one side; give it the room that a matrix has.
-            limits = (factor_size, factor_size) if m > 1 else (1, factor_size**2)
-            reduced = []
-            for side, (size, limit) in enumerate(zip((m, n), limits, strict=True)):
-                shrinks = size > limit
-                factor = self._gaussian(f"{name}\0{side}", limit, size, 1 / limit) if shrinks else None
-                self._sides[name, side] = factor
-                reduced.append(limit if shrinks else size)
-            block = self._gaussian(f"{name}\0block", math.prod(reduced), sketch_size, 1 / sketch_size)
-            self._blocks[name] = block  # Bᵀ, shape (p_rows p_columns, R)
+            entries = 1
+            for side, size in enumerate((m, n)):
+                shrinks = m > 1 and size > factor_size
+                self._sides[name, side] = (
+                    self._gaussian(f"{name}\0{side}", factor_size, size, 1 / factor_size) if shrinks else None
+                )
+                entries *= factor_size if shrinks else size
+            self._slots[name] = (end, end + entries)
+            end += entries
+        folds = -(-end // sketch_size)
+        generator = self._generator("fold")
+        order = generator.permutation(folds * sketch_size)
+        self._order = torch.from_numpy(order).to(device)
+        signs = generator.integers(0, 2, len(order)) * 2 - 1
+        self._signs = torch.from_numpy(signs.astype(np.float32)).to(device)
+        self._reduced = torch.zeros(0, len(order))
+
+    def begin(self, batch_size: int) -> None:
+        self._reduced = torch.zeros(batch_size, len(self._order), dtype=torch.float32, device=self.device)
+
+    def finish(self) -> Tensor:
+        signed = self._reduced[:, self._order] * self._signs
+        return signed.view(len(signed), -1, self.sketch_size).sum(1)
 
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
         projection = self._sides[name, side]
@@ -128,17 +137,19 @@ class TwoSided(Projection):
         return factor if projection is None else factor @ projection.T
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        self._add((rows.transpose(1, 2) @ columns).flatten(1) @ self._blocks[name])
+        first, last = self._slots[name]
+        self._reduced[:, first:last] += (rows.transpose(1, 2) @ columns).flatten(1)
 
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
-        m, n = self.shapes[name]
-        reduced = gradients.reshape(len(gradients), m, n).float()
+        reduced = gradients.reshape(len(gradients), *self.shapes[name]).float()
         rows, columns = self._sides[name, 0], self._sides[name, 1]
         if rows is not None:
             reduced = rows @ reduced
         if columns is not None:
             reduced = reduced @ columns.T
-        self._add(reduced.flatten(1) @ self._blocks[name], sample)
+        first, last = self._slots[name]
+        target = self._reduced if sample is None else self._reduced[sample : sample + 1]
+        target[:, first:last] += reduced.flatten(1)
 
 
 class DenseGaussian(Projection):
@@ -157,6 +168,13 @@ class DenseGaussian(Projection):
         self._cache: dict[tuple[str, int], Tensor] | None = (
             {} if 4 * sketch_size * num_parameters <= _CACHE_BYTES else None
         )
+        self._values = torch.zeros(0, sketch_size)
+
+    def begin(self, batch_size: int) -> None:
+        self._values = torch.zeros(batch_size, self.sketch_size, dtype=torch.float32, device=self.device)
+
+    def finish(self) -> Tensor:
+        return self._values
 
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
         if factor.is_floating_point():
@@ -173,6 +191,12 @@ class DenseGaussian(Projection):
         for first, last in self._row_ranges(name):
             block = gradients[:, first:last].flatten(1).float()
             self._add(block @ self._chunk(name, first, last), sample)
+
+    def _add(self, values: Tensor, sample: int | None = None) -> None:
+        if sample is None:
+            self._values += values
+        else:
+            self._values[sample] += values[0]
 
     def _row_ranges(self, name: str) -> list[tuple[int, int]]:
         m, n = self.shapes[name]
@@ -197,10 +221,13 @@ class Unprojected(Projection):
         self.gradients: dict[str, Tensor] = {}
 
     def begin(self, batch_size: int) -> None:
-        super().begin(batch_size)
         self.gradients = {
             name: torch.zeros(batch_size, *shape, device=self.device) for name, shape in self.shapes.items()
         }
+
+    def finish(self) -> Tensor:
+        """(B, D), the parameters in the order of `shapes`."""
+        return torch.cat([gradient.flatten(1) for gradient in self.gradients.values()], dim=1)
 
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
         if factor.is_floating_point():

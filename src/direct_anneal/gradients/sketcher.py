@@ -126,7 +126,7 @@ class GradientSketcher:
                 self._check(ids, labels, lengths)
             while True:
                 try:
-                    values, losses, num_tokens = self._fast(ids, labels, self.projection)
+                    losses, num_tokens = self._fast(ids, labels, self.projection)
                     break
                 except UnexpectedLayoutError as error:
                     self._demote({error.module})
@@ -136,23 +136,25 @@ class GradientSketcher:
             for name, sample, gradient in self._slow(ids, labels, lengths, slow):
                 self.projection.full(name, gradient[None], sample)
             # Sums were differentiated, not means: half-precision gradients of long samples would underflow.
-            values = values / num_tokens.clamp(min=1)[:, None]
+            values = self.projection.finish() / num_tokens.clamp(min=1)[:, None]
         return Sketches(values, losses, torch.linalg.vector_norm(values, dim=1), num_tokens)
 
-    def _fast(self, ids: Tensor, labels: Tensor, projection: Projection) -> tuple[Tensor, Tensor, Tensor]:
-        """Sketches of summed losses (B, R), mean losses (B,) and predicted tokens (B,)."""
+    def _fast(self, ids: Tensor, labels: Tensor, projection: Projection) -> tuple[Tensor, Tensor]:
+        """Add the gradients of summed losses; mean losses (B,) and predicted tokens (B,)."""
         projection.begin(len(ids))
         with self._capture.into(projection, *ids.shape):
             sums, num_tokens = self._losses(ids, labels)
             if sums.requires_grad:
                 torch.autograd.backward(sums.sum())
-        return projection.finish(), (sums.detach() / num_tokens.clamp(min=1)).float(), num_tokens
+        return (sums.detach() / num_tokens.clamp(min=1)).float(), num_tokens
 
     def _losses(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        targets = labels[:, 1:]
+        """Summed losses (B,) and predicted tokens (B,)."""
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        # The labels are shifted, not the logits: a slice of those would be copied, and its gradient filled with zeros.
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
         nats = nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
         )
         return nats.view(targets.shape).sum(1), (targets != IGNORED_LABEL).sum(1)
 
