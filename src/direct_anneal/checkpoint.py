@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,18 @@ _TOKENIZER = (
     "vocab.*",
     "merges.txt",
     "*.model",
+)
+# What transformers and the libraries below it raise over files that are not what their names say.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
 )
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.py")
 
@@ -110,7 +123,12 @@ class Checkpoint:
     def _read(self, what: str, reader: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return reader.from_pretrained(*args, trust_remote_code=self.trust_remote_code, **kwargs)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"--model must hold weights alone, but the weights of {self.name} are a pickle with code in it, which "
+                "is never run: save them as safetensors"
+            ) from error
+        except _UNREADABLE as error:
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
                 raise InputError(

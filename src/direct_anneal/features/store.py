@@ -39,7 +39,7 @@ class ShardRows:
     Attributes:
         features: unit rows, shape (n, R); zero rows where not usable.
         samples: the corpus index's rows: id, source, row, domain, num_tokens.
-        losses, norms: shape (n,), float64; NaN or infinite where the model gave that.
+        losses, norms: shape (n,), float64; NaN (stored as null) or infinite where the model gave that.
         usable: shape (n,) bool.
     """
 
@@ -130,7 +130,7 @@ class FeatureStore:
             ("grad_norm", content.norms),
             ("usable", content.usable),
         ):
-            table = table.append_column(name, pa.array(values))
+            table = table.append_column(name, pa.array(values, from_pandas=True))  # NaN is no number: null
         array, sidecar = BytesIO(), BytesIO()
         np.save(array, content.features, allow_pickle=False)
         pq.write_table(table, sidecar, compression="zstd")
@@ -180,11 +180,14 @@ def _difference(path: Path, header: dict[str, Any]) -> str | None:
     try:
         found = json.loads(path.read_bytes())
         stored = {**found, **found["fingerprint"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "its store.json cannot be read"
     wanted = {**header, **header["fingerprint"]}
-    differing = [key for key in wanted if key != "fingerprint" and stored.get(key) != wanted[key]]
-    return "; ".join(f"{key}: there {_short(stored.get(key))}, now {_short(wanted[key])}" for key in differing) or None
+    keys = [key for key in {**wanted, **stored} if key != "fingerprint"]
+    differing = [key for key in keys if stored.get(key) != wanted.get(key)]
+    return (
+        "; ".join(f"{key}: there {_short(stored.get(key))}, now {_short(wanted.get(key))}" for key in differing) or None
+    )
 
 
 def _short(value: object) -> str:

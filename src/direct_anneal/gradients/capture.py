@@ -6,6 +6,7 @@ Every batch is right-padded, and positions beyond a sample's end have δ = 0 und
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from direct_anneal.gradients.projections import Projection
 
 
 class UnexpectedLayoutError(RuntimeError):
-    """A layer was called with activations that do not show which sample a row belongs to."""
+    """A layer was called with activations that its fast path cannot read."""
 
     def __init__(self, module: str) -> None:
         super().__init__(module)
@@ -71,10 +72,12 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear | Conv1D):
         return "linear"
     if isinstance(module, nn.Embedding):
-        return "embedding"
+        # One that looks up otherwise (by attention mask, say) may call anything its first argument.
+        plain = type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+        return "embedding" if plain else None
     weight = getattr(module, "weight", None)
     if isinstance(weight, nn.Parameter) and weight.dim() == 1 and type(module).__name__.endswith("Norm"):
-        return "elementwise"
+        return "elementwise" if len(inspect.signature(module.forward).parameters) == 1 else None
     return None
 
 
@@ -117,9 +120,7 @@ class Capture:
         transposed = isinstance(layer.module, Conv1D)  # its weight is (in, out)
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 
-        def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
-            if not output.requires_grad:
-                return
+        def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
             x = self._by_sample(layer, (args[0] if args else kwargs["input"]).detach())
             kept = None if weight is None else projection.keep(weight, 0 if transposed else 1, x)
 
@@ -131,7 +132,7 @@ class Capture:
                 if bias is not None:
                     projection.full(bias, delta.float().sum(1))
 
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
+            return _watched(output, backward)
 
         return forward
 
@@ -148,7 +149,7 @@ class Capture:
                 raise UnexpectedLayoutError(layer.name)
             # Positions may be looked up once for the whole batch; each sample needs a gradient of its own.
             ids = ids.expand(b, -1)
-            leaf = output.detach().reshape(-1, *output.shape[-2:]).expand(b, -1, -1).requires_grad_()
+            expanded = output.detach().reshape(-1, *output.shape[-2:]).expand(b, -1, -1)
 
             def backward(grad: Tensor) -> None:
                 delta = grad * scale
@@ -156,8 +157,7 @@ class Capture:
                     delta = delta.masked_fill((ids == module.padding_idx)[..., None], 0.0)
                 projection.outer(weight, projection.keep(weight, 0, ids), projection.keep(weight, 1, delta))
 
-            leaf.register_hook(backward)  # type: ignore[no-untyped-call]
-            return leaf
+            return _watched(expanded, backward)
 
         return forward
 
@@ -165,9 +165,9 @@ class Capture:
         module = layer.module
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 
-        def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
-            if not output.requires_grad:
-                return
+        def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise UnexpectedLayoutError(layer.name)
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
 
             def backward(grad: Tensor) -> None:
@@ -178,12 +178,22 @@ class Capture:
                 if bias is not None:
                     projection.full(bias, delta.float().sum(1))
 
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
+            return _watched(output, backward)
 
         return forward
 
 
-_ForwardHook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor | None]
+_ForwardHook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
+
+
+def _watched(output: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    """The layer's output, whose gradient will be shown to `backward`; the graph starts here where it has not yet."""
+    if output.requires_grad:
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+        return output
+    leaf = output.detach().requires_grad_()
+    leaf.register_hook(backward)  # type: ignore[no-untyped-call]
+    return leaf.clone()  # models may change it in place, which a leaf forbids
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Linear maps from gradients to sketches, z = S g, applied piece by piece without forming S or g.
 
 B samples of a batch, T tokens, R sketch size, p factor size, D parameters; a parameter has shape (m, n) or (n,).
-Every number of S follows from the seed and the parameters' names and shapes: not from device, batch or order.
+Every number of S follows from the seed and the parameters' names, shapes and sequence: not from device or batch.
 """
 
 from __future__ import annotations

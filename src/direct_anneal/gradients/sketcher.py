@@ -5,6 +5,7 @@ B samples of a batch, T tokens, R sketch size, D parameters.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ class GradientSketcher:
     `SlowPathWarning` says so. Between calls the model is as it came: mode, `requires_grad`, hooks.
 
     Args:
-        model: a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`.
+        model: a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`. Covered are the
+            parameters that require gradients when the sketcher is made.
         sketch_size: R.
         projection: "two-sided" (fast) or "gaussian" (the paper's dense matrix, for small models).
         seed: of S.
@@ -87,6 +89,8 @@ class GradientSketcher:
         if not self.parameters:
             raise ValueError("the model has no parameter with requires_grad=True: nothing to sketch")
         self.device = next(iter(self.parameters.values())).device
+        # A cache of keys and values would only be thrown away; models that are not transformers' know no such word.
+        self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
         shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
         self.projection: Projection
         if projection == "two-sided":
@@ -119,9 +123,9 @@ class GradientSketcher:
         Cost: forward and backward through activations, 4 D FLOPs a token, and the projections. A non-finite gradient
         gives a non-finite sketch of that sample alone.
         """
-        ids, labels, lengths = _pack(input_ids, attention_mask, labels)
-        ids, labels = ids.to(self.device), labels.to(self.device)
         with self._borrowed():
+            ids, labels, lengths = _pack(input_ids, attention_mask, labels)
+            ids, labels = ids.to(self.device), labels.to(self.device)
             if not self._checked:
                 self._check(ids, labels, lengths)
             while True:
@@ -150,7 +154,7 @@ class GradientSketcher:
 
     def _losses(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Summed losses (B,) and predicted tokens (B,)."""
-        logits = self.model(input_ids=ids, use_cache=False).logits
+        logits = self.model(input_ids=ids, **self._options).logits
         # The labels are shifted, not the logits: a slice of those would be copied, and its gradient filled with zeros.
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
         nats = nn.functional.cross_entropy(
@@ -172,6 +176,8 @@ class GradientSketcher:
                 parameter.requires_grad_(True)
             try:
                 sums, _ = self._losses(ids[sample : sample + 1, :length], labels[sample : sample + 1, :length])
+                if not sums.requires_grad:  # none of them is used at all
+                    return
                 gradients = torch.autograd.grad(sums.sum(), wanted, allow_unused=True)
             finally:
                 for parameter in wanted:
@@ -181,14 +187,24 @@ class GradientSketcher:
                     yield name, sample, gradient
 
     def _check(self, ids: Tensor, labels: Tensor, lengths: Sequence[int]) -> None:
-        """Hold every fast gradient against autograd's, on the first sample that predicts something."""
-        usable = [b for b, length in enumerate(lengths) if bool((labels[b, 1:length] != IGNORED_LABEL).any())]
-        if not usable:
-            return
-        sample = usable[0]
-        first = int((labels[sample, 1:] != IGNORED_LABEL).nonzero()[0])
-        length = min(lengths[sample], first + _PROBE_TOKENS)
-        ids, labels = ids[sample : sample + 1, :length], labels[sample : sample + 1, :length]
+        """Hold every fast gradient against autograd's, on the first two samples that allow it."""
+        predicting = (labels[:, 1:] != IGNORED_LABEL).any(1).nonzero().flatten().tolist()
+        for sample, other in zip(predicting, [*predicting[1:], None], strict=False):
+            verdict = self._wrong_layers(*_probe(ids, labels, lengths, sample, other))
+            if verdict is not None:
+                self._demote(verdict)
+                self._checked = True
+                return
+
+    def _wrong_layers(self, ids: Tensor, labels: Tensor, lengths: Sequence[int]) -> set[str] | None:
+        """Names of the layers whose fast gradients are not autograd's; None where these are not finite."""
+        count = len(ids)
+        exact = {name: torch.zeros(count, p.numel(), device=self.device) for name, p in self.parameters.items()}
+        for name, sample, gradient in self._slow(ids, labels, lengths, tuple(self.parameters)):
+            exact[name][sample] = gradient.flatten()
+        totals = sum((g.square().sum(1) for g in exact.values()), torch.zeros(count, device=self.device))
+        if not torch.isfinite(totals).all():
+            return None
         recorded = Unprojected({name: tuple(p.shape) for name, p in self.parameters.items()}, self.device)
         while True:
             try:
@@ -196,21 +212,15 @@ class GradientSketcher:
                 break
             except UnexpectedLayoutError as error:
                 self._demote({error.module})
-        exact = {name: g.float() for name, _, g in self._slow(ids, labels, [length], tuple(self.parameters))}
-        total = torch.sqrt(sum((g.square().sum() for g in exact.values()), torch.zeros((), device=self.device)))
-        if not torch.isfinite(total):
-            return  # this sample's gradient says nothing; the next batch is checked instead
-        precision = max(torch.finfo(p.dtype).eps for p in self.parameters.values())
+        # √ε: rounding in another order stays far below it, a wrong formula far above, in every precision.
+        tolerance = max(torch.finfo(p.dtype).eps for p in (*self.parameters.values(), totals)) ** 0.5
         wrong = set()
         for layer in self._capture.layers:
             for name in layer.parameters.values():
-                reference = exact.get(name, torch.zeros_like(self.parameters[name], dtype=torch.float32))
-                gap = torch.linalg.vector_norm(recorded.gradients[name][0] - reference.reshape(recorded.shapes[name]))
-                # √ε: rounding in another order stays far below it, a wrong formula far above, in every precision.
-                if not gap <= precision**0.5 * (torch.linalg.vector_norm(reference) + 1e-3 * total):
+                gaps = (recorded.gradients[name].flatten(1) - exact[name]).norm(dim=1)
+                if not (gaps <= tolerance * (exact[name].norm(dim=1) + 1e-3 * totals.sqrt())).all():
                     wrong.add(layer.name)
-        self._demote(wrong)
-        self._checked = True
+        return wrong
 
     def _demote(self, modules: set[str]) -> None:
         """Send these modules' parameters, and those of every module that shares one of them, to the slow path."""
@@ -238,17 +248,34 @@ class GradientSketcher:
     def _borrowed(self) -> Iterator[None]:
         """The model in evaluation mode with frozen weights, and then as it came."""
         modes = {module: module.training for module in self.model.modules()}
+        trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         self.model.eval()
-        for parameter in self.parameters.values():
+        for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
-            for parameter in self.parameters.values():
-                parameter.requires_grad_(True)
+            for parameter, flag in trainable.items():
+                parameter.requires_grad_(flag)
             for module, mode in modes.items():
                 module.training = mode
+
+
+def _probe(
+    ids: Tensor, labels: Tensor, lengths: Sequence[int], sample: int, other: int | None
+) -> tuple[Tensor, Tensor, list[int]]:
+    """The beginnings of two samples as a batch; a sample alone is joined by its own first half.
+
+    Two, so that a layer that mixes up whose activations are whose is found out.
+    """
+    first = int((labels[sample, 1:] != IGNORED_LABEL).nonzero()[0])  # up to here nothing is predicted
+    length = min(lengths[sample], first + _PROBE_TOKENS)
+    rows, ends = [sample, sample if other is None else other], [length, length // 2]
+    if other is not None:
+        ends[1] = min(lengths[other], length)
+    inside = torch.arange(length, device=ids.device) < torch.tensor(ends, device=ids.device)[:, None]
+    return ids[rows, :length], labels[rows, :length].where(inside, IGNORED_LABEL), ends
 
 
 def _pack(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor, list[int]]:
@@ -258,7 +285,8 @@ def _pack(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | Non
             raise ValueError(f"{name} has shape {tuple(given.shape)}, input_ids {tuple(input_ids.shape)}")
     if input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"input_ids must have shape (B, T) and hold tokens, got {tuple(input_ids.shape)}")
-    labels = input_ids if labels is None else labels
+    input_ids = input_ids.long().clone()  # a clone, since tensors of inference mode cannot be differentiated through
+    labels = input_ids if labels is None else labels.long()
     if attention_mask is None:
         return input_ids, labels, [input_ids.shape[1]] * len(input_ids)
     mask = attention_mask.bool()
@@ -266,5 +294,6 @@ def _pack(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | Non
     width = max(1, int(lengths.max()))
     order = torch.argsort(~mask, dim=1, stable=True)[:, :width]
     inside = torch.arange(width, device=order.device) < lengths[:, None]
-    packed = input_ids.gather(1, order).where(inside, 0)
-    return packed, labels.gather(1, order).where(inside, IGNORED_LABEL), lengths.tolist()
+    packed = input_ids.gather(1, order)
+    # Padded with the sample's own first token: another's embedding may be NaN, and 0 · NaN is NaN.
+    return packed.where(inside, packed[:, :1]), labels.gather(1, order).where(inside, IGNORED_LABEL), lengths.tolist()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,22 @@ from direct_anneal.gradients import ProjectionName
 from direct_anneal.selection import Objective
 
 DEFAULT_WINDOW = 2048
+
+# A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
+_TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (
+        ("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens"),
+        int | np.integer,
+        "a whole number",
+    ),
+    (("fraction", "budget_ratio", "elbow"), int | float | np.floating | np.integer, "a number (in YAML 0.1 or 1.0e-1)"),
+    (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
+    (
+        ("objective", "budget_reference", "projection", "text_field", "id_field", "domain_field", "device", "dtype"),
+        str,
+        "a text",
+    ),
+)
 
 # These change where and how fast a run goes, not what it gives.
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
@@ -78,9 +96,18 @@ class SelectConfig:
     def __post_init__(self) -> None:
         for field in ("pool", "validation"):  # one pattern is as good as a list of one
             given = getattr(self, field)
-            object.__setattr__(self, field, (given,) if isinstance(given, str) else tuple(map(str, given)))
+            patterns = given if isinstance(given, list | tuple) else [given]
+            _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
+            object.__setattr__(self, field, tuple(map(str, patterns)))
         for field in ("model", "out"):  # so are paths
+            _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
             object.__setattr__(self, field, str(getattr(self, field)))
+        for names, kind, must in _TYPES:
+            for field in names:
+                value = getattr(self, field)
+                optional = value is None and type(self).__dataclass_fields__[field].default is None
+                fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+                _require(optional or fits, field, must, repr(value))
         sizes = {"num_samples": self.num_samples, "num_tokens": self.num_tokens, "fraction": self.fraction}
         given = [name for name, size in sizes.items() if size is not None]
         if len(given) != 1:
@@ -88,28 +115,25 @@ class SelectConfig:
                 "the size of the selection must be given once, by --num-samples, --num-tokens or --fraction; got "
                 f"{' and '.join('--' + name.replace('_', '-') for name in given) or 'none'}"
             )
-        _require(self.num_samples is None or self.num_samples >= 1, "--num-samples", "at least 1", self.num_samples)
-        _require(self.num_tokens is None or self.num_tokens >= 2, "--num-tokens", "at least 2", self.num_tokens)
-        _require(self.fraction is None or 0 < self.fraction <= 1, "--fraction", "in (0, 1]", self.fraction)
-        _require(self.budget_ratio > 0, "--budget-ratio", "above 0", self.budget_ratio)
-        _require(0 < self.elbow <= 1, "--elbow", "in (0, 1]", self.elbow)
-        _require(1 <= self.sketch_size <= 65536, "--sketch-size", "in 1..65536", self.sketch_size)
-        _require(self.max_length is None or self.max_length >= 2, "--max-length", "at least 2", self.max_length)
-        _require(self.batch_tokens >= 1, "--batch-tokens", "at least 1", self.batch_tokens)
-        _require(self.seed >= 0, "--seed", "at least 0", self.seed)
-        for flag, value, choices in (
-            ("--objective", self.objective, ("energy", "descent")),
-            ("--budget-reference", self.budget_reference, ("pool", "validation")),
-            ("--projection", self.projection, ("two-sided", "gaussian")),
-            ("--dtype", self.dtype, ("float32", "bfloat16")),
+        _require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
+        _require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
+        _require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
+        _require(0 < self.budget_ratio < math.inf, "budget_ratio", "above 0 and finite", self.budget_ratio)
+        _require(0 < self.elbow <= 1, "elbow", "in (0, 1]", self.elbow)
+        _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
+        _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
+        _require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
+        for field, choices in (
+            ("objective", ("energy", "descent")),
+            ("budget_reference", ("pool", "validation")),
+            ("projection", ("two-sided", "gaussian")),
+            ("dtype", ("float32", "bfloat16")),
         ):
-            _require(value in choices, flag, " or ".join(choices), value)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
+        _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
+        if self.device != "cpu" and not torch.cuda.is_available():
             raise InputError(f"--device {self.device} needs a CUDA device, but torch sees none: use --device cpu")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise InputError(f"--device must be cpu or cuda, got {self.device}") from None
 
     @property
     def defining(self) -> dict[str, Any]:
@@ -155,6 +179,6 @@ class SelectConfig:
         return max(1, math.floor(self.fraction * count + 0.5)), None
 
 
-def _require(holds: bool, flag: str, must: str, value: object) -> None:
+def _require(holds: bool, field: str, must: str, value: object) -> None:
     if not holds:
-        raise InputError(f"{flag} must be {must}, got {value}")
+        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,53 +36,66 @@ EVIDENCE_COLUMNS = [
     "rank",
     "selected",
 ]
+OUTPUT_FILES = ("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet")
+OUTPUT_DATASET = "selected"
 _DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
 
 
-def claim(out: Path, config: SelectConfig) -> None:
-    """Make the directory this run's own, or see that it already is.
+def claim(out: Path, config: SelectConfig, max_length: int) -> None:
+    """Make the directory this run's own, or see that it already is. An unfinished run may be taken over by any other.
 
     Raises:
-        InputError: it holds another run, or something that is none, and `overwrite` is off.
+        InputError: it holds another finished run, or something that is none, and `overwrite` is off.
     """
-    path = out / "config.json"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out must be a directory, but {out} is a file: choose another")
-    wanted = json.loads(json.dumps(config.defining))
-    if path.exists():
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError:
-            found = None
-        if found == wanted:
-            return
-        if not config.overwrite:
-            raise InputError(
-                f"{out} holds another run ({_difference(found, wanted)}): choose another --out, or pass --overwrite"
-            )
-    elif out.exists() and any(out.iterdir()) and not config.overwrite:
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
+    wanted = _resolved(config, max_length)
+    finished, begun = out / "manifest.json", out / "config.json"
+    if finished.exists():
+        if not config.overwrite and (difference := _difference(finished, wanted)):
+            raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
+        return
+    if out.exists() and any(out.iterdir()) and not begun.exists() and not config.overwrite:
         raise InputError(
             f"--out must be new, empty or an earlier run, but {out} holds other files: choose another, or pass "
             "--overwrite"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
+    write_json(begun, wanted)
 
 
-def _difference(found: Any, wanted: dict[str, Any]) -> str:
-    if not isinstance(found, dict):
-        return "its config.json cannot be read"
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
-    shown = "; ".join(f"{name}: there {found.get(name)}, now {wanted[name]}" for name in differing[:3])
-    return shown or "of another version"
+def retire(out: Path) -> None:
+    """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
+    for name in ("manifest.json", "selection.parquet", *OUTPUT_FILES):
+        (out / name).unlink(missing_ok=True)
+    if (out / OUTPUT_DATASET / "state.json").is_file():
+        shutil.rmtree(out / OUTPUT_DATASET)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
+    """What the result depends on, as JSON gives it back."""
+    wanted: dict[str, Any] = json.loads(json.dumps({**config.defining, "max_length": max_length}))
+    return wanted
+
+
+def _difference(finished: Path, wanted: dict[str, Any]) -> str | None:
+    """In what a finished run was configured otherwise; None where it was not."""
+    try:
+        found = json.loads(finished.read_bytes())["config"]
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest.json cannot be read"
+    return "; ".join(f"{name}: there {found.get(name)}, now {wanted[name]}" for name in differing[:3]) or None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write a JSON file whole or not at all, and return what a reader will find in it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text + "\n", encoding="utf-8")
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def write_table(path: Path, table: pa.Table) -> None:

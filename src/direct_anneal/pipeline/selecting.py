@@ -26,7 +26,7 @@ from direct_anneal.gradients import FACTOR_SIZE, GradientSketcher, SlowPathWarni
 from direct_anneal.pipeline import doubts
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
-from direct_anneal.pipeline.outputs import claim, composition, described, evidence, write_json, write_table
+from direct_anneal.pipeline.outputs import claim, composition, described, evidence, retire, write_json, write_table
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import Objective, Selection
 
@@ -70,9 +70,12 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
 
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
-    pool_sources, validation_sources = expand(config.pool, "pool"), expand(config.validation, "validation")
+    pool_sources, validation_sources = (
+        _sources("pool", config.pool, out),
+        _sources("validation", config.validation, out),
+    )
     check_writable(pool_sources)
-    claim(out, config)
+    claim(out, config, max_length)
 
     pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
     validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
@@ -97,6 +100,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         advance(len(pool))
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+        if config.overwrite:
+            retire(out)
         table = evidence(pool_corpus, pool, formulation.problem, selection)
         write_table(out / "selection.parquet", table)
         files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
@@ -154,8 +159,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         "files": [path.relative_to(out).as_posix() for path in files],
         "timings": stages.seconds,
     }
-    write_json(out / "manifest.json", manifest)
-    return Run(out, selection, manifest)
+    return Run(out, selection, write_json(out / "manifest.json", manifest))
 
 
 class _Stages:
@@ -171,6 +175,14 @@ class _Stages:
         with self._progress.stage(name, unit, total) as advance:
             yield advance
         self.seconds[name] = round(time.monotonic() - started, 3)
+
+
+def _sources(role: str, patterns: tuple[str, ...], out: Path) -> list[Source]:
+    """What the patterns stand for, without the run's own files where its directory lies among the documents."""
+    sources = [source for source in expand(patterns, role) if not source.path.resolve().is_relative_to(out.resolve())]
+    if not sources:
+        raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
+    return sources
 
 
 def _read(

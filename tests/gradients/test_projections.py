@@ -1,0 +1,226 @@
+"""S is what its docstrings say: unbiased norms and inner products, N(0, 1/R) entries where dense, one seed one matrix.
+
+R sketch size, D parameters, p factor size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from direct_anneal.gradients import projections
+from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+
+Float = NDArray[np.float64]
+Shapes = Mapping[str, tuple[int, ...]]
+
+CPU = torch.device("cpu")
+SHAPES: Shapes = {
+    "matrix": (12, 9),
+    "cube": (2, 5, 4),
+    "row": (1, 30),
+    "column": (21, 1),
+    "vector": (17,),
+    "number": (),
+}
+
+
+def two_sided(p: int) -> Callable[[Shapes, int, int], Projection]:
+    return lambda shapes, R, seed: TwoSided(shapes, R, seed, CPU, p)
+
+
+def dense(shapes: Shapes, R: int, seed: int) -> Projection:
+    return DenseGaussian(shapes, R, seed, CPU)
+
+
+KINDS = [pytest.param(dense, id="dense"), *(pytest.param(two_sided(p), id=f"two-sided-{p}") for p in (1, 4, 40))]
+Make = Callable[[Shapes, int, int], Projection]
+
+
+def matrix(projection: Projection, shapes: Shapes) -> Float:
+    """S, shape (R, D)."""
+    columns = []
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        projection.begin(size)
+        projection.full(name, torch.eye(size).reshape(size, *shape))
+        columns.append(projection.finish().numpy().astype(np.float64))
+    return np.concatenate(columns).T
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 4 * 64 * 40 * 3])  # whole parameters; three rows of the larger matrix
+def test_dense_entries_are_independent_normals(chunk_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if chunk_bytes is not None:
+        monkeypatch.setattr(projections, "_CHUNK_BYTES", chunk_bytes)
+    R = 64
+    shapes = {"a": (40, 30), "b": (15, 40), "c": (50,), "d": ()}
+    S = matrix(dense(shapes, R, 5), shapes) * np.sqrt(R)
+    D = S.shape[1]
+    assert D == 40 * 30 + 15 * 40 + 50 + 1
+    # The mean of n standard normals has deviation 1/√n, their mean square √(2/n): five of each, 6e-7 each by chance.
+    assert abs(S.mean()) < 5 / np.sqrt(S.size)
+    assert abs(np.square(S).mean() - 1) < 5 * np.sqrt(2 / S.size)
+    assert stats.kstest(S.ravel(), "norm").pvalue > 1e-3
+    # Correlations of two independent rows have deviation 1/√D, of two columns 1/√R. Over all pairs (2e3 and 2e6) the
+    # largest passes six and seven of them with a chance of 4e-6 each.
+    for rows, length, deviations in ((S, D, 6), (S.T, R, 7)):
+        gram = rows @ rows.T / length
+        assert np.abs(gram[np.triu_indices(len(gram), 1)]).max() < deviations / np.sqrt(length)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_norms_and_inner_products_are_unbiased(make: Make) -> None:
+    """Over 400 seeds, within five of the mean's own standard errors, which know how heavy the tails are."""
+    R = 8
+    generator = torch.Generator().manual_seed(0)
+    g, h = ({name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()} for _ in range(2))
+    h = {name: 0.5 * g[name] + h[name] for name in SHAPES}  # not orthogonal, so that zero would be wrong
+    norms, products = [], []
+    for seed in range(400):
+        projection = make(SHAPES, R, seed)
+        projection.begin(2)
+        for name in SHAPES:
+            projection.full(name, torch.stack([g[name], h[name]]))
+        first, second = projection.finish().double()
+        norms.append(float(first @ first))
+        products.append(float(first @ second))
+    for estimates, true in (
+        (norms, sum(float((g[name] ** 2).sum()) for name in SHAPES)),
+        (products, sum(float((g[name] * h[name]).sum()) for name in SHAPES)),
+    ):
+        error = np.std(estimates) / np.sqrt(len(estimates))
+        assert error < 0.2 * abs(true), "the bound would accept anything"
+        assert abs(np.mean(estimates) - true) < 5 * error
+
+
+def test_dense_norms_spread_as_chi_squared() -> None:
+    R = 32
+    g = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    ratios = []
+    for seed in range(400):
+        projection = dense({"w": (3, 7)}, R, seed)
+        projection.begin(1)
+        projection.full("w", g[None])
+        ratios.append(float(projection.finish().square().sum() / g.square().sum()))
+    assert stats.kstest(np.array(ratios) * R, "chi2", args=(R,)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_both_forms_of_a_gradient_agree(make: Make) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for name in ("matrix", "row", "column"):
+        m, n = SHAPES[name]
+        rows, columns = torch.randn(3, 6, m, generator=generator), torch.randn(3, 6, n, generator=generator)
+        tokens = torch.randint(m, (3, 6), generator=generator)
+        projection = make(SHAPES, 16, 2)
+        for factor, whole in ((rows, rows), (tokens, torch.nn.functional.one_hot(tokens, m).float())):
+            projection.begin(3)
+            projection.outer(name, projection.keep(name, 0, factor), projection.keep(name, 1, columns))
+            by_factors = projection.finish()
+            projection.begin(3)
+            projection.full(name, whole.transpose(1, 2) @ columns)
+            # One product of float32 matrices in another order; entries are of order one to ten.
+            torch.testing.assert_close(by_factors, projection.finish(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_sketches_are_linear_and_of_their_own_sample(make: Make) -> None:
+    S = matrix(make(SHAPES, 16, 2), SHAPES)
+    generator = torch.Generator().manual_seed(1)
+    gradients = {name: torch.randn(3, *shape, generator=generator) for name, shape in SHAPES.items()}
+    projection = make(SHAPES, 16, 2)
+    projection.begin(3)
+    for name, gradient in gradients.items():
+        projection.full(name, 0.25 * gradient)  # in parts, as tied weights come
+        for sample in (2, 0, 1):
+            projection.full(name, 0.75 * gradient[sample : sample + 1], sample)
+    flat = torch.cat([gradient.reshape(3, -1) for gradient in gradients.values()], dim=1).numpy()
+    # float32 against float64; entries are of order one to ten.
+    np.testing.assert_allclose(projection.finish().numpy(), flat @ S.T, rtol=1e-5, atol=1e-4)
+
+
+def test_a_dense_block_follows_from_its_own_name_and_shape_alone() -> None:
+    whole = dense(SHAPES, 16, 2)
+    backwards = dense(dict(reversed(SHAPES.items())), 16, 2)
+    for name, shape in SHAPES.items():
+        reference = matrix(whole, {name: shape})
+        np.testing.assert_array_equal(matrix(backwards, {name: shape}), reference)
+        np.testing.assert_array_equal(matrix(dense({name: shape}, 16, 2), {name: shape}), reference)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_the_same_names_shapes_and_seed_give_the_same_matrix(make: Make) -> None:
+    np.testing.assert_array_equal(matrix(make(SHAPES, 16, 2), SHAPES), matrix(make(SHAPES, 16, 2), SHAPES))
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_blocks_of_two_names_or_seeds_differ(make: Make) -> None:
+    shapes = {"a": (6, 5), "b": (6, 5), "a\0b": (6, 5)}
+    blocks = [matrix(make(shapes, 16, seed), {name: shape}) for seed in (0, 1) for name, shape in shapes.items()]
+    for first, second in itertools.combinations(blocks, 2):
+        # Independent blocks of 480 entries; with p = 1 all entries of a row share three numbers, hence the wide bound.
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.9
+
+
+def test_no_global_random_number_is_drawn() -> None:
+    before = torch.get_rng_state()
+    for make in (dense, two_sided(3)):
+        matrix(make(SHAPES, 16, 2), SHAPES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def batch_of_everything(projection: Projection) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    projection.begin(4)
+    for name, shape in SHAPES.items():
+        projection.full(name, torch.randn(4, *shape, generator=generator))
+    rows, columns = torch.randn(4, 6, 12, generator=generator), torch.randn(4, 6, 9, generator=generator)
+    projection.outer("matrix", projection.keep("matrix", 0, rows), projection.keep("matrix", 1, columns))
+    return projection.finish()
+
+
+def test_blocks_drawn_anew_are_those_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = dense(SHAPES, 16, 2)
+    first, again = batch_of_everything(kept), batch_of_everything(kept)
+    monkeypatch.setattr(projections, "_CACHE_BYTES", 0)
+    drawn = dense(SHAPES, 16, 2)
+    assert torch.equal(first, again)
+    for _ in range(2):
+        assert torch.equal(batch_of_everything(drawn), first)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_blocks_in_chunks_are_one_matrix(rows: int, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a block is cut is part of what defines S; however it is cut, both forms of a gradient meet the same S."""
+    monkeypatch.setattr(projections, "_CHUNK_BYTES", 4 * 16 * 9 * rows)
+    if not cached:
+        monkeypatch.setattr(projections, "_CACHE_BYTES", 0)
+    test_both_forms_of_a_gradient_agree(dense)
+    test_sketches_are_linear_and_of_their_own_sample(dense)
+    S = matrix(dense({"matrix": (12, 9)}, 16, 2), {"matrix": (12, 9)})
+    assert len(np.unique(S)) > 0.99 * S.size  # no chunk is another's copy; float32 normals rarely coincide
+
+
+@pytest.mark.parametrize("R", [7, 64, 2000])
+def test_sides_that_fit_leave_a_sketch_of_signs(R: int) -> None:
+    """Without projected sides S is the CountSketch alone: one sign for each entry, and as many in each place."""
+    S = matrix(two_sided(40)(SHAPES, R, 0), SHAPES)
+    D = S.shape[1]
+    assert set(np.unique(S)) == {-1.0, 0.0, 1.0}
+    assert np.all(np.count_nonzero(S, axis=0) == 1)
+    assert np.count_nonzero(S, axis=1).max() <= -(-D // R)
+    assert abs(S.sum()) < 5 * np.sqrt(D)  # the sum of D signs has deviation √D
+
+
+def test_vectors_are_never_projected() -> None:
+    """A norm's or a bias's gradient loses nothing before the places are shared."""
+    S = matrix(two_sided(1)({"vector": (100,), "row": (1, 100)}, 16, 0), {"vector": (100,), "row": (1, 100)})
+    assert set(np.unique(S)) == {-1.0, 0.0, 1.0}

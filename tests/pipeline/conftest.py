@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from direct_anneal.checkpoint import Checkpoint
+from pipeline.pools import write_pool, write_validation
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool in every format, and a validation set. To be read, not changed."""
+    directory = tmp_path_factory.mktemp("world")
+    write_pool(directory / "pool")
+    write_validation(directory / "validation.jsonl")
+    return directory
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loads the model fails: for runs whose features are there."""
+
+    def fail(*args: object) -> NoReturn:
+        raise AssertionError("the model was loaded, but every feature is there")
+
+    monkeypatch.setattr(Checkpoint, "load_model", fail)

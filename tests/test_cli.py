@@ -1,0 +1,510 @@
+"""The command: what people do wrong is one line and exit code 2, and Ctrl-C loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from direct_anneal import cli
+from direct_anneal.cli import main
+from pipeline.tiny import (
+    SKETCH_SIZE,
+    byte_tokenizer,
+    chosen_ids,
+    command_line,
+    documents,
+    files_below,
+    manifest,
+    start,
+    write_jsonl,
+)
+
+DONE, BUG, INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The last line of the standard error; those before it tell of the stages that were done."""
+        assert "Traceback" not in self.err
+        *stages, message = self.err.splitlines()
+        assert all(": done, " in line for line in stages), self.err
+        assert message.startswith("direct-anneal: ")
+        return message
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A directory with a pool and a validation set, and the command at hand."""
+
+    directory: Path
+    model: Path
+    read: Callable[[], tuple[str, str]]
+
+    @property
+    def out(self) -> Path:
+        return self.directory / "out"
+
+    def arguments(self, **options: Any) -> list[str]:
+        """A select that works, but for the options given; None leaves one out."""
+        given: dict[str, Any] = {
+            "model": self.model,
+            "pool": self.directory / "pool.jsonl",
+            "validation": self.directory / "validation.jsonl",
+            "out": self.out,
+            "fraction": 0.25,
+            "sketch_size": SKETCH_SIZE,
+        }
+        if {"num_samples", "num_tokens"} & options.keys():
+            del given["fraction"]
+        words = ["select"]
+        for name, value in (given | options).items():
+            if value is not None:
+                words.append("--" + name.replace("_", "-"))
+                words += [] if value is True else [str(value)]
+        return words
+
+    def __call__(self, *more: str, **options: Any) -> Outcome:
+        return self.run([*self.arguments(**options), *more])
+
+    def run(self, words: list[str]) -> Outcome:
+        try:
+            code: int | str | None = main(words)
+        except SystemExit as leaving:  # argparse leaves by itself
+            code = leaving.code
+        assert isinstance(code, int)
+        return Outcome(code, *self.read())
+
+    def refused(self, **options: Any) -> str:
+        outcome = self(**options)
+        assert outcome.code == INPUT, outcome.err
+        return outcome.message
+
+
+@pytest.fixture
+def desk(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
+    write_jsonl(tmp_path / "pool.jsonl", documents(24, seed=11))
+    write_jsonl(tmp_path / "validation.jsonl", documents(8, seed=12, prefix="v"))
+
+    def read() -> tuple[str, str]:
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return Desk(tmp_path, checkpoint, read)
+
+
+@pytest.fixture
+def model(desk: Desk) -> Path:
+    """A checkpoint of one's own, to be damaged."""
+    return Path(shutil.copytree(desk.model, desk.directory / "model"))
+
+
+class TestThatWorks:
+    def test_select_prints_a_summary_and_writes_the_run(self, desk: Desk) -> None:
+        outcome = desk()
+        assert outcome.code == DONE
+        assert "Selected 6 of 24 documents" in outcome.out
+        assert "Traceback" not in outcome.err
+        assert manifest(desk.out)["num_selected"] == 6
+        assert str(desk.out / "selected.jsonl") in outcome.out
+
+    @pytest.mark.parametrize("words", [["--help"], ["select", "--help"], ["demo", "--help"], ["--version"]])
+    def test_help_and_version(self, desk: Desk, words: list[str]) -> None:
+        outcome = desk.run(words)
+        assert outcome.code == DONE
+        assert outcome.out
+        assert not outcome.err
+
+    def test_as_a_module(self) -> None:
+        done = subprocess.run([sys.executable, "-m", "direct_anneal", "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (DONE, "")
+        assert done.stdout.startswith("direct-anneal 0.")
+
+    def test_patterns_add_up(self, desk: Desk) -> None:
+        more = write_jsonl(desk.directory / "more.jsonl", documents(6, seed=13, prefix="m"))
+        assert desk("--pool", str(more), "--validation", str(more)).code == DONE
+        assert manifest(desk.out)["corpora"]["pool"]["documents"] == 30
+        assert manifest(desk.out)["corpora"]["validation"]["documents"] == 14
+
+    def test_domains_that_look_like_markup_are_shown_as_they_are(self, desk: Desk) -> None:
+        pool = write_jsonl(
+            desk.directory / "odd.jsonl", [{**record, "domain": "[/red]"} for record in documents(9, seed=1)]
+        )
+        outcome = desk(pool=pool)
+        assert outcome.code == DONE
+        assert "[/red]" in outcome.out
+
+
+class TestConfigFile:
+    def write(self, desk: Desk, content: Any) -> Path:
+        path = desk.directory / "run.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    def whole(self, desk: Desk, **options: Any) -> Path:
+        given = {
+            "model": str(desk.model),
+            "pool": str(desk.directory / "pool.jsonl"),
+            "validation": [str(desk.directory / "validation.jsonl")],
+            "out": str(desk.out),
+            "num_samples": 4,
+            "sketch_size": SKETCH_SIZE,
+        }
+        return self.write(desk, given | options)
+
+    def test_it_stands_for_flags(self, desk: Desk) -> None:
+        assert desk.run(["select", "--config", str(self.whole(desk))]).code == DONE
+        assert len(chosen_ids(desk.out)) == 4
+
+    def test_flags_go_before_it(self, desk: Desk) -> None:
+        assert desk.run(["select", "--config", str(self.whole(desk)), "--num-samples", "5"]).code == DONE
+        assert len(chosen_ids(desk.out)) == 5
+
+    def test_another_way_to_give_the_size_is_not_mixed_in(self, desk: Desk) -> None:
+        outcome = desk.run(["select", "--config", str(self.whole(desk)), "--fraction", "0.5"])
+        assert outcome.code == INPUT
+        assert "got --num-samples and --fraction" in outcome.message
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ("model: [", "YAML"),
+            ("- model", "list"),
+            ("", "NoneType"),
+            ("nonsense: 3", "nonsense"),
+            ("\x00", "YAML"),
+        ],
+    )
+    def test_what_is_no_file_of_options(self, desk: Desk, content: str, told: str) -> None:
+        outcome = desk("--config", str(self.write(desk, content)))
+        assert outcome.code == INPUT
+        assert told in outcome.message
+
+    def test_one_that_is_not_there(self, desk: Desk) -> None:
+        outcome = desk("--config", str(desk.directory / "none.yaml"))
+        assert outcome.code == INPUT
+        assert "none.yaml" in outcome.message
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("num_samples", "four"),
+            ("num_samples", 4.5),
+            ("sketch_size", "32"),
+            ("budget_ratio", "1e-1"),  # YAML reads 1e-1 as a string unless it has a point
+            ("pool", 5),
+            ("device", 0),
+            ("overwrite", "no"),
+            ("seed", None),
+        ],
+    )
+    def test_values_of_the_wrong_type(self, desk: Desk, option: str, value: Any) -> None:
+        outcome = desk.run(["select", "--config", str(self.whole(desk, **{option: value}))])
+        assert outcome.code == INPUT, outcome.err
+        assert option.replace("_", "-") in outcome.message or option in outcome.message
+
+
+class TestRequest:
+    @pytest.mark.parametrize("missing", ["model", "pool", "validation", "out"])
+    def test_what_must_be_given(self, desk: Desk, missing: str) -> None:
+        assert f"--{missing}" in desk.refused(**{missing: None})
+
+    def test_the_size_is_given_once(self, desk: Desk) -> None:
+        assert "got none" in desk.refused(fraction=None)
+        assert "--num-samples and --fraction" in desk.refused(fraction=0.5, num_samples=4)
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("fraction", 0),
+            ("fraction", 1.5),
+            ("fraction", "nan"),
+            ("num_samples", 0),
+            ("num_samples", 25),
+            ("num_tokens", 1),
+            ("num_tokens", 10**9),
+            ("budget_ratio", 0),
+            ("budget_ratio", -1),
+            ("budget_ratio", "nan"),
+            ("budget_ratio", "inf"),
+            ("elbow", 0),
+            ("elbow", "nan"),
+            ("sketch_size", 0),
+            ("sketch_size", 10**6),
+            ("max_length", 1),
+            ("max_length", 65),  # the context is 64
+            ("batch_tokens", 0),
+            ("seed", -1),
+            ("device", "tpu9"),
+            ("device", "cuda:99"),
+            ("device", "meta"),
+            ("device", ""),
+        ],
+    )
+    def test_values_out_of_range_are_named(self, desk: Desk, option: str, value: Any) -> None:
+        assert "--" + option.replace("_", "-") in desk.refused(**{option: value})
+
+    @pytest.mark.parametrize(
+        "words", [[], ["choose"], ["select", "--num-samples", "many"], ["select", "--objective", "x"]]
+    )
+    def test_what_argparse_refuses(self, desk: Desk, words: list[str]) -> None:
+        outcome = desk.run(words)
+        assert outcome.code == INPUT
+        assert "Traceback" not in outcome.err
+
+    def test_an_infeasible_budget_states_a_ratio_that_works(self, desk: Desk) -> None:
+        message = desk.refused(budget_ratio=1e-4)
+        suggested = message.split("pass --budget-ratio ")[1].split()[0]
+        assert desk(budget_ratio=suggested, overwrite=True).code == DONE
+
+
+class TestDocuments:
+    def test_an_empty_validation_set(self, desk: Desk) -> None:
+        (desk.directory / "empty.jsonl").write_text("")
+        assert "validation" in desk.refused(validation=desk.directory / "empty.jsonl")
+
+    def test_a_pattern_that_matches_nothing(self, desk: Desk) -> None:
+        assert "*.parquet" in desk.refused(pool=desk.directory / "*.parquet")
+
+    def test_an_unknown_format(self, desk: Desk) -> None:
+        (desk.directory / "pool.csv").write_text("text\n")
+        assert "pool.csv" in desk.refused(pool=desk.directory / "pool.csv")
+
+    def test_the_wrong_field(self, desk: Desk) -> None:
+        message = desk.refused(text_field="content")
+        assert "'content'" in message
+        assert "text" in message.split("the first has")[1]
+
+    def test_what_is_no_parquet(self, desk: Desk) -> None:
+        (desk.directory / "pool.parquet").write_text("PAR1 not really")
+        assert "pool.parquet" in desk.refused(pool=desk.directory / "pool.parquet")
+
+    def test_the_runs_own_files_are_no_part_of_a_pool_around_it(self, desk: Desk) -> None:
+        """The pool named by a directory with `--out` below it: the second run must see the first one's pool."""
+        inside = desk.directory / "data"
+        inside.mkdir()
+        shutil.move(desk.directory / "pool.jsonl", inside / "pool.jsonl")
+        for _ in range(2):
+            outcome = desk(pool=inside, out=inside / "out")
+            assert outcome.code == DONE, outcome.err
+            assert manifest(inside / "out")["corpora"]["pool"]["documents"] == 24
+
+
+class TestOut:
+    def test_a_file(self, desk: Desk) -> None:
+        desk.out.write_text("mine")
+        assert f"{desk.out} is a file" in desk.refused()
+        assert desk.out.read_text() == "mine"
+
+    def test_below_a_file(self, desk: Desk) -> None:
+        desk.out.write_text("mine")
+        assert str(desk.out) in desk.refused(out=desk.out / "run")
+
+    def test_a_directory_with_other_files(self, desk: Desk) -> None:
+        desk.out.mkdir()
+        (desk.out / "thesis.tex").write_text("mine")
+        assert "holds other files" in desk.refused()
+        assert files_below(desk.out) == {"thesis.tex": b"mine"}
+
+    def test_one_that_holds_another_run(self, desk: Desk) -> None:
+        assert desk().code == DONE
+        desk.read()
+        assert "fraction: there 0.25, now 0.5" in desk.refused(fraction=0.5)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_one_that_cannot_be_written(self, desk: Desk) -> None:
+        desk.out.mkdir(mode=0o500)
+        assert "writable" in desk.refused()
+
+    def test_an_error_before_the_work_leaves_nothing_behind(self, desk: Desk) -> None:
+        desk.refused(pool=desk.directory / "none*.jsonl")
+        desk.refused(model=desk.directory)
+        assert not desk.out.exists()
+
+    def test_an_error_of_the_documents_can_be_mended_and_run_again(self, desk: Desk) -> None:
+        """The first try must not claim the directory for a request that could not be."""
+        desk.refused(num_samples=25)
+        desk.read()
+        assert desk(num_samples=20).code == DONE
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "no-such-model", "no/such-model", "", "a b"])
+    def test_one_that_is_not_there(self, desk: Desk, name: str) -> None:
+        message = desk.refused(model=name)
+        assert "--model" in message
+
+    def test_a_directory_without_configuration(self, desk: Desk) -> None:
+        assert "has no config.json" in desk.refused(model=desk.directory)
+
+    def test_a_file(self, desk: Desk) -> None:
+        assert "is a file" in desk.refused(model=desk.model / "model.safetensors")
+
+    @pytest.mark.parametrize(
+        "content", ["", "{", "[]", "{}", '{"model_type": "nonesuch"}', '{"model_type": "t5"}', '{"model_type": 3}']
+    )
+    def test_a_configuration_that_says_nothing_usable(self, desk: Desk, model: Path, content: str) -> None:
+        (model / "config.json").write_text(content)
+        assert "--model" in desk.refused(model=model)
+
+    @pytest.mark.parametrize("keep", [0, 4, 1000, -10])
+    def test_truncated_weights(self, desk: Desk, model: Path, keep: int) -> None:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:keep])
+        assert "the weights of" in desk.refused(model=model)
+
+    def test_a_corrupt_header_of_weights(self, desk: Desk, model: Path) -> None:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:8] + b"\xff" * 64 + weights.read_bytes()[72:])
+        assert "the weights of" in desk.refused(model=model)
+
+    def test_no_weights(self, desk: Desk, model: Path) -> None:
+        (model / "model.safetensors").unlink()
+        assert "the weights of" in desk.refused(model=model)
+
+    def test_some_weights_missing(self, desk: Desk, model: Path) -> None:
+        weights = load_file(model / "model.safetensors")
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        message = desk.refused(model=model)
+        assert "lacks 1 (model.layers.1.mlp.up_proj.weight)" in message
+
+    def test_weights_of_another_shape(self, desk: Desk, model: Path) -> None:
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+        assert "--model" in desk.refused(model=model)
+
+    def test_text_needs_a_tokenizer_and_tokens_do_not(self, desk: Desk, model: Path) -> None:
+        for path in model.glob("tokenizer*"):
+            path.unlink()
+        assert "text needs a tokenizer" in desk.refused(model=model)
+        tokenizer = byte_tokenizer()
+        for name in ("pool", "validation"):
+            path = desk.directory / f"{name}.jsonl"
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            for record in records:
+                record["input_ids"] = tokenizer(record.pop("text"))["input_ids"]
+            write_jsonl(path, records)
+        assert desk(model=model).code == DONE
+
+    @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+    def test_a_corrupt_tokenizer(self, desk: Desk, model: Path, content: str) -> None:
+        (model / "tokenizer.json").write_text(content)
+        assert "tokenizer" in desk.refused(model=model)
+
+    def test_weights_that_are_all_nan(self, desk: Desk, model: Path) -> None:
+        weights = load_file(model / "model.safetensors")
+        weights["model.norm.weight"].fill_(float("nan"))
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        assert "gradients of the validation must be finite" in desk.refused(model=model)
+
+
+class TestForeignCode:
+    def test_code_in_a_checkpoint_is_not_run_unasked(
+        self, desk: Desk, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # transformers copies such code into the user's cache, and puts that on the path.
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(desk.directory / "modules"))
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        proof = desk.directory / "it-ran"
+        (model / "modeling_own.py").write_text(
+            f"from pathlib import Path\nPath({str(proof)!r}).touch()\n"
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+            "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        )
+        config = json.loads((model / "config.json").read_text())
+        config |= {
+            "model_type": "own",
+            "auto_map": {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.Own"},
+        }
+        (model / "config.json").write_text(json.dumps(config))
+        assert "--trust-remote-code" in desk.refused(model=model)
+        assert not proof.exists()
+        assert desk(model=model, trust_remote_code=True).code == DONE
+        assert proof.exists(), "the code above would not have run in any case, and the test shows nothing"
+
+    def test_a_pickle_is_not_executed(self, desk: Desk, model: Path) -> None:
+        proof = desk.directory / "it-ran"
+
+        class Malicious:
+            def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+                return (Path.touch, (proof,))
+
+        (model / "model.safetensors").unlink()
+        torch.save({"model.norm.weight": Malicious()}, model / "pytorch_model.bin")
+        assert "the weights of" in desk.refused(model=model)
+        assert not proof.exists()
+
+
+class TestInterruptions:
+    def test_ctrl_c_tells_how_to_go_on_and_loses_nothing(self, desk: Desk) -> None:
+        write_jsonl(desk.directory / "pool.jsonl", documents(1200, seed=11))
+        words = desk.arguments(sketch_size=16, batch_tokens=64, num_samples=20)
+        process = start(command_line, words, desk.directory / "log")
+        # The pool's first shard of 1024 rows: work is under way, and there is work to lose.
+        while process.is_alive() and not (desk.out / "features" / "pool" / "store.json").exists():
+            time.sleep(0.01)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+        told = (desk.directory / "log").read_text()
+        assert process.exitcode == INTERRUPTED, told
+        assert Outcome(INTERRUPTED, "", told).message.startswith("direct-anneal: interrupted: what was done is kept")
+        assert not (desk.out / "manifest.json").exists()
+        assert desk.run([*words, "--batch-tokens", "8192"]).code == DONE
+        assert not list(desk.out.rglob("*.tmp"))
+
+    @pytest.mark.parametrize("limit", [300, 3_000, 20_000])
+    def test_a_full_disk_is_told_and_the_run_can_go_on(self, desk: Desk, limit: int) -> None:
+        """From not even the configuration fits to all but the features do."""
+        # Features of 24 rows in float16: 24,576 bytes, above every limit.
+        words = desk.arguments(sketch_size=512)
+        process = start(command_line, words, desk.directory / "log", limit)
+        process.join()
+        told = (desk.directory / "log").read_text()
+        assert process.exitcode == INPUT, told
+        assert "disk must have room" in Outcome(INPUT, "", told).message
+        assert not list(desk.out.rglob("*.tmp"))
+        assert desk.run(words).code == DONE
+
+
+class TestBugs:
+    @pytest.mark.parametrize("error", [RuntimeError("impossible"), AssertionError("never"), OSError(5, "bad disk")])
+    def test_they_are_ours_and_say_how_to_report_them(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def fail(*args: object, **kwargs: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr("direct_anneal.pipeline.selecting.formulate", fail)
+        outcome = desk()
+        assert outcome.code == BUG
+        assert "Traceback" in outcome.err
+        assert str(error) in outcome.err
+        assert "report it" in outcome.err.splitlines()[-1]
+
+    def test_the_script_hands_the_code_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cli, "main", lambda: 130)
+        with pytest.raises(SystemExit) as leaving:
+            cli.entry_point()
+        assert leaving.value.code == INTERRUPTED
