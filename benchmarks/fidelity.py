@@ -139,8 +139,8 @@ def main() -> None:
             narrow = wide[:, :size] * np.sqrt(arguments.gaussian / size)
             print(f"gaussian R={size:<5} seed {seed} {Outcome(narrow, arguments.validation).row(exact)}", flush=True)
             size *= 2
-    for factor_size in (8, 16, 32, 64):
-        for size in (256, 512, 1024, 2048, 4096, 8192):
+    for factor_size in (16, 32, 64):
+        for size in (512, 1024, 2048, 4096):
             values = sketch(TwoSided(shapes, size, 0, device, factor_size), gradients)
             print(f"p={factor_size:<3} R={size:<13} {Outcome(values, arguments.validation).row(exact)}", flush=True)
 

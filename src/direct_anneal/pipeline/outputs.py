@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +35,6 @@ EVIDENCE_COLUMNS = [
 ]
 OUTPUT_FILES = ("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet")
 OUTPUT_DATASET = "selected"
-_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
 
 
 def claim(out: Path, config: SelectConfig, max_length: int) -> None:
@@ -131,48 +127,3 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
         table = pa.concat_tables([table, left_out], promote_options="default")
         table = table.take(pc.index_in(corpus.index["id"], table["id"].combine_chunks()))
     return table.select(EVIDENCE_COLUMNS)
-
-
-def composition(table: pa.Table, validation: Corpus) -> dict[str, Any]:
-    """Pool against selection by domain, and what shifted: losses in nats per token, lengths in tokens.
-
-    Args:
-        table: as `evidence` gives it.
-        validation: for its documents by domain.
-    """
-    chosen = table.filter(table["selected"])
-    domains: dict[str, dict[str, int]] = {}
-    for role, part in (("pool", table), ("selected", chosen), ("validation", validation.index)):
-        grouped = part.group_by("domain").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
-        for row in grouped.to_pylist():
-            entry = domains.setdefault(str(row["domain"]), dict.fromkeys(_DOMAIN_COUNTS, 0))
-            entry[role] = row["num_tokens_count"]
-            entry[f"{role}_tokens"] = row["num_tokens_sum"]
-    return {
-        "domains": {name: domains[name] for name in sorted(domains)},
-        "loss_mean": {"pool": _mean(table["loss"]), "selected": _mean(chosen["loss"])},
-        "num_tokens_median": {"pool": _median(table["num_tokens"]), "selected": _median(chosen["num_tokens"])},
-    }
-
-
-_DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
-
-
-def _mean(column: pa.ChunkedArray) -> float:
-    values = column.to_numpy()
-    return float(values[np.isfinite(values)].mean())
-
-
-def _median(column: pa.ChunkedArray) -> float:
-    return float(np.median(column.to_numpy()))
-
-
-def described(config: SelectConfig, max_length: int) -> dict[str, Any]:
-    """The configuration in full, the window as it was resolved, and the versions it ran with."""
-    return {
-        "config": {**asdict(config), "max_length": max_length},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
-        },
-    }

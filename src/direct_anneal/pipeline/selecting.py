@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import Checkpoint
@@ -23,10 +22,10 @@ from direct_anneal.curvature import Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients, extract
 from direct_anneal.gradients import FACTOR_SIZE, GradientSketcher, SlowPathWarning
-from direct_anneal.pipeline import doubts
+from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
-from direct_anneal.pipeline.outputs import claim, composition, described, evidence, retire, write_json, write_table
+from direct_anneal.pipeline.outputs import claim, evidence, retire, write_json, write_table
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import Objective, Selection
 
@@ -70,10 +69,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
 
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
-    pool_sources, validation_sources = (
-        _sources("pool", config.pool, out),
-        _sources("validation", config.validation, out),
-    )
+    pool_sources = _sources("pool", config.pool, out)
+    validation_sources = _sources("validation", config.validation, out)
     check_writable(pool_sources)
     claim(out, config, max_length)
 
@@ -111,9 +108,9 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     found += doubts.of_corpus(pool_corpus, pool, "pool")
     found += doubts.of_corpus(validation_corpus, validation, "validation")
     found += doubts.of_selection(selection, pool, config, least)
-    limits = selection.stats
-    manifest = {
-        **described(config, max_length),
+    content = {
+        "config": manifest.configuration(config, max_length),
+        "versions": manifest.versions(),
         "fingerprints": {
             "model": sketch.weights,
             "tokenizer": checkpoint.tokenizer_fingerprint(),
@@ -121,45 +118,21 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
             "validation": validation_corpus.fingerprint,
         },
         "corpora": {
-            "pool": _corpus_entry(pool_corpus, pool),
-            "validation": _corpus_entry(validation_corpus, validation),
+            "pool": manifest.corpus_entry(pool_corpus, pool),
+            "validation": manifest.corpus_entry(validation_corpus, validation),
         },
-        "composition": composition(table, validation_corpus),
-        "spectrum": {
-            "eigenvalues": spectrum.eigenvalues.tolist(),
-            "num_stiff": spectrum.num_stiff,
-            "num_validation": spectrum.num_validation,
-            "energy": config.elbow,
-            "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.mean()),
-            "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.mean()),
-        },
-        "budget": {
-            "ratio": formulation.ratio(selection.budget),
-            "reference": config.budget_reference,
-            "limit": selection.budget,
-            "used": selection.budget_used,
-            "least_feasible": limits["least_feasible"],
-            "least_feasible_ratio": formulation.ratio(limits["least_feasible"]),
-            "relaxed": least is not None,
-        },
-        "objective": {
-            "name": config.objective,
-            "value": selection.objective,
-            "bound": selection.bound,
-            "starts": limits.get("starts", []),
-        },
-        "alternative": {
-            "objective": other,
-            "shared": len(np.intersect1d(selection.indices, alternative.indices)) / len(selection.indices),
-            "domains": _counts(pool.samples["domain"].take(pa.array(alternative.indices))),
-        },
+        "composition": manifest.composition(table, validation_corpus),
+        "spectrum": manifest.spectrum_entry(spectrum, crossed, config.elbow),
+        "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
+        "objective": manifest.objective_entry(config.objective, selection),
+        "alternative": manifest.alternative_entry(other, alternative, selection, pool),
         "status": selection.status,
         "num_selected": len(selection.indices),
         "warnings": found,
         "files": [path.relative_to(out).as_posix() for path in files],
         "timings": stages.seconds,
     }
-    return Run(out, selection, write_json(out / "manifest.json", manifest))
+    return Run(out, selection, write_json(out / "manifest.json", content))
 
 
 class _Stages:
@@ -272,17 +245,3 @@ def _spectrum(values: NDArray[np.float64], energy: float) -> Spectrum:
         return Spectrum.from_sketches(values, energy)
     except ValueError as error:
         raise InputError(f"the validation set must have a spectrum, but {error}") from error
-
-
-def _corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
-    return {
-        "documents": corpus.num_samples,
-        "tokens": int(corpus.num_tokens.sum()),
-        "sources": [str(source) for source in corpus.sources],
-        "incidents": corpus.incidents.to_manifest(),
-        "unusable_gradients": gradients.unusable.select(["id", "source", "row"]).to_pylist(),
-    }
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    return {str(entry["values"]): int(entry["counts"]) for entry in column.value_counts().to_pylist()}

@@ -1,0 +1,116 @@
+"""manifest.json: everything that a run was asked for, found and did."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from direct_anneal.corpus import Corpus
+from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.features import SketchedGradients
+from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.formulation import Formulation
+from direct_anneal.selection import Selection
+
+_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
+_DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
+
+
+def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
+    """The configuration in full, with the window that it came to."""
+    return {**asdict(config), "max_length": max_length}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+
+
+def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
+    """What was read, what was amiss with it, and whose gradients could not be used."""
+    return {
+        "documents": corpus.num_samples,
+        "tokens": int(corpus.num_tokens.sum()),
+        "sources": [str(source) for source in corpus.sources],
+        "incidents": corpus.incidents.to_manifest(),
+        "unusable_gradients": gradients.unusable.select(["id", "source", "row"]).to_pylist(),
+    }
+
+
+def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
+    """Pool against selection by domain, and what shifted: losses in nats per token, lengths in tokens."""
+    chosen = evidence.filter(evidence["selected"])
+    domains: dict[str, dict[str, int]] = {}
+    for role, part in (("pool", evidence), ("selected", chosen), ("validation", validation.index)):
+        grouped = part.group_by("domain").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
+        for row in grouped.to_pylist():
+            entry = domains.setdefault(str(row["domain"]), dict.fromkeys(_DOMAIN_COUNTS, 0))
+            entry[role] = row["num_tokens_count"]
+            entry[f"{role}_tokens"] = row["num_tokens_sum"]
+    return {
+        "domains": {name: domains[name] for name in sorted(domains)},
+        "loss_mean": {"pool": _mean(evidence["loss"]), "selected": _mean(chosen["loss"])},
+        "num_tokens_median": {"pool": _median(evidence["num_tokens"]), "selected": _median(chosen["num_tokens"])},
+    }
+
+
+def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, energy: float) -> dict[str, Any]:
+    """Eigenvalues and elbow, and mean stiff costs of the validation set in sample and held out."""
+    return {
+        "eigenvalues": spectrum.eigenvalues.tolist(),
+        "num_stiff": spectrum.num_stiff,
+        "num_validation": spectrum.num_validation,
+        "energy": energy,
+        "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.mean()),
+        "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.mean()),
+    }
+
+
+def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
+    """What was allowed, used and possible: absolute, and as ratios of the reference's mean."""
+    least = selection.stats["least_feasible"]
+    return {
+        "ratio": formulation.ratio(selection.budget),
+        "reference": reference,
+        "limit": selection.budget,
+        "used": selection.budget_used,
+        "least_feasible": least,
+        "least_feasible_ratio": formulation.ratio(least),
+        "relaxed": relaxed,
+    }
+
+
+def objective_entry(name: str, selection: Selection) -> dict[str, Any]:
+    """Its value on the selection, the bound that no selection exceeds, and the starts of the search."""
+    return {
+        "name": name,
+        "value": selection.objective,
+        "bound": selection.bound,
+        "starts": selection.stats.get("starts", []),
+    }
+
+
+def alternative_entry(
+    name: str, alternative: Selection, selection: Selection, pool: SketchedGradients
+) -> dict[str, Any]:
+    """What the other objective would choose at the same size and ratio."""
+    domains = pool.samples["domain"].take(pa.array(alternative.indices)).value_counts().to_pylist()
+    return {
+        "objective": name,
+        "shared": len(np.intersect1d(selection.indices, alternative.indices)) / len(selection.indices),
+        "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
+    }
+
+
+def _mean(column: pa.ChunkedArray) -> float:
+    values = column.to_numpy()
+    return float(values[np.isfinite(values)].mean())
+
+
+def _median(column: pa.ChunkedArray) -> float:
+    return float(np.median(column.to_numpy()))
