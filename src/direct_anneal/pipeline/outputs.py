@@ -82,7 +82,8 @@ def _difference(finished: Path, wanted: dict[str, Any]) -> str | None:
         differing = [name for name in wanted if found.get(name) != wanted[name]]
     except (ValueError, KeyError, TypeError, AttributeError):
         return "its manifest.json cannot be read"
-    return "; ".join(f"{name}: there {found.get(name)}, now {wanted[name]}" for name in differing[:3]) or None
+    shown = (f"{name}: there {found.get(name)!s:.60}, now {wanted[name]!s:.60}" for name in differing[:3])
+    return "; ".join(shown) or None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
