@@ -17,6 +17,7 @@ from direct_anneal.errors import InputError
 DtypeName = Literal["float32", "bfloat16"]
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_CODE = "*.py"  # what a checkpoint brings may change its numbers
 _TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -38,7 +39,7 @@ _UNREADABLE = (
     ImportError,
     SafetensorError,
 )
-_DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.py")
+_DOWNLOADED = ("*.json", *_WEIGHTS, "*.model", "*.txt", _CODE)
 
 
 class Checkpoint:
@@ -110,12 +111,12 @@ class Checkpoint:
         return self._read("tokenizer", AutoTokenizer, self.directory)
 
     def weights_fingerprint(self) -> str:
-        """sha256 over config.json and the weight files: equal for equal files, wherever they lie. Reads them all."""
-        return _digest([self.directory / "config.json", *self._files(_WEIGHTS)])
+        """sha256 over config.json, weights and code: equal for equal files, wherever they lie. Reads them all."""
+        return _digest([self.directory / "config.json", *self._files((*_WEIGHTS, _CODE))])
 
     def tokenizer_fingerprint(self) -> str:
-        """sha256 over the tokenizer's files; of nothing where there is none."""
-        return _digest(self._files(_TOKENIZER))
+        """sha256 over the tokenizer's files and code; of nothing where there is none."""
+        return _digest(self._files((*_TOKENIZER, _CODE)))
 
     def _files(self, patterns: tuple[str, ...]) -> list[Path]:
         return sorted({path for pattern in patterns for path in self.directory.glob(pattern)})

@@ -53,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 EXIT_INPUT,
             )
         return _bug()
-    except Exception:  # the boundary: whatever it is, people are told that it is not their fault
+    except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+            return _fail(
+                "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
+                "--dtype bfloat16, and run the command again to go on; what was done is kept",
+                EXIT_INPUT,
+            )
         return _bug()
     return 0
 
@@ -121,7 +127,7 @@ def _demo(options: dict[str, Any]) -> None:
     from direct_anneal.progress import for_stream
 
     _quieten_transformers()
-    run_demo(Path(options["out"]), overwrite=options["overwrite"], progress=for_stream(sys.stderr), console=Console())
+    run_demo(Path(options["out"]), progress=for_stream(sys.stderr), console=Console())
 
 
 def _quieten_transformers() -> None:
@@ -204,5 +210,4 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
-    demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
     return parser

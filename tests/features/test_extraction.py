@@ -201,7 +201,7 @@ class TestGradientsThatAreNone:
         assert healthy.samples()["usable"].to_pylist() == [True] * 7
 
     def test_loading_drops_them(self, poisoned: Path, ill: Corpus, tmp_path: Path) -> None:
-        gradients = SketchedGradients.load(extracted(poisoned, ill, tmp_path / "store", rows_per_shard=3))
+        gradients = SketchedGradients.load(extracted(poisoned, ill, tmp_path / "store", rows_per_shard=3), ill.index)
         assert gradients.samples["id"].to_pylist() == ["d0", "d1", "d3", "d4"]
         assert gradients.unusable["id"].to_pylist() == ["d2", "d5", "d6"]
         assert np.isfinite(gradients.dense()).all()

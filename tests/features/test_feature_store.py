@@ -217,7 +217,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, int
 
 class TestLoading:
     def test_gradients_are_norm_times_unit(self, tmp_path: Path) -> None:
-        gradients = SketchedGradients.load(filled(tmp_path))
+        gradients = SketchedGradients.load(filled(tmp_path), content(range(NUM_SAMPLES)).samples)
         whole = content(range(NUM_SAMPLES))
         assert len(gradients) == NUM_SAMPLES
         assert len(gradients.unusable) == 0
@@ -229,7 +229,7 @@ class TestLoading:
         for shard in range(store.num_shards):
             # One within a shard, and the last shard whole.
             store.write(shard, content(store.rows(shard), unusable=(4, 9)))
-        gradients = SketchedGradients.load(store)
+        gradients = SketchedGradients.load(store, content(range(NUM_SAMPLES)).samples)
         kept = [i for i in range(NUM_SAMPLES) if i not in (4, 9)]
         assert gradients.samples["id"].to_pylist() == [f"d{i}" for i in kept]
         assert gradients.unusable["id"].to_pylist() == ["d4", "d9"]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from direct_anneal.errors import InputError
@@ -89,12 +90,45 @@ class TestAgain:
         assert {path.name for path in out.glob("selected*")} == set(content["files"])
 
     def test_overwriting_leaves_other_peoples_files(self, checkpoint: Path, world: Path, tmp_path: Path) -> None:
-        (tmp_path / "out").mkdir()
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "selected.parquet").write_text("mine")
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="holds other files"):
+                chosen(checkpoint, world, out, overwrite=overwrite)
+        assert [path.name for path in out.iterdir()] == ["selected.parquet"]
+        assert (out / "selected.parquet").read_text() == "mine"
+
+    def test_overwriting_a_run_leaves_what_is_not_its_own(self, checkpoint: Path, world: Path, tmp_path: Path) -> None:
+        chosen(checkpoint, world, tmp_path / "out")
         (tmp_path / "out" / "notes.txt").write_text("mine")
-        with pytest.raises(InputError, match="holds other files"):
-            chosen(checkpoint, world, tmp_path / "out")
-        chosen(checkpoint, world, tmp_path / "out", overwrite=True)
+        chosen(checkpoint, world, tmp_path / "out", fraction=0.5, overwrite=True)
         assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+    def test_reused_features_take_domains_and_places_from_the_documents_of_now(
+        self, checkpoint: Path, world: Path, tmp_path: Path
+    ) -> None:
+        pool, out = tmp_path / "pool.jsonl", tmp_path / "out"
+        rows = [{**document, "kind": f"kind-{i % 2}"} for i, document in enumerate(documents(20, seed=8))]
+        write_jsonl(pool, rows)
+        chosen(checkpoint, world, out, pool=str(pool))
+        pool.write_text("\n\n" + pool.read_text())
+        chosen(checkpoint, world, out, pool=str(pool), domain_field="kind", overwrite=True)
+        evidence = pq.read_table(out / "selection.parquet")
+        assert evidence["domain"].to_pylist() == [row["kind"] for row in rows]
+        assert evidence["row"].to_pylist() == list(range(2, 22))
+
+    def test_the_order_of_the_validation_file_does_not_matter(
+        self, checkpoint: Path, world: Path, tmp_path: Path
+    ) -> None:
+        """Halves are held out by id: alternating kinds must not end up in halves of their own."""
+        limits = []
+        for name, order in (("sorted", 1), ("reversed", -1)):
+            validation = tmp_path / f"{name}.jsonl"
+            write_jsonl(validation, documents(20, seed=9)[::order])
+            run = chosen(checkpoint, world, tmp_path / name, validation=str(validation), budget_reference="validation")
+            limits.append(run.manifest["budget"]["limit"])
+        assert limits[0] == pytest.approx(limits[1], rel=1e-4)  # batches differ, and with them float32's rounding
 
 
 class TestWhatTheRunStandsOn:

@@ -17,12 +17,11 @@ from direct_anneal.report import print_summary
 FRACTION = 0.2
 
 
-def run_demo(directory: Path, *, overwrite: bool, progress: Progress, console: Console) -> None:
+def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
     """Write the demo's corpus, run the main job on it, and explain the outcome.
 
     Args:
         directory: receives data/ and selection/.
-        overwrite: replace the selection of an earlier demo that was configured otherwise.
         progress: shows the stages.
         console: where the story goes.
 
@@ -50,7 +49,7 @@ def run_demo(directory: Path, *, overwrite: bool, progress: Progress, console: C
         validation=str(corpus.validation),
         fraction=FRACTION,
         out=directory / "selection",
-        overwrite=overwrite,
+        overwrite=True,  # it suggests trying other options on its own directory
         progress=progress,
     )
     print_summary(run.manifest, run.out, console)

@@ -18,8 +18,8 @@ class SketchedGradients:
     Attributes:
         units: rows of unit norm, memory-mapped blocks of shape (n_b, R), n in all.
         norms: ‖z‖, shape (n,).
-        samples: their rows of the store's table, n.
-        unusable: the rows of the same table that are left out.
+        samples: their rows of the corpus's index, with loss and grad_norm; n.
+        unusable: the same of those that are left out.
     """
 
     units: list[NDArray[np.float16]]
@@ -28,10 +28,19 @@ class SketchedGradients:
     unusable: pa.Table
 
     @classmethod
-    def load(cls, store: FeatureStore) -> SketchedGradients:
-        """Map a complete store. Memory: its table, and a copy of the shards that hold unusable rows."""
-        table = store.samples()
-        usable = table["usable"].to_numpy()
+    def load(cls, store: FeatureStore, index: pa.Table) -> SketchedGradients:
+        """Map a complete store. Memory: its table, and a copy of the shards that hold unusable rows.
+
+        Args:
+            store: N rows.
+            index: the corpus's, N rows in the same order. What the sidecars say of places and domains is of the time
+                when they were written; files may have been renamed, and other fields named, since.
+        """
+        sidecars = store.samples()
+        usable = sidecars["usable"].to_numpy()
+        table = index
+        for name in ("loss", "grad_norm"):
+            table = table.append_column(name, sidecars[name])
         units = []
         for shard, block in enumerate(store.features()):
             rows = store.rows(shard)

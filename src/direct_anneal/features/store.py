@@ -1,6 +1,6 @@
 """The feature store: a directory of immutable shards, each committed by a small record written last.
 
-N samples, R sketch size, n rows of one shard. Reading needs numpy and pyarrow alone.
+N samples, R sketch size, n rows of one shard. The files can be read with numpy and pyarrow alone.
 
     store.json              format, N, R, rows per shard, fingerprint
     features-00042.npy      float16 (n, R): rows of unit norm, zero where the gradient could not be used

@@ -22,6 +22,7 @@ ProjectionName = Literal["two-sided", "gaussian"]
 
 IGNORED_LABEL = -100  # transformers' and torch's own mark for a position that is not predicted
 FACTOR_SIZE = 32
+SKETCH_VERSION = 1  # of the numbers that S consists of: features of another version are not comparable
 
 _PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
 

@@ -118,7 +118,7 @@ class SelectConfig:
         _require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
         _require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
         _require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
-        _require(0 < self.budget_ratio < math.inf, "budget_ratio", "above 0 and finite", self.budget_ratio)
+        _require(0 < self.budget_ratio <= 1e6, "budget_ratio", "above 0 and at most 1e6", self.budget_ratio)
         _require(0 < self.elbow <= 1, "elbow", "in (0, 1]", self.elbow)
         _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
@@ -132,8 +132,11 @@ class SelectConfig:
         ):
             _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
         _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
-        if self.device != "cpu" and not torch.cuda.is_available():
-            raise InputError(f"--device {self.device} needs a CUDA device, but torch sees none: use --device cpu")
+        number = int(self.device.partition(":")[2] or 0)
+        if self.device != "cpu" and number >= torch.cuda.device_count():
+            raise InputError(
+                f"--device {self.device} needs that device, but torch sees {torch.cuda.device_count()}: use another"
+            )
 
     @property
     def defining(self) -> dict[str, Any]:

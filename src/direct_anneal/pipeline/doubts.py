@@ -20,6 +20,8 @@ INCIDENTS = {
     "over-long": "documents longer than the window, split into windows and averaged by tokens",
 }
 
+PLACES = "the first 100 in manifest.json, all in corpus/{}/incidents.jsonl"
+
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
@@ -53,8 +55,20 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
             "(ids in manifest.json)"
         )
     for kind, entry in corpus.incidents.to_manifest().items():
-        doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} (places in manifest.json)")
+        doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")
     return doubts
+
+
+def of_overlap(pool: Corpus, validation: Corpus) -> list[str]:
+    """Whether the pool holds what it is to be measured by. Reads every token once."""
+    wanted = {validation.tokens(i).tobytes() for i in range(validation.num_samples)}
+    shared = sum(pool.tokens(i).tobytes() in wanted for i in range(pool.num_samples))
+    if not shared:
+        return []
+    return [
+        f"{shared:,} documents of the pool are in the validation set, too: they make their own curvature, and no "
+        "evaluation on that set can be trusted after; take them out of one"
+    ]
 
 
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:

@@ -56,7 +56,7 @@ def formulate(
     """The problem of one objective.
 
         energy:   x_i = F z_i, a_i = Σ_{j≤s} λ_j (v_jᵀ z_i)²                           (arXiv:2605.31175)
-        descent:  x_i = z_i / ‖z_i‖, a_i likewise, target (H̃ + δ)⁻¹ z̄, δ = 0.1 λ₁     (ours, departure 5)
+        descent:  x_i = z_i / ‖z_i‖, a_i of x_i, target (H̃ + δ)⁻¹ z̄, δ = 0.1 λ₁     (ours, departure 5)
 
     Args:
         pool: N gradients.
@@ -130,12 +130,9 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
         return wider, solve(wider.problem), least
 
 
-def solve_at_any_budget(formulation: Formulation) -> Selection:
-    """Solve for comparison only: an infeasible budget is relaxed, silently."""
-    try:
-        return solve(formulation.problem)
-    except InfeasibleBudgetError as error:
-        return solve(relaxed(formulation, error.least_feasible).problem)
+def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple[Formulation, Selection, float | None]:
+    """`solve_within` for comparison only: an infeasible budget is relaxed, whatever was asked for."""
+    return solve_within(formulation, replace(config, relax_budget=True))
 
 
 def _rounded_up(ratio: float) -> str:

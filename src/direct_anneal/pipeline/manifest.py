@@ -17,7 +17,7 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import Formulation
 from direct_anneal.selection import Selection
 
-_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
+_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "pyarrow", "safetensors", "transformers")
 _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
 
 
@@ -96,13 +96,19 @@ def objective_entry(name: str, selection: Selection) -> dict[str, Any]:
 
 
 def alternative_entry(
-    name: str, alternative: Selection, selection: Selection, pool: SketchedGradients
+    name: str,
+    alternative: tuple[Formulation, Selection, float | None],
+    selection: Selection,
+    pool: SketchedGradients,
 ) -> dict[str, Any]:
-    """What the other objective would choose at the same size and ratio."""
-    domains = pool.samples["domain"].take(pa.array(alternative.indices)).value_counts().to_pylist()
+    """What the other objective would choose at the same size, and at the same ratio where that is feasible for it."""
+    formulation, other, least = alternative
+    domains = pool.samples["domain"].take(pa.array(other.indices)).value_counts().to_pylist()
     return {
         "objective": name,
-        "shared": len(np.intersect1d(selection.indices, alternative.indices)) / len(selection.indices),
+        "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
+        "ratio": formulation.ratio(other.budget),
+        "relaxed": least is not None,
         "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
     }
 

@@ -33,15 +33,16 @@ EVIDENCE_COLUMNS = [
     "rank",
     "selected",
 ]
-OUTPUT_FILES = ("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet")
-OUTPUT_DATASET = "selected"
+# A manifest may name anything; only these are ever removed.
+_OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
+_OUTPUT_DATASET = "selected"
 
 
 def claim(out: Path, config: SelectConfig, max_length: int) -> None:
     """Make the directory this run's own, or see that it already is. An unfinished run may be taken over by any other.
 
     Raises:
-        InputError: it holds another finished run, or something that is none, and `overwrite` is off.
+        InputError: it holds another finished run and `overwrite` is off, or files that are no run's.
     """
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
@@ -52,21 +53,26 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> None:
         if not config.overwrite and (difference := _difference(finished, wanted)):
             raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
         return
-    if out.exists() and any(out.iterdir()) and not begun.exists() and not config.overwrite:
-        raise InputError(
-            f"--out must be new, empty or an earlier run, but {out} holds other files: choose another, or pass "
-            "--overwrite"
-        )
+    if out.exists() and any(out.iterdir()) and not begun.exists():
+        raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
     out.mkdir(parents=True, exist_ok=True)
     write_json(begun, wanted)
 
 
-def retire(out: Path) -> None:
+def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
-    for name in ("manifest.json", "selection.parquet", *OUTPUT_FILES):
+    finished = out / "manifest.json"
+    try:
+        files = json.loads(finished.read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        files = []
+    finished.unlink(missing_ok=True)
+    (out / "selection.parquet").unlink(missing_ok=True)
+    for name in _OUTPUT_FILES & set(files):
         (out / name).unlink(missing_ok=True)
-    if (out / OUTPUT_DATASET / "state.json").is_file():
-        shutil.rmtree(out / OUTPUT_DATASET)
+    if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
+        shutil.rmtree(out / _OUTPUT_DATASET)
+    write_json(out / "config.json", _resolved(config, max_length))
 
 
 def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:

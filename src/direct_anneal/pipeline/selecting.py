@@ -5,6 +5,7 @@ N samples of the pool, M of the validation set, R sketch size.
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
-from direct_anneal.curvature import Spectrum, cross_fit
+from direct_anneal.curvature import CrossFit, Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients, extract
-from direct_anneal.gradients import FACTOR_SIZE, GradientSketcher, SlowPathWarning
+from direct_anneal.gradients import FACTOR_SIZE, SKETCH_VERSION, GradientSketcher, SlowPathWarning
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
@@ -69,8 +71,9 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
 
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
-    pool_sources = _sources("pool", config.pool, out)
-    validation_sources = _sources("validation", config.validation, out)
+    found: list[str] = []
+    pool_sources = _sources("pool", config.pool, out, found)
+    validation_sources = _sources("validation", config.validation, out, found)
     check_writable(pool_sources)
     claim(out, config, max_length)
 
@@ -78,27 +81,26 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
     config.size_of(pool_corpus.num_tokens)  # to fail before the long part
 
-    found: list[str] = []
     sketch = _Sketching(config, checkpoint, max_length, stages, found)
     validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
     pool = sketch("pool", pool_corpus)
 
     with stages.stage("Spectrum of the validation set", "samples", len(validation)) as advance:
-        z = validation.dense()  # (M, R)
-        spectrum = _spectrum(z, config.elbow)
-        crossed = cross_fit(z, config.elbow) if len(z) >= 4 else None
+        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
+        z = validation.dense()[_by_hash(validation.samples["id"])]  # (M, R)
+        spectrum, crossed = _spectrum(z, config.elbow)
         advance(len(z))
 
     with stages.stage("Choosing", "samples", len(pool)) as advance:
         formulation = formulate(config.objective, config, pool, z, spectrum, crossed)
         formulation, selection, least = solve_within(formulation, config)
         other: Objective = "descent" if config.objective == "energy" else "energy"
-        alternative = solve_at_any_budget(formulate(other, config, pool, z, spectrum, crossed))
+        alternative = solve_at_any_budget(formulate(other, config, pool, z, spectrum, crossed), config)
         advance(len(pool))
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
-            retire(out)
+            retire(out, config, max_length)
         table = evidence(pool_corpus, pool, formulation.problem, selection)
         write_table(out / "selection.parquet", table)
         files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
@@ -107,6 +109,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     found += doubts.of_spectrum(spectrum, crossed)
     found += doubts.of_corpus(pool_corpus, pool, "pool")
     found += doubts.of_corpus(validation_corpus, validation, "validation")
+    found += doubts.of_overlap(pool_corpus, validation_corpus)
     found += doubts.of_selection(selection, pool, config, least)
     content = {
         "config": manifest.configuration(config, max_length),
@@ -150,11 +153,14 @@ class _Stages:
         self.seconds[name] = round(time.monotonic() - started, 3)
 
 
-def _sources(role: str, patterns: tuple[str, ...], out: Path) -> list[Source]:
+def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
-    sources = [source for source in expand(patterns, role) if not source.path.resolve().is_relative_to(out.resolve())]
+    expanded = expand(patterns, role)
+    sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
     if not sources:
         raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
+    if len(sources) < len(expanded):
+        found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below --out")
     return sources
 
 
@@ -206,7 +212,7 @@ class _Sketching:
                 advance=advance,
             )
         self._found += [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]
-        gradients = SketchedGradients.load(store)
+        gradients = SketchedGradients.load(store, corpus.index)
         if not len(gradients):
             raise InputError(
                 f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
@@ -226,6 +232,7 @@ class _Sketching:
                 "max_length": self._max_length,
                 "projection": config.projection,
                 "factor_size": FACTOR_SIZE,
+                "sketch_version": SKETCH_VERSION,
                 "seed": config.seed,
                 "dtype": config.dtype,
             },
@@ -240,8 +247,14 @@ class _Sketching:
         return self._sketcher
 
 
-def _spectrum(values: NDArray[np.float64], energy: float) -> Spectrum:
+def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in ids.to_pylist()]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)
+
+
+def _spectrum(values: NDArray[np.float64], energy: float) -> tuple[Spectrum, CrossFit | None]:
+    """The spectrum, and costs held out where there are enough samples to hold some out."""
     try:
-        return Spectrum.from_sketches(values, energy)
+        return Spectrum.from_sketches(values, energy), cross_fit(values, energy) if len(values) >= 4 else None
     except ValueError as error:
         raise InputError(f"the validation set must have a spectrum, but {error}") from error

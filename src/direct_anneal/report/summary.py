@@ -125,4 +125,5 @@ def _alternative(manifest: dict[str, Any]) -> str:
     return (
         f"[bold]Beside[/]    --objective {other['objective']} would choose {shown}"
         f"{', ...' if len(counts) > 6 else ''}; {other['shared']:.0%} in common"
+        + (f" (at ratio {other['ratio']:.4g}, since yours is infeasible for it)" if other["relaxed"] else "")
     )

@@ -1,0 +1,32 @@
+"""What a run warns of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.pools import chosen
+
+
+def test_a_pool_that_holds_the_validation_set_is_told(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    apart = chosen(checkpoint, world, tmp_path / "apart")
+    assert not any("are in the validation set" in doubt for doubt in apart.manifest["warnings"])
+    validation = world / "validation.jsonl"
+    count = len(validation.read_text().splitlines())
+    mixed = chosen(checkpoint, world, tmp_path / "mixed", pool=[str(world / "pool"), str(validation)])
+    assert any(doubt.startswith(f"{count:,} documents of the pool are in") for doubt in mixed.manifest["warnings"])
+
+
+def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    budgets = {
+        name: chosen(checkpoint, world, tmp_path / name, objective=name).manifest for name in ("energy", "descent")
+    }
+    least = {name: manifest["budget"]["least_feasible_ratio"] for name, manifest in budgets.items()}
+    stricter, looser = max(least, key=least.__getitem__), min(least, key=least.__getitem__)
+    between = (least["energy"] + least["descent"]) / 2
+    run = chosen(checkpoint, world, tmp_path / "between", objective=looser, budget_ratio=between)
+    other = run.manifest["alternative"]
+    assert other["objective"] == stricter
+    assert other["relaxed"] is True
+    assert other["ratio"] > least[stricter] > between
+    assert budgets[looser]["alternative"]["relaxed"] is False
+    assert budgets[looser]["alternative"]["ratio"] == 1.0
