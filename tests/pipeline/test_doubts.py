@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from direct_anneal.gradients import capture
 from pipeline.pools import chosen
 
 
@@ -30,3 +33,15 @@ def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: 
     assert other["ratio"] > least[stricter] > between
     assert budgets[looser]["alternative"]["relaxed"] is False
     assert budgets[looser]["alternative"]["ratio"] == 1.0
+
+
+def test_what_was_said_of_features_is_said_again_where_they_are_reused(
+    checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow path is found while gradients are computed, and concerns everyone who uses them."""
+    monkeypatch.setattr(capture, "_kind", lambda module: None)
+    first = chosen(checkpoint, world, tmp_path / "out")
+    again = chosen(checkpoint, world, tmp_path / "out")
+    slow = [doubt for doubt in first.manifest["warnings"] if "no fast path" in doubt]
+    assert len(slow) == 1
+    assert again.manifest["warnings"] == first.manifest["warnings"]

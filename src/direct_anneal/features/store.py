@@ -5,6 +5,7 @@ N samples, R sketch size, n rows of one shard. The files can be read with numpy 
     store.json              format, N, R, rows per shard, fingerprint
     features-00042.npy      float16 (n, R): rows of unit norm, zero where the gradient could not be used
     features-00042.parquet  id, source, row, domain, num_tokens, loss, grad_norm, usable: n rows
+    remarks.json            what whoever computed the shards had to say of them, where that is anything
     features-00042.json     rows, and size and sha256 of the two files: what makes the shard count
 """
 
@@ -153,9 +154,19 @@ class FeatureStore:
 
     def _discard(self) -> None:
         """Remove a store's own files, and nothing else that may lie there; the records before what they vouch for."""
-        for pattern in ("features-*.json", "features-*.npy", "features-*.parquet", "store.json"):
+        for pattern in ("features-*.json", "features-*.npy", "features-*.parquet", "remarks.json", "store.json"):
             for path in self.directory.glob(pattern):
                 path.unlink()
+
+    def remember(self, remarks: list[str]) -> None:
+        """Keep what should be said of these features whenever they are used."""
+        kept = self.remarks()
+        _write(self.directory / "remarks.json", json.dumps([*kept, *(r for r in remarks if r not in kept)]).encode())
+
+    def remarks(self) -> list[str]:
+        """What `remember` was told, in order."""
+        path = self.directory / "remarks.json"
+        return [str(remark) for remark in json.loads(path.read_bytes())] if path.exists() else []
 
     def _path(self, shard: int, suffix: str) -> Path:
         return self.directory / f"features-{shard:05d}.{suffix}"

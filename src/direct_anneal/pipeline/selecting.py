@@ -211,7 +211,9 @@ class _Sketching:
                 batch_tokens=config.batch_tokens,
                 advance=advance,
             )
-        self._found += [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]
+        if slow := [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]:
+            store.remember(slow)
+        self._found += [remark for remark in store.remarks() if remark not in self._found]
         gradients = SketchedGradients.load(store, corpus.index)
         if not len(gradients):
             raise InputError(
