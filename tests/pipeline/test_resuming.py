@@ -99,6 +99,16 @@ class TestAgain:
         assert [path.name for path in out.iterdir()] == ["selected.parquet"]
         assert (out / "selected.parquet").read_text() == "mine"
 
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_checkpoint_is_no_run(self, checkpoint: Path, world: Path, tmp_path: Path, overwrite: bool) -> None:
+        """It has a config.json, and may have a manifest.json."""
+        shutil.copytree(checkpoint, tmp_path / "out")
+        (tmp_path / "out" / "manifest.json").write_text('{"files": ["selected.parquet"]}')
+        before = files_below(tmp_path / "out")
+        with pytest.raises(InputError, match="holds other files"):
+            chosen(checkpoint, world, tmp_path / "out", overwrite=overwrite)
+        assert files_below(tmp_path / "out") == before
+
     def test_overwriting_a_run_leaves_what_is_not_its_own(self, checkpoint: Path, world: Path, tmp_path: Path) -> None:
         chosen(checkpoint, world, tmp_path / "out")
         (tmp_path / "out" / "notes.txt").write_text("mine")

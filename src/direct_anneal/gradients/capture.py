@@ -32,7 +32,6 @@ class Batch:
 
     batch_size: int = 0
     num_positions: int = 0
-    active: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Capture:
     @contextmanager
     def into(self, projection: Projection, batch_size: int, num_positions: int) -> Iterator[None]:
         """Within, a forward and backward pass adds every layer's gradients to the projection; then hooks are gone."""
-        self.batch = Batch(batch_size, num_positions, active=True)
+        self.batch = Batch(batch_size, num_positions)
         hooks = {"linear": self._linear, "embedding": self._embedding, "elementwise": self._elementwise}
         handles = [
             layer.module.register_forward_hook(hooks[layer.kind](layer, projection), with_kwargs=True)

@@ -33,6 +33,8 @@ EVIDENCE_COLUMNS = [
     "rank",
     "selected",
 ]
+# What a directory holds that a run has begun in; no name that a checkpoint, or anyone else, would use.
+_MARK = "direct-anneal.json"
 # A manifest may name anything; only these are ever removed.
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
@@ -48,13 +50,13 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> None:
     if blocked is not None:
         raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
     wanted = _resolved(config, max_length)
-    finished, begun = out / "manifest.json", out / "config.json"
+    finished, begun = out / "manifest.json", out / _MARK
+    if out.exists() and any(out.iterdir()) and not begun.exists():
+        raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
     if finished.exists():
         if not config.overwrite and (difference := _difference(finished, wanted)):
             raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
         return
-    if out.exists() and any(out.iterdir()) and not begun.exists():
-        raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
     out.mkdir(parents=True, exist_ok=True)
     write_json(begun, wanted)
 
@@ -63,16 +65,16 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
     finished = out / "manifest.json"
     try:
-        files = json.loads(finished.read_bytes())["files"]
+        files = set(json.loads(finished.read_bytes())["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        files = []
+        files = set()
     finished.unlink(missing_ok=True)
     (out / "selection.parquet").unlink(missing_ok=True)
-    for name in _OUTPUT_FILES & set(files):
+    for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
         shutil.rmtree(out / _OUTPUT_DATASET)
-    write_json(out / "config.json", _resolved(config, max_length))
+    write_json(out / _MARK, _resolved(config, max_length))
 
 
 def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
