@@ -232,9 +232,9 @@ class TestInterrupted:
 
 
 def test_a_run_that_failed_leaves_no_result_of_another(checkpoint: Path, world: Path, out: Path) -> None:
-    """What lies in `out` must be what config.json there says."""
+    """What lies in `out` must be what direct-anneal.json there says."""
     with pytest.raises(InputError, match="least feasible"):
         chosen(checkpoint, world, out, budget_ratio=1e-3, overwrite=True)
-    asked = json.loads((out / "config.json").read_text())
+    asked = json.loads((out / "direct-anneal.json").read_text())
     if (out / "manifest.json").exists():
         assert manifest(out)["config"]["budget_ratio"] == asked["budget_ratio"]
