@@ -206,7 +206,7 @@ def test_blocks_in_chunks_are_one_matrix(rows: int, cached: bool, monkeypatch: p
     test_both_forms_of_a_gradient_agree(dense)
     test_sketches_are_linear_and_of_their_own_sample(dense)
     S = matrix(dense({"matrix": (12, 9)}, 16, 2), {"matrix": (12, 9)})
-    assert len(np.unique(S)) > 0.99 * S.size  # no chunk is another's copy; float32 normals rarely coincide
+    assert np.unique(S, axis=1).shape == S.shape  # no chunk is another's copy, or column of 16 another's
 
 
 @pytest.mark.parametrize("R", [7, 64, 2000])
