@@ -193,15 +193,15 @@ class TestGradientsThatAreNone:
     ) -> None:
         store = extracted(poisoned, ill, tmp_path / "poisoned", rows_per_shard=3)
         healthy = extracted(checkpoint, ill, tmp_path / "healthy", rows_per_shard=3)
-        usable = store.samples()["usable"].to_numpy()
-        assert np.flatnonzero(~usable).tolist() == [2, 5, 6]
+        assert store.samples()["reason"].to_pylist() == [None, None, "nan", None, None, "nan", "nan"]
+        usable = store.samples()["reason"].is_null().to_numpy()
         assert not rows(store)[~usable].any()
         assert not np.isfinite(store.samples()["loss"].to_numpy()[~usable]).any()
         np.testing.assert_allclose(rows(store)[usable], rows(healthy)[usable], rtol=0, atol=2 * FLOAT16_ATOL)
-        assert healthy.samples()["usable"].to_pylist() == [True] * 7
+        assert healthy.samples()["reason"].to_pylist() == [None] * 7
 
     def test_loading_drops_them(self, poisoned: Path, ill: Corpus, tmp_path: Path) -> None:
         gradients = SketchedGradients.load(extracted(poisoned, ill, tmp_path / "store", rows_per_shard=3), ill.index)
         assert gradients.samples["id"].to_pylist() == ["d0", "d1", "d3", "d4"]
-        assert gradients.unusable["id"].to_pylist() == ["d2", "d5", "d6"]
+        assert gradients.quarantined["id"].to_pylist() == ["d2", "d5", "d6"]
         assert np.isfinite(gradients.dense()).all()

@@ -328,8 +328,8 @@ class TestGradientsThatAreNone:
                 assert usable == (row["loss"] is not None and math.isfinite(row["loss"]))
             assert evidence(out)["id"].to_pylist() == [record["id"] for record in records]
             content = manifest(out)
-            assert {entry["id"] for entry in content["corpora"]["pool"]["unusable_gradients"]} == ill
-            assert any("not finite" in warning for warning in content["warnings"])
+            assert {entry["id"] for entry in content["corpora"]["pool"]["quarantined"]["samples"]} == ill
+            assert any(f"{len(ill)} NaN" in warning for warning in content["warnings"])
             assert len(exported(out, content["files"])) == 15
 
     def test_more_than_the_usable_cannot_be_selected(self, poisoned: Path, world: Path, tmp_path: Path) -> None:

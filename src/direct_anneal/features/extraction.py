@@ -91,15 +91,14 @@ def _shard(
     norms = np.linalg.norm(means, axis=1)
     losses /= predicted
     # Zero is a gradient; NaN and infinity are not, and would spread to everything that they are added to.
-    usable = np.isfinite(norms) & np.isfinite(losses)
-    scale = np.where(usable, norms, np.inf)
-    units = np.where(usable[:, None], means, 0.0) / np.maximum(scale, _SMALLEST_NORMAL)[:, None]
+    finite = np.isfinite(norms) & np.isfinite(losses)
+    scale = np.where(finite, norms, np.inf)
+    units = np.where(finite[:, None], means, 0.0) / np.maximum(scale, _SMALLEST_NORMAL)[:, None]
     return ShardRows(
         features=units.astype(np.float16),
         samples=corpus.index.slice(rows.start, len(rows)),
         losses=losses,
         norms=norms,
-        usable=usable,
     )
 
 

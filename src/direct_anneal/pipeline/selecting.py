@@ -215,6 +215,7 @@ class _Sketching:
             store.remember(slow)
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         gradients = SketchedGradients.load(store, corpus.index)
+        store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
                 f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
