@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
-    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
+    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 
     demo = commands.add_parser(

@@ -21,7 +21,7 @@ from features.extraction_runs import extract_until_killed, extracted, sketcher, 
 from pipeline.tiny import CONTEXT, POISON, SKETCH_SIZE, documents, files_below, start, write_checkpoint, write_jsonl
 
 NUM_DOCUMENTS = 23  # five shards of five rows, the last one short
-STEPS = 3 * (1 + 5 * 3)  # of writing: three for each file, which are a header and three for each shard
+STEPS = 3 * (2 + 5 * 3)  # of writing: three for each file, which are a header, the batches' size, three for each shard
 
 # A unit row is rounded to float16: entries below one are off by at most 2⁻¹², and float32 sums by far less.
 FLOAT16_ATOL = 2.0**-12 + 1e-6
@@ -128,7 +128,7 @@ class _Interrupted:
     """A sketcher that is interrupted at its n-th batch."""
 
     def __init__(self, real: GradientSketcher, after: int) -> None:
-        self.projection = real.projection
+        self.projection, self.device = real.projection, real.device
         self._real, self._left = real, after
 
     def sketch(self, *args: Any) -> Sketches:
@@ -165,7 +165,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     process = start(extract_until_killed, checkpoint, pool, tmp_path, moment)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    committed = (moment // 3 - 1) // 3  # shards, of three files each, after the header
+    committed = (moment // 3 - 2) // 3  # shards, of three files each, after the header and the batches' size
     assert len(list((tmp_path / "store").glob("features-*.json"))) == max(committed, 0)
     extracted(checkpoint, corpus, tmp_path / "store")
     assert files_below(tmp_path / "store") == files_below(reference.directory)

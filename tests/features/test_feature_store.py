@@ -209,6 +209,19 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, int
     assert store.missing() == [0, 1, 2, 3]
 
 
+def test_the_size_of_batches_is_kept_for_those_who_ask_alike(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.batch_tokens(None) is None
+    store.keep_batch_tokens(None, 512)
+    assert opened(tmp_path).batch_tokens(None) == 512
+    assert store.batch_tokens(512) is None
+    store.keep_batch_tokens(4096, 1024)
+    assert opened(tmp_path).batch_tokens(4096) == 1024
+    assert store.batch_tokens(None) is None
+    opened(tmp_path, fingerprint=FINGERPRINT | {"seed": 1}, replace=True)
+    assert opened(tmp_path, fingerprint=FINGERPRINT | {"seed": 1}).batch_tokens(4096) is None
+
+
 class TestLoading:
     def test_gradients_are_norm_times_unit(self, tmp_path: Path) -> None:
         gradients = SketchedGradients.load(filled(tmp_path), content(range(NUM_SAMPLES)).samples)

@@ -7,6 +7,7 @@ N samples, R sketch size, n rows of one shard. The files can be read with numpy 
     features-00042.parquet  id, source, row, domain, num_tokens, loss, grad_norm, reason: n rows; the reason is null, or
                             "nan" or "infinite" where there is no gradient
     quarantined.jsonl       id, source, row, reason of the samples that were left out when the store was last used
+    batches.json            tokens of a batch, as asked for (null: to be found) and as used since
     remarks.json            what whoever computed the shards had to say of them, where that is anything
     features-00042.json     rows, and size and sha256 of the two files: what makes the shard count
 """
@@ -33,7 +34,15 @@ FORMAT = 2
 ROWS_PER_SHARD = 1024
 
 # The records before what they vouch for.
-_OWN = ("features-*.json", "features-*.npy", "features-*.parquet", "quarantined.jsonl", "remarks.json", "store.json")
+_OWN = (
+    "features-*.json",
+    "features-*.npy",
+    "features-*.parquet",
+    "quarantined.jsonl",
+    "batches.json",
+    "remarks.json",
+    "store.json",
+)
 
 Fingerprint = Mapping[str, Any]
 
@@ -173,6 +182,16 @@ class FeatureStore:
         """What `remember` was told, in order."""
         path = self.directory / "remarks.json"
         return [str(remark) for remark in json.loads(path.read_bytes())] if path.exists() else []
+
+    def keep_batch_tokens(self, asked: int | None, used: int) -> None:
+        """Keep the size of batches for whoever goes on, so that bytes do not depend on interruptions."""
+        _write(self.directory / "batches.json", json.dumps({"asked": asked, "used": used}).encode())
+
+    def batch_tokens(self, asked: int | None) -> int | None:
+        """The size that was kept for this request, if any."""
+        path = self.directory / "batches.json"
+        kept = json.loads(path.read_bytes()) if path.exists() else None
+        return int(kept["used"]) if kept is not None and kept["asked"] == asked else None
 
     def list_quarantined(self, samples: pa.Table) -> None:
         """Write quarantined.jsonl, a line of JSON for every row."""

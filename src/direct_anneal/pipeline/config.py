@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.errors import InputError
-from direct_anneal.features import BATCH_TOKENS
 from direct_anneal.gradients import ProjectionName
 from direct_anneal.selection import Objective
 
@@ -60,7 +59,8 @@ class SelectConfig:
         text_field, id_field, domain_field: names in the documents' records.
         seed: of the projection.
         device, dtype: where and in which precision the model runs.
-        batch_tokens: padded tokens of a batch; does not change the result beyond float rounding.
+        batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
+            rounding (see `features.extract`).
         trust_remote_code: run Python code that the checkpoint brings.
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
@@ -89,7 +89,7 @@ class SelectConfig:
     seed: int = 0
     device: str = "cpu"
     dtype: DtypeName = "float32"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -122,7 +122,7 @@ class SelectConfig:
         _require(0 < self.elbow <= 1, "elbow", "in (0, 1]", self.elbow)
         _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
-        _require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         for field, choices in (
             ("objective", ("energy", "descent")),
