@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         "--domain-field", metavar="NAME", help="field with the domain (domain); the file's name where there is none"
     )
     data.add_argument(
+        "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
+    )
+    data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
     size = select.add_argument_group("how much; one of these")

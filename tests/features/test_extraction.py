@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from corpus.corpus_samples import prepared
-from direct_anneal.corpus import Corpus
+from direct_anneal.corpus import Corpus, Fields
 from direct_anneal.features import FeatureStore, SketchedGradients, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
 from features.extraction_runs import extract_until_killed, extracted, sketcher, store_for
+from gradients.tiny_models import exact_gradients, explicit_matrix
 from pipeline.tiny import CONTEXT, POISON, SKETCH_SIZE, documents, files_below, start, write_checkpoint, write_jsonl
 
 NUM_DOCUMENTS = 23  # five shards of five rows, the last one short
@@ -122,6 +123,35 @@ def test_progress_counts_every_token_once_resumed_or_not(checkpoint: Path, corpu
         amounts: list[int] = []
         extract(corpus, store, lambda: sketcher(checkpoint), max_length=CONTEXT, advance=amounts.append)
         assert sum(amounts) == corpus.num_tokens.sum()
+
+
+def test_of_a_prompt_nothing_is_predicted(checkpoint: Path, tmp_path: Path) -> None:
+    """Against plain autograd, a window at a time in float64, and an explicit S."""
+    text = "the boy ran and saw the tree, " * 8
+    cuts = [0, 1, 20, CONTEXT - 1, CONTEXT, CONTEXT + 5, 2 * CONTEXT, 150]  # some in the second and third window
+    records = [{"question": text[:cut], "text": text[cut : max(cut + 2, 40 + 7 * cut % 90)]} for cut in cuts]
+    records.append({"question": text[:CONTEXT], "text": "xy"})  # its first token begins a window, as none else does
+    pool = write_jsonl(tmp_path / "pool.jsonl", records)
+    corpus = prepared(tmp_path / "corpus", pool, fields=Fields(prompt="question"), max_length=CONTEXT)
+    assert corpus.num_prompt.tolist() == [*cuts, CONTEXT]
+    store = extracted(checkpoint, corpus, tmp_path / "store")
+    applied = sketcher(checkpoint)
+    projection, model = explicit_matrix(applied), applied.model.double()
+    table = store.samples()
+    for document, record in enumerate(records):
+        tokens = torch.from_numpy(corpus.tokens(document))
+        assert len(tokens) == len(record["question"] + record["text"])
+        labels = tokens.clone()
+        labels[: len(record["question"])] = -100
+        total, predicted = 0.0, 0
+        for window, wanted in zip(tokens.split(CONTEXT), labels.split(CONTEXT), strict=True):
+            count = int((wanted[1:] != -100).sum())
+            total = total + count * exact_gradients(model, [window], [wanted])[0]
+            predicted += count
+        mean = projection @ (total / predicted)
+        norm = np.linalg.norm(mean)
+        np.testing.assert_allclose(rows(store)[document], mean / norm, rtol=0, atol=FLOAT16_ATOL)
+        np.testing.assert_allclose(table["grad_norm"][document].as_py(), norm, rtol=FLOAT32_RTOL)
 
 
 class _Interrupted:

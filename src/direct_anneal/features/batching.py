@@ -21,12 +21,27 @@ BATCH_TOKENS = 8192  # on a CPU, where more is not faster; elsewhere what memory
 _SHARE_OF_MEMORY = 0.8
 
 
+_NOT_PREDICTED = -100  # what the sketcher takes for it, as transformers does
+
+
 @dataclass(frozen=True)
 class Window:
-    """A part of a document: its position within the shard, and tokens, shape (T,)."""
+    """A part of a document.
+
+    Attributes:
+        document: its position within the shard.
+        tokens: shape (T,).
+        num_prompt: leading tokens that are not predicted.
+    """
 
     document: int
     tokens: NDArray[np.int64]
+    num_prompt: int = 0
+
+    @property
+    def predicts(self) -> bool:
+        """Whether any token is predicted; the first never is."""
+        return max(1, self.num_prompt) < len(self.tokens)
 
 
 class BatchTooLargeError(Exception):
@@ -58,12 +73,14 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
     """
     width = len(batch[0].tokens)
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, _NOT_PREDICTED)
     for row, window in enumerate(batch):
-        ids[row, : len(window.tokens)] = torch.from_numpy(window.tokens)
-        mask[row, : len(window.tokens)] = 1
+        length = len(window.tokens)
+        ids[row, :length] = torch.from_numpy(window.tokens)
+        mask[row, :length] = 1
+        labels[row, window.num_prompt : length] = ids[row, window.num_prompt : length]
     try:
-        return sketcher.sketch(ids, mask)
+        return sketcher.sketch(ids, mask, labels)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

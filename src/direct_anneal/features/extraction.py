@@ -34,9 +34,10 @@ def extract(
     """Compute every shard that the store lacks.
 
     A document longer than `max_length` is split into windows; its gradient and loss are the means over its windows,
-    weighted by their predicted tokens. What a shard holds depends on its documents alone, so that it can be computed
-    by anyone, at any time, in any order. Its bytes depend on the size of batches, too, which the store keeps; what they
-    say does not beyond rounding: in float32 a relative 1e-5 of norms and losses and a step of float16 in a unit row.
+    weighted by their predicted tokens. A prompt's tokens are seen, and not predicted. What a shard holds depends on its
+    documents alone, so that it can be computed by anyone, at any time, in any order. Its bytes depend on the size of
+    batches, too, which the store keeps; what they say does not beyond rounding: in float32 a relative 1e-5 of norms and
+    losses, and a step of float16 in a unit row.
 
     A batch that does not fit into memory is halved, and its shard begun again; the smaller size is kept.
 
@@ -88,12 +89,12 @@ def _shard(
     done = 0
     losses, predicted = np.zeros(len(rows)), np.zeros(len(rows))
     windows = [
-        Window(document, tokens[first : first + max_length])
+        Window(document, tokens[first : first + max_length], max(0, int(corpus.num_prompt[row]) - first))
         for document, row in enumerate(rows)
         for tokens in [corpus.tokens(row)]
         for first in range(0, len(tokens), max_length)
     ]
-    for batch in batches(windows, batch_tokens):
+    for batch in batches([window for window in windows if window.predicts], batch_tokens):
         try:
             sketches = sketched(sketcher, batch)
         except BatchTooLargeError:
@@ -108,6 +109,7 @@ def _shard(
         amount = sum(len(window.tokens) for window in batch)
         advance(amount)
         done += amount
+    advance(int(corpus.num_tokens[rows.start : rows.stop].sum()) - done)  # windows that predict nothing
     means = sums / predicted[:, None]  # a document of the corpus predicts at least one token
     norms = np.linalg.norm(means, axis=1)
     losses /= predicted

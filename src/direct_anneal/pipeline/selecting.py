@@ -171,7 +171,9 @@ def _read(
         return prepare(
             sources,
             role=role,
-            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            fields=Fields(
+                text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
+            ),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,
