@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
-    machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
+    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 

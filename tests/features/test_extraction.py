@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from corpus.corpus_samples import prepared
+from direct_anneal.checkpoint import Checkpoint, DtypeName
 from direct_anneal.corpus import Corpus, Fields
 from direct_anneal.features import FeatureStore, SketchedGradients, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
@@ -90,6 +91,19 @@ def test_batches_change_nothing_but_rounding(
     np.testing.assert_allclose(
         store.samples()["grad_norm"].to_numpy(), reference.samples()["grad_norm"].to_numpy(), rtol=FLOAT32_RTOL
     )
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("bfloat16", 8), ("float16", 11)])
+def test_a_model_in_half_precision_gives_the_same_to_its_digits(
+    checkpoint: Path, corpus: Corpus, reference: FeatureStore, tmp_path: Path, dtype: DtypeName, digits: int
+) -> None:
+    store = store_for(corpus, tmp_path)
+    build = lambda: GradientSketcher(Checkpoint(str(checkpoint)).load_model("cpu", dtype), SKETCH_SIZE)  # noqa: E731
+    extract(corpus, store, build, max_length=CONTEXT)
+    # Some ten operations in a row round to 2⁻ᵈ⁻¹ of their results; a third of the sum was seen.
+    np.testing.assert_allclose(rows(store), rows(reference), rtol=0, atol=10 * 2.0 ** (-digits - 1))
+    assert store.samples()["reason"].null_count == corpus.num_samples
+    assert not np.array_equal(rows(store), rows(reference)), "the model must have run in half precision"
 
 
 def test_rows_have_unit_norm_and_keep_the_corpus_order(corpus: Corpus, reference: FeatureStore) -> None:

@@ -37,7 +37,7 @@ def extract(
     weighted by their predicted tokens. A prompt's tokens are seen, and not predicted. What a shard holds depends on its
     documents alone, so that it can be computed by anyone, at any time, in any order. Its bytes depend on the size of
     batches, too, which the store keeps; what they say does not beyond rounding: in float32 a relative 1e-5 of norms and
-    losses, and a step of float16 in a unit row.
+    losses, and a step of float16 in a unit row; a model in half precision adds the rounding of its own dtype.
 
     A batch that does not fit into memory is halved, and its shard begun again; the smaller size is kept.
 

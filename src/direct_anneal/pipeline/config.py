@@ -69,7 +69,7 @@ class SelectConfig:
         text_field, id_field, domain_field: names in the documents' records.
         prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
         seed: of the projection.
-        device, dtype: where and in which precision the model runs.
+        device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
         batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
             rounding (see `features.extract`).
         trust_remote_code: run Python code that the checkpoint brings.
@@ -142,7 +142,7 @@ class SelectConfig:
             ("objective", ("energy", "descent")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
-            ("dtype", ("float32", "bfloat16")),
+            ("dtype", ("float32", "bfloat16", "float16")),
         ):
             _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
         _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
