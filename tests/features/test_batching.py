@@ -118,6 +118,32 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(checkpoint: Path, cor
         assert files_below(store.directory) == files_below(tmp_path / "whole")
 
 
+class OnceShort:
+    """A sketcher that runs out of memory at its third batch, and at no other."""
+
+    def __init__(self, real: GradientSketcher) -> None:
+        self.projection, self.device = real.projection, real.device
+        self._real, self._left = real, 2
+
+    def sketch(self, ids: torch.Tensor, *more: Any) -> Sketches:
+        self._left -= 1
+        if self._left == -1:
+            raise torch.OutOfMemoryError
+        return self._real.sketch(ids, *more)
+
+
+def test_memory_that_runs_out_amid_a_shard_begins_it_again(checkpoint: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """So that its bytes are those of the smaller size, and no token is counted twice."""
+    store, amounts = store_for(corpus, tmp_path / "short", rows_per_shard=23), list[int]()
+    build: Any = lambda: OnceShort(sketcher(checkpoint))  # noqa: E731 (it stands for a type)
+    extract(corpus, store, build, max_length=CONTEXT, batch_tokens=256, advance=amounts.append)
+    assert min(amounts) < 0
+    assert sum(amounts) == corpus.num_tokens.sum()
+    used = kept(store)["used"]
+    smaller = extracted(checkpoint, corpus, tmp_path / "smaller", rows_per_shard=23, batch_tokens=used)
+    np.testing.assert_array_equal(store.features()[0], smaller.features()[0])
+
+
 def test_a_size_that_was_found_is_not_looked_for_again(
     checkpoint: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +203,7 @@ class TestFinding:
         [
             (100_000_000, 20_000_000, 1_000, 32768),  # 60,000,000 bytes for 60,000 tokens
             (100_000_000, 20_000_000, 100, 524288),
-            (10_000_000, 1_000_000, 2_000, 2048),  # 8,192 tokens do not fit, 3,500 do
+            (5_000_000, 1_000_000, 2_000, 1024),  # 2,048 tokens do not fit, 1,500 do
             (1_000_000, 500_000, 5_000, 64),  # nor do two windows
         ],
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import GradientSketcher, Sketches
 
-BATCH_TOKENS = 8192  # on a CPU, where more is not faster; elsewhere what memory is measured with
+BATCH_TOKENS = 2048  # on a CPU, where more was slower (docs/log.md); on a GPU what memory is measured with
 
 # Of a GPU's memory. The rest is for what the allocator cannot use again, and for what torch does not count.
 _SHARE_OF_MEMORY = 0.8
