@@ -20,7 +20,6 @@ BATCH_TOKENS = 2048  # on a CPU, where more was slower (docs/log.md); on a GPU w
 # Of a GPU's memory. The rest is for what the allocator cannot use again, and for what torch does not count.
 _SHARE_OF_MEMORY = 0.8
 
-
 _NOT_PREDICTED = -100  # what the sketcher takes for it, as transformers does
 
 
