@@ -37,7 +37,12 @@ class Projection(ABC):
         sketch_size: R.
         seed: of all random numbers.
         device: where sketches are accumulated, in float32.
+
+    Attributes:
+        batch_factor: how many times larger than usual a batch should be, for what is done once a batch to pay.
     """
+
+    batch_factor = 1
 
     def __init__(self, shapes: Mapping[str, Shape], sketch_size: int, seed: int, device: torch.device) -> None:
         self.shapes = {name: _as_matrix(shape) for name, shape in shapes.items()}
@@ -182,6 +187,7 @@ class DenseGaussian(Projection):
         self._block_entries = max(1, _BLOCK_BYTES // (4 * sketch_size))
         num_parameters = sum(math.prod(shape) for shape in self.shapes.values())
         self._keeps_all = 4 * sketch_size * num_parameters <= _CACHE_BYTES
+        self.batch_factor = 1 if self._keeps_all else 8
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._values = torch.zeros(0, sketch_size)
 

@@ -171,6 +171,11 @@ class GradientSketcher:
             raise ValueError("samples must hold at least one sample")
         return self._sketch(SampleBatch(samples, loss_fn, collate))
 
+    def check(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Check the fast path against autograd on these sequences, and not on the first batch; as in `sketch`."""
+        with self._borrowed():
+            self._check(TokenBatch.pack(input_ids, attention_mask, None, self.device))
+
     def _sketch(self, batch: Batch) -> Sketches:
         with self._borrowed():
             if not self._checked:

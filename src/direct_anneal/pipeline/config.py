@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.errors import InputError
-from direct_anneal.gradients import ProjectionName
+from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.selection import Objective
 
 DEFAULT_WINDOW = 2048
@@ -33,6 +33,8 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "objective",
             "budget_reference",
             "projection",
+            "reduction",
+            "optimizer",
             "text_field",
             "id_field",
             "domain_field",
@@ -65,6 +67,9 @@ class SelectConfig:
         elbow: share of the spectrum's energy that is stiff.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
+        reduction: "mean" or "sum" of a sample's token losses.
+        parameters: patterns of the names of the parameters whose gradients count; all where left out.
+        optimizer: saved state of Adam (optimizer.pt); gradients are then taken in its geometry (`adam_scales`).
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
         prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
@@ -93,6 +98,9 @@ class SelectConfig:
     elbow: float = 0.945
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
+    reduction: Reduction = "mean"
+    parameters: tuple[str, ...] | None = None
+    optimizer: str | None = None
     max_length: int | None = None
     text_field: str = "text"
     id_field: str = "id"
@@ -111,9 +119,14 @@ class SelectConfig:
             patterns = given if isinstance(given, list | tuple) else [given]
             _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
             object.__setattr__(self, field, tuple(map(str, patterns)))
-        for field in ("model", "out"):  # so are paths
-            _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
-            object.__setattr__(self, field, str(getattr(self, field)))
+        if self.parameters is not None:
+            given = self.parameters if isinstance(self.parameters, list | tuple) else [self.parameters]
+            _require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
+            object.__setattr__(self, "parameters", tuple(given))
+        for field in ("model", "out", "optimizer"):  # so are paths
+            if getattr(self, field) is not None or field != "optimizer":
+                _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
+                object.__setattr__(self, field, str(getattr(self, field)))
         for names, kind, must in _TYPES:
             for field in names:
                 value = getattr(self, field)
@@ -142,6 +155,7 @@ class SelectConfig:
             ("objective", ("energy", "descent")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
+            ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
         ):
             _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
