@@ -26,7 +26,7 @@ ProjectionName = Literal["two-sided", "gaussian"]
 Reduction = Literal["mean", "sum"]
 
 FACTOR_SIZE = 32
-SKETCH_VERSION = 2  # of the numbers that S consists of: features of another version are not comparable
+SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
 
 _CHECKING_FACTOR_SIZE = 8  # a wrong gradient differs in 64 random combinations as surely as in all of its entries
 
