@@ -140,7 +140,8 @@ def exact_gram(gradients: Gradients) -> Float:
 def coordinates_of(gram: Float) -> Float:
     """(n, n) vectors with these inner products: nothing here depends on more, and few coordinates are quick."""
     eigenvalues, eigenvectors = np.linalg.eigh(gram)
-    return eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    coordinates: Float = eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    return coordinates
 
 
 # ---- what follows from them ----------------------------------------------------------------------------------------
@@ -279,7 +280,11 @@ def draw(path: Path, results: dict[str, dict[str, dict[int, Row]]]) -> None:
 
     # Colours of Okabe and Ito, which colour-blind readers tell apart; markers do it again. No dates, no random ids.
     colours = ("#000000", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#CC79A7")
-    panels = (("unit", "error of unit Gram matrix"), ("energy worth", "worth, energy"), ("descent worth", "descent"))
+    panels = (
+        ("unit", "error of unit Gram matrix"),
+        ("energy worth", "worth (energy)"),
+        ("descent worth", "worth (descent)"),
+    )
     with mpl.rc_context({"font.size": 8, "svg.hashsalt": "fidelity", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 2.5 * len(results)), layout="constrained")
         axes = figure.subplots(len(results), len(panels), squeeze=False)
