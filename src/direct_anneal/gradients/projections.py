@@ -10,19 +10,22 @@ import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
 Shape = tuple[int, ...]
 
-_CACHE_BYTES = 1 << 30  # of dense blocks kept between batches
-_CHUNK_BYTES = 128 << 20  # of one chunk of a dense block
-_LONG_SIDE = 8  # how many times the other side's length, and then how many times p
+# A side this many times as long as the other gets this many times p places.
+_LONG_SIDE = 8
+# Of the dense projection: what is kept between batches; what is drawn at once, to be used while a core's cache holds
+# it; and what of the batch's gradients is formed at once.
+_CACHE_BYTES = 1 << 30
+_BLOCK_BYTES = 4 << 20
+_GRADIENT_BYTES = 64 << 20
 
 
 class Projection(ABC):
@@ -69,10 +72,6 @@ class Projection(ABC):
     @abstractmethod
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
         """Add S vec(G) for gradients in full, shape (B, *shape), or (1, *shape) for the one `sample`."""
-
-    def _gaussian(self, key: str, rows: int, columns: int, variance: float) -> Tensor:
-        values = self._generator(key).standard_normal((rows, columns), dtype=np.float32)
-        return torch.from_numpy(values).mul_(math.sqrt(variance)).to(self.device)
 
     def _generator(self, key: str) -> np.random.Generator:
         # numpy's generator gives the same numbers on every platform; torch's depend on vector width and device.
@@ -210,22 +209,22 @@ class TwoSided(Projection):
 class DenseGaussian(Projection):
     """The paper's S: one dense Gaussian over all parameters, entries N(0, 1/R). For small models, and as the oracle.
 
-    Drawn chunk by chunk, each chunk once for the whole batch; chunks are kept between batches where all of S fits
-    into 1 GiB, and drawn anew otherwise. Entries are 2¹⁶ quantiles of the normal distribution, equally likely: four
+    Drawn block by block, each block once for the whole batch; blocks are kept between batches where all of S fits
+    into 1 GiB, and drawn anew otherwise. Entries are 2¹⁶ quantiles of the normal distribution, equally likely: several
     times cheaper than drawing from it, and alike in moments (the fourth is 2.999, the sixth 14.97).
 
-    Cost: 2 R D per sample, and R D random numbers per batch (or once). Memory: 128 MiB for a chunk, B/R times as much
-    for the batch's gradients over it, at most 1 GiB kept, and the factors of one layer.
+    Cost: 2 R D per sample, and R D random numbers per batch (or once). Memory: 4 MiB for a block of S and at most
+    1 GiB kept; 64 MiB for the batch's gradients, or one row of a parameter where that is more.
 
     Source: arXiv:2605.31175, Algorithm 1.
     """
 
     def __init__(self, shapes: Mapping[str, Shape], sketch_size: int, seed: int, device: torch.device) -> None:
         super().__init__(shapes, sketch_size, seed, device)
+        self._block_entries = max(1, _BLOCK_BYTES // (4 * sketch_size))
         num_parameters = sum(math.prod(shape) for shape in self.shapes.values())
-        self._cache: dict[tuple[str, int, int], Tensor] | None = (
-            {} if 4 * sketch_size * num_parameters <= _CACHE_BYTES else None
-        )
+        self._keeps_all = 4 * sketch_size * num_parameters <= _CACHE_BYTES
+        self._kept: dict[tuple[str, int], Tensor] = {}
         self._values = torch.zeros(0, sketch_size)
 
     def begin(self, batch_size: int) -> None:
@@ -238,42 +237,41 @@ class DenseGaussian(Projection):
         return factor.float() if factor.is_floating_point() else factor
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        for row, column in self._pieces(name):
-            right = columns[:, :, column.start : column.stop]
+        m, n = self.shapes[name]
+        height = max(1, _GRADIENT_BYTES // (4 * len(columns) * n))
+        for first in range(0, m, height):
+            last = min(first + height, m)
             if rows.is_floating_point():
-                piece = rows[:, :, row.start : row.stop].transpose(1, 2) @ right
+                gradients = rows[:, :, first:last].transpose(1, 2) @ columns
             else:
-                piece = _summed_by_token(rows - row.start, right, len(row))
-            self._values += piece.flatten(1) @ self._chunk(name, row, column)
+                gradients = _summed_by_token(rows - first, columns, last - first)
+            self._add(name, first * n, gradients.flatten(1), self._values)
 
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
-        gradients = gradients.reshape(len(gradients), *self.shapes[name])
         values = self._values if sample is None else self._values[sample : sample + 1]
-        for row, column in self._pieces(name):
-            piece = gradients[:, row.start : row.stop, column.start : column.stop].flatten(1).float()
-            values += piece @ self._chunk(name, row, column)
+        self._add(name, 0, gradients.reshape(len(gradients), -1).float(), values)
 
-    def _pieces(self, name: str) -> Iterator[tuple[range, range]]:
-        """The parameter cut into rows and columns whose chunk of S has at most `_CHUNK_BYTES`."""
-        m, n = self.shapes[name]
-        entries = max(1, _CHUNK_BYTES // (4 * self.sketch_size))
-        width, height = min(n, entries), max(1, entries // n)
-        for first in range(0, m, height):
-            for left in range(0, n, width):
-                yield range(first, min(first + height, m)), range(left, min(left + width, n))
+    def _add(self, name: str, first: int, gradients: Tensor, values: Tensor) -> None:
+        """Add S's part for the entries of a parameter from `first` on, as many as the gradients (B, ·) have."""
+        last, size = first + gradients.shape[1], self._block_entries
+        for block in range(first // size, -(-last // size)):
+            start, stop = max(first, block * size), min(last, (block + 1) * size)
+            part = self._block(name, block)[start - block * size : stop - block * size]
+            values.addmm_(gradients[:, start - first : stop - first], part)
 
-    def _chunk(self, name: str, rows: range, columns: range) -> Tensor:
-        key = (name, rows.start, columns.start)
-        if self._cache is not None and key in self._cache:
-            return self._cache[key]
-        count = len(rows) * len(columns) * self.sketch_size
-        generator = self._generator("\0".join(map(str, key)))
-        numbers = generator.bit_generator.random_raw(-(-count // 4)).view(np.uint16)[:count]
-        quantiles = _normal_quantiles() / np.float32(math.sqrt(self.sketch_size))
-        chunk = torch.from_numpy(quantiles[numbers]).view(-1, self.sketch_size).to(self.device)
-        if self._cache is not None:
-            self._cache[key] = chunk
-        return chunk
+    def _block(self, name: str, block: int) -> Tensor:
+        """S transposed for the `block`-th `_block_entries` entries of a parameter, (entries, R)."""
+        if (name, block) in self._kept:
+            return self._kept[name, block]
+        left = math.prod(self.shapes[name]) - block * self._block_entries
+        count = min(self._block_entries, left) * self.sketch_size
+        numbers = self._generator(f"{name}\0{block}").bit_generator.random_raw(-(-count // 4))
+        places = torch.from_numpy(numbers.view(np.uint16)[:count].astype(np.int32))
+        drawn = _normal_quantiles().index_select(0, places).mul_(1 / math.sqrt(self.sketch_size))
+        if not self._keeps_all:
+            self._kept.clear()  # but for this one, in which a parameter's next rows may begin
+        self._kept[name, block] = drawn.view(-1, self.sketch_size).to(self.device)
+        return self._kept[name, block]
 
 
 def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
@@ -285,10 +283,10 @@ def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
 
 
 @functools.cache
-def _normal_quantiles() -> NDArray[np.float32]:
-    """Midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1."""
-    quantiles: NDArray[np.float64] = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
-    return np.asarray(quantiles / np.sqrt(np.square(quantiles).mean()), dtype=np.float32)
+def _normal_quantiles() -> Tensor:
+    """Midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1; float32."""
+    quantiles = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
+    return torch.from_numpy(quantiles / np.sqrt(np.square(quantiles).mean())).float()
 
 
 def _signs(generator: np.random.Generator, size: int, device: torch.device) -> Tensor:
