@@ -25,8 +25,8 @@ from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSi
 ProjectionName = Literal["two-sided", "gaussian"]
 Reduction = Literal["mean", "sum"]
 
-FACTOR_SIZE = 32
-SKETCH_VERSION = 2  # of the numbers that S consists of: features of another version are not comparable
+FACTOR_SIZE = 64
+SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
 
 _CHECKING_FACTOR_SIZE = 8  # a wrong gradient differs in 64 random combinations as surely as in all of its entries
 
