@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.selection.linear_step import LinearSolution, Polytope, largest
 from direct_anneal.selection.matrix import FeatureMatrix
+from direct_anneal.selection.polytope import Polytope, Relaxed, largest
 
 Float = NDArray[np.float64]
 
@@ -94,8 +94,8 @@ def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Floa
 
 
 def _ascend(
-    features: FeatureMatrix, polytope: Polytope, solutions: list[LinearSolution]
-) -> tuple[list[LinearSolution], list[float], list[int]]:
+    features: FeatureMatrix, polytope: Polytope, solutions: list[Relaxed]
+) -> tuple[list[Relaxed], list[float], list[int]]:
     """Run all starts in lockstep, so that they share the passes over the features."""
     values = [-np.inf] * len(solutions)
     steps = [1] * len(solutions)
@@ -139,20 +139,15 @@ def _swap(
     while swaps < _MAX_SWAPS:
         slope = 2.0 * features.dot(total)
         # In comes what is first among equals, out goes what is last.
-        outside = polytope.by_tie[~chosen[polytope.by_tie]]
-        inside = polytope.by_tie[chosen[polytope.by_tie]][::-1]
-        if not len(outside):
+        outside = polytope.free[~chosen[polytope.free]]
+        inside = polytope.free[chosen[polytope.free]][::-1]
+        if not len(outside) or not len(inside):
             break
         ins = largest(slope + norms, min(_SWAP_CANDIDATES, len(outside)), outside)
         outs = largest(norms - slope, min(_SWAP_CANDIDATES, len(inside)), inside)
         x_in, x_out = features.rows(ins), features.rows(outs)
         gain = (slope[ins] + norms[ins])[:, None] + (norms[outs] - slope[outs])[None, :] - 2.0 * x_in @ x_out.T
-        room = polytope.budget - polytope.cost[chosen].sum()
-        allowed = polytope.cost[ins][:, None] - polytope.cost[outs][None, :] <= room
-        if polytope.size is not None:
-            room = polytope.capacity - polytope.size[chosen].sum()
-            allowed &= polytope.size[ins][:, None] - polytope.size[outs][None, :] <= room
-        gain = np.where(allowed, gain, -np.inf)
+        gain = np.where(polytope.exchanges(chosen, ins, outs), gain, -np.inf)
         best = gain.max()
         if best <= 1e-12 * (total @ total):
             break
@@ -180,7 +175,7 @@ def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
     count = polytope.max_count()
     head, bound = 0.0, float(eigenvalues[0]) * count
     for j in range(along.shape[1]):
-        head += max(polytope.bound(along[:, j]), polytope.bound(-along[:, j])) ** 2
+        head += max(polytope.maximise(sign * along[:, j], full=False).value for sign in (1.0, -1.0)) ** 2
         tail = float(eigenvalues[j + 1]) if j + 1 < len(eigenvalues) else 0.0
         bound = min(bound, head + tail * count)
     return bound
