@@ -35,7 +35,7 @@ def solve(problem: SelectionProblem) -> Selection:
     array([0, 1])
     """
     features = problem.features if isinstance(problem.features, FeatureMatrix) else FeatureMatrix(problem.features)
-    polytope = polytope_of(problem)
+    polytope, passes = polytope_of(problem), features.passes
     stats: dict[str, Any] = {"least_feasible": polytope.least_cost}
     total = features.weighted_sum(np.ones(features.shape[0]))
     if not np.all(np.isfinite(total)):
@@ -63,6 +63,7 @@ def solve(problem: SelectionProblem) -> Selection:
         stats["starts"] = [vars(ascent) for ascent in ascents]
     assert polytope.feasible(chosen), "a selection that breaks its size or its budget must never leave this function"
 
+    stats["passes"] = features.passes - passes
     used = [math.fsum(cost) for cost in polytope.cost[chosen].T]
     length = float(np.linalg.norm(direction))
     scores = features.dot(direction / length) if length > 0 else np.zeros(features.shape[0])
