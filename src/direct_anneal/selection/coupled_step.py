@@ -62,7 +62,7 @@ class Coupled(Polytope):
         check_amounts(self)
         self.least_cost = self._least_budgets(problem)
 
-    def maximise(self, gain: Float, *, full: bool = True) -> Relaxed:
+    def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:  # noqa: ARG002
         """Solve the linear problem to HiGHS's tolerances, 1e-10 relative.
 
         Cost: linear programs of about 4,096 samples, one for each factor of 8 in N and one or two more, and as many

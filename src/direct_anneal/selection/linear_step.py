@@ -18,6 +18,8 @@ from direct_anneal.selection.infeasibility import InfeasibleBudgetError, check_a
 from direct_anneal.selection.polytope import Float, Mask, Polytope, Relaxed
 from direct_anneal.selection.problem import SelectionProblem
 
+_STRIDE = 1.1  # between two guesses of a multiplier
+
 
 class OneBudget(Polytope):
     """Size and one budget, the constraints of the paper: one multiplier, found exactly.
@@ -32,7 +34,8 @@ class OneBudget(Polytope):
         super().__init__(problem)
         self._cost, self._budget = np.ascontiguousarray(self.cost[:, 0]), float(self.budgets[0])
         check_amounts(self)
-        self.least_cost = float(self.fill(-self._cost) @ self._cost)
+        self._cheapest = self.fill(-self._cost)
+        self.least_cost = float(self._cheapest @ self._cost)
         if self.size is not None and not self.forced_in.any():
             # The cheapest filling may split a sample; some sample must fit whole.
             fits = self.free[self.size[self.free] <= self.capacity]
@@ -40,16 +43,20 @@ class OneBudget(Polytope):
         if self.least_cost > self._budget:
             raise InfeasibleBudgetError(float(np.max(problem.budget)), self.least_cost)
 
-    def maximise(self, gain: Float, *, full: bool = True) -> Relaxed:
+    def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:
         """Solve the linear problem exactly. Cost: about ten partial sorts, O(N) each (O(N log N) with tokens)."""
-        over, within, value, multiplier = self._dual(gain, full=full or self.size is None)
+        guess = 0.0
+        if after is not None and after.value > 0 and len(after.multipliers):
+            guess = float(after.multipliers[0] * (gain @ after.weights) / after.value)
+        over, within, value, multiplier = self._dual(gain, guess, full=full or self.size is None)
         weights = within if over is within else self._mix(over, within)
         multipliers = np.full(int(np.isfinite(self._budget)), multiplier)
         return Relaxed(weights, value, multipliers, lambda: self._round(over, within, gain, multiplier))
 
-    def _dual(self, gain: Float, *, full: bool) -> tuple[Float, Float, float, float]:
+    def _dual(self, gain: Float, guess: float, *, full: bool) -> tuple[Float, Float, float, float]:
         """Two optimal fillings on either side of the budget (or one, twice), the optimum and its multiplier.
 
+        The search starts from fillings for multipliers near `guess`, or where that is 0 for none and for infinity.
         `full` fillings use capacity up; others leave out what gains nothing.
         """
 
@@ -59,7 +66,13 @@ class OneBudget(Polytope):
         over = fill(gain)
         if over @ self._cost <= self._budget:
             return over, over, float(over @ gain), 0.0
-        within = fill(-self._cost)
+        within = self._cheapest if full else fill(-self._cost)
+        for _ in range(2 if guess > 0 else 0):  # one on either side, where the guess is good
+            filled = fill(gain - guess * self._cost)
+            if filled @ self._cost > self._budget:
+                over, guess = filled, guess * _STRIDE
+            else:
+                within, guess = filled, guess / _STRIDE
         while True:
             rise = (over - within) @ gain
             run = (over - within) @ self._cost

@@ -135,13 +135,14 @@ class Polytope(ABC):
         ]
 
     @abstractmethod
-    def maximise(self, gain: Float, *, full: bool = True) -> Relaxed:
+    def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:
         """The linear problem's optimum: maximise Σ c_i w_i over fractions of samples.
 
         Args:
             gain: c, shape (N,), finite.
             full: use the token budget up, as a selection shall. Otherwise it may leave room, as a selection of whole
                 samples may have to; only then is the value a bound. By samples there is no difference.
+            after: the answer for a gain that was much like this one: where to look first.
         """
 
     @property
