@@ -99,7 +99,8 @@ def formulate(
         if filter == "flat":
             target = spectrum.flat(target[None])[0]
         elif filter == "newton":
-            damping = (config.damping if own else DAMPING) or DAMPING
+            damping = config.damping if own else DAMPING
+            assert damping is not None
             delta = damping * float(spectrum.eigenvalues[0])
             target = spectrum.apply(lambda curvature: 1 / (curvature + delta), target)
     removed = spectrum.stiff if objective == "energy" and filter == "flat" else None
