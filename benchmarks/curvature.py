@@ -64,7 +64,7 @@ def read(checkpoint: Checkpoint, path: Path, count: int, tokens: int, scratch: P
 
 def sketches(sketcher: GradientSketcher, documents: list[NDArray[np.int64]], tokens: int) -> Float:
     values = np.empty((len(documents), sketcher.projection.sketch_size))
-    for batch in batches(documents, max_length=tokens, batch_tokens=BATCH_TOKENS):
+    for batch in batches(documents, documents, max_length=tokens, batch_tokens=BATCH_TOKENS):
         values[batch.documents] = sketcher.sketch(batch.ids, batch.mask).values.numpy()
     return values
 

@@ -172,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         "--domain-field", metavar="NAME", help="field with the domain (domain); the file's name where there is none"
     )
     data.add_argument(
+        "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
+    )
+    data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
     size = select.add_argument_group("how much; one of these")
@@ -228,8 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
-    machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
-    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
+    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
+    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 
     demo = commands.add_parser(

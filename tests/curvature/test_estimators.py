@@ -23,7 +23,7 @@ from curvature.dense import (
     tiny_gpt2,
     tiny_llama,
 )
-from direct_anneal.curvature import MatrixFree, SecondMoment, estimate, monte_carlo_sketches
+from direct_anneal.curvature import MatrixFree, SecondMoment, estimate, labelled, monte_carlo_sketches
 from direct_anneal.gradients import GradientSketcher
 from gradients.tiny_models import FAMILIES, explicit_matrix
 
@@ -129,6 +129,27 @@ def test_products_go_through_every_family(family: str) -> None:
         assert np.linalg.norm(operator @ (v * mask) - expected) <= 1e-6 * np.linalg.norm(expected)
         there, back = operator @ v, operator @ u
         assert abs(u @ there - v @ back) <= 1e-6 * np.linalg.norm(u) * np.linalg.norm(there)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_prompt_is_seen_and_not_predicted(matrix: str) -> None:
+    model, (text,) = tiny_gpt2(), documents(7, seed=3)
+    sketcher = GradientSketcher(model, 8)
+    free = MatrixFree(
+        sketcher,
+        [text],
+        matrix,
+        1,
+        labels=[labelled(text, 4)],
+        max_length=8,
+        batch_tokens=32,  # type: ignore[arg-type]
+    )
+    # The loss from place 4 on is 6/3 of the mean of all six, less the mean of the first three.
+    dense = MATRICES[matrix]
+    expected = (6 * dense(model, [text]) - 3 * dense(model, [text[:4]])) / 3
+    v = np.random.default_rng(0).normal(size=len(expected))
+    found = free.operator(np.arange(1)) @ v
+    assert np.linalg.norm(found - expected @ v) <= 1e-11 * np.linalg.norm(expected @ v)
 
 
 def test_where_the_model_bends_no_more_than_its_loss_hessian_and_ggn_are_one() -> None:

@@ -13,6 +13,7 @@ from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.curvature.sampling import monte_carlo_sketches
 from direct_anneal.curvature.spectrum import Spectrum
 from direct_anneal.curvature.storage import load_estimate, save_estimate
+from direct_anneal.curvature.windows import labelled
 
 __all__ = [
     "PAPER_SHARE",
@@ -28,6 +29,7 @@ __all__ = [
     "energy_share",
     "estimate",
     "fixed_number",
+    "labelled",
     "load_estimate",
     "monte_carlo_sketches",
     "save_estimate",

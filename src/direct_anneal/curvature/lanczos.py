@@ -17,7 +17,7 @@ from direct_anneal.curvature.elbow import energy_share
 from direct_anneal.curvature.forward import evaluating
 from direct_anneal.curvature.products import Matrix, product
 from direct_anneal.curvature.spectrum import Spectrum
-from direct_anneal.curvature.windows import Tokens, batches, num_predicted
+from direct_anneal.curvature.windows import NOT_PREDICTED, Tokens, batches, num_predicted
 from direct_anneal.gradients import GradientSketcher
 
 RTOL = 1e-4
@@ -42,6 +42,7 @@ class MatrixFree:
         documents: tokens of each of the M samples.
         matrix: "ggn" or "hessian".
         num_eigenpairs: k; fewer where D, R or the matrix allow no more.
+        labels: as in `batches`; the tokens themselves where left out.
         max_length, batch_tokens: as in `batches`; the latter changes no more than rounding.
         rtol: of an eigenpair, ‖H v − λ v‖ ≤ rtol · λ.
         seed: of the first vector.
@@ -62,6 +63,7 @@ class MatrixFree:
         matrix: Matrix,
         num_eigenpairs: int,
         *,
+        labels: Sequence[Tokens] | None = None,
         max_length: int,
         batch_tokens: int,
         rtol: float = RTOL,
@@ -70,6 +72,7 @@ class MatrixFree:
     ) -> None:
         self._sketcher = sketcher
         self._documents = documents
+        self._labels = documents if labels is None else labels
         self._matrix: Matrix = matrix
         self._num_eigenpairs = num_eigenpairs
         self._max_length = max_length
@@ -96,24 +99,25 @@ class MatrixFree:
             ValueError: on use, where a product is not finite.
         """
         documents = [self._documents[sample] for sample in samples]
-        counts = np.array([float(num_predicted(tokens, self._max_length)) for tokens in documents])
-        parts = batches(documents, max_length=self._max_length, batch_tokens=self._batch_tokens)
+        labels = [self._labels[sample] for sample in samples]
+        counts = np.array([float(num_predicted(wanted, self._max_length)) for wanted in labels])
+        parts = batches(documents, labels, max_length=self._max_length, batch_tokens=self._batch_tokens)
 
         def times(vector: NDArray[np.floating]) -> NDArray[np.floating]:
             pieces = self._pieces(torch.from_numpy(np.ascontiguousarray(vector.reshape(-1), dtype=self._dtype)))
             total = [torch.zeros_like(leaf) for leaf in pieces.values()]
             with evaluating(self._sketcher.model), torch.enable_grad():
                 for batch in parts:
-                    weights = batch.mask / torch.from_numpy(counts[batch.documents] * len(documents))[:, None]
+                    predicted = batch.labels != NOT_PREDICTED
+                    weights = predicted / torch.from_numpy(counts[batch.documents] * len(documents))[:, None]
                     device, dtype = self._sketcher.device, total[0].dtype
-                    ids, labels = batch.ids.to(device), batch.labels.to(device)
                     of_batch = product(
                         self._matrix,
                         self._sketcher.model,
                         self._leaves,
                         pieces,
-                        ids,
-                        labels,
+                        batch.ids.to(device),
+                        batch.labels.to(device),
                         weights.to(device, dtype),
                     )
                     for sum_, part in zip(total, of_batch, strict=True):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from direct_anneal.curvature.forward import evaluating, logits
-from direct_anneal.curvature.windows import Tokens, batches, num_predicted
+from direct_anneal.curvature.windows import NOT_PREDICTED, Tokens, batches, num_predicted
 from direct_anneal.gradients import GradientSketcher
 
 
@@ -22,6 +22,7 @@ def monte_carlo_sketches(
     documents: Sequence[Tokens],
     names: Sequence[str],
     *,
+    labels: Sequence[Tokens] | None = None,
     max_length: int,
     batch_tokens: int,
     seed: int = 0,
@@ -37,7 +38,8 @@ def monte_carlo_sketches(
         sketcher: S, and the model.
         documents: tokens of each sample.
         names: of the samples: a sample's labels follow from its name, its tokens and the seed alone.
-        max_length, batch_tokens: as in `batches`.
+        labels, max_length, batch_tokens: as in `batches`; of given labels only where they are −100 counts. The
+            tokens themselves where left out.
         seed: of the labels.
         advance: told the tokens of each document as its labels are drawn, and of each batch as it is sketched.
 
@@ -47,17 +49,19 @@ def monte_carlo_sketches(
     Source: Martens, "New insights and perspectives on the natural gradient method", 2020; the factor n, ours.
     Cost: a forward pass one sample at a time, then as `GradientSketcher.sketch`.
     """
-    labels = []
-    for tokens, name in zip(documents, names, strict=True):
-        labels.append(_draw(sketcher, tokens, name, seed, max_length))
+    labels = documents if labels is None else labels
+    drawn = []
+    for tokens, wanted, name in zip(documents, labels, names, strict=True):
+        anew = _draw(sketcher, tokens, name, seed, max_length)
+        drawn.append(np.where(wanted == NOT_PREDICTED, wanted, anew))
         advance(len(tokens))
     sums = np.zeros((len(documents), sketcher.projection.sketch_size))
-    for batch in batches(documents, max_length=max_length, batch_tokens=batch_tokens, labels=labels):
+    for batch in batches(documents, drawn, max_length=max_length, batch_tokens=batch_tokens):
         sketches = sketcher.sketch(batch.ids, batch.mask, batch.labels)
         weights = sketches.num_tokens.cpu().numpy().astype(np.float64)
         np.add.at(sums, batch.documents, weights[:, None] * sketches.values.cpu().numpy())
         advance(int(batch.mask.sum()))
-    counts = np.array([num_predicted(tokens, max_length) for tokens in documents])
+    counts = np.array([num_predicted(wanted, max_length) for wanted in labels])
     values: NDArray[np.float64] = sums / np.sqrt(counts)[:, None]  # the mean over n tokens, times √n
     return values
 

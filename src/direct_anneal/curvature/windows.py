@@ -15,13 +15,16 @@ from torch import Tensor
 
 Tokens = NDArray[np.int64]
 
+NOT_PREDICTED = -100  # what the sketcher takes for it, as transformers does
+
 
 @dataclass(frozen=True)
 class Batch:
     """Windows side by side, padded on the right.
 
     Attributes:
-        ids, labels: (B, T); at padding the window's first token, since another's embedding may be NaN.
+        ids: (B, T); at padding the window's first token, since another's embedding may be NaN.
+        labels: (B, T); −100 where nothing is predicted: at padding, in the first place, at a prompt.
         mask: (B, T), 0 at padding.
         documents: (B,), whose window each row is.
     """
@@ -32,22 +35,30 @@ class Batch:
     documents: NDArray[np.intp]
 
 
+def labelled(tokens: Tokens, num_prompt: int) -> Tokens:
+    """A document's tokens as what is to be predicted, (T,), its prompt left out."""
+    labels = tokens.copy()
+    labels[:num_prompt] = NOT_PREDICTED
+    return labels
+
+
 def batches(
-    documents: Sequence[Tokens], *, max_length: int, batch_tokens: int, labels: Sequence[Tokens] | None = None
+    documents: Sequence[Tokens], labels: Sequence[Tokens], *, max_length: int, batch_tokens: int
 ) -> list[Batch]:
     """Cut documents into windows of at most `max_length` tokens, and put windows of like length together.
 
     Args:
-        documents: tokens of each.
+        documents: tokens of each, (T,).
+        labels: what is predicted in the place of each token, (T,); −100 for nothing. A window that predicts nothing
+            is left out.
         max_length: T at most; a window starts anew, so that its first token is not predicted.
         batch_tokens: padded tokens of a batch, at least one window.
-        labels: what is predicted in the place of each token; the tokens themselves where left out.
     """
-    labels = documents if labels is None else labels
     windows = [
         (document, slice(first, first + max_length))
-        for document, tokens in enumerate(documents)
-        for first in range(0, len(tokens) - 1, max_length)  # a single token at the end predicts nothing
+        for document, wanted in enumerate(labels)
+        for first in range(0, len(wanted), max_length)
+        if np.any(wanted[first + 1 : first + max_length] != NOT_PREDICTED)
     ]
     lengths = [len(documents[document][place]) for document, place in windows]
     order = sorted(range(len(windows)), key=lambda window: -lengths[window])
@@ -59,18 +70,20 @@ def batches(
     return [_batch([windows[window] for window in part], documents, labels) for part in parts]
 
 
-def num_predicted(tokens: Tokens, max_length: int) -> int:
-    """n: all tokens but the first of each window."""
-    return len(tokens) - -(-len(tokens) // max_length)
+def num_predicted(labels: Tokens, max_length: int) -> int:
+    """n: all labels but the first of each window."""
+    later = np.arange(len(labels)) % max_length > 0
+    return int(np.sum(later & (labels != NOT_PREDICTED)))
 
 
 def _batch(windows: list[tuple[int, slice]], documents: Sequence[Tokens], labels: Sequence[Tokens]) -> Batch:
     width = max(len(documents[document][place]) for document, place in windows)
     ids = torch.zeros(len(windows), width, dtype=torch.int64)
-    targets, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+    targets, mask = torch.full_like(ids, NOT_PREDICTED), torch.zeros_like(ids)
     for row, (document, place) in enumerate(windows):
-        for tensor, values in ((ids, documents[document][place]), (targets, labels[document][place])):
-            tensor[row] = int(documents[document][place.start])
-            tensor[row, : len(values)] = torch.from_numpy(values)
-        mask[row, : len(documents[document][place])] = 1
+        tokens = torch.from_numpy(documents[document][place])
+        ids[row] = tokens[0]
+        ids[row, : len(tokens)] = tokens
+        targets[row, 1 : len(tokens)] = torch.from_numpy(labels[document][place][1:])
+        mask[row, : len(tokens)] = 1
     return Batch(ids, targets, mask, np.array([document for document, _ in windows], dtype=np.intp))

@@ -6,6 +6,7 @@ Every number of S follows from the seed and the parameters' names, shapes and se
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -13,12 +14,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 Shape = tuple[int, ...]
 
-_CACHE_BYTES = 1 << 30  # of dense blocks kept between batches
-_CHUNK_BYTES = 128 << 20  # of one chunk of a dense block
+# Of the dense projection: what is kept between batches; what is drawn at once, to be used while a core's cache holds
+# it; and what of the batch's gradients is formed at once.
+_CACHE_BYTES = 1 << 30
+_BLOCK_BYTES = 4 << 20
+_GRADIENT_BYTES = 64 << 20
 
 
 class Projection(ABC):
@@ -73,7 +78,7 @@ class Projection(ABC):
     def _generator(self, key: str) -> np.random.Generator:
         # numpy's generator gives the same numbers on every platform; torch's depend on vector width and device.
         digest = hashlib.blake2b(f"{self.seed}\0{key}".encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 
 class TwoSided(Projection):
@@ -127,6 +132,15 @@ class TwoSided(Projection):
         signed = self._reduced[:, self._order] * self._signs
         return signed.view(len(signed), -1, self.sketch_size).sum(1)
 
+    def part(self, name: str) -> Tensor:
+        """One parameter's share of the batch before it is folded, (B, ≤p²): P_rows G P_columnsᵀ."""
+        first, last = self._slots[name]
+        return self._reduced[:, first:last]
+
+    def squared_norms(self) -> Tensor:
+        """Σ ‖part‖² over all parameters, (B,)."""
+        return self._reduced.square().sum(1)
+
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
         projection = self._sides[name, side]
         if not factor.is_floating_point():
@@ -137,8 +151,7 @@ class TwoSided(Projection):
         return factor if projection is None else factor @ projection.T
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        first, last = self._slots[name]
-        self._reduced[:, first:last] += (rows.transpose(1, 2) @ columns).flatten(1)
+        self.part(name).add_((rows.transpose(1, 2) @ columns).flatten(1))
 
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
         reduced = gradients.reshape(len(gradients), *self.shapes[name]).float()
@@ -147,27 +160,29 @@ class TwoSided(Projection):
             reduced = rows @ reduced
         if columns is not None:
             reduced = reduced @ columns.T
-        first, last = self._slots[name]
-        target = self._reduced if sample is None else self._reduced[sample : sample + 1]
-        target[:, first:last] += reduced.flatten(1)
+        part = self.part(name) if sample is None else self.part(name)[sample : sample + 1]
+        part.add_(reduced.flatten(1))
 
 
 class DenseGaussian(Projection):
     """The paper's S: one dense Gaussian over all parameters, entries N(0, 1/R). For small models, and as the oracle.
 
-    Drawn chunk by chunk, each chunk once for the whole batch; chunks are kept between batches where all of S fits
-    into 1 GiB, and drawn anew otherwise. Cost: 2 R D per sample, and R D random numbers per batch (or once). Memory:
-    128 MiB for a chunk, B/R times as much for the batch's gradients over it, and at most 1 GiB kept.
+    Drawn block by block, each block once for the whole batch; blocks are kept between batches where all of S fits
+    into 1 GiB, and drawn anew otherwise. Entries are 2¹⁶ quantiles of the normal distribution, equally likely: several
+    times cheaper than drawing from it, and alike in moments (the fourth is 2.999, the sixth 14.97).
+
+    Cost: 2 R D per sample, and R D random numbers per batch (or once). Memory: 4 MiB for a block of S and at most
+    1 GiB kept; 64 MiB for the batch's gradients, or one row of a parameter where that is more.
 
     Source: arXiv:2605.31175, Algorithm 1.
     """
 
     def __init__(self, shapes: Mapping[str, Shape], sketch_size: int, seed: int, device: torch.device) -> None:
         super().__init__(shapes, sketch_size, seed, device)
+        self._block_entries = max(1, _BLOCK_BYTES // (4 * sketch_size))
         num_parameters = sum(math.prod(shape) for shape in self.shapes.values())
-        self._cache: dict[tuple[str, int], Tensor] | None = (
-            {} if 4 * sketch_size * num_parameters <= _CACHE_BYTES else None
-        )
+        self._keeps_all = 4 * sketch_size * num_parameters <= _CACHE_BYTES
+        self._kept: dict[tuple[str, int], Tensor] = {}
         self._values = torch.zeros(0, sketch_size)
 
     def begin(self, batch_size: int) -> None:
@@ -176,73 +191,60 @@ class DenseGaussian(Projection):
     def finish(self) -> Tensor:
         return self._values
 
-    def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
-        if factor.is_floating_point():
-            return factor.float()
-        return torch.nn.functional.one_hot(factor, self.shapes[name][side]).float()
+    def keep(self, name: str, side: int, factor: Tensor) -> Tensor:  # noqa: ARG002
+        return factor.float() if factor.is_floating_point() else factor
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        for first, last in self._row_ranges(name):
-            block = (rows[:, :, first:last].transpose(1, 2) @ columns).flatten(1)
-            self._add(block @ self._chunk(name, first, last))
-
-    def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
-        gradients = gradients.reshape(len(gradients), *self.shapes[name])
-        for first, last in self._row_ranges(name):
-            block = gradients[:, first:last].flatten(1).float()
-            self._add(block @ self._chunk(name, first, last), sample)
-
-    def _add(self, values: Tensor, sample: int | None = None) -> None:
-        if sample is None:
-            self._values += values
-        else:
-            self._values[sample] += values[0]
-
-    def _row_ranges(self, name: str) -> list[tuple[int, int]]:
         m, n = self.shapes[name]
-        step = max(1, _CHUNK_BYTES // (4 * self.sketch_size * n))
-        return [(first, min(first + step, m)) for first in range(0, m, step)]
-
-    def _chunk(self, name: str, first: int, last: int) -> Tensor:
-        if self._cache is not None and (name, first) in self._cache:
-            return self._cache[name, first]
-        entries = (last - first) * self.shapes[name][1]
-        chunk = self._gaussian(f"{name}\0{first}", entries, self.sketch_size, 1 / self.sketch_size)
-        if self._cache is not None:
-            self._cache[name, first] = chunk
-        return chunk
-
-
-class Unprojected(Projection):
-    """S = I: keeps whole gradients by name. What the fast path is checked against, on one sample."""
-
-    def __init__(self, shapes: Mapping[str, Shape], device: torch.device) -> None:
-        super().__init__(shapes, 0, 0, device)
-        self.gradients: dict[str, Tensor] = {}
-
-    def begin(self, batch_size: int) -> None:
-        self.gradients = {
-            name: torch.zeros(batch_size, *shape, device=self.device) for name, shape in self.shapes.items()
-        }
-
-    def finish(self) -> Tensor:
-        """(B, D), the parameters in the order of `shapes`."""
-        return torch.cat([gradient.flatten(1) for gradient in self.gradients.values()], dim=1)
-
-    def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
-        if factor.is_floating_point():
-            return factor.float()
-        return torch.nn.functional.one_hot(factor, self.shapes[name][side]).float()
-
-    def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        self.gradients[name] += rows.transpose(1, 2) @ columns
+        height = max(1, _GRADIENT_BYTES // (4 * len(columns) * n))
+        for first in range(0, m, height):
+            last = min(first + height, m)
+            if rows.is_floating_point():
+                gradients = rows[:, :, first:last].transpose(1, 2) @ columns
+            else:
+                gradients = _summed_by_token(rows - first, columns, last - first)
+            self._add(name, first * n, gradients.flatten(1), self._values)
 
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
-        gradients = gradients.reshape(len(gradients), *self.shapes[name]).float()
-        if sample is None:
-            self.gradients[name] += gradients
-        else:
-            self.gradients[name][sample] += gradients[0]
+        values = self._values if sample is None else self._values[sample : sample + 1]
+        self._add(name, 0, gradients.reshape(len(gradients), -1).float(), values)
+
+    def _add(self, name: str, first: int, gradients: Tensor, values: Tensor) -> None:
+        """Add S's part for the entries of a parameter from `first` on, as many as the gradients (B, ·) have."""
+        last, size = first + gradients.shape[1], self._block_entries
+        for block in range(first // size, -(-last // size)):
+            start, stop = max(first, block * size), min(last, (block + 1) * size)
+            part = self._block(name, block)[start - block * size : stop - block * size]
+            values.addmm_(gradients[:, start - first : stop - first], part)
+
+    def _block(self, name: str, block: int) -> Tensor:
+        """S transposed for the `block`-th `_block_entries` entries of a parameter, (entries, R)."""
+        if (name, block) in self._kept:
+            return self._kept[name, block]
+        left = math.prod(self.shapes[name]) - block * self._block_entries
+        count = min(self._block_entries, left) * self.sketch_size
+        numbers = self._generator(f"{name}\0{block}").bit_generator.random_raw(-(-count // 4))
+        places = torch.from_numpy(numbers.view(np.uint16)[:count].astype(np.int32))
+        drawn = _normal_quantiles().index_select(0, places).mul_(1 / math.sqrt(self.sketch_size))
+        if not self._keeps_all:
+            self._kept.clear()  # but for this one, in which a parameter's next rows may begin
+        self._kept[name, block] = drawn.view(-1, self.sketch_size).to(self.device)
+        return self._kept[name, block]
+
+
+def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
+    """Σ_t e_token valuesᵀ for each sample, (B, count, n), of the tokens in 0..count−1; the others are left out."""
+    summed = values.new_zeros(len(tokens) * count, values.shape[-1])
+    inside = (tokens >= 0) & (tokens < count)
+    places = tokens + count * torch.arange(len(tokens), device=tokens.device)[:, None]
+    return summed.index_add_(0, places[inside], values[inside]).view(len(tokens), count, -1)
+
+
+@functools.cache
+def _normal_quantiles() -> Tensor:
+    """Midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1; float32."""
+    quantiles = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
+    return torch.from_numpy(quantiles / np.sqrt(np.square(quantiles).mean())).float()
 
 
 def _as_matrix(shape: Shape) -> tuple[int, int]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
-from direct_anneal.features import BATCH_TOKENS
 from direct_anneal.gradients import ProjectionName
 from direct_anneal.selection import Objective
 
@@ -49,7 +48,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
             *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
-            *("projection", "text_field", "id_field", "domain_field", "device", "dtype"),
+            *("projection", "text_field", "id_field", "domain_field", "prompt_field", "device", "dtype"),
         ),
         str,
         "a text",
@@ -87,9 +86,11 @@ class SelectConfig:
         projection: "two-sided" or "gaussian".
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
+        prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
         seed: of the projection.
-        device, dtype: where and in which precision the model runs.
-        batch_tokens: padded tokens of a batch; does not change the result beyond float rounding.
+        device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
+        batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
+            rounding (see `features.extract`).
         trust_remote_code: run Python code that the checkpoint brings.
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
@@ -123,10 +124,11 @@ class SelectConfig:
     text_field: str = "text"
     id_field: str = "id"
     domain_field: str = "domain"
+    prompt_field: str | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: DtypeName = "float32"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -159,7 +161,9 @@ class SelectConfig:
         _require(self.bands >= 1, "bands", "at least 1", self.bands)
         _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
-        _require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        differs = self.prompt_field not in (self.text_field, "input_ids")
+        _require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         for field, choices in (
             ("objective", ("energy", "descent")),
@@ -169,7 +173,7 @@ class SelectConfig:
             ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
-            ("dtype", ("float32", "bfloat16")),
+            ("dtype", ("float32", "bfloat16", "float16")),
         ):
             must = " or ".join(choice for choice in choices if choice)
             _require(getattr(self, field) in choices, field, must, getattr(self, field))

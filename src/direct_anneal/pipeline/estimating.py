@@ -20,12 +20,14 @@ from direct_anneal.curvature import (
     MatrixFree,
     SecondMoment,
     estimate,
+    labelled,
     load_estimate,
     monte_carlo_sketches,
     save_estimate,
 )
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
+from direct_anneal.features.batching import BATCH_TOKENS
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.pipeline.config import SelectConfig
 
@@ -93,13 +95,33 @@ def _estimator(
     ids = validation.samples["id"].take(order)
     places = pc.index_in(ids, corpus.index["id"].combine_chunks()).to_pylist()
     documents = [corpus.tokens(place) for place in places]
-    windows = {"max_length": max_length, "batch_tokens": config.batch_tokens}
+    prompts = corpus.num_prompt.tolist()
+    labels = [labelled(tokens, prompts[place]) for tokens, place in zip(documents, places, strict=True)]
+    size = BATCH_TOKENS if config.batch_tokens is None else config.batch_tokens
     if config.curvature == "mc-fisher":
         names = ids.to_pylist()
-        drawn = monte_carlo_sketches(sketcher, documents, names, seed=config.seed, advance=advance, **windows)
-        return SecondMoment(drawn)
+        return SecondMoment(
+            monte_carlo_sketches(
+                sketcher,
+                documents,
+                names,
+                labels=labels,
+                max_length=max_length,
+                batch_tokens=size,
+                seed=config.seed,
+                advance=advance,
+            )
+        )
     assert config.curvature in ("ggn", "hessian")
     assert config.num_eigenpairs is not None
     return MatrixFree(
-        sketcher, documents, config.curvature, config.num_eigenpairs, seed=config.seed, advance=advance, **windows
+        sketcher,
+        documents,
+        config.curvature,
+        config.num_eigenpairs,
+        labels=labels,
+        max_length=max_length,
+        batch_tokens=size,
+        seed=config.seed,
+        advance=advance,
     )

@@ -190,7 +190,9 @@ def _read(
         return prepare(
             sources,
             role=role,
-            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            fields=Fields(
+                text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
+            ),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,
@@ -234,6 +236,7 @@ class _Sketching:
             store.remember(slow)
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         gradients = SketchedGradients.load(store, corpus.index)
+        store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
                 f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
