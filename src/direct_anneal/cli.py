@@ -227,6 +227,13 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
     )
+    method.add_argument("--reduction", choices=("mean", "sum"), help="of a document's token losses (mean)")
+    method.add_argument(
+        "--parameters", nargs="+", metavar="PATTERN", help='names whose gradients count, as "*.mlp.*" (all of them)'
+    )
+    method.add_argument(
+        "--optimizer", metavar="FILE", help="Adam's saved state, optimizer.pt: take gradients in its geometry"
+    )
     method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
     machine = select.add_argument_group("the machine")

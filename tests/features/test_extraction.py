@@ -172,7 +172,7 @@ class _Interrupted:
     """A sketcher that is interrupted at its n-th batch."""
 
     def __init__(self, real: GradientSketcher, after: int) -> None:
-        self.projection, self.device = real.projection, real.device
+        self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
         self._real, self._left = real, after
 
     def sketch(self, *args: Any) -> Sketches:

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from direct_anneal.gradients import projections
-from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+from direct_anneal.gradients.projections import DenseGaussian, Fold, Projection, TwoSided
 
 Float = NDArray[np.float64]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -225,3 +225,49 @@ def test_vectors_are_never_projected() -> None:
     """A norm's or a bias's gradient loses nothing before the places are shared."""
     S = matrix(two_sided(1)({"vector": (100,), "row": (1, 100)}, 16, 0), {"vector": (100,), "row": (1, 100)})
     assert set(np.unique(S)) == {-1.0, 0.0, 1.0}
+
+
+def fold(size: int, places: int, seed: int = 0) -> Fold:
+    return Fold(size, places, np.random.default_rng(seed), CPU)
+
+
+@pytest.mark.parametrize(("size", "places"), [(12, 4), (13, 4), (7, 6), (40, 1), (100, 32)])
+def test_a_fold_lays_runs_over_its_places(size: int, places: int) -> None:
+    P = fold(size, places)(torch.eye(size)).numpy().T  # (places, size)
+    assert set(np.unique(P)) <= {-1.0, 0.0, 1.0}
+    assert np.all(np.count_nonzero(P, axis=0) == 1)
+    for first in range(0, size, places):
+        assert np.count_nonzero(P[:, first : first + places], axis=1).max() == 1
+    tokens = torch.randint(size, (3, 5), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(fold(size, places).of_one_hot(tokens).numpy(), P.T[tokens])
+    # Where additions cost more than multiplications, the same P is a matrix.
+    np.testing.assert_array_equal(fold(size, places)._matrix.numpy(), P)
+
+
+def test_a_fold_errs_no_more_than_a_gaussian() -> None:
+    """Of two entries in different runs each of p places is as likely: the variance of ⟨Pu, Pv⟩ follows exactly."""
+    size, places, draws = 24, 8, 4000
+    generator = np.random.default_rng(0)
+    u, v = generator.standard_normal((2, size)).astype(np.float32)
+    products = []
+    for seed in range(draws):
+        first, second = fold(size, places, seed)(torch.from_numpy(np.stack([u, v])))
+        products.append(float(first @ second))
+    pairs = np.multiply.outer(u, v)
+    meeting = pairs + pairs.T  # what a pair adds, times a random sign, where it meets
+    apart = np.arange(size)[:, None] // places < np.arange(size) // places
+    variance = float((meeting[apart] ** 2).sum()) / places
+    gaussian = float((u @ u) * (v @ v) + (u @ v) ** 2) / places
+    assert variance < gaussian
+    # Standard errors: of a mean σ/√n; of a variance about σ² √(3/n), the tails being a little heavier than normal.
+    assert abs(np.mean(products) - u @ v) < 5 * np.sqrt(variance / draws)
+    assert abs(np.var(products) / variance - 1) < 5 * np.sqrt(3 / draws)
+
+
+def test_long_sides_get_more_places() -> None:
+    """A vocabulary's side is folded into 8 p places: so many numbers tell its entries apart, not p."""
+    name, p = "embedding", 2
+    for shape, kept in (((80, 10), 16 * 2), ((79, 10), 2 * 2), ((10, 80), 2 * 16), ((12, 1), 12 * 1)):
+        projection = TwoSided({name: shape}, 1000, 0, CPU, p)
+        projection.begin(1)
+        assert projection.part(name).shape == (1, kept)

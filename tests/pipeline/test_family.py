@@ -194,6 +194,8 @@ class TestElbows:
         ({"curvature": "ggn", "sketch_size": 8}, "--num-eigenpairs must be in 1..8"),
         ({"curvature": "ggn", "num_eigenpairs": 4, "num_stiff": 5}, "--num-stiff must be at most the 4"),
         ({"curvature": "hessian", "dtype": "bfloat16"}, "--dtype float32"),
+        ({"curvature": "hessian", "optimizer": "adam.pt"}, "leave out --optimizer"),
+        ({"curvature": "mc-fisher", "reduction": "sum"}, "--reduction mean"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str) -> None:

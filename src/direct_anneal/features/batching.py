@@ -13,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError
-from direct_anneal.gradients import GradientSketcher, Sketches
+from direct_anneal.gradients import IGNORED_LABEL, GradientSketcher, Sketches
 
 BATCH_TOKENS = 2048  # on a CPU, where more was slower (docs/log.md); on a GPU what memory is measured with
 
 # Of a GPU's memory. The rest is for what the allocator cannot use again, and for what torch does not count.
 _SHARE_OF_MEMORY = 0.8
-
-_NOT_PREDICTED = -100  # what the sketcher takes for it, as transformers does
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
     """
     width = len(batch[0].tokens)
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, _NOT_PREDICTED)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED_LABEL)
     for row, window in enumerate(batch):
         length = len(window.tokens)
         ids[row, :length] = torch.from_numpy(window.tokens)
@@ -92,7 +90,9 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
 
 
 def found_batch_tokens(sketcher: GradientSketcher, longest: NDArray[np.int64]) -> int:
-    """A size that should fit: `BATCH_TOKENS` on a CPU; on a GPU the largest power of two within a share of its memory.
+    """A size that should fit: on a GPU the largest power of two within a share of its memory.
+
+    On a CPU `BATCH_TOKENS`, and more where the projection is drawn anew for each batch.
 
     Args:
         longest: the longest window's tokens, shape (T,). A batch of them is sketched to measure what a token takes.
@@ -102,7 +102,7 @@ def found_batch_tokens(sketcher: GradientSketcher, longest: NDArray[np.int64]) -
     """
     device = sketcher.device
     if device.type != "cuda":
-        return BATCH_TOKENS
+        return BATCH_TOKENS * sketcher.projection.batch_factor
     sketched(sketcher, [Window(0, longest)])  # the first call also checks the model, which no other does
     tokens = BATCH_TOKENS
     while True:

@@ -34,10 +34,11 @@ def extract(
     """Compute every shard that the store lacks.
 
     A document longer than `max_length` is split into windows; its gradient and loss are the means over its windows,
-    weighted by their predicted tokens. A prompt's tokens are seen, and not predicted. What a shard holds depends on its
-    documents alone, so that it can be computed by anyone, at any time, in any order. Its bytes depend on the size of
-    batches, too, which the store keeps; what they say does not beyond rounding: in float32 a relative 1e-5 of norms and
-    losses, and a step of float16 in a unit row; a model in half precision adds the rounding of its own dtype.
+    weighted by their predicted tokens (its gradient the sum, where the sketcher sums). A prompt's tokens are seen, and
+    not predicted. What a shard holds depends on its documents alone, so that it can be computed by anyone, at any time,
+    in any order. Its bytes depend on the size of batches, too, which the store keeps; what they say does not beyond
+    rounding: in float32 a relative 1e-5 of norms and losses, and a step of float16 in a unit row; a model in half
+    precision adds the rounding of its own dtype.
 
     A batch that does not fit into memory is halved, and its shard begun again; the smaller size is kept.
 
@@ -86,6 +87,7 @@ def _shard(
     advance: Callable[[int], object],
 ) -> ShardRows:
     sums = np.zeros((len(rows), sketcher.projection.sketch_size))
+    averaged = sketcher.reduction == "mean"
     done = 0
     losses, predicted = np.zeros(len(rows)), np.zeros(len(rows))
     windows = [
@@ -103,20 +105,20 @@ def _shard(
         weights = sketches.num_tokens.cpu().numpy().astype(np.float64)
         values = sketches.values.cpu().numpy().astype(np.float64)
         owners = [window.document for window in batch]
-        np.add.at(sums, owners, weights[:, None] * values)
+        np.add.at(sums, owners, values * weights[:, None] if averaged else values)
         np.add.at(losses, owners, weights * sketches.losses.cpu().numpy())
         np.add.at(predicted, owners, weights)
         amount = sum(len(window.tokens) for window in batch)
         advance(amount)
         done += amount
     advance(int(corpus.num_tokens[rows.start : rows.stop].sum()) - done)  # windows that predict nothing
-    means = sums / predicted[:, None]  # a document of the corpus predicts at least one token
-    norms = np.linalg.norm(means, axis=1)
+    gradients = sums / predicted[:, None] if averaged else sums  # every document predicts at least one token
+    norms = np.linalg.norm(gradients, axis=1)
     losses /= predicted
     # Zero is a gradient; NaN and infinity are not, and would spread to everything that they are added to.
     finite = np.isfinite(norms) & np.isfinite(losses)
     scale = np.where(finite, norms, np.inf)
-    units = np.where(finite[:, None], means, 0.0) / np.maximum(scale, _SMALLEST_NORMAL)[:, None]
+    units = np.where(finite[:, None], gradients, 0.0) / np.maximum(scale, _SMALLEST_NORMAL)[:, None]
     return ShardRows(
         features=units.astype(np.float16),
         samples=corpus.index.slice(rows.start, len(rows)),

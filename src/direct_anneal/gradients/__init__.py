@@ -1,7 +1,7 @@
 """Per-sample gradients of a model, sketched to R numbers each."""
 
 from direct_anneal.gradients.batches import IGNORED_LABEL, Collate, LossFunction
-from direct_anneal.gradients.coverage import Coverage
+from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.preconditioning import adam_scales
 from direct_anneal.gradients.sketcher import (
     FACTOR_SIZE,
@@ -14,9 +14,11 @@ from direct_anneal.gradients.sketcher import (
 )
 
 __all__ = [
+    "EXCLUDED",
     "FACTOR_SIZE",
     "IGNORED_LABEL",
     "SKETCH_VERSION",
+    "SLOW",
     "Collate",
     "Coverage",
     "GradientSketcher",

@@ -39,6 +39,7 @@ class Preconditioned(Projection):
         if missing := sorted(inner.shapes.keys() - scales.keys()):
             raise ValueError(f"every covered parameter needs a scale, {len(missing)} have none: {missing[0]}, ...")
         self._inner = inner
+        self.batch_factor = inner.batch_factor
         self._scales = {}
         for name, shape in inner.shapes.items():
             if scales[name].numel() != shape[0] * shape[1]:

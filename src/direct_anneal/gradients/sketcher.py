@@ -25,8 +25,8 @@ from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSi
 ProjectionName = Literal["two-sided", "gaussian"]
 Reduction = Literal["mean", "sum"]
 
-FACTOR_SIZE = 32
-SKETCH_VERSION = 2  # of the numbers that S consists of: features of another version are not comparable
+FACTOR_SIZE = 64
+SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
 
 _CHECKING_FACTOR_SIZE = 8  # a wrong gradient differs in 64 random combinations as surely as in all of its entries
 
@@ -170,6 +170,11 @@ class GradientSketcher:
         if not len(samples):
             raise ValueError("samples must hold at least one sample")
         return self._sketch(SampleBatch(samples, loss_fn, collate))
+
+    def check(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Check the fast path against autograd on these sequences, and not on the first batch; as in `sketch`."""
+        with self._borrowed():
+            self._check(TokenBatch.pack(input_ids, attention_mask, None, self.device))
 
     def _sketch(self, batch: Batch) -> Sketches:
         with self._borrowed():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
-from direct_anneal.gradients import ProjectionName
+from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.selection import Objective
 
 Filter = Literal["newton", "flat", "none"]
@@ -48,7 +48,17 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
             *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
-            *("projection", "text_field", "id_field", "domain_field", "prompt_field", "device", "dtype"),
+            *(
+                "projection",
+                "reduction",
+                "optimizer",
+                "text_field",
+                "id_field",
+                "domain_field",
+                "prompt_field",
+                "device",
+                "dtype",
+            ),
         ),
         str,
         "a text",
@@ -84,6 +94,9 @@ class SelectConfig:
         num_stiff: s itself, instead of an elbow.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
+        reduction: "mean" or "sum" of a sample's token losses.
+        parameters: patterns of the names of the parameters whose gradients count; all where left out.
+        optimizer: saved state of Adam (optimizer.pt); gradients are then taken in its geometry (`adam_scales`).
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
         prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
@@ -120,6 +133,9 @@ class SelectConfig:
     num_stiff: int | None = None
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
+    reduction: Reduction = "mean"
+    parameters: tuple[str, ...] | None = None
+    optimizer: str | None = None
     max_length: int | None = None
     text_field: str = "text"
     id_field: str = "id"
@@ -138,9 +154,14 @@ class SelectConfig:
             patterns = given if isinstance(given, list | tuple) else [given]
             _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
             object.__setattr__(self, field, tuple(map(str, patterns)))
-        for field in ("model", "out"):  # so are paths
-            _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
-            object.__setattr__(self, field, str(getattr(self, field)))
+        if self.parameters is not None:
+            given = self.parameters if isinstance(self.parameters, list | tuple) else [self.parameters]
+            _require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
+            object.__setattr__(self, "parameters", tuple(given))
+        for field in ("model", "out", "optimizer"):  # so are paths
+            if getattr(self, field) is not None or field != "optimizer":
+                _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
+                object.__setattr__(self, field, str(getattr(self, field)))
         for names, kind, must in _TYPES:
             for field in names:
                 value = getattr(self, field)
@@ -173,6 +194,7 @@ class SelectConfig:
             ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
+            ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
         ):
             must = " or ".join(choice for choice in choices if choice)
@@ -211,6 +233,11 @@ class SelectConfig:
                 f"--num-stiff {self.num_stiff} stands instead of an elbow, but --elbow {self.elbow} is given, too: "
                 "leave one out"
             )
+        if self.curvature != "empirical-fisher" and self.reduction != "mean":
+            raise InputError(
+                f"--curvature {self.curvature} is of the mean token loss, which needs --reduction mean, got "
+                f"{self.reduction}: change one of them"
+            )
         if self.curvature not in ("ggn", "hessian"):
             if self.num_eigenpairs is not None:
                 raise InputError(
@@ -222,6 +249,11 @@ class SelectConfig:
             raise InputError(
                 f"--curvature {self.curvature} differentiates twice, which needs --dtype float32, got {self.dtype}: "
                 "change one of them"
+            )
+        if self.optimizer is not None:
+            raise InputError(
+                f"--curvature {self.curvature} knows no geometry but the parameters' own: leave out --optimizer, or "
+                "take a Fisher"
             )
         pairs = DEFAULT_EIGENPAIRS if self.num_eigenpairs is None else self.num_eigenpairs
         _require(1 <= pairs <= self.sketch_size, "num_eigenpairs", f"in 1..{self.sketch_size} (--sketch-size)", pairs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.gradients import EXCLUDED
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import RELAXED_MARGIN
 from direct_anneal.selection import Selection
@@ -36,6 +38,17 @@ PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
+
+
+def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
+    """Whether a part of the gradient was left out."""
+    excluded = [way for way in coverage["ways"] if way["way"] == EXCLUDED] if coverage is not None else []
+    return [
+        f"{way['num_parameters']:,} parameters are left out of the gradients: {way['share']:.1%} of all entries, "
+        f"{way['squared_norm']:.1%} of the squared gradient norm where that was looked at"
+        for way in excluded
+        if way["squared_norm"] is not None
+    ]
 
 
 def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None, *, known_in_part: bool) -> list[str]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.features import SketchedGradients
+from direct_anneal.gradients import EXCLUDED, SLOW, Coverage
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import Formulation
 from direct_anneal.selection import Selection
@@ -43,6 +44,23 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
             "count": len(gradients.quarantined),
             "samples": gradients.quarantined.select(QUARANTINE_COLUMNS)[:MAX_PLACES].to_pylist(),
         },
+    }
+
+
+def coverage_entry(coverage: Coverage) -> dict[str, Any]:
+    """Which way the parameters went, with shares of entries and of the squared gradient norm."""
+    return {
+        "entries": coverage.entries,
+        "ways": [
+            {
+                "way": way.name,
+                "num_parameters": len(way.parameters),
+                "share": way.entries / coverage.entries,
+                "squared_norm": way.squared_norm,
+                "parameters": list(way.parameters[:MAX_PLACES]) if way.name in (SLOW, EXCLUDED) else [],
+            }
+            for way in coverage.ways
+        ],
     }
 
 
