@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import field as having
 from os import PathLike
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from direct_anneal.checkpoint import DtypeName
 from direct_anneal.errors import InputError
 from direct_anneal.features import BATCH_TOKENS
 from direct_anneal.gradients import ProjectionName
-from direct_anneal.selection import Objective
+from direct_anneal.selection import Objective, Unit
 
 DEFAULT_WINDOW = 2048
 
@@ -29,6 +31,11 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     ),
     (("fraction", "budget_ratio", "elbow"), int | float | np.floating | np.integer, "a number (in YAML 0.1 or 1.0e-1)"),
     (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
+    (
+        ("quota_unit", "force_in", "force_out"),
+        str,
+        "a text",
+    ),
     (
         ("objective", "budget_reference", "projection", "text_field", "id_field", "domain_field", "device", "dtype"),
         str,
@@ -53,6 +60,10 @@ class SelectConfig:
         budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
+        floors, ceilings: domain → how much of the selection it has at least, or at most: a share of it (a float, 0.1)
+            or a number (an integer, 500); "domain=0.1" on the command line.
+        quota_unit: what floors and ceilings count, "samples" or "tokens"; as the size is given, where left out.
+        force_in, force_out: files of ids, one a line, of documents that must, or must not, be selected.
         elbow: share of the spectrum's energy that is stiff.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
@@ -79,6 +90,11 @@ class SelectConfig:
     budget_ratio: float = 1.0
     budget_reference: Literal["pool", "validation"] = "pool"
     relax_budget: bool = False
+    floors: Mapping[str, int | float] = having(default_factory=dict)
+    ceilings: Mapping[str, int | float] = having(default_factory=dict)
+    quota_unit: Unit | None = None
+    force_in: str | None = None
+    force_out: str | None = None
     elbow: float = 0.945
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
@@ -102,6 +118,11 @@ class SelectConfig:
         for field in ("model", "out"):  # so are paths
             _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
             object.__setattr__(self, field, str(getattr(self, field)))
+        for field in ("force_in", "force_out"):
+            if isinstance(getattr(self, field), PathLike):
+                object.__setattr__(self, field, str(getattr(self, field)))
+        for field in ("floors", "ceilings"):
+            object.__setattr__(self, field, _amounts(field[:-1], getattr(self, field)))
         for names, kind, must in _TYPES:
             for field in names:
                 value = getattr(self, field)
@@ -127,10 +148,11 @@ class SelectConfig:
         for field, choices in (
             ("objective", ("energy", "descent")),
             ("budget_reference", ("pool", "validation")),
+            ("quota_unit", ("samples", "tokens", None)),
             ("projection", ("two-sided", "gaussian")),
             ("dtype", ("float32", "bfloat16")),
         ):
-            _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
+            _require(getattr(self, field) in choices, field, " or ".join(filter(None, choices)), getattr(self, field))
         _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
         number = int(self.device.partition(":")[2] or 0)
         if self.device != "cpu" and number >= torch.cuda.device_count():
@@ -185,3 +207,32 @@ class SelectConfig:
 def _require(holds: bool, field: str, must: str, value: object) -> None:
     if not holds:
         raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")
+
+
+def _amounts(flag: str, given: object) -> dict[str, int | float]:
+    """Domain → amount, from that or from texts "domain=amount", in the order of domains."""
+    pairs: list[tuple[Any, Any]] = []
+    domain: Any
+    amount: Any
+    if isinstance(given, Mapping):
+        pairs += given.items()
+    else:
+        for text in given if isinstance(given, list | tuple) else [given]:
+            domain, _, amount = text.rpartition("=") if isinstance(text, str) else (text, "", None)
+            pairs.append((domain, amount))
+    found: dict[str, int | float] = {}
+    for domain, amount in pairs:
+        if isinstance(amount, str):
+            try:
+                amount = int(amount) if re.fullmatch(r"\d+", amount) else float(amount)
+            except ValueError:
+                amount = None
+        share = isinstance(amount, float) and 0 <= amount <= 1
+        number = isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0
+        if not isinstance(domain, str) or not domain or not (share or number):
+            raise InputError(
+                f"--{flag} must be DOMAIN=SHARE, a share in 0.0..1.0, or DOMAIN=NUMBER, a whole number, got "
+                f"{f'{domain}={amount}' if amount is not None else given}"
+            )
+        found[domain] = amount
+    return dict(sorted(found.items()))

@@ -15,9 +15,11 @@ from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
+    InfeasibleError,
     Objective,
     Selection,
     SelectionProblem,
@@ -97,6 +99,7 @@ def formulate(
         target=target,
         num_tokens=num_tokens,
         token_budget=token_budget,
+        **constraints(config, pool.samples, num_selected, token_budget),
         tie_order=pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
     )
     return Formulation(problem, unit)
@@ -114,10 +117,10 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
         the problem solved, its selection, and the least feasible ratio where the budget had to be relaxed.
 
     Raises:
-        InputError: the budget is infeasible, and `relax_budget` is off.
+        InputError: the budget is infeasible, and `relax_budget` is off; or floors, ceilings and forced documents are.
     """
     try:
-        return formulation, solve(formulation.problem), None
+        return formulation, _solve(formulation.problem), None
     except InfeasibleBudgetError as error:
         least = formulation.ratio(error.least_feasible)
         if not config.relax_budget:
@@ -127,7 +130,17 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
                 f"--budget-ratio {_rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error
         wider = relaxed(formulation, error.least_feasible)
-        return wider, solve(wider.problem), least
+        return wider, _solve(wider.problem), least
+
+
+def _solve(problem: SelectionProblem) -> Selection:
+    """`solve`, where all but an infeasible budget is the user's to mend and not ours to relax."""
+    try:
+        return solve(problem)
+    except InfeasibleBudgetError:
+        raise
+    except InfeasibleError as error:
+        raise InputError(f"the selection asked for must be possible, but {error}") from error
 
 
 def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple[Formulation, Selection, float | None]:

@@ -61,6 +61,32 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> None:
     write_json(begun, wanted)
 
 
+def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
+    """The configuration of a run with changes; another way to give the size replaces the run's own.
+
+    Raises:
+        InputError: the directory holds no run, or the changes would write over it unasked.
+    """
+    try:
+        finished = run / "manifest.json"
+        mark = json.loads((run / _MARK).read_bytes())
+        known = {name: mark[name] for name in SelectConfig.__dataclass_fields__ if name in mark}
+        if finished.exists():
+            known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"RUN_DIR must be the directory of a select run, but {run} holds none that can be read: pass what was "
+            "given to select as --out"
+        ) from error
+    sizes = ("num_samples", "num_tokens", "fraction")
+    if any(changes.get(size) is not None for size in sizes):
+        known |= dict.fromkeys(sizes)
+    config = SelectConfig(**{**known, **changes})
+    if Path(config.out).resolve() == run.resolve() and not config.overwrite:
+        raise InputError(f"--out must be another directory than the run's, but is {run}: name one, or pass --overwrite")
+    return config
+
+
 def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
     finished = out / "manifest.json"
@@ -69,7 +95,8 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    (out / "selection.parquet").unlink(missing_ok=True)
+    for name in ("selection.parquet", "frontier.parquet"):
+        (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():

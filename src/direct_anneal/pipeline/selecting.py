@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
+from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, reopen, write_selected
 from direct_anneal.curvature import CrossFit, Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients, extract
@@ -27,7 +27,8 @@ from direct_anneal.gradients import FACTOR_SIZE, SKETCH_VERSION, GradientSketche
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
-from direct_anneal.pipeline.outputs import claim, evidence, retire, write_json, write_table
+from direct_anneal.pipeline.frontier import trace
+from direct_anneal.pipeline.outputs import claim, evidence, recorded, retire, write_json, write_table
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import Objective, Selection
 
@@ -85,6 +86,44 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
     pool = sketch("pool", pool_corpus)
 
+    gathered = Gathered(
+        pool_corpus, validation_corpus, pool, validation, sketch.weights, checkpoint.tokenizer_fingerprint(), max_length
+    )
+    return _choose(config, gathered, stages, found)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a selection is made from, once documents are read and gradients are there."""
+
+    pool_corpus: Corpus
+    validation_corpus: Corpus
+    pool: SketchedGradients
+    validation: SketchedGradients
+    weights: str  # fingerprint of the model's
+    tokenizer: str  # fingerprint
+    max_length: int
+
+
+def _choose(
+    config: SelectConfig,
+    gathered: Gathered,
+    stages: _Stages,
+    found: list[str],
+    *,
+    frontier: tuple[float, ...] | None = None,
+    origin: Path | None = None,
+) -> Run:
+    """From gradients to the run's files.
+
+    Args:
+        frontier: budget ratios to trace beside the one asked for; a grid of our own where empty.
+        origin: the run whose features these are, where it is another.
+    """
+    out, max_length = Path(config.out), gathered.max_length
+    pool_corpus, validation_corpus = gathered.pool_corpus, gathered.validation_corpus
+    pool, validation = gathered.pool, gathered.validation
+
     with stages.stage("Spectrum of the validation set", "samples", len(validation)) as advance:
         # In an order that has nothing to do with the file's, since the halves that are held out alternate.
         z = validation.dense()[_by_hash(validation.samples["id"])]  # (M, R)
@@ -98,11 +137,18 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         alternative = solve_at_any_budget(formulate(other, config, pool, z, spectrum, crossed), config)
         advance(len(pool))
 
+    traced = None
+    if frontier is not None:
+        with stages.stage("Frontier", "budgets") as advance:
+            traced = trace(formulation, frontier, pool.samples, advance)
+
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
             retire(out, config, max_length)
         table = evidence(pool_corpus, pool, formulation.problem, selection)
         write_table(out / "selection.parquet", table)
+        if traced is not None:
+            write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
         files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
         advance(len(selection.indices))
 
@@ -115,8 +161,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         "config": manifest.configuration(config, max_length),
         "versions": manifest.versions(),
         "fingerprints": {
-            "model": sketch.weights,
-            "tokenizer": checkpoint.tokenizer_fingerprint(),
+            "model": gathered.weights,
+            "tokenizer": gathered.tokenizer,
             "pool": pool_corpus.fingerprint,
             "validation": validation_corpus.fingerprint,
         },
@@ -135,7 +181,66 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         "files": [path.relative_to(out).as_posix() for path in files],
         "timings": stages.seconds,
     }
+    if origin is not None:
+        content["features_of"] = str(origin)
+    if traced is not None:
+        content["frontier"] = traced
     return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def reselect(
+    run: str | Path, *, progress: Progress | None = None, frontier: tuple[float, ...] | None = None, **options: Any
+) -> Run:
+    """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
+
+    Args:
+        run: the directory of a `select` run whose features are complete, finished otherwise or not.
+        progress: shows the stages; silent where left out.
+        frontier: also solve under these budget ratios, or where empty under a grid of them, and write
+            frontier.parquet: objective, bound, budget used and composition by domain for each.
+        options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
+            objective, budget, elbow, floors and ceilings, forced documents.
+
+    Raises:
+        InputError: the run's features are not complete, its documents have changed since, or as for `select`.
+    """
+    config = recorded(Path(run), options)
+    stages = _Stages(progress or Silent())
+    origin, out = Path(run), Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    max_length = config.window(checkpoint.context_length)
+    found: list[str] = []
+    sources = {role: _sources(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
+    check_writable(sources["pool"])
+    corpora, gradients, weights = {}, {}, ""
+    with stages.stage("Opening the features", "corpora", 2) as advance:
+        for role in ("validation", "pool"):
+            store = FeatureStore.open(origin / "features" / role)
+            corpora[role] = reopen(
+                sources[role],
+                role=role,
+                fields=_fields(config),
+                tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+                vocab_size=checkpoint.vocab_size,
+                max_length=max_length,
+                directory=origin / "corpus" / role,
+                fingerprint=store.fingerprint["data"],
+            )
+            gradients[role] = SketchedGradients.load(store, corpora[role].index)
+            found += [remark for remark in store.remarks() if remark not in found]
+            weights = store.fingerprint["model"]
+            advance(1)
+    claim(out, config, max_length)
+    gathered = Gathered(
+        corpora["pool"],
+        corpora["validation"],
+        gradients["pool"],
+        gradients["validation"],
+        weights,
+        checkpoint.tokenizer_fingerprint(),
+        max_length,
+    )
+    return _choose(config, gathered, stages, found, frontier=frontier, origin=origin)
 
 
 class _Stages:
@@ -164,6 +269,10 @@ def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) 
     return sources
 
 
+def _fields(config: SelectConfig) -> Fields:
+    return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
+
+
 def _read(
     role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: _Stages
 ) -> Corpus:
@@ -171,7 +280,7 @@ def _read(
         return prepare(
             sources,
             role=role,
-            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            fields=_fields(config),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,

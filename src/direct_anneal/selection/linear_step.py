@@ -18,6 +18,7 @@ from direct_anneal.selection.infeasibility import InfeasibleBudgetError, check_a
 from direct_anneal.selection.polytope import Float, Mask, Polytope, Relaxed
 from direct_anneal.selection.problem import SelectionProblem
 
+_CHEAP = 50_000  # samples
 _STRIDE = 1.1  # between two guesses of a multiplier
 
 
@@ -34,6 +35,7 @@ class OneBudget(Polytope):
         super().__init__(problem)
         self._cost, self._budget = np.ascontiguousarray(self.cost[:, 0]), float(self.budgets[0])
         check_amounts(self)
+        self.is_cheap = len(self.cost) <= _CHEAP
         self._cheapest = self.fill(-self._cost)
         self.least_cost = float(self._cheapest @ self._cost)
         if self.size is not None and not self.forced_in.any():
