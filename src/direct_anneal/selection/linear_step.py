@@ -65,16 +65,17 @@ class OneBudget(Polytope):
         def fill(reduced: Float) -> Float:
             return self.fill(reduced) if full else self.fill(reduced) * (reduced > 0)
 
-        over = fill(gain)
-        if over @ self._cost <= self._budget:
-            return over, over, float(over @ gain), 0.0
-        within = self._cheapest if full else fill(-self._cost)
+        over, within = None, self._cheapest if full else fill(-self._cost)
         for _ in range(2 if guess > 0 else 0):  # one on either side, where the guess is good
             filled = fill(gain - guess * self._cost)
             if filled @ self._cost > self._budget:
                 over, guess = filled, guess * _STRIDE
             else:
                 within, guess = filled, guess / _STRIDE
+        if over is None:
+            over = fill(gain)
+            if over @ self._cost <= self._budget:
+                return over, over, float(over @ gain), 0.0
         while True:
             rise = (over - within) @ gain
             run = (over - within) @ self._cost
