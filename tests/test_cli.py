@@ -496,7 +496,7 @@ class TestBugs:
         def fail(*args: object, **kwargs: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr("direct_anneal.pipeline.selecting.formulate", fail)
+        monkeypatch.setattr("direct_anneal.pipeline.choosing.formulate", fail)
         outcome = desk()
         assert outcome.code == BUG
         assert "Traceback" in outcome.err

@@ -94,6 +94,35 @@ def _select(options: dict[str, Any]) -> None:
     print_summary(run.manifest, run.out, Console())
 
 
+def _solve(options: dict[str, Any]) -> None:
+    if not options.get("out"):
+        raise InputError("solve needs --out: see direct-anneal solve --help")
+    from rich.console import Console
+
+    from direct_anneal.pipeline import reselect
+    from direct_anneal.progress import for_stream
+    from direct_anneal.report import print_frontier, print_summary
+
+    if (ratios := options.pop("frontier", None)) is not None:
+        options["frontier"] = _ratios(ratios)
+    _quieten_transformers()
+    run = reselect(options.pop("run"), progress=for_stream(sys.stderr), **options)
+    print_summary(run.manifest, run.out, Console())
+    if ratios is not None:
+        print_frontier(run.manifest["frontier"], run.out, Console())
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    """Of "0.1,0.5"; none of an empty text, for a grid of our own."""
+    try:
+        ratios = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        ratios = (-1.0,)
+    if not all(0 < ratio <= 1e6 for ratio in ratios):
+        raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
+    return ratios
+
+
 def _from_file(path: str | None) -> dict[str, Any]:
     """Options from a YAML or JSON file, by the names of `SelectConfig`'s fields; flags go before them."""
     if path is None:
@@ -177,11 +206,62 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
-    size = select.add_argument_group("how much; one of these")
+    _add_size(select)
+    method = select.add_argument_group("the method")
+    _add_method(method)
+    method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
+    method.add_argument(
+        "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
+    )
+    method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
+    method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
+    _add_constraints(select)
+    machine = select.add_argument_group("the machine")
+    machine.add_argument("--device", help="cpu (default) or cuda")
+    machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
+    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
+    machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+
+    solve = commands.add_parser(
+        "solve",
+        help="choose again from a run's features, in seconds",
+        description="Choose again from the features of a select run: another size, objective, budget or quota. What is "
+        "not given is as it was for that run, which is left as it is.",
+        argument_default=argparse.SUPPRESS,
+    )
+    solve.set_defaults(command=_solve)
+    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select")
+    solve.add_argument("--out", metavar="DIR", help="the new run's directory")
+    solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+    solve.add_argument(
+        "--frontier",
+        nargs="?",
+        const="",
+        metavar="X1,X2,...",
+        help="trace objective and composition over these budget ratios (without any: over eight)",
+    )
+    _add_size(solve)
+    _add_method(solve.add_argument_group("the method"))
+    _add_constraints(solve)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work, without data of your own",
+        description="Run the main job on a small model and a pool that come with the package.",
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
+    return parser
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_argument_group("how much; one of these")
     size.add_argument("--num-samples", type=int, metavar="K", help="documents")
     size.add_argument("--num-tokens", type=int, metavar="B", help="tokens")
     size.add_argument("--fraction", type=float, metavar="F", help="share of the pool's documents")
-    method = select.add_argument_group("the method")
+
+
+def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
         choices=("energy", "descent"),
@@ -223,30 +303,25 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
     method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
-    method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
-    method.add_argument(
-        "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
-    )
-    method.add_argument("--reduction", choices=("mean", "sum"), help="of a document's token losses (mean)")
-    method.add_argument(
-        "--parameters", nargs="+", metavar="PATTERN", help='names whose gradients count, as "*.mlp.*" (all of them)'
-    )
-    method.add_argument(
-        "--optimizer", metavar="FILE", help="Adam's saved state, optimizer.pt: take gradients in its geometry"
-    )
-    method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
-    method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
-    machine = select.add_argument_group("the machine")
-    machine.add_argument("--device", help="cpu (default) or cuda")
-    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
-    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
-    machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 
-    demo = commands.add_parser(
-        "demo",
-        help="see it work, without data of your own",
-        description="Run the main job on a small model and a pool that come with the package.",
+
+def _add_constraints(parser: argparse.ArgumentParser) -> None:
+    constraints = parser.add_argument_group("domains and single documents")
+    for side, help in (("floor", "at least"), ("ceiling", "at most")):
+        constraints.add_argument(
+            f"--{side}",
+            dest=f"{side}s",
+            action="append",
+            metavar="DOMAIN=X",
+            help=f"{help} so much of a domain: a share of the selection (0.1) or a number (500); may be given several "
+            "times",
+        )
+    constraints.add_argument(
+        "--quota-unit", choices=("samples", "tokens"), help="what floors and ceilings count (as the size is given)"
     )
-    demo.set_defaults(command=_demo)
-    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
-    return parser
+    for where in ("in", "out"):
+        constraints.add_argument(
+            f"--force-{where}",
+            metavar="FILE",
+            help=f"ids, one a line, of documents that must {'' if where == 'in' else 'not '}be chosen",
+        )

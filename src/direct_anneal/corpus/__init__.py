@@ -9,7 +9,7 @@ write_selected(corpus, selected, out_dir)         # selected: (N,) bool
 
 from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.incidents import MAX_PLACES, Incident
-from direct_anneal.corpus.preparation import prepare
+from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
 from direct_anneal.corpus.writing import check_writable, write_selected
 
@@ -22,5 +22,6 @@ __all__ = [
     "check_writable",
     "expand",
     "prepare",
+    "reopen",
     "write_selected",
 ]

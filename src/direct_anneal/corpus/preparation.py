@@ -99,6 +99,41 @@ def prepare(
     return corpus
 
 
+def reopen(
+    sources: Sequence[Source],
+    *,
+    role: str,
+    fields: Fields,
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+    max_length: int,
+    directory: Path,
+    fingerprint: str,
+) -> Corpus:
+    """The corpus that `prepare` left in `directory`, without reading a document. Arguments as there.
+
+    Args:
+        fingerprint: of the corpus that is expected.
+
+    Raises:
+        InputError: sources or options have changed since.
+    """
+    options = Options(
+        fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
+    )
+    pieces = [piece_of(source, options, directory) for source in sources]
+    records = [reusable_record(piece, source) for source, piece in zip(sources, pieces, strict=True)]
+    whole = [record for record in records if record is not None]
+    if len(whole) == len(records):
+        corpus = assemble(sources, pieces, whole, options, directory)
+        if corpus.fingerprint == fingerprint:
+            return corpus
+    raise InputError(
+        f"the {role} must be as it was when its features were computed, but files, tokenizer or options have changed "
+        f"since ({directory}): run select again"
+    )
+
+
 def _load_quietly(load_tokenizer: Callable[[], Any]) -> TokenizerLike:
     """The tokenizer, kept from warning of texts longer than the model: these are split into windows later."""
     tokenizer = load_tokenizer()

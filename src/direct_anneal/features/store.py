@@ -95,6 +95,7 @@ class FeatureStore:
         replace: bool = False,
     ) -> None:
         self.directory = directory
+        self.fingerprint = dict(fingerprint)
         self.num_samples = num_samples
         self.sketch_size = sketch_size
         self.rows_per_shard = rows_per_shard
@@ -119,6 +120,33 @@ class FeatureStore:
             _write(path, json.dumps(header, indent=2, sort_keys=True).encode())
         for leftover in directory.glob("*.tmp"):
             leftover.unlink()
+
+    @classmethod
+    def open(cls, directory: Path) -> FeatureStore:
+        """The complete store that lies there, whatever its fingerprint. Cost: reads it once.
+
+        Raises:
+            InputError: there is none, or shards are missing or damaged.
+        """
+        try:
+            header = json.loads((directory / "store.json").read_bytes())
+            store = cls(
+                directory,
+                num_samples=header["num_samples"],
+                sketch_size=header["sketch_size"],
+                fingerprint=header["fingerprint"],
+                rows_per_shard=header["rows_per_shard"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"features must lie in {directory}, but there are none that can be read: run select first"
+            ) from error
+        if missing := store.missing():
+            raise InputError(
+                f"all features must be there, but of {store.num_shards:,} shards in {directory} {len(missing):,} are "
+                "missing or damaged: run select again, it goes on where it stopped"
+            )
+        return store
 
     @property
     def num_shards(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import field as having
 from os import PathLike
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import ProjectionName, Reduction
-from direct_anneal.selection import Objective
+from direct_anneal.selection import Objective, Unit
 
 Filter = Literal["newton", "flat", "none"]
 Gradients = Literal["raw", "unit"]
@@ -48,17 +50,9 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
             *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
-            *(
-                "projection",
-                "reduction",
-                "optimizer",
-                "text_field",
-                "id_field",
-                "domain_field",
-                "prompt_field",
-                "device",
-                "dtype",
-            ),
+            *("quota_unit", "force_in", "force_out"),
+            *("projection", "reduction", "optimizer", "device", "dtype"),
+            *("text_field", "id_field", "domain_field", "prompt_field"),
         ),
         str,
         "a text",
@@ -92,6 +86,10 @@ class SelectConfig:
         num_eigenpairs: k, how many of the leading ones are sought for ggn and hessian; 32 where left out.
         elbow: share of the spectrum's energy that is stiff, or "gap": up to where it falls most.
         num_stiff: s itself, instead of an elbow.
+        floors, ceilings: domain → how much of the selection it has at least, or at most: a share of it (a float, 0.1)
+            or a number (an integer, 500); "domain=0.1" on the command line.
+        quota_unit: what floors and ceilings count, "samples" or "tokens"; as the size is given, where left out.
+        force_in, force_out: files of ids, one a line, of documents that must, or must not, be selected.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
         reduction: "mean" or "sum" of a sample's token losses.
@@ -131,6 +129,11 @@ class SelectConfig:
     num_eigenpairs: int | None = None
     elbow: float | Literal["gap"] = PAPER_SHARE
     num_stiff: int | None = None
+    floors: Mapping[str, int | float] = having(default_factory=dict)
+    ceilings: Mapping[str, int | float] = having(default_factory=dict)
+    quota_unit: Unit | None = None
+    force_in: str | None = None
+    force_out: str | None = None
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
     reduction: Reduction = "mean"
@@ -162,6 +165,11 @@ class SelectConfig:
             if getattr(self, field) is not None or field != "optimizer":
                 _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
                 object.__setattr__(self, field, str(getattr(self, field)))
+        for field in ("force_in", "force_out"):
+            if isinstance(getattr(self, field), PathLike):
+                object.__setattr__(self, field, str(getattr(self, field)))
+        for field in ("floors", "ceilings"):
+            object.__setattr__(self, field, _amounts(field[:-1], getattr(self, field)))
         for names, kind, must in _TYPES:
             for field in names:
                 value = getattr(self, field)
@@ -193,6 +201,7 @@ class SelectConfig:
             ("noise", ("raw", "centred")),
             ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
             ("budget_reference", ("pool", "validation")),
+            ("quota_unit", ("samples", "tokens", None)),
             ("projection", ("two-sided", "gaussian")),
             ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
@@ -319,3 +328,32 @@ class SelectConfig:
 def _require(holds: bool, field: str, must: str, value: object) -> None:
     if not holds:
         raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")
+
+
+def _amounts(flag: str, given: object) -> dict[str, int | float]:
+    """Domain → amount, from that or from texts "domain=amount", in the order of domains."""
+    pairs: list[tuple[Any, Any]] = []
+    domain: Any
+    amount: Any
+    if isinstance(given, Mapping):
+        pairs += given.items()
+    else:
+        for text in given if isinstance(given, list | tuple) else [given]:
+            domain, _, amount = text.rpartition("=") if isinstance(text, str) else (text, "", None)
+            pairs.append((domain, amount))
+    found: dict[str, int | float] = {}
+    for domain, amount in pairs:
+        if isinstance(amount, str):
+            try:
+                amount = int(amount) if re.fullmatch(r"\d+", amount) else float(amount)
+            except ValueError:
+                amount = None
+        share = isinstance(amount, float) and 0 <= amount <= 1
+        number = isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0
+        if not isinstance(domain, str) or not domain or not (share or number):
+            raise InputError(
+                f"--{flag} must be DOMAIN=SHARE, a share in 0.0..1.0, or DOMAIN=NUMBER, a whole number, got "
+                f"{f'{domain}={amount}' if amount is not None else given}"
+            )
+        found[domain] = amount
+    return dict(sorted(found.items()))

@@ -43,6 +43,7 @@ def estimate_curvature(
     *,
     max_length: int,
     fingerprint: Mapping[str, Any],
+    directory: Path,
     build_sketcher: Callable[[], GradientSketcher],
     advance: Callable[[int], object],
 ) -> Estimate:
@@ -53,6 +54,7 @@ def estimate_curvature(
         validation: the gradients of those that have one.
         order: of `validation`, shape (M,); halves are its even and odd places.
         fingerprint: what the validation set's features depend on.
+        directory: where estimates are kept that took the model.
         build_sketcher: called only where the estimator needs the model and nothing is kept of an earlier run.
         advance: told how much work is done, in no unit that is known before.
 
@@ -64,7 +66,7 @@ def estimate_curvature(
             found = estimate(SecondMoment(validation.dense()[order]), len(order))
             advance(len(order))
         else:
-            path = Path(config.out) / "curvature" / f"{config.curvature}.safetensors"
+            path = directory / f"{config.curvature}.safetensors"
             whole = {**fingerprint, "num_eigenpairs": config.num_eigenpairs, "estimate_version": ESTIMATE_VERSION}
             kept = load_estimate(path, whole)
             if kept is None:
@@ -73,6 +75,8 @@ def estimate_curvature(
                 kept = load_estimate(path, whole)  # so that a first run and a second one hold the very same arrays
             assert kept is not None
             found = kept
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"the validation set must have a spectrum, but {error}") from error
     if config.num_stiff is not None and config.num_stiff > (rank := len(found.whole.eigenvalues)):

@@ -15,9 +15,11 @@ from direct_anneal.curvature import Estimate, Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.pipeline.config import DAMPING, FILTERS, GRADIENTS, SelectConfig
+from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
+    InfeasibleError,
     Objective,
     Selection,
     SelectionProblem,
@@ -40,6 +42,10 @@ class Formulation:
 
     problem: SelectionProblem
     units: Float
+
+    def budget(self, ratio: float) -> float | Float:
+        """Absolute budgets of a ratio, as a problem takes them."""
+        return _budget(ratio, self.units)
 
     def ratio(self, budget: float | Float) -> float:
         """Absolute budgets as a ratio; of several bands the largest."""
@@ -108,11 +114,12 @@ def formulate(
         features=FeatureMatrix(pool.units, scale=None if unit_length else pool.norms, removed=removed),
         stiff_cost=cost[:, 0] if config.bands == 1 else cost,
         num_selected=num_selected,
-        budget=_one_or_many(config.budget_ratio * units),
+        budget=_budget(config.budget_ratio, units),
         objective=objective,
         target=target,
         num_tokens=num_tokens,
         token_budget=token_budget,
+        **constraints(config, pool.samples, num_selected, token_budget),
         tie_order=pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
     )
     return Formulation(problem, units)
@@ -155,8 +162,8 @@ def _held_out(validation: Float, estimate: Estimate, config: SelectConfig, unit_
     return cross_fit(x, estimate.halves, config.bands).held_out
 
 
-def _one_or_many(budgets: Float) -> float | Float:
-    return float(budgets[0]) if len(budgets) == 1 else budgets
+def _budget(ratio: float, units: Float) -> float | Float:
+    return ratio * (float(units[0]) if len(units) == 1 else units)
 
 
 def relaxed(formulation: Formulation, least_feasible: float | Float) -> Formulation:
@@ -171,10 +178,10 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
         the problem solved, its selection, and the least feasible ratio where the budget had to be relaxed.
 
     Raises:
-        InputError: the budget is infeasible, and `relax_budget` is off.
+        InputError: the budget is infeasible, and `relax_budget` is off; or floors, ceilings and forced documents are.
     """
     try:
-        return formulation, solve(formulation.problem), None
+        return formulation, _solve(formulation.problem), None
     except InfeasibleBudgetError as error:
         least = formulation.ratio(error.least_feasible)
         if not config.relax_budget:
@@ -184,7 +191,17 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
                 f"--budget-ratio {_rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error
         wider = relaxed(formulation, error.least_feasible)
-        return wider, solve(wider.problem), least
+        return wider, _solve(wider.problem), least
+
+
+def _solve(problem: SelectionProblem) -> Selection:
+    """`solve`, where all but an infeasible budget is the user's to mend and not ours to relax."""
+    try:
+        return solve(problem)
+    except InfeasibleBudgetError:
+        raise
+    except InfeasibleError as error:
+        raise InputError(f"the selection asked for must be possible, but {error}") from error
 
 
 def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple[Formulation, Selection, float | None]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from direct_anneal.corpus import Corpus
+from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
@@ -38,6 +39,13 @@ _MARK = "direct-anneal.json"
 # A manifest may name anything; only these are ever removed.
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
+_DEPENDENT: dict[str, dict[str, Any]] = {
+    "objective": {"filter": None, "damping": None, "gradients": None},
+    "filter": {"damping": None},
+    "curvature": {"num_eigenpairs": None},
+    "elbow": {"num_stiff": None},
+    "num_stiff": {"elbow": PAPER_SHARE},
+}
 
 
 def claim(out: Path, config: SelectConfig, max_length: int) -> None:
@@ -61,6 +69,36 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> None:
     write_json(begun, wanted)
 
 
+def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
+    """The configuration of a run with changes; another way to give the size replaces the run's own.
+
+    Raises:
+        InputError: the directory holds no run, or the changes would write over it unasked.
+    """
+    try:
+        finished = run / "manifest.json"
+        mark = json.loads((run / _MARK).read_bytes())
+        known = {name: mark[name] for name in SelectConfig.__dataclass_fields__ if name in mark}
+        if finished.exists():
+            known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"RUN_DIR must be the directory of a select run, but {run} holds none that can be read: pass what was "
+            "given to select as --out"
+        ) from error
+    sizes = ("num_samples", "num_tokens", "fraction")
+    if any(changes.get(size) is not None for size in sizes):
+        known |= dict.fromkeys(sizes)
+    # Defaults that hang on another option, as the run settled them: they give way where that option changes.
+    for option, dependent in _DEPENDENT.items():
+        if option in changes:
+            known |= {name: default for name, default in dependent.items() if name not in changes}
+    config = SelectConfig(**{**known, **changes})
+    if Path(config.out).resolve() == run.resolve() and not config.overwrite:
+        raise InputError(f"--out must be another directory than the run's, but is {run}: name one, or pass --overwrite")
+    return config
+
+
 def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
     finished = out / "manifest.json"
@@ -69,7 +107,8 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    (out / "selection.parquet").unlink(missing_ok=True)
+    for name in ("selection.parquet", "frontier.parquet"):
+        (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
@@ -92,6 +131,17 @@ def _difference(finished: Path, wanted: dict[str, Any]) -> str | None:
         return "its manifest.json cannot be read"
     shown = (f"{name}: there {found.get(name)!s:.60}, now {wanted[name]!s:.60}" for name in differing[:3])
     return "; ".join(shown) or None
+
+
+def write_coverage(run: Path, coverage: dict[str, Any]) -> None:
+    """Keep beside a run's features which way every parameter went."""
+    write_json(run / "features" / "coverage.json", coverage)
+
+
+def read_coverage(run: Path) -> dict[str, Any] | None:
+    """What `write_coverage` kept; None where that is lost."""
+    path = run / "features" / "coverage.json"
+    return json.loads(path.read_bytes()) if path.exists() else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -1,57 +1,21 @@
-"""`select`, top to bottom as the method goes.
-
-N samples of the pool, M of the validation set, R sketch size.
-"""
+"""`select`, top to bottom as the method goes; and `reselect`, which begins where features are there."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
-from direct_anneal.curvature import CurvatureName, cross_fit
+from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, reopen
 from direct_anneal.errors import InputError
-from direct_anneal.pipeline import doubts, manifest
+from direct_anneal.features import FeatureStore, SketchedGradients
+from direct_anneal.gradients import GradientSketcher
+from direct_anneal.pipeline.choosing import Gathered, Run, choose
 from direct_anneal.pipeline.config import SelectConfig
-from direct_anneal.pipeline.estimating import estimate_curvature
-from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
-from direct_anneal.pipeline.outputs import claim, evidence, retire, write_json, write_table
+from direct_anneal.pipeline.outputs import claim, recorded
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Progress, Silent
-from direct_anneal.selection import Objective, Selection
-
-_CURVATURE_UNITS: dict[CurvatureName, str] = {
-    "empirical-fisher": "samples",
-    "mc-fisher": "tokens",
-    "ggn": "products",
-    "hessian": "products",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What `select` leaves.
-
-    Attributes:
-        out: the directory.
-        selection: the solution, its indices relative to the pool's usable samples.
-        manifest: as written to manifest.json.
-    """
-
-    out: Path
-    selection: Selection
-    manifest: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.out)!r}, {self.selection!r})"
 
 
 def select(*, progress: Progress | None = None, **options: Any) -> Run:
@@ -89,71 +53,81 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
     pool = sketch("pool", pool_corpus)
 
-    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
-        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
-        order = _by_hash(validation.samples["id"])
-        z = validation.dense()[order]  # (M, R)
-        estimate = estimate_curvature(
-            config,
-            validation_corpus,
-            validation,
-            order,
-            max_length=max_length,
-            fingerprint=sketch.fingerprint(validation_corpus),
-            build_sketcher=sketch.build,
-            advance=advance,
+    gathered = Gathered(
+        pool_corpus=pool_corpus,
+        validation_corpus=validation_corpus,
+        pool=pool,
+        validation=validation,
+        fingerprint=sketch.fingerprint(validation_corpus),
+        tokenizer=checkpoint.tokenizer_fingerprint(),
+        max_length=max_length,
+        directory=out,
+        build_sketcher=sketch.build,
+    )
+    return choose(config, gathered, stages, found)
+
+
+def reselect(
+    run: str | Path, *, progress: Progress | None = None, frontier: tuple[float, ...] | None = None, **options: Any
+) -> Run:
+    """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
+
+    Args:
+        run: the directory of a `select` run whose features are complete, finished otherwise or not.
+        progress: shows the stages; silent where left out.
+        frontier: also solve under these budget ratios, or where empty under a grid of them, and write
+            frontier.parquet: objective, bound, budget used and composition by domain for each.
+        options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
+            objective, budget, elbow, floors and ceilings, forced documents.
+
+    Raises:
+        InputError: the run's features are not complete, its documents have changed since, or as for `select`.
+    """
+    config = recorded(Path(run), options)
+    stages = Stages(progress or Silent())
+    origin, out = Path(run), Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    max_length = config.window(checkpoint.context_length)
+    found: list[str] = []
+    sources = {role: _sources(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
+    check_writable(sources["pool"])
+    corpora, gradients = {}, {}
+    with stages.stage("Opening the features", "corpora", 2) as advance:
+        stores = {role: FeatureStore.open(origin / "features" / role) for role in ("validation", "pool")}
+        for role, store in stores.items():
+            corpora[role] = reopen(
+                sources[role],
+                role=role,
+                fields=_fields(config),
+                tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+                vocab_size=checkpoint.vocab_size,
+                max_length=max_length,
+                directory=origin / "corpus" / role,
+                fingerprint=store.fingerprint["data"],
+            )
+            gradients[role] = SketchedGradients.load(store, corpora[role].index)
+            found += [remark for remark in store.remarks() if remark not in found]
+            advance(1)
+    claim(out, config, max_length)
+
+    def no_model() -> GradientSketcher:
+        raise InputError(
+            f"solve loads no model, and {origin} has kept no such curvature: run select there with --curvature "
+            f"{config.curvature} first"
         )
-        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
 
-    with stages.stage("Choosing", "samples", len(pool)) as advance:
-        formulation = formulate(config.objective, config, pool, z, estimate)
-        formulation, selection, least = solve_within(formulation, config)
-        other: Objective = "descent" if config.objective == "energy" else "energy"
-        alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate), config)
-        advance(len(pool))
-
-    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
-        if config.overwrite:
-            retire(out, config, max_length)
-        table = evidence(pool_corpus, pool, formulation.problem, selection)
-        write_table(out / "selection.parquet", table)
-        files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
-        advance(len(selection.indices))
-
-    found += doubts.of_coverage(sketch.coverage())
-    known_in_part = config.num_eigenpairs is not None
-    found += doubts.of_spectrum(estimate.whole, crossed, known_in_part=known_in_part)
-    found += doubts.of_corpus(pool_corpus, pool, "pool")
-    found += doubts.of_corpus(validation_corpus, validation, "validation")
-    found += doubts.of_overlap(pool_corpus, validation_corpus)
-    found += doubts.of_selection(selection, pool, config, least)
-    content = {
-        "config": manifest.configuration(config, max_length),
-        "versions": manifest.versions(),
-        "fingerprints": {
-            "model": sketch.weights,
-            "optimizer": sketch.optimizer,
-            "tokenizer": checkpoint.tokenizer_fingerprint(),
-            "pool": pool_corpus.fingerprint,
-            "validation": validation_corpus.fingerprint,
-        },
-        "corpora": {
-            "pool": manifest.corpus_entry(pool_corpus, pool),
-            "validation": manifest.corpus_entry(validation_corpus, validation),
-        },
-        "composition": manifest.composition(table, validation_corpus),
-        "coverage": sketch.coverage(),
-        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, config),
-        "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
-        "objective": manifest.objective_entry(config, selection),
-        "alternative": manifest.alternative_entry(other, alternative, selection, pool),
-        "status": selection.status,
-        "num_selected": len(selection.indices),
-        "warnings": found,
-        "files": [path.relative_to(out).as_posix() for path in files],
-        "timings": stages.seconds,
-    }
-    return Run(out, selection, write_json(out / "manifest.json", content))
+    gathered = Gathered(
+        pool_corpus=corpora["pool"],
+        validation_corpus=corpora["validation"],
+        pool=gradients["pool"],
+        validation=gradients["validation"],
+        fingerprint=stores["validation"].fingerprint,
+        tokenizer=checkpoint.tokenizer_fingerprint(),
+        max_length=max_length,
+        directory=origin,
+        build_sketcher=no_model,
+    )
+    return choose(config, gathered, stages, found, frontier=frontier)
 
 
 def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
@@ -167,6 +141,10 @@ def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) 
     return sources
 
 
+def _fields(config: SelectConfig) -> Fields:
+    return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
+
+
 def _read(
     role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
 ) -> Corpus:
@@ -174,9 +152,7 @@ def _read(
         return prepare(
             sources,
             role=role,
-            fields=Fields(
-                text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
-            ),
+            fields=_fields(config),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,
@@ -184,8 +160,3 @@ def _read(
             directory=Path(config.out) / "corpus" / role,
             advance=advance,
         )
-
-
-def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
-    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in ids.to_pylist()]
-    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)

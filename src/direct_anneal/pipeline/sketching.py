@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from direct_anneal.gradients import (
 )
 from direct_anneal.pipeline import manifest
 from direct_anneal.pipeline.config import SelectConfig
-from direct_anneal.pipeline.outputs import write_json
+from direct_anneal.pipeline.outputs import write_coverage
 from direct_anneal.pipeline.stages import Stages
 
 _PROBE_TOKENS = 128
@@ -86,7 +85,7 @@ class Sketching:
         if slow := [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]:
             store.remember(slow)
         if self._sketcher is not None:
-            write_json(self._coverage, manifest.coverage_entry(self._sketcher.describe()))
+            write_coverage(Path(config.out), manifest.coverage_entry(self._sketcher.describe()))
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         gradients = SketchedGradients.load(store, corpus.index)
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
@@ -96,14 +95,6 @@ class Sketching:
                 "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
             )
         return gradients
-
-    def coverage(self) -> dict[str, Any] | None:
-        """Which way every parameter went, as it was said when features were made; None where that is lost."""
-        return json.loads(self._coverage.read_bytes()) if self._coverage.exists() else None
-
-    @property
-    def _coverage(self) -> Path:
-        return Path(self._config.out) / "features" / "coverage.json"
 
     def _store(self, role: str, corpus: Corpus) -> FeatureStore:
         config = self._config

@@ -2,7 +2,7 @@
 
 from direct_anneal.selection.infeasibility import InfeasibleBudgetError, InfeasibleError, Relaxation
 from direct_anneal.selection.matrix import FeatureMatrix
-from direct_anneal.selection.problem import Objective, Quota, SelectionProblem
+from direct_anneal.selection.problem import Objective, Quota, SelectionProblem, Unit
 from direct_anneal.selection.solution import Selection
 from direct_anneal.selection.solving import solve
 
@@ -15,5 +15,6 @@ __all__ = [
     "Relaxation",
     "Selection",
     "SelectionProblem",
+    "Unit",
     "solve",
 ]

@@ -60,6 +60,7 @@ class Coupled(Polytope):
     def __init__(self, problem: SelectionProblem) -> None:
         super().__init__(problem)
         check_amounts(self)
+        self.is_cheap = False
         self.least_cost = self._least_budgets(problem)
 
     def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:  # noqa: ARG002

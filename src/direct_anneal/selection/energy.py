@@ -5,6 +5,7 @@ N samples, K selected, R sketch size, k starts (columns that share each pass ove
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,10 @@ from direct_anneal.selection.polytope import Polytope, Relaxed, largest
 Float = NDArray[np.float64]
 
 _START_DIRECTIONS = 4  # starts: the uniform weights, and both signs of this many leading singular directions
+_CROSSED = 4  # ends whose sums and differences are tried
+_ROUNDS = 3
 _MAX_STEPS = 100
+_PROMISING = 0.98  # of the best rounded objective: what swaps are tried on
 _SWAP_CANDIDATES = 64
 _MAX_SWAPS = 10_000
 _WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no end of pairs that bring less
@@ -47,10 +51,12 @@ class Ascent:
 def maximise_energy(
     features: FeatureMatrix, polytope: Polytope
 ) -> tuple[NDArray[np.bool_], Float, float, list[Ascent]]:
-    """Successive convex approximation from several starts, then swaps, keeping the best.
+    """Successive convex approximation from several starts, crossings of their ends, then swaps, keeping the best.
 
     Each step linearises at w, c = 2 X Xᵀ w, and solves the linear problem exactly; since the objective is convex it
-    never falls. The linear problem's vertex is rounded, and pairs are exchanged while that helps.
+    never falls. The sums and differences of the best ends are starts of the next round, until a round brings nothing:
+    where many directions are alike, that finds what hundreds of random starts do not. At last the vertices are rounded,
+    and pairs are exchanged while that helps.
 
     Returns:
         chosen (N,) bool; relaxed weights (N,); an upper bound on the objective; one record for each start.
@@ -66,20 +72,34 @@ def maximise_energy(
     names, gains = _starts(features, along)
     solutions = [polytope.maximise(gain) for gain in gains]
     solutions, relaxed, steps = _ascend(features, polytope, solutions)
+    for number in range(_ROUNDS if polytope.is_cheap else 0):
+        best_before = max(relaxed)
+        crossings, gains = _cross(features, solutions, relaxed)
+        if not gains:
+            break
+        ascended, reached, counts = _ascend(features, polytope, [polytope.maximise(gain) for gain in gains])
+        names += [f"round {number + 1}: {crossing}" for crossing in crossings]
+        solutions, relaxed, steps = solutions + ascended, relaxed + reached, steps + counts
+        if max(relaxed) <= best_before * (1 + 1e-9):
+            break
 
     norms = features.squared_norms()
+    sums = features.weighted_sum(np.stack([solution.chosen for solution in solutions], axis=1).astype(np.float64))
+    rounded = np.einsum("rk,rk->k", sums, sums).tolist()
     best: tuple[float, NDArray[np.bool_], Float] | None = None
     records: list[Ascent] = []
-    seen: dict[bytes, tuple[float, float, int]] = {}
-    for name, solution, value, count in zip(names, solutions, relaxed, steps, strict=True):
+    seen: dict[bytes, tuple[float, int]] = {}
+    for k, solution in enumerate(solutions):
         key = solution.chosen.tobytes()
-        if key not in seen:  # starts often meet; their swaps would, too
-            rounded, chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
-            seen[key] = (rounded, final, swaps)
+        if rounded[k] < _PROMISING * max(rounded):  # swaps would not bring it to the front
+            seen.setdefault(key, (rounded[k], 0))
+        elif key not in seen:  # starts often meet; their swaps would, too
+            chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
+            seen[key] = (final, swaps)
             if best is None or final > best[0] * (1 + 1e-12):  # starts that are equal but for rounding: the first
                 best = (final, chosen, solution.weights)
-        rounded, final, swaps = seen[key]
-        records.append(Ascent(name, count, value, rounded, final, swaps))
+        final, swaps = seen[key]
+        records.append(Ascent(names[k], steps[k], relaxed[k], rounded[k], final, swaps))
     assert best is not None
     return best[1], best[2], bound, records
 
@@ -92,6 +112,22 @@ def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Floa
         names += [f"+direction {j + 1}", f"-direction {j + 1}"]
         gains += [along[:, j], -along[:, j]]
     return names, gains
+
+
+def _cross(features: FeatureMatrix, solutions: list[Relaxed], values: list[float]) -> tuple[list[str], list[Float]]:
+    """Names and first gains of the sums and differences of the best few ends that differ."""
+    ends: list[int] = []
+    for k in np.argsort(-np.array(values), kind="stable").tolist():
+        if not ends or values[k] < values[ends[-1]] * (1 - 1e-9):
+            ends.append(k)
+    ends = ends[:_CROSSED]
+    sums = features.weighted_sum(np.stack([solutions[k].weights for k in ends], axis=1))  # (R, ≤4)
+    pairs = list(itertools.combinations(range(len(ends)), 2))
+    if not pairs:
+        return [], []
+    crossed = [sums[:, a] + sign * sums[:, b] for a, b in pairs for sign in (1.0, -1.0)]
+    names = [f"{a + 1} {sign} {b + 1}" for a, b in pairs for sign in ("plus", "minus")]
+    return names, list(np.ascontiguousarray(features.dot(np.stack(crossed, axis=1)).T))
 
 
 def _ascend(
@@ -124,7 +160,7 @@ def _energy(features: FeatureMatrix, chosen: NDArray[np.bool_]) -> float:
 
 def _swap(
     features: FeatureMatrix, polytope: Polytope, chosen: NDArray[np.bool_], norms: Float
-) -> tuple[float, NDArray[np.bool_], float, int]:
+) -> tuple[NDArray[np.bool_], float, int]:
     """Exchange one chosen sample for one that is not, best pair first, while the objective rises.
 
     A swap of i (in) for o (out) changes ‖u‖² by 2⟨u, x_i − x_o⟩ + ‖x_i − x_o‖². The pairs looked at are those of the
@@ -132,11 +168,11 @@ def _swap(
     over the features, until none helps. Then a pass finds the next 64, and the search ends when those have none.
 
     Returns:
-        the objective before; the selection and its objective after; and how many swaps were made.
+        the selection and its objective after, and how many swaps were made.
     """
-    start, before = chosen, _energy(features, chosen)
-    chosen = chosen.copy()
+    start, chosen = chosen, chosen.copy()
     total = features.weighted_sum(chosen.astype(np.float64))
+    before = float(total @ total)
     swaps, helped = 0, True
     while helped and swaps < _MAX_SWAPS:
         slope = 2.0 * features.dot(total)
@@ -173,7 +209,7 @@ def _swap(
     completed = polytope.complete(chosen, 2.0 * features.dot(total) + norms)
     value = _energy(features, completed)
     # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
-    return (before, completed, value, swaps) if value >= before else (before, start, before, 0)
+    return (completed, value, swaps) if value >= before else (start, before, 0)
 
 
 def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:

@@ -18,6 +18,7 @@ from direct_anneal.selection.infeasibility import InfeasibleBudgetError, check_a
 from direct_anneal.selection.polytope import Float, Mask, Polytope, Relaxed
 from direct_anneal.selection.problem import SelectionProblem
 
+_CHEAP = 50_000  # samples
 _STRIDE = 1.1  # between two guesses of a multiplier
 
 
@@ -34,6 +35,7 @@ class OneBudget(Polytope):
         super().__init__(problem)
         self._cost, self._budget = np.ascontiguousarray(self.cost[:, 0]), float(self.budgets[0])
         check_amounts(self)
+        self.is_cheap = len(self.cost) <= _CHEAP
         self._cheapest = self.fill(-self._cost)
         self.least_cost = float(self._cheapest @ self._cost)
         if self.size is not None and not self.forced_in.any():
@@ -63,16 +65,17 @@ class OneBudget(Polytope):
         def fill(reduced: Float) -> Float:
             return self.fill(reduced) if full else self.fill(reduced) * (reduced > 0)
 
-        over = fill(gain)
-        if over @ self._cost <= self._budget:
-            return over, over, float(over @ gain), 0.0
-        within = self._cheapest if full else fill(-self._cost)
+        over, within = None, self._cheapest if full else fill(-self._cost)
         for _ in range(2 if guess > 0 else 0):  # one on either side, where the guess is good
             filled = fill(gain - guess * self._cost)
             if filled @ self._cost > self._budget:
                 over, guess = filled, guess * _STRIDE
             else:
                 within, guess = filled, guess / _STRIDE
+        if over is None:
+            over = fill(gain)
+            if over @ self._cost <= self._budget:
+                return over, over, float(over @ gain), 0.0
         while True:
             rise = (over - within) @ gain
             run = (over - within) @ self._cost

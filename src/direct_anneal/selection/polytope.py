@@ -109,9 +109,11 @@ class Polytope(ABC):
 
     Attributes:
         least_cost: the least feasible budget; shape (m,) where there are bands.
+        is_cheap: linear problems take milliseconds, so that more of them can be afforded.
     """
 
     least_cost: Any
+    is_cheap: bool
 
     def __init__(self, problem: SelectionProblem) -> None:
         self.cost = np.asarray(problem.stiff_cost, dtype=np.float64).reshape(problem.features.shape[0], -1)  # (N, m)

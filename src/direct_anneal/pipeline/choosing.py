@@ -1,0 +1,183 @@
+"""From gradients to a selection and its files: what `select` and `reselect` have in common.
+
+N samples of the pool, M of the validation set, R sketch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from direct_anneal.corpus import Corpus, write_selected
+from direct_anneal.curvature import CurvatureName, cross_fit
+from direct_anneal.features import SketchedGradients
+from direct_anneal.gradients import GradientSketcher
+from direct_anneal.pipeline import doubts, manifest
+from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.estimating import estimate_curvature
+from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
+from direct_anneal.pipeline.frontier import trace
+from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
+from direct_anneal.pipeline.stages import Stages
+from direct_anneal.selection import Objective, Selection
+
+_CURVATURE_UNITS: dict[CurvatureName, str] = {
+    "empirical-fisher": "samples",
+    "mc-fisher": "tokens",
+    "ggn": "products",
+    "hessian": "products",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `select` leaves.
+
+    Attributes:
+        out: the directory.
+        selection: the solution, its indices relative to the pool's usable samples.
+        manifest: as written to manifest.json.
+    """
+
+    out: Path
+    selection: Selection
+    manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.out)!r}, {self.selection!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What a selection is made from, once documents are read and gradients are there.
+
+    Attributes:
+        pool_corpus, validation_corpus: the documents.
+        pool, validation: their gradients.
+        fingerprint: what the validation set's features depend on.
+        tokenizer: its fingerprint.
+        max_length: T, tokens of a window.
+        directory: of the run that made the features.
+        build_sketcher: for curvatures that need the model, where that run has kept none.
+    """
+
+    pool_corpus: Corpus
+    validation_corpus: Corpus
+    pool: SketchedGradients
+    validation: SketchedGradients
+    fingerprint: Mapping[str, Any]
+    tokenizer: str
+    max_length: int
+    directory: Path
+    build_sketcher: Callable[[], GradientSketcher]
+
+
+def choose(
+    config: SelectConfig,
+    gathered: Gathered,
+    stages: Stages,
+    found: list[str],
+    *,
+    frontier: tuple[float, ...] | None = None,
+) -> Run:
+    """Solve, and write the chosen documents with the evidence beside them.
+
+    Args:
+        config: of this selection; its `out` may be another directory than the features'.
+        stages: where progress is shown.
+        found: remarks for the user so far; more are added.
+        frontier: budget ratios to trace beside the one asked for; a grid of our own where empty.
+    """
+    out, max_length = Path(config.out), gathered.max_length
+    pool_corpus, validation_corpus = gathered.pool_corpus, gathered.validation_corpus
+    pool, validation = gathered.pool, gathered.validation
+
+    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
+        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
+        order = _by_hash(validation.samples["id"])
+        z = validation.dense()[order]  # (M, R)
+        estimate = estimate_curvature(
+            config,
+            validation_corpus,
+            validation,
+            order,
+            max_length=max_length,
+            fingerprint=gathered.fingerprint,
+            directory=gathered.directory / "curvature",
+            build_sketcher=gathered.build_sketcher,
+            advance=advance,
+        )
+        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
+
+    with stages.stage("Choosing", "samples", len(pool)) as advance:
+        formulation = formulate(config.objective, config, pool, z, estimate)
+        formulation, selection, least = solve_within(formulation, config)
+        other: Objective = "descent" if config.objective == "energy" else "energy"
+        alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate), config)
+        advance(len(pool))
+
+    traced = None
+    if frontier is not None:
+        with stages.stage("Frontier", "budgets") as advance:
+            traced = trace(formulation, frontier, pool.samples, advance)
+
+    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+        if config.overwrite:
+            retire(out, config, max_length)
+        table = evidence(pool_corpus, pool, formulation.problem, selection)
+        write_table(out / "selection.parquet", table)
+        if traced is not None:
+            write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
+        files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
+        advance(len(selection.indices))
+
+    coverage = read_coverage(gathered.directory)
+    found += doubts.of_coverage(coverage)
+    found += doubts.of_spectrum(estimate.whole, crossed, known_in_part=config.num_eigenpairs is not None)
+    found += doubts.of_corpus(pool_corpus, pool, "pool")
+    found += doubts.of_corpus(validation_corpus, validation, "validation")
+    found += doubts.of_overlap(pool_corpus, validation_corpus)
+    found += doubts.of_selection(selection, pool, config, least)
+    content: dict[str, Any] = {
+        "config": manifest.configuration(config, max_length),
+        "versions": manifest.versions(),
+        "fingerprints": {
+            "model": gathered.fingerprint["model"],
+            "optimizer": gathered.fingerprint["optimizer"],
+            "tokenizer": gathered.tokenizer,
+            "pool": pool_corpus.fingerprint,
+            "validation": validation_corpus.fingerprint,
+        },
+        "corpora": {
+            "pool": manifest.corpus_entry(pool_corpus, pool),
+            "validation": manifest.corpus_entry(validation_corpus, validation),
+        },
+        "composition": manifest.composition(table, validation_corpus),
+        "coverage": coverage,
+        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, config),
+        "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
+        "objective": manifest.objective_entry(config, selection),
+        "alternative": manifest.alternative_entry(other, alternative, selection, pool),
+        "status": selection.status,
+        "num_selected": len(selection.indices),
+        "warnings": found,
+        "files": [path.relative_to(out).as_posix() for path in files],
+        "timings": stages.seconds,
+    }
+    if gathered.directory != out:
+        content["features_of"] = str(gathered.directory)
+    if traced is not None:
+        content["frontier"] = traced
+    return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in ids.to_pylist()]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)
