@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "durable", "progress", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
-    {"pipeline", "report", "demo"},
+    {"pipeline", "report", "demo", "annealing"},
     {"cli"},
     {"__main__"},
 )

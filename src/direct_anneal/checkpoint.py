@@ -97,13 +97,18 @@ class Checkpoint:
         loaded: nn.Module = model.to(device).eval()
         return loaded
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer beside the weights."""
+        return bool(self._files(_TOKENIZER))
+
     def load_tokenizer(self) -> Any:
         """The tokenizer beside the weights.
 
         Raises:
             InputError: there is none.
         """
-        if not self._files(_TOKENIZER):
+        if not self.has_tokenizer:
             raise InputError(
                 f"text needs a tokenizer, but {self.name} has none (no tokenizer.json or tokenizer.model): "
                 "save it there with tokenizer.save_pretrained, or give documents as input_ids"

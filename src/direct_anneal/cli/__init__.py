@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from direct_anneal.cli.annealing import add_anneal
+from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -80,16 +82,14 @@ def _bug() -> int:
 
 def _select(options: dict[str, Any]) -> None:
     given = {**_from_file(options.pop("config", None)), **options}
-    missing = [name for name in ("model", "pool", "validation", "out") if not given.get(name)]
-    if missing:
-        raise InputError(f"select needs {', '.join('--' + name for name in missing)}: see direct-anneal select --help")
+    require(given, "select", ("model", "pool", "validation", "out"))
     from rich.console import Console
 
     from direct_anneal.pipeline import select
     from direct_anneal.progress import for_stream
     from direct_anneal.report import print_summary
 
-    _quieten_transformers()
+    quieten_transformers()
     run = select(progress=for_stream(sys.stderr), **given)
     print_summary(run.manifest, run.out, Console())
 
@@ -126,16 +126,8 @@ def _demo(options: dict[str, Any]) -> None:
     from direct_anneal.demo.story import run_demo
     from direct_anneal.progress import for_stream
 
-    _quieten_transformers()
+    quieten_transformers()
     run_demo(Path(options["out"]), progress=for_stream(sys.stderr), console=Console())
-
-
-def _quieten_transformers() -> None:
-    """Its bars and remarks would run into ours."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,11 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         "--validation", nargs="+", action="extend", metavar="GLOB", help="documents of what the model should be good at"
     )
     data.add_argument("--out", metavar="DIR", help="the run's directory")
-    data.add_argument("--text-field", metavar="NAME", help="field with the text (text)")
-    data.add_argument("--id-field", metavar="NAME", help="field with the id (id); file:row where there is none")
-    data.add_argument(
-        "--domain-field", metavar="NAME", help="field with the domain (domain); the file's name where there is none"
-    )
+    add_data_fields(data)
     data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
@@ -202,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+
+    add_anneal(commands)
 
     demo = commands.add_parser(
         "demo",
