@@ -15,10 +15,10 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "progress", "checkpoint"},
+    {"errors", "durable", "claims", "progress", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
-    {"pipeline", "report", "demo", "annealing"},
+    {"pipeline", "report", "demo", "annealing", "evaluation"},
     {"cli"},
     {"__main__"},
 )

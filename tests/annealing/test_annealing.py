@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 
 from annealing.annealing_runs import BATCH, MODEL_FILES, WINDOW, annealed, corpus_of, model_bytes, write_data
 from direct_anneal.annealing import PackedWindows, Part
-from direct_anneal.annealing.running import separator_of
 from direct_anneal.annealing.schedules import rate_factor
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.errors import InputError
@@ -74,7 +73,7 @@ def test_is_what_a_plain_loop_does(stable: Path, data: Path, tmp_path: Path, sch
         [Part(corpus_of(stable, data, tmp_path / "corpus"))],
         num_windows=12 * BATCH,
         window=WINDOW,
-        separator=separator_of(Checkpoint(str(stable))),
+        separator=Checkpoint(str(stable)).separator,
         seed=0,
     )
     expected = by_hand(stable, windows, schedule=schedule, steps=record["num_steps"], kept=kept)

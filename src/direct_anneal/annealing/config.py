@@ -13,8 +13,6 @@ from direct_anneal.annealing.schedules import SCHEDULES, ScheduleName
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.errors import InputError
 
-DEFAULT_WINDOW = 2048
-
 # A recipe can hold anything, and text like "1e-3" (YAML 1.1 wants 1.0e-3) must not pass for what it is not.
 _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
@@ -125,7 +123,6 @@ class AnnealConfig:
             f"a divisor of --batch-size {self.batch_size}",
             micro,
         )
-        _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
         _require(bool(self.mix) == (self.mix_share > 0), "mix_share", "given together with --mix", self.mix_share)
         _require(0 <= self.mix_share < 1, "mix_share", "in [0, 1)", self.mix_share)
         for field in ("weight_decay", "warm_up_steps", "seed"):
@@ -148,21 +145,6 @@ class AnnealConfig:
     def defining(self) -> dict[str, Any]:
         """What the annealed model depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
-
-    def window(self, context_length: int | None) -> int:
-        """T for a model of this context.
-
-        Raises:
-            InputError: `max_length` is beyond it.
-        """
-        if self.max_length is None:
-            return min(context_length or DEFAULT_WINDOW, DEFAULT_WINDOW)
-        if context_length is not None and self.max_length > context_length:
-            raise InputError(
-                f"--max-length must fit the model's context of {context_length} tokens, got {self.max_length}: "
-                "pass a smaller one"
-            )
-        return self.max_length
 
 
 def _require(holds: bool, field: str, must: str, value: object) -> None:

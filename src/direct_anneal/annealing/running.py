@@ -15,13 +15,13 @@ import torch
 from direct_anneal.annealing.config import AnnealConfig
 from direct_anneal.annealing.packing import PackedWindows, Part
 from direct_anneal.checkpoint import Checkpoint
+from direct_anneal.claims import claim
 from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.progress import Progress, Silent
 
 RECORD = "annealing.json"  # written last: a run without it goes on
-_MARK = "direct-anneal.json"
 _WORK = "unfinished"  # tokens and checkpoints, until the model is there
 
 
@@ -45,7 +45,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
     shown = progress or Silent()
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    window = config.window(checkpoint.context_length)
+    window = checkpoint.window(config.max_length)
     _need_accelerate()
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
     sources = {role: expand(patterns, role) for role, patterns in roles.items()}
@@ -55,13 +55,12 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "weights": checkpoint.weights_fingerprint(),
         "sources": [[str(source), source.state()] for found in sources.values() for source in found],
     }
-    wanted = json.loads(json.dumps(wanted))  # as it will be found again
-    if (finished := _claim(out, wanted, overwrite=config.overwrite)) is not None:
+    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
         return finished
 
-    work = out / _WORK
+    work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
-    windows, num_steps = _windows(corpora, config, window, separator_of(checkpoint))
+    windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
     model = checkpoint.load_model(config.device, "float32")  # with dtype bfloat16 autocast does the rest
     state = load_optimizer_state(checkpoint.directory) if config.optimizer_state == "kept" else None
     from direct_anneal.annealing.training import OPTIMIZER_FILE, train
@@ -106,14 +105,6 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(work)
     return record
-
-
-def separator_of(checkpoint: Checkpoint) -> int | None:
-    """The token that ends a document, where the model's configuration names one."""
-    token = getattr(checkpoint.config, "eos_token_id", None)
-    if isinstance(token, list):
-        token = token[0] if token else None
-    return token if isinstance(token, int) and 0 <= token < checkpoint.vocab_size else None
 
 
 def load_optimizer_state(directory: Path) -> dict[str, Any]:
@@ -192,31 +183,13 @@ def _windows(
     return windows, num_steps
 
 
-def _claim(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """Make the directory this run's own; returns its record where it is finished already.
-
-    Raises:
-        InputError: it holds another run and `overwrite` is off, or files that are no run's.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out must be a directory, but {out} is a file: choose another")
-    mark = out / _MARK
-    if mark.exists():
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        if found == wanted:
-            record = out / RECORD
-            return json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
-        if not overwrite:
-            shown = [name for name in wanted if found.get(name) != wanted[name]][:3]
-            raise InputError(
-                f"{out} holds another run ({', '.join(shown) or 'of another kind'} differ): choose another --out, or "
-                "pass --overwrite"
-            )
-        (out / RECORD).unlink(missing_ok=True)
-        shutil.rmtree(out / _WORK, ignore_errors=True)
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(mark) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    return None
+def _work(directory: Path, wanted: dict[str, Any]) -> Path:
+    """The unfinished part of a run, emptied where it is another run's, which this one was told to overwrite."""
+    begun = directory / "begun.json"
+    text = json.dumps(wanted)
+    if directory.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == text):
+        shutil.rmtree(directory)
+    directory.mkdir(exist_ok=True)
+    with replacing(begun) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return directory

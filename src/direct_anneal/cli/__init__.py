@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from direct_anneal.cli.annealing import add_anneal
+from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
 
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 
     add_anneal(commands)
+    add_evaluate(commands)
 
     demo = commands.add_parser(
         "demo",

@@ -11,6 +11,7 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.incidents import Incident
 from direct_anneal.corpus.preparation import prepare
 from direct_anneal.corpus.reading import Fields, Source, expand
+from direct_anneal.corpus.texts import texts
 from direct_anneal.corpus.writing import check_writable, write_selected
 
-__all__ = ["Corpus", "Fields", "Incident", "Source", "check_writable", "expand", "prepare", "write_selected"]
+__all__ = ["Corpus", "Fields", "Incident", "Source", "check_writable", "expand", "prepare", "texts", "write_selected"]

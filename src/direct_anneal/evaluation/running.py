@@ -1,0 +1,142 @@
+"""`evaluate`, top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.checkpoint import Checkpoint, DtypeName
+from direct_anneal.claims import claim
+from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
+from direct_anneal.durable import replacing
+from direct_anneal.errors import InputError
+from direct_anneal.evaluation.bits_per_byte import BATCH_TOKENS, bits_per_byte, macro_mean
+from direct_anneal.progress import Progress, Silent
+
+RECORD = "evaluation.json"
+
+# These change where and how fast a run goes, not what it finds.
+_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """One evaluation, in full.
+
+    Attributes:
+        model: checkpoint directory or hub name.
+        data: files, directories or globs of held-out documents with text.
+        out: the run's directory.
+        max_length: T, tokens of a window; the model's context, at most 2048, where left out.
+        device, dtype, batch_tokens, text_field, id_field, domain_field, trust_remote_code, overwrite: as for `select`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    model: str
+    data: tuple[str, ...]
+    out: str
+    max_length: int | None = None
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    batch_tokens: int = BATCH_TOKENS
+    text_field: str = "text"
+    id_field: str = "id"
+    domain_field: str = "domain"
+    trust_remote_code: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        given: Any = self.data
+        patterns = given if isinstance(given, list | tuple) else [given]
+        if not all(isinstance(pattern, str | PathLike) for pattern in patterns):
+            raise InputError(f"--data must be paths or globs, got {given}")
+        object.__setattr__(self, "data", tuple(map(str, patterns)))
+        for field in ("model", "out"):
+            object.__setattr__(self, field, str(getattr(self, field)))
+        if self.batch_tokens < 1:
+            raise InputError(f"--batch-tokens must be at least 1, got {self.batch_tokens}")
+
+
+def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Score a model on held-out documents, and write evaluation.json below `out`.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        options: the fields of `EvaluateConfig`.
+
+    Returns:
+        the record: configuration, fingerprints, bits per byte by domain and their mean.
+
+    Raises:
+        InputError: something given cannot be used; says what to do.
+    """
+    config = EvaluateConfig(**options)
+    shown = progress or Silent()
+    out = Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    window = checkpoint.window(config.max_length)
+    sources = expand(config.data, "data")
+    wanted = {
+        **{name: value for name, value in asdict(config).items() if name not in _INCIDENTAL},
+        "max_length": window,
+        "weights": checkpoint.weights_fingerprint(),
+        "sources": [[str(source), source.state()] for source in sources],
+    }
+    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
+        return finished
+    fields = Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
+    with shown.stage("Reading the data", "documents") as advance:
+        corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
+    model = checkpoint.load_model(config.device, config.dtype)
+    with shown.stage("Scoring", "windows") as advance:
+        scores = bits_per_byte(
+            model,
+            corpus,
+            window=window,
+            prefix=checkpoint.separator,
+            text_field=config.text_field,
+            batch_tokens=config.batch_tokens,
+            advance=advance,
+        )
+    record = {
+        "config": wanted,
+        "fingerprints": {
+            "model": wanted["weights"],
+            "tokenizer": checkpoint.tokenizer_fingerprint(),
+            "data": corpus.fingerprint,
+        },
+        "first_token_predicted": checkpoint.separator is not None,
+        "domains": {name: asdict(score) for name, score in scores.items()},
+        "mean_bits_per_byte": macro_mean(scores),
+    }
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def read_held_out(
+    sources: list[Source],
+    checkpoint: Checkpoint,
+    window: int,
+    directory: Path,
+    fields: Fields,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Corpus:
+    """Held-out documents as a corpus; its tokens lie below `directory`, and are used again while nothing changes."""
+    return prepare(
+        sources,
+        role="data",
+        fields=fields,
+        load_tokenizer=checkpoint.load_tokenizer,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+        vocab_size=checkpoint.vocab_size,
+        max_length=window,
+        directory=directory,
+        advance=advance,
+    )
