@@ -18,6 +18,7 @@ LAYERS = (
     {"errors", "durable", "claims", "progress", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
+    {"baselines"},
     {"pipeline", "report", "demo", "annealing", "evaluation"},
     {"cli"},
     {"__main__"},
@@ -33,6 +34,7 @@ ALSO = {
     "report": {"rich"},
     "progress": {"rich"},
     "demo": {"rich"},
+    "baselines": {"sklearn"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
