@@ -20,6 +20,7 @@ LAYERS = (
     {"corpus", "features", "curvature", "selection"},
     {"baselines"},
     {"pipeline", "report", "demo", "annealing", "evaluation"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 )
@@ -35,6 +36,7 @@ ALSO = {
     "progress": {"rich"},
     "demo": {"rich"},
     "baselines": {"sklearn"},
+    "comparison": {"yaml", "matplotlib"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

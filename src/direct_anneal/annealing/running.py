@@ -53,7 +53,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         **config.defining,
         "max_length": window,
         "weights": checkpoint.weights_fingerprint(),
-        "sources": [[str(source), source.state()] for found in sources.values() for source in found],
+        "sources": [source.state() for found in sources.values() for source in found],
     }
     if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
         return finished

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from direct_anneal.cli.annealing import add_anneal
+from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
@@ -194,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_anneal(commands)
     add_evaluate(commands)
+    add_compare(commands)
 
     demo = commands.add_parser(
         "demo",

@@ -86,7 +86,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
         **{name: value for name, value in asdict(config).items() if name not in _INCIDENTAL},
         "max_length": window,
         "weights": checkpoint.weights_fingerprint(),
-        "sources": [[str(source), source.state()] for source in sources],
+        "sources": [source.state() for source in sources],
     }
     if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
         return finished
