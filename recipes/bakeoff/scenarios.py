@@ -29,7 +29,7 @@ TARGETS = {
     "development": ("math_latex", "legal", "dialogue"),
 }
 CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
-POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 6000, 600, 40  # the last for each domain
+POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 4000, 600, 40  # the last for each domain
 DAMAGED_SHARE = 0.25
 KINDS = ("shuffled", "random", "boilerplate", "duplicated")  # of damage, equal shares
 
