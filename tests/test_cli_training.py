@@ -29,6 +29,8 @@ def test_anneal_then_evaluate(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     [
         (["anneal", "--model", "x"], "anneal needs --data, --out, --learning-rate"),
         (["evaluate", "--data", "x"], "evaluate needs --model, --out"),
+        (["evaluate", "--model", "x", "--out", "y"], "something to score on"),
+        (["evaluate", "--model", "x", "--out", "y", "--benchmark", "piqa"], "--benchmark must be NAME=FILE"),
         (["evaluate", "--data", "x", "--model", "./none", "--out", "y"], "./none does not exist"),
     ],
 )

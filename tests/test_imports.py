@@ -36,6 +36,7 @@ ALSO = {
     "progress": {"rich"},
     "demo": {"rich"},
     "baselines": {"sklearn"},
+    "evaluation": {"yaml", "lm_eval"},
     "comparison": {"yaml", "matplotlib"},
 }
 
