@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +137,15 @@ def test_a_random_model_solves_nothing(checkpoint: Path, tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize(
-    ("right", "items", "chance"), [(7, 20, 0.5), (15, 20, 0.5), (16, 20, 0.5), (0, 30, 0.0), (1, 30, 0.0)]
+    ("right", "items", "chance", "near"),
+    [(7, 20, 0.5, True), (14, 20, 0.5, True), (15, 20, 0.5, False), (0, 30, 0.0, True), (1, 30, 0.0, False)],
 )
-def test_the_interval_is_clopper_and_pearsons(right: int, items: int, chance: float) -> None:
+def test_the_interval_is_clopper_and_pearsons(right: int, items: int, chance: float, near: bool) -> None:
     score = binomial_score(right, items, chance)
     low = float(beta.ppf(0.025, right, items - right + 1)) if right else 0.0
     assert score.low == pytest.approx(low)
     assert score.high == pytest.approx(float(beta.ppf(0.975, right + 1, items - right)))
-    assert score.near_chance == (score.low <= chance <= score.high)
-    assert score.near_chance == (
-        (right, items) in {(7, 20), (0, 30)} or ((right, items) == (15, 20) and score.low <= 0.5)
-    )
+    assert score.near_chance is near
 
 
 class TestPrograms:
@@ -195,8 +194,6 @@ class TestRefuses:
 
 @needs_lm_eval
 def test_evaluate_writes_benchmarks(checkpoint: Path, tmp_path: Path) -> None:
-    import shutil
-
     model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     config = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "!"}))
