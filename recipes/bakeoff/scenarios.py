@@ -33,7 +33,7 @@ POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 4000, 600, 40  # the las
 DAMAGED_SHARE = 0.25
 KINDS = ("shuffled", "random", "boilerplate", "duplicated")  # of damage, equal shares
 
-# Every arm that competes. `direct-paper`: the paper's constants, or the nearest feasible budget.
+# `direct-paper`: the paper's constants, or the nearest feasible budget.
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"baseline": "random"},
     "low-perplexity": {"baseline": "low-perplexity"},
@@ -43,6 +43,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "quality-classifier": {"baseline": "quality-classifier"},
     "direct-paper": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
     "direct": {"select": {"objective": "descent"}},
+}
+# The rest, for a machine with more time: they are added to what has been run already.
+MORE_ARMS: dict[str, dict[str, Any]] = {
+    "whole-pool": {"baseline": "whole-pool"},
+    "random-deduplicated": {"baseline": "random", "deduplicate": "minhash"},
+    "dsir-deduplicated": {"baseline": "dsir", "deduplicate": "minhash"},
+    "less": {"baseline": "less"},
+    "influence": {"baseline": "influence"},
 }
 
 
@@ -107,6 +115,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="1m", help="of the stable checkpoint")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--all-arms", action="store_true", help="the slower comparison, with every baseline")
     arguments = parser.parse_args()
     directory = arguments.cache / "bakeoff"
     roles: tuple[tuple[str, Role], ...] = (("bakeoff", "test"), ("development", "development"))
@@ -115,7 +124,7 @@ def main() -> None:
             "model": str(arguments.cache / f"stable-{arguments.size}"),
             "model_name": arguments.size,
             "scenarios": write_scenarios(arguments.data, directory, held_out),
-            "arms": ARMS,
+            "arms": {**ARMS, **(MORE_ARMS if arguments.all_arms else {})},
             "seeds": list(range(arguments.seeds)),
             "fractions": [0.1, 0.2],
             "epochs": 2.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from direct_anneal.cli import main
 from direct_anneal.comparison import compare, read_recipe, running
 from direct_anneal.comparison.recipe import BEFORE, Recipe
 from direct_anneal.errors import InputError
@@ -142,6 +144,21 @@ class TestRuns:
         content["arms"]["direct"]["select"]["elbow"] = 0.5
         with pytest.raises(InputError, match="one, direct, seed 0 that was made by another recipe"):
             compare(recipe_of(content, tmp_path), out)
+
+    def test_from_the_command_line(self, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+        _, out, _ = done
+        assert main(["compare", str(out.parent / "recipe.yaml"), "--out", str(out)]) == 0
+        assert "| direct | 2 |" in capsys.readouterr().out
+        assert "| direct | 2 |" in (out / "table.md").read_text()
+        assert (out / "pareto.svg").read_text().startswith("<?xml")
+
+
+def test_the_readmes_recipe_is_one(checkpoint: Path, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text(block)
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert recipe.reference in {arm.name for arm in recipe.arms}
 
 
 class TestRecipes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_evaluate(commands: Any) -> None:
@@ -66,6 +67,8 @@ def _benchmarks(given: list[str]) -> dict[str, str]:
 
 
 def _scores(benchmarks: dict[str, Any]) -> Table:
+    from rich.table import Table
+
     table = Table(title="Benchmarks, zero-shot")
     for heading in ("benchmark", "right", "95 % interval", "chance", "items", ""):
         table.add_column(heading, justify="left" if heading in ("benchmark", "") else "right")
@@ -79,6 +82,8 @@ def _scores(benchmarks: dict[str, Any]) -> Table:
 
 
 def _domains(record: dict[str, Any]) -> Table:
+    from rich.table import Table
+
     table = Table(title="Bits per byte")
     for heading in ("domain", "bits/byte", "± standard error", "documents", "bytes"):
         table.add_column(heading, justify="left" if heading == "domain" else "right")
