@@ -35,7 +35,7 @@ def test_a_home_directory_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyP
     assert Checkpoint(f"~/{checkpoint.name}").vocab_size == VOCAB_SIZE
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_model_comes_with_its_weights_in_evaluation_mode(checkpoint: Path, dtype: DtypeName) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", dtype)
     stored = load_file(checkpoint / "model.safetensors")

@@ -39,6 +39,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
             "everything": {"baseline": "whole-pool"},
             "dsir": {"baseline": "dsir", "deduplicate": "minhash"},
             "cosine": {"baseline": "gradient-cosine"},
+            "other-sketch": {"baseline": "less", "select": {"seed": 1}},
             "direct": {"select": {"objective": "descent"}},
         },
         "seeds": [0, 1],
@@ -79,7 +80,7 @@ class TestRuns:
     def test_every_arm_seed_and_scenario_has_its_line(self, done: Done) -> None:
         _, out, lines = done
         places = {(line["scenario"], line["arm"], line["seed"]) for line in lines}
-        arms = {"random", "everything", "dsir", "cosine", "direct"}
+        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct"}
         assert places == {("one", arm, seed) for arm in arms for seed in (0, 1)} | {("one", BEFORE, 0)}
         assert file_lines(out) == lines
         assert not list(out.glob("scenarios/*/runs/*"))
@@ -107,8 +108,8 @@ class TestRuns:
         }
         assert counted == {"random": 2, "dsir": 2, "cosine": 1, "direct": 1}
 
-    def test_gradients_are_made_once_for_all_arms(self, done: Done) -> None:
-        assert len(list(done[1].glob("scenarios/one-*/select-*/features"))) == 1
+    def test_gradients_are_made_once_for_all_arms_of_a_sketch(self, done: Done) -> None:
+        assert len(list(done[1].glob("scenarios/one-*/select-*/features"))) == 2
 
     def test_it_goes_on_after_the_last_whole_line(
         self, done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +167,8 @@ class TestRecipes:
         ("place", "value", "says"),
         [
             ("arms/odd", {"baseline": "none"}, "arm odd: baseline must be one of random, "),
-            ("arms/odd", {}, "either 'baseline' or 'select'"),
+            ("arms/odd", {}, "must have 'baseline' or 'select'"),
+            ("arms/odd", {"baseline": "dsir", "select": {"seed": 1}}, "dsir needs no gradients"),
             ("arms/odd", {"select": {"fraction": 0.1}}, "unknown fraction"),
             ("arms/odd", {"select": {}, "deduplicate": "exact"}, "goes with baselines"),
             ("arms/odd", {"baseline": "random", "deduplicate": "fuzzy"}, "exact or minhash"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, ShardRows, SketchedGradients
+from direct_anneal.features import OUTLIER_FACTOR, FeatureStore, ShardRows, SketchedGradients
 
 NUM_SAMPLES, SKETCH_SIZE, ROWS_PER_SHARD = 10, 4, 3  # shards of 3, 3, 3 and 1 rows
 FINGERPRINT = {"model": "a" * 64, "seed": 0}
@@ -47,7 +48,6 @@ def content(rows: range, unusable: tuple[int, ...] = ()) -> ShardRows:
         ),
         losses=np.where(usable, positions / 7, np.nan),
         norms=np.where(usable, positions + 0.5, np.inf),
-        usable=usable,
     )
 
 
@@ -66,7 +66,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(store.features()), whole.features)
     assert store.features()[0].dtype == np.float16
     table = store.samples()
-    assert table.column_names == ["id", "source", "row", "domain", "num_tokens", "loss", "grad_norm", "usable"]
+    assert table.column_names == ["id", "source", "row", "domain", "num_tokens", "loss", "grad_norm", "reason"]
     assert table["domain"].to_pylist() == whole.samples["domain"].to_pylist()
     np.testing.assert_array_equal(table["loss"].to_numpy(), whole.losses)
     np.testing.assert_array_equal(table["grad_norm"].to_numpy(), whole.norms)
@@ -204,15 +204,22 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, int
     with pytest.raises(ValueError, match=r"shape \(3, 4\)"):
         store.write(
             0,
-            ShardRows(
-                features=np.zeros(shape, dtype=np.float16),
-                samples=rows.samples,
-                losses=rows.losses,
-                norms=rows.norms,
-                usable=rows.usable,
-            ),
+            replace(rows, features=np.zeros(shape, dtype=np.float16)),
         )
     assert store.missing() == [0, 1, 2, 3]
+
+
+def test_the_size_of_batches_is_kept_for_those_who_ask_alike(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.batch_tokens(None) is None
+    store.keep_batch_tokens(None, 512)
+    assert opened(tmp_path).batch_tokens(None) == 512
+    assert store.batch_tokens(512) is None
+    store.keep_batch_tokens(4096, 1024)
+    assert opened(tmp_path).batch_tokens(4096) == 1024
+    assert store.batch_tokens(None) is None
+    opened(tmp_path, fingerprint=FINGERPRINT | {"seed": 1}, replace=True)
+    assert opened(tmp_path, fingerprint=FINGERPRINT | {"seed": 1}).batch_tokens(4096) is None
 
 
 class TestLoading:
@@ -220,11 +227,11 @@ class TestLoading:
         gradients = SketchedGradients.load(filled(tmp_path), content(range(NUM_SAMPLES)).samples)
         whole = content(range(NUM_SAMPLES))
         assert len(gradients) == NUM_SAMPLES
-        assert len(gradients.unusable) == 0
+        assert len(gradients.quarantined) == 0
         assert all(isinstance(block, np.memmap) for block in gradients.units)
         np.testing.assert_array_equal(gradients.dense(), whole.features.astype(np.float64) * whole.norms[:, None])
 
-    def test_unusable_rows_are_left_out_and_told(self, tmp_path: Path) -> None:
+    def test_rows_that_are_not_finite_are_left_out_and_told(self, tmp_path: Path) -> None:
         store = opened(tmp_path)
         for shard in range(store.num_shards):
             # One within a shard, and the last shard whole.
@@ -232,7 +239,61 @@ class TestLoading:
         gradients = SketchedGradients.load(store, content(range(NUM_SAMPLES)).samples)
         kept = [i for i in range(NUM_SAMPLES) if i not in (4, 9)]
         assert gradients.samples["id"].to_pylist() == [f"d{i}" for i in kept]
-        assert gradients.unusable["id"].to_pylist() == ["d4", "d9"]
+        assert gradients.quarantined["id"].to_pylist() == ["d4", "d9"]
         assert [len(block) for block in gradients.units] == [3, 2, 3, 0]
         assert len(gradients) == len(gradients.dense()) == len(kept)
         assert np.isfinite(gradients.dense()).all()
+
+    @pytest.mark.parametrize(
+        ("loss", "norm", "reason"),
+        [
+            (np.nan, 1.0, "nan"),
+            (1.0, np.nan, "nan"),
+            (np.inf, np.nan, "nan"),
+            (np.inf, 1.0, "infinite"),
+            (1.0, np.inf, "infinite"),
+            (-np.inf, np.inf, "infinite"),
+            (0.0, 0.0, None),
+        ],
+    )
+    def test_the_reason_is_what_was_measured(
+        self, tmp_path: Path, loss: float, norm: float, reason: str | None
+    ) -> None:
+        gradients = loaded(tmp_path, np.array([1.0, 1.0, norm]), np.array([1.0, 1.0, loss]))
+        assert gradients.quarantined["reason"].to_pylist() == ([] if reason is None else [reason])
+
+    def test_an_outlier_is_left_out_and_what_is_just_below_stays(self, tmp_path: Path) -> None:
+        # The median of 1, 2, 3 and of what is beyond, without zeros and infinities: 2.5.
+        limit = 2.5 * OUTLIER_FACTOR
+        norms = np.array([1.0, np.nextafter(limit, np.inf), 0.0, 0.0, 3.0, 2.0, np.inf, 0.0, 0.0])
+        gradients = loaded(tmp_path, norms)
+        assert gradients.quarantined["id"].to_pylist() == ["d1", "d6"]
+        assert gradients.quarantined["reason"].to_pylist() == ["outlier", "infinite"]
+        assert gradients.quarantined["grad_norm"].to_pylist() == [norms[1], np.inf]
+        assert gradients.norms.tolist() == [1.0, 0.0, 0.0, 3.0, 2.0, 0.0, 0.0]
+        norms[1] = limit
+        assert loaded(tmp_path / "below", norms).quarantined["id"].to_pylist() == ["d6"]
+
+    def test_among_zeros_nothing_else_stands_out(self, tmp_path: Path) -> None:
+        assert len(loaded(tmp_path, np.array([0.0, 0.0, 0.0, 1e-3, 2e-3]))) == 5
+        assert len(loaded(tmp_path / "all", np.zeros(4))) == 4
+
+    def test_the_list_is_the_samples_and_is_replaced_with_the_store(self, tmp_path: Path) -> None:
+        store = opened(tmp_path)
+        rows = pa.table({"id": ["é", "b"], "row": [3, 5], "reason": ["nan", "outlier"]})
+        store.list_quarantined(rows)
+        lines = (tmp_path / "quarantined.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == rows.to_pylist()
+        opened(tmp_path, fingerprint=FINGERPRINT | {"seed": 1}, replace=True)
+        assert not (tmp_path / "quarantined.jsonl").exists()
+
+
+def loaded(directory: Path, norms: np.ndarray, losses: np.ndarray | None = None) -> SketchedGradients:
+    """Gradients of these norms, by way of a store."""
+    store = opened(directory, num_samples=len(norms))
+    losses = np.ones(len(norms)) if losses is None else losses
+    for shard in range(store.num_shards):
+        rows = store.rows(shard)
+        part = slice(rows.start, rows.stop)
+        store.write(shard, replace(content(rows), norms=norms[part], losses=losses[part]))
+    return SketchedGradients.load(store, content(range(len(norms))).samples)

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from direct_anneal.gradients import projections
-from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+from direct_anneal.gradients.projections import DenseGaussian, Fold, Projection, TwoSided
 
 Float = NDArray[np.float64]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,10 +55,10 @@ def matrix(projection: Projection, shapes: Shapes) -> Float:
     return np.concatenate(columns).T
 
 
-@pytest.mark.parametrize("chunk_bytes", [None, 4 * 64 * 40 * 3])  # whole parameters; three rows of the larger matrix
-def test_dense_entries_are_independent_normals(chunk_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if chunk_bytes is not None:
-        monkeypatch.setattr(projections, "_CHUNK_BYTES", chunk_bytes)
+@pytest.mark.parametrize("block_bytes", [None, 4 * 64 * 40 * 3])  # whole parameters; three rows of the larger matrix
+def test_dense_entries_are_independent_normals(block_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if block_bytes is not None:
+        monkeypatch.setattr(projections, "_BLOCK_BYTES", block_bytes)
     R = 64
     shapes = {"a": (40, 30), "b": (15, 40), "c": (50,), "d": ()}
     S = matrix(dense(shapes, R, 5), shapes) * np.sqrt(R)
@@ -200,13 +200,14 @@ def test_blocks_drawn_anew_are_those_kept(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_blocks_in_chunks_are_one_matrix(rows: int, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a block is cut is part of what defines S; however it is cut, both forms of a gradient meet the same S."""
-    monkeypatch.setattr(projections, "_CHUNK_BYTES", 4 * 16 * 9 * rows)
+    monkeypatch.setattr(projections, "_BLOCK_BYTES", 4 * 16 * 9 * rows)
+    monkeypatch.setattr(projections, "_GRADIENT_BYTES", 4 * 3 * 9 * 2)  # two rows at a time: pieces end inside blocks
     if not cached:
         monkeypatch.setattr(projections, "_CACHE_BYTES", 0)
     test_both_forms_of_a_gradient_agree(dense)
     test_sketches_are_linear_and_of_their_own_sample(dense)
     S = matrix(dense({"matrix": (12, 9)}, 16, 2), {"matrix": (12, 9)})
-    assert len(np.unique(S)) > 0.99 * S.size  # no chunk is another's copy; float32 normals rarely coincide
+    assert np.unique(S, axis=1).shape == S.shape  # no chunk is another's copy, or column of 16 another's
 
 
 @pytest.mark.parametrize("R", [7, 64, 2000])
@@ -224,3 +225,49 @@ def test_vectors_are_never_projected() -> None:
     """A norm's or a bias's gradient loses nothing before the places are shared."""
     S = matrix(two_sided(1)({"vector": (100,), "row": (1, 100)}, 16, 0), {"vector": (100,), "row": (1, 100)})
     assert set(np.unique(S)) == {-1.0, 0.0, 1.0}
+
+
+def fold(size: int, places: int, seed: int = 0) -> Fold:
+    return Fold(size, places, np.random.default_rng(seed), CPU)
+
+
+@pytest.mark.parametrize(("size", "places"), [(12, 4), (13, 4), (7, 6), (40, 1), (100, 32)])
+def test_a_fold_lays_runs_over_its_places(size: int, places: int) -> None:
+    P = fold(size, places)(torch.eye(size)).numpy().T  # (places, size)
+    assert set(np.unique(P)) <= {-1.0, 0.0, 1.0}
+    assert np.all(np.count_nonzero(P, axis=0) == 1)
+    for first in range(0, size, places):
+        assert np.count_nonzero(P[:, first : first + places], axis=1).max() == 1
+    tokens = torch.randint(size, (3, 5), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(fold(size, places).of_one_hot(tokens).numpy(), P.T[tokens])
+    # Where additions cost more than multiplications, the same P is a matrix.
+    np.testing.assert_array_equal(fold(size, places)._matrix.numpy(), P)
+
+
+def test_a_fold_errs_no_more_than_a_gaussian() -> None:
+    """Of two entries in different runs each of p places is as likely: the variance of ⟨Pu, Pv⟩ follows exactly."""
+    size, places, draws = 24, 8, 4000
+    generator = np.random.default_rng(0)
+    u, v = generator.standard_normal((2, size)).astype(np.float32)
+    products = []
+    for seed in range(draws):
+        first, second = fold(size, places, seed)(torch.from_numpy(np.stack([u, v])))
+        products.append(float(first @ second))
+    pairs = np.multiply.outer(u, v)
+    meeting = pairs + pairs.T  # what a pair adds, times a random sign, where it meets
+    apart = np.arange(size)[:, None] // places < np.arange(size) // places
+    variance = float((meeting[apart] ** 2).sum()) / places
+    gaussian = float((u @ u) * (v @ v) + (u @ v) ** 2) / places
+    assert variance < gaussian
+    # Standard errors: of a mean σ/√n; of a variance about σ² √(3/n), the tails being a little heavier than normal.
+    assert abs(np.mean(products) - u @ v) < 5 * np.sqrt(variance / draws)
+    assert abs(np.var(products) / variance - 1) < 5 * np.sqrt(3 / draws)
+
+
+def test_long_sides_get_more_places() -> None:
+    """A vocabulary's side is folded into 8 p places: so many numbers tell its entries apart, not p."""
+    name, p = "embedding", 2
+    for shape, kept in (((80, 10), 16 * 2), ((79, 10), 2 * 2), ((10, 80), 2 * 16), ((12, 1), 12 * 1)):
+        projection = TwoSided({name: shape}, 1000, 0, CPU, p)
+        projection.begin(1)
+        assert projection.part(name).shape == (1, kept)

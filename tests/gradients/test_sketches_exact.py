@@ -197,7 +197,7 @@ def test_sketching_twice_gives_the_same_bytes() -> None:
     ("settings", "message"),
     [
         ({"projection": "sparse"}, r'must be "two-sided" or "gaussian", got \'sparse\''),
-        ({"sketch_size": 0}, "at least 1, got 0 and 32"),
+        ({"sketch_size": 0}, "at least 1, got 0 and 64"),
         ({"factor_size": 0}, "at least 1, got 2048 and 0"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
 from direct_anneal.gradients import GradientSketcher, Sketches
-from direct_anneal.pipeline import Run, selecting
+from direct_anneal.pipeline import Run, sketching
 from pipeline.pools import chosen
 from pipeline.tiny import chosen_ids, documents, evidence, files_below, manifest, write_checkpoint, write_jsonl
 
@@ -185,7 +185,7 @@ class TestWhatTheRunStandsOn:
 class TestInterrupted:
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(selecting, "FeatureStore", partial(FeatureStore, rows_per_shard=8))
+        monkeypatch.setattr(sketching, "FeatureStore", partial(FeatureStore, rows_per_shard=8))
 
     @pytest.mark.parametrize("after", [0, 1, 5])
     def test_it_goes_on_where_it_stopped(

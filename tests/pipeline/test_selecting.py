@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from itertools import product
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from corpus.corpus_samples import write_lines
 from direct_anneal.errors import InputError
@@ -274,6 +277,23 @@ class TestOtherWaysToTheSame:
         out = chosen(checkpoint, world, tmp_path / "out", batch_tokens=200).out
         assert chosen_ids(out) == chosen_ids(run.out)
 
+    def test_a_run_that_ran_out_of_memory_in_the_model_chooses_the_same(
+        self, checkpoint: Path, world: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = LlamaForCausalLM.forward
+
+        @functools.wraps(real)
+        def limited(self: LlamaForCausalLM, input_ids: torch.Tensor, **options: Any) -> Any:
+            if input_ids.numel() > 300:
+                torch.empty(2**50)  # what the CPU's allocator says is its own affair
+            return real(self, input_ids=input_ids, **options)
+
+        monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
+        out = chosen(checkpoint, world, tmp_path / "out").out
+        assert chosen_ids(out) == chosen_ids(run.out)
+        told = [warning for warning in manifest(out)["warnings"] if "did not fit into memory" in warning]
+        assert len(told) == 1
+
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_the_order_of_the_pool_does_not_change_what_is_selected(
         self, checkpoint: Path, world: Path, tmp_path: Path, objective: str
@@ -328,8 +348,8 @@ class TestGradientsThatAreNone:
                 assert usable == (row["loss"] is not None and math.isfinite(row["loss"]))
             assert evidence(out)["id"].to_pylist() == [record["id"] for record in records]
             content = manifest(out)
-            assert {entry["id"] for entry in content["corpora"]["pool"]["unusable_gradients"]} == ill
-            assert any("not finite" in warning for warning in content["warnings"])
+            assert {entry["id"] for entry in content["corpora"]["pool"]["quarantined"]["samples"]} == ill
+            assert any(f"{len(ill)} NaN" in warning for warning in content["warnings"])
             assert len(exported(out, content["files"])) == 15
 
     def test_more_than_the_usable_cannot_be_selected(self, poisoned: Path, world: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from direct_anneal.corpus import Corpus
-from direct_anneal.gradients.sketcher import IGNORED_LABEL
+from direct_anneal.gradients import IGNORED_LABEL
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--out", metavar="DIR", help="the run's directory")
     add_data_fields(data)
     data.add_argument(
+        "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
+    )
+    data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
     size = select.add_argument_group("how much; one of these")
@@ -185,12 +188,19 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
     )
+    method.add_argument("--reduction", choices=("mean", "sum"), help="of a document's token losses (mean)")
+    method.add_argument(
+        "--parameters", nargs="+", metavar="PATTERN", help='names whose gradients count, as "*.mlp.*" (all of them)'
+    )
+    method.add_argument(
+        "--optimizer", metavar="FILE", help="Adam's saved state, optimizer.pt: take gradients in its geometry"
+    )
     method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
-    machine.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model (float32)")
-    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
+    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
+    machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
 
     add_anneal(commands)

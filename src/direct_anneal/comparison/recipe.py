@@ -49,7 +49,8 @@ class Arm:
         name: for the results.
         baseline: one of the baselines, or "whole-pool"; None where `select` chooses.
         deduplicate: "exact" or "minhash": a baseline chooses among what is left.
-        select: options of `select` beside the recipe's common ones.
+        select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
+            such as Adam's state.
     """
 
     name: str
@@ -144,17 +145,20 @@ def _scenario(name: str, given: Any) -> Scenario:
 
 def _arm(name: str, given: Any) -> Arm:
     parts = _mapping(given, f"arm {name}", {"baseline", "deduplicate", "select"})
-    if ("baseline" in parts) == ("select" in parts):
-        raise InputError(f"arm {name} must have either 'baseline' or 'select', but has {', '.join(parts) or 'nothing'}")
-    if "select" in parts:
+    if "baseline" not in parts and "select" not in parts:
+        raise InputError(f"arm {name} must have 'baseline' or 'select', but has {', '.join(parts) or 'nothing'}")
+    if "baseline" not in parts:
         if "deduplicate" in parts:
             raise InputError(f"arm {name}: 'deduplicate' goes with baselines; give select a pool without duplicates")
-        parts["select"] = _options(parts["select"] or {}, f"arm {name}", SelectConfig, "select")
     elif parts["baseline"] not in (*BASELINES, WHOLE_POOL):
         raise InputError(f"arm {name}: baseline must be one of {', '.join((*BASELINES, WHOLE_POOL))}")
     if parts.get("deduplicate") not in (None, "exact", "minhash"):
         raise InputError(f"arm {name}: deduplicate must be exact or minhash, got {parts['deduplicate']!r}")
-    return Arm(name=name, **parts)
+    parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select")
+    arm = Arm(name=name, **parts)
+    if arm.select and not arm.needs_gradients:
+        raise InputError(f"arm {name}: {arm.baseline} needs no gradients, so that options of select mean nothing to it")
+    return arm
 
 
 def _options(given: Any, where: str, config: type, command: str) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _check(recipe: Recipe) -> None:
     # The commands' own checks, before hours of work and not in their midst.
     AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.anneal)
     for arm in recipe.arms:
-        if arm.baseline is None:
+        if arm.needs_gradients:
             options = {**recipe.select, **arm.select}
             SelectConfig(model=recipe.model, pool=("-",), validation=("-",), out="-", num_tokens=2, **options)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -60,8 +59,6 @@ def compare(
     Raises:
         InputError: something given cannot be used, or a line was made by another recipe; says what to do.
     """
-    if importlib.util.find_spec("scipy") is None:
-        raise InputError("a comparison needs scipy, which is not installed: pip install 'direct-anneal[compare]'")
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
     shown = progress or Silent()

@@ -8,10 +8,21 @@ write_selected(corpus, selected, out_dir)         # selected: (N,) bool
 """
 
 from direct_anneal.corpus.assembly import Corpus
-from direct_anneal.corpus.incidents import Incident
+from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare
 from direct_anneal.corpus.reading import Fields, Source, expand
 from direct_anneal.corpus.texts import texts
 from direct_anneal.corpus.writing import check_writable, write_selected
 
-__all__ = ["Corpus", "Fields", "Incident", "Source", "check_writable", "expand", "prepare", "texts", "write_selected"]
+__all__ = [
+    "MAX_PLACES",
+    "Corpus",
+    "Fields",
+    "Incident",
+    "Source",
+    "check_writable",
+    "expand",
+    "prepare",
+    "texts",
+    "write_selected",
+]

@@ -27,8 +27,9 @@ class Corpus:
         index: a row per sample, in source order: id (unique), source (its path, dictionary-encoded), row (in the
             source, int64), domain (dictionary-encoded), num_tokens (int64).
         num_tokens: (N,) int64.
+        num_prompt: (N,) int64: how many leading tokens of each are not predicted; 0 without a prompt.
         vocab_size: every token lies in [0, vocab_size).
-        fingerprint: equal for equal samples in equal order, wherever their files lie; covers tokens and ids.
+        fingerprint: equal for equal samples in equal order, wherever their files lie; covers tokens, prompts and ids.
         incidents: what was left out, or kept with a remark.
         sources: the files, in order.
         bounds: (S + 1,) int64: source s holds the samples bounds[s] to bounds[s + 1] - 1.
@@ -37,6 +38,7 @@ class Corpus:
 
     index: pa.Table
     num_tokens: np.ndarray
+    num_prompt: np.ndarray
     vocab_size: int
     fingerprint: str
     incidents: IncidentSummary
@@ -97,6 +99,7 @@ def assemble(
     return Corpus(
         index=index,
         num_tokens=index["num_tokens"].to_numpy(),
+        num_prompt=table["num_prompt"].to_numpy(),
         vocab_size=options.vocab_size,
         fingerprint=_fingerprint(records, options),
         incidents=_list_incidents(index, duplicates, bounds, pieces, records, directory / "incidents.jsonl"),

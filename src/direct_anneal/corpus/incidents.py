@@ -12,7 +12,9 @@ from typing import Any
 MAX_PLACES = 100
 
 # These stand for a record that was not used ("truncated" for the one that was cut); with the others it stays.
-REJECTIONS = frozenset({"bad-line", "no-text", "empty-text", "bad-tokens", "too-short", "truncated"})
+REJECTIONS = frozenset(
+    {"bad-line", "no-text", "empty-text", "bad-prompt", "bad-tokens", "too-short", "nothing-to-predict", "truncated"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,11 @@ class Incident:
 
     Attributes:
         kind: "bad-line" (no UTF-8 JSON object of sane length), "no-text" (neither text nor input_ids), "empty-text"
-            (nothing but white space), "bad-tokens" (no integers within the vocabulary), "too-short" (fewer than two
-            tokens: nothing to predict); these leave the record out. "over-long" (more tokens than max_length; kept),
-            "duplicate-id" (kept under a qualified id), "truncated" (a damaged file; used up to there).
+            (nothing but white space), "bad-prompt" (not of the text's kind), "bad-tokens" (no integers within the
+            vocabulary), "too-short" (fewer than two tokens), "nothing-to-predict" (nothing after the prompt, or a
+            single token that begins a window); these leave the record out. "no-prompt" (where one was asked for;
+            kept, and predicted whole), "over-long" (more tokens than max_length; kept), "duplicate-id" (kept under a
+            qualified id), "truncated" (a damaged file; used up to there).
         source: the file's path.
         row: line or table row, from 0.
         detail: what exactly.

@@ -3,7 +3,8 @@
 A piece is four files that share a key, the hash of everything that shapes its content but the source's own bytes:
 
     <key>.tokens            the samples' tokens end to end, raw little-endian uint16 or uint32
-    <key>.parquet           a row per sample: id (null: made from path and row), row, domain, num_tokens, offset
+    <key>.parquet           a row per sample: id (null: made from path and row), row, domain, num_tokens, num_prompt (of
+                            them, the leading ones that are not predicted), offset
     <key>.incidents.jsonl   what was left out, or kept with a remark
     <key>.json              the commit record, written last: without it the other three do not count
 """
@@ -28,7 +29,7 @@ from direct_anneal.corpus.reading import Fields, Source, State
 from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError
 
-_VERSION = 1
+_VERSION = 2
 _FLUSH_ROWS = 65_536
 _OURS = re.compile(r"([0-9a-f]{32})\.(tokens|parquet|incidents\.jsonl|json)(\.tmp)?")
 
@@ -38,6 +39,7 @@ _SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("domain", pa.string()),
         ("num_tokens", pa.int64()),
+        ("num_prompt", pa.int64()),
         ("offset", pa.int64()),
     ]
 )
@@ -70,6 +72,7 @@ class Sample:
     id: str | None
     domain: str
     tokens: np.ndarray  # (T,) int64
+    num_prompt: int  # leading tokens that are not predicted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class PieceRecord:
     num_tokens: int
     incidents: dict[str, int]
     tokens_sha256: str
-    index_sha256: str  # over (id, or row where there is none; num_tokens)
+    index_sha256: str  # over (id, or row where there is none; num_tokens; num_prompt)
     sizes: dict[str, int]
 
     @property
@@ -204,7 +207,7 @@ class _IndexWriter:
         self.num_tokens = 0
         self.sha256 = hashlib.sha256()
         self._writer = pq.ParquetWriter(path, _SCHEMA)
-        self._rows: list[tuple[str | None, int, str, int, int]] = []
+        self._rows: list[tuple[str | None, int, str, int, int, int]] = []
 
     def __enter__(self) -> _IndexWriter:
         return self
@@ -219,8 +222,8 @@ class _IndexWriter:
     def add(self, sample: Sample) -> None:
         num_tokens = len(sample.tokens)
         name = f"#{sample.row}" if sample.id is None else f"={sample.id}"
-        self.sha256.update(f"{len(name)}:{name}:{num_tokens},".encode())
-        self._rows.append((sample.id, sample.row, sample.domain, num_tokens, self.num_tokens))
+        self.sha256.update(f"{len(name)}:{name}:{num_tokens}:{sample.num_prompt},".encode())
+        self._rows.append((sample.id, sample.row, sample.domain, num_tokens, sample.num_prompt, self.num_tokens))
         self.num_samples += 1
         self.num_tokens += num_tokens
         if len(self._rows) == _FLUSH_ROWS:

@@ -54,8 +54,12 @@ def prepare(
 ) -> Corpus:
     """Turns the sources into tokens and an index under `directory`, one piece a source, and puts them together.
 
-    A record's text is tokenised; without one its `input_ids` are used as they are. Pieces that an earlier call
-    finished are used again if their source and the options are unchanged; the directory's other pieces are removed.
+    A record's text is tokenised; without one its `input_ids` are used as they are. Where `fields.prompt` is set and the
+    record has it, that comes before: text before text, with nothing put between, tokens before tokens. Prompt and text
+    are tokenised as one, since that is what a trainer does; the prompt's are those leading tokens that it also has when
+    it is tokenised alone, so that a token over the boundary is predicted, and no special token comes in between.
+    Pieces that an earlier call finished are used again if their source and the options are unchanged; the directory's
+    other pieces are removed.
     A record's id is its own if that is a string or an integer, else source:row; of equal ids, in whichever files, the
     first stays and the others become id@source:row. Its domain is its own or the file's name without extensions.
     Cost: one read of the changed sources, 2 or 4 bytes of disk a token; memory a batch of documents, and O(N).
@@ -110,6 +114,7 @@ class _Document:
     domain: str
     text: str | None
     tokens: Any  # without text: whatever the record holds for them
+    prompt: Any  # a string before text, whatever the record holds before tokens; None without one
 
 
 def _entries(
@@ -121,11 +126,12 @@ def _entries(
     fields = options.fields
     pending: list[_Document | Incident] = []
     num_characters = 0
-    for row, record in source.records({fields.text, fields.id, fields.domain, TOKENS_FIELD}):
+    columns = {fields.text, fields.id, fields.domain, TOKENS_FIELD} | ({fields.prompt} if fields.prompt else set())
+    for row, record in source.records(columns):
         entry = _document(source, row, record, fields)
         pending.append(entry)
         if isinstance(entry, _Document) and entry.text is not None:
-            num_characters += len(entry.text)
+            num_characters += len(entry.text) + len(entry.prompt or "")
         if len(pending) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
             yield from _finished(pending, source, options, tokenizer)
             advance(len(pending))
@@ -143,6 +149,14 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
     if text is None and tokens is None:
         detail = f"neither a string in {fields.text!r} nor tokens in {TOKENS_FIELD!r}"
         return Incident(kind="no-text", source=str(source), row=row, detail=detail)
+    prompt = record.get(fields.prompt) if fields.prompt else None
+    if prompt is not None and isinstance(prompt, str) != (text is not None):
+        wanted = "a string, as the text is" if text is not None else "tokens, as the document is"
+        detail = f"{fields.prompt!r} must hold {wanted}, but holds {type(prompt).__name__}"
+        return Incident(kind="bad-prompt", source=str(source), row=row, detail=detail)
+    if prompt is not None and text is not None and not text.strip():
+        detail = f"a prompt of {len(prompt)} characters, and nothing after it"
+        return Incident(kind="nothing-to-predict", source=str(source), row=row, detail=detail)
     if text is not None and not text.strip():
         detail = f"nothing but white space, {len(text)} characters"
         return Incident(kind="empty-text", source=str(source), row=row, detail=detail)
@@ -154,29 +168,72 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
         domain=source.stem if domain is None else str(domain),
         text=text,
         tokens=tokens,
+        prompt=prompt,
     )
 
 
 def _finished(
     pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TokenizerLike]
 ) -> Iterator[Sample | Incident]:
-    texts = [entry.text for entry in pending if isinstance(entry, _Document) and entry.text is not None]
-    tokenized = iter(tokenizer()(texts)["input_ids"] if texts else ())
+    documents = [entry for entry in pending if isinstance(entry, _Document)]
+    tokenized = _tokenized(documents, options.vocab_size, tokenizer)
     for entry in pending:
         if isinstance(entry, Incident):
             yield entry
             continue
-        tokens = _checked(entry.tokens if entry.text is None else next(tokenized), options.vocab_size)
-        if isinstance(tokens, str):
-            yield Incident(kind="bad-tokens", source=str(source), row=entry.row, detail=tokens)
-        elif len(tokens) < 2:
+        outcome = next(tokenized)
+        if isinstance(outcome, str):
+            yield Incident(kind="bad-tokens", source=str(source), row=entry.row, detail=outcome)
+            continue
+        tokens, num_prompt = outcome
+        if len(tokens) < 2:
             detail = f"{len(tokens)} tokens, and at least 2 are needed to predict one"
             yield Incident(kind="too-short", source=str(source), row=entry.row, detail=detail)
+        elif not _predicts(len(tokens), num_prompt, options.max_length):
+            detail = f"{num_prompt} of {len(tokens)} tokens are the prompt's, and none after them can be predicted"
+            yield Incident(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
         else:
-            yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens)
+            yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
+            if options.fields.prompt and entry.prompt is None:
+                detail = f"nothing in {options.fields.prompt!r}: kept, and predicted whole"
+                yield Incident(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
             if len(tokens) > options.max_length:
                 detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"
                 yield Incident(kind="over-long", source=str(source), row=entry.row, detail=detail)
+
+
+def _tokenized(
+    documents: list[_Document], vocab_size: int, tokenizer: Callable[[], TokenizerLike]
+) -> Iterator[tuple[np.ndarray, int] | str]:
+    """Each document's tokens, (T,) int64, with the number of its prompt's; or what is wrong with them."""
+    texts = [(document.prompt or "") + document.text for document in documents if document.text is not None]
+    prompts = [document.prompt for document in documents if document.text is not None and document.prompt is not None]
+    whole = iter(tokenizer()(texts)["input_ids"] if texts else ())
+    alone = iter(tokenizer()(prompts)["input_ids"] if prompts else ())
+    for document in documents:
+        tokens = _checked(document.tokens if document.text is None else next(whole), vocab_size)
+        prompt: np.ndarray | str = np.empty(0, dtype=np.int64)
+        if document.prompt is not None:
+            prompt = _checked(document.prompt if document.text is None else next(alone), vocab_size)
+        if isinstance(tokens, str) or isinstance(prompt, str):
+            yield tokens if isinstance(tokens, str) else f"in the prompt: {prompt}"
+        elif document.text is None:
+            yield np.concatenate([prompt, tokens]), len(prompt)
+        else:
+            yield tokens, _num_shared(prompt, tokens)
+
+
+def _num_shared(prompt: np.ndarray, tokens: np.ndarray) -> int:
+    """How many leading tokens are the same."""
+    length = min(len(prompt), len(tokens))
+    differing = np.flatnonzero(prompt[:length] != tokens[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def _predicts(num_tokens: int, num_prompt: int, max_length: int) -> bool:
+    """Whether any token is predicted: none of the prompt, and none that begins a window, is."""
+    first = max(1, num_prompt)
+    return first < num_tokens - (first % max_length == 0)
 
 
 def _checked(raw: Any, vocab_size: int) -> np.ndarray | str:

@@ -1,4 +1,4 @@
-"""Gradients back from a store: what of them can be used, and what cannot."""
+"""Gradients back from a store: what of them can be used, and what is quarantined."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from direct_anneal.features.store import FeatureStore
 
+# In units of the corpus's median norm. A sample beyond it would alone outweigh a hundred others in any sum, and ten
+# thousand in any curvature; a norm like that comes of damage or overflow far more often than of something to learn.
+OUTLIER_FACTOR = 100.0
+
 
 @dataclass(frozen=True)
 class SketchedGradients:
-    """The gradients of one corpus, z = norm · unit, those that are finite.
+    """The gradients of one corpus, z = norm · unit, those that can be used.
 
     Attributes:
         units: rows of unit norm, memory-mapped blocks of shape (n_b, R), n in all.
         norms: ‖z‖, shape (n,).
         samples: their rows of the corpus's index, with loss and grad_norm; n.
-        unusable: the same of those that are left out.
+        quarantined: the same of those that are left out, with the reason: "nan", "infinite" or "outlier".
     """
 
     units: list[NDArray[np.float16]]
     norms: NDArray[np.float64]
     samples: pa.Table
-    unusable: pa.Table
+    quarantined: pa.Table
 
     @classmethod
     def load(cls, store: FeatureStore, index: pa.Table) -> SketchedGradients:
-        """Map a complete store. Memory: its table, and a copy of the shards that hold unusable rows.
+        """Map a complete store. Memory: its table, and a copy of the shards that hold quarantined rows.
+
+        Left out is what is not finite, and what has a norm above `OUTLIER_FACTOR` times the median of all finite norms
+        but zeros. A gradient of zero is kept: it moves nothing, and harms nothing.
 
         Args:
             store: N rows.
@@ -37,7 +45,9 @@ class SketchedGradients:
                 when they were written; files may have been renamed, and other fields named, since.
         """
         sidecars = store.samples()
-        usable = sidecars["usable"].to_numpy()
+        outliers = _outlying(sidecars["grad_norm"].to_numpy(), sidecars["reason"].is_null().to_numpy())
+        reasons = pc.if_else(pa.array(outliers), "outlier", sidecars["reason"])
+        usable = reasons.is_null().to_numpy()
         table = index
         for name in ("loss", "grad_norm"):
             table = table.append_column(name, sidecars[name])
@@ -47,7 +57,8 @@ class SketchedGradients:
             kept = usable[rows.start : rows.stop]
             units.append(block if kept.all() else block[kept])
         samples = table.filter(pa.array(usable))
-        return cls(units, samples["grad_norm"].to_numpy(), samples, table.filter(pa.array(~usable)))
+        quarantined = table.append_column("reason", reasons).filter(pa.array(~usable))
+        return cls(units, samples["grad_norm"].to_numpy(), samples, quarantined)
 
     def __len__(self) -> int:
         return len(self.norms)
@@ -55,3 +66,11 @@ class SketchedGradients:
     def dense(self) -> NDArray[np.float64]:
         """Z with its norms, shape (n, R), float64, in memory."""
         return np.concatenate([block.astype(np.float64) for block in self.units]) * self.norms[:, None]
+
+
+def _outlying(norms: NDArray[np.float64], finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the finite norms lie beyond the factor, (N,) bool."""
+    moving = finite & (norms > 0)  # among zeros everything else would stand out
+    if not moving.any():
+        return np.zeros(len(norms), dtype=bool)
+    return finite & (norms > OUTLIER_FACTOR * np.median(norms[moving]))

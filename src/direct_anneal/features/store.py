@@ -4,7 +4,10 @@ N samples, R sketch size, n rows of one shard. The files can be read with numpy 
 
     store.json              format, N, R, rows per shard, fingerprint
     features-00042.npy      float16 (n, R): rows of unit norm, zero where the gradient could not be used
-    features-00042.parquet  id, source, row, domain, num_tokens, loss, grad_norm, usable: n rows
+    features-00042.parquet  id, source, row, domain, num_tokens, loss, grad_norm, reason: n rows; the reason is null, or
+                            "nan" or "infinite" where there is no gradient
+    quarantined.jsonl       id, source, row, reason of the samples that were left out when the store was last used
+    batches.json            tokens of a batch, as asked for (null: to be found) and as used since
     remarks.json            what whoever computed the shards had to say of them, where that is anything
     features-00042.json     rows, and size and sha256 of the two files: what makes the shard count
 """
@@ -27,8 +30,19 @@ from numpy.typing import NDArray
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_SHARD = 1024
+
+# The records before what they vouch for.
+_OWN = (
+    "features-*.json",
+    "features-*.npy",
+    "features-*.parquet",
+    "quarantined.jsonl",
+    "batches.json",
+    "remarks.json",
+    "store.json",
+)
 
 Fingerprint = Mapping[str, Any]
 
@@ -38,17 +52,21 @@ class ShardRows:
     """What one shard holds, before it is written.
 
     Attributes:
-        features: unit rows, shape (n, R); zero rows where not usable.
+        features: unit rows, shape (n, R); zero rows where loss or norm is not finite.
         samples: the corpus index's rows: id, source, row, domain, num_tokens.
         losses, norms: shape (n,), float64; NaN (stored as null) or infinite where the model gave that.
-        usable: shape (n,) bool.
     """
 
     features: NDArray[np.float16]
     samples: pa.Table
     losses: NDArray[np.float64]
     norms: NDArray[np.float64]
-    usable: NDArray[np.bool_]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each gradient is none: "nan" or "infinite"; None where it is one."""
+        sums = np.abs(self.losses) + np.abs(self.norms)
+        return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
 
 
 class FeatureStore:
@@ -126,12 +144,9 @@ class FeatureStore:
         if content.features.shape != shape:
             raise ValueError(f"shard {shard} has shape {shape}, got features of shape {content.features.shape}")
         table = content.samples
-        for name, values in (
-            ("loss", content.losses),
-            ("grad_norm", content.norms),
-            ("usable", content.usable),
-        ):
+        for name, values in (("loss", content.losses), ("grad_norm", content.norms)):
             table = table.append_column(name, pa.array(values, from_pandas=True))  # NaN is no number: null
+        table = table.append_column("reason", pa.array(content.reasons, pa.string()))
         array, sidecar = BytesIO(), BytesIO()
         np.save(array, content.features, allow_pickle=False)
         pq.write_table(table, sidecar, compression="zstd")
@@ -153,8 +168,8 @@ class FeatureStore:
         return pa.concat_tables(pq.read_table(self._path(shard, "parquet")) for shard in range(self.num_shards))
 
     def _discard(self) -> None:
-        """Remove a store's own files, and nothing else that may lie there; the records before what they vouch for."""
-        for pattern in ("features-*.json", "features-*.npy", "features-*.parquet", "remarks.json", "store.json"):
+        """Remove a store's own files, and nothing else that may lie there."""
+        for pattern in _OWN:
             for path in self.directory.glob(pattern):
                 path.unlink()
 
@@ -167,6 +182,21 @@ class FeatureStore:
         """What `remember` was told, in order."""
         path = self.directory / "remarks.json"
         return [str(remark) for remark in json.loads(path.read_bytes())] if path.exists() else []
+
+    def keep_batch_tokens(self, asked: int | None, used: int) -> None:
+        """Keep the size of batches for whoever goes on, so that bytes do not depend on interruptions."""
+        _write(self.directory / "batches.json", json.dumps({"asked": asked, "used": used}).encode())
+
+    def batch_tokens(self, asked: int | None) -> int | None:
+        """The size that was kept for this request, if any."""
+        path = self.directory / "batches.json"
+        kept = json.loads(path.read_bytes()) if path.exists() else None
+        return int(kept["used"]) if kept is not None and kept["asked"] == asked else None
+
+    def list_quarantined(self, samples: pa.Table) -> None:
+        """Write quarantined.jsonl, a line of JSON for every row."""
+        lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
+        _write(self.directory / "quarantined.jsonl", lines.encode("ascii"))
 
     def _path(self, shard: int, suffix: str) -> Path:
         return self.directory / f"features-{shard:05d}.{suffix}"

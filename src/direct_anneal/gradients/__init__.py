@@ -1,12 +1,31 @@
-"""Per-sample gradients of a causal language model, sketched to R numbers each."""
+"""Per-sample gradients of a model, sketched to R numbers each."""
 
+from direct_anneal.gradients.batches import IGNORED_LABEL, Collate, LossFunction
+from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
+from direct_anneal.gradients.preconditioning import adam_scales
 from direct_anneal.gradients.sketcher import (
     FACTOR_SIZE,
     SKETCH_VERSION,
     GradientSketcher,
     ProjectionName,
+    Reduction,
     Sketches,
     SlowPathWarning,
 )
 
-__all__ = ["FACTOR_SIZE", "SKETCH_VERSION", "GradientSketcher", "ProjectionName", "Sketches", "SlowPathWarning"]
+__all__ = [
+    "EXCLUDED",
+    "FACTOR_SIZE",
+    "IGNORED_LABEL",
+    "SKETCH_VERSION",
+    "SLOW",
+    "Collate",
+    "Coverage",
+    "GradientSketcher",
+    "LossFunction",
+    "ProjectionName",
+    "Reduction",
+    "Sketches",
+    "SlowPathWarning",
+    "adam_scales",
+]

@@ -26,12 +26,12 @@ class UnexpectedLayoutError(RuntimeError):
         self.module = module
 
 
-@dataclass
-class Batch:
-    """The batch that flows through the model just now, shared by all hooks."""
+@dataclass(frozen=True)
+class _Layout:
+    """Of the batch that flows through the model just now."""
 
-    batch_size: int = 0
-    num_positions: int = 0
+    batch_size: int
+    num_positions: int
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,13 @@ class Capture:
     """
 
     layers: list[Layer]
-    batch: Batch = field(default_factory=Batch)
+    _layout: _Layout = field(init=False)
+    _without_offset: set[nn.Module] = field(init=False, default_factory=set)  # norms that are zero where weights are
 
     @contextmanager
     def into(self, projection: Projection, batch_size: int, num_positions: int) -> Iterator[None]:
         """Within, a forward and backward pass adds every layer's gradients to the projection; then hooks are gone."""
-        self.batch = Batch(batch_size, num_positions)
+        self._layout = _Layout(batch_size, num_positions)
         hooks = {"linear": self._linear, "embedding": self._embedding, "elementwise": self._elementwise}
         handles = [
             layer.module.register_forward_hook(hooks[layer.kind](layer, projection), with_kwargs=True)
@@ -108,7 +109,7 @@ class Capture:
 
     def _by_sample(self, layer: Layer, activations: Tensor) -> Tensor:
         """Activations as (B, positions, features), whether or not batch and positions came flattened."""
-        b, t = self.batch.batch_size, self.batch.num_positions
+        b, t = self._layout.batch_size, self._layout.num_positions
         if activations.dim() >= 3 and activations.shape[0] == b:
             return activations.reshape(b, -1, activations.shape[-1])
         if activations.dim() == 2 and activations.shape[0] == b * t:
@@ -142,7 +143,7 @@ class Capture:
         scale = float(getattr(module, "embed_scale", 1.0))  # Gemma 3's embedding multiplies inside
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-            b = self.batch.batch_size
+            b = self._layout.batch_size
             ids = (args[0] if args else kwargs["input"]).reshape(-1, output.shape[-2])
             if ids.shape[0] not in (1, b):
                 raise UnexpectedLayoutError(layer.name)
@@ -172,7 +173,7 @@ class Capture:
             def backward(grad: Tensor) -> None:
                 delta = self._by_sample(layer, grad)
                 if weight is not None:
-                    slope = self._by_sample(layer, _slope_in_weight(module, x))
+                    slope = self._by_sample(layer, self._slope_in_weight(module, x))
                     projection.full(weight, (delta.float() * slope.float()).sum(1))
                 if bias is not None:
                     projection.full(bias, delta.float().sum(1))
@@ -180,6 +181,33 @@ class Capture:
             return _watched(output, backward)
 
         return forward
+
+    @torch.no_grad()
+    def _slope_in_weight(self, module: nn.Module, x: Tensor) -> Tensor:
+        """∂output/∂weight of a module that is affine in its weight, entry by entry: its value at 1 less that at 0.
+
+        So one line serves LayerNorm, RMSNorm and the (1 + weight) of Gemma alike, with the module's own arithmetic.
+        Most are zero at 0 (and bias 0), whatever their input: seen once, this is not computed again.
+        """
+        own = {role: p for role, p in module._parameters.items() if p is not None}
+
+        def value(weight: float) -> Tensor:
+            for role, parameter in own.items():
+                constant = torch.full_like(parameter, weight if role == "weight" else 0.0)
+                module._parameters[role] = nn.Parameter(constant, requires_grad=False)
+            output: Tensor = module.forward(x)
+            return output
+
+        try:
+            at_one = value(1.0)
+            if module not in self._without_offset:
+                at_zero = value(0.0)
+                if at_one.any() and not at_zero.any():
+                    self._without_offset.add(module)
+                at_one -= at_zero
+        finally:
+            module._parameters.update(own)
+        return at_one
 
 
 _ForwardHook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]
@@ -193,22 +221,3 @@ def _watched(output: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
     leaf = output.detach().requires_grad_()
     leaf.register_hook(backward)  # type: ignore[no-untyped-call]
     return leaf.clone()  # models may change it in place, which a leaf forbids
-
-
-@torch.no_grad()
-def _slope_in_weight(module: nn.Module, x: Tensor) -> Tensor:
-    """∂output/∂weight of a module that is affine in its weight, element by element: its value at 1 less that at 0.
-
-    So one line serves LayerNorm, RMSNorm and the (1 + weight) of Gemma alike, with the module's own arithmetic.
-    """
-    weight = module._parameters["weight"]
-    assert weight is not None
-    try:
-        module._parameters["weight"] = nn.Parameter(torch.ones_like(weight), requires_grad=False)
-        at_one = module.forward(x)
-        module._parameters["weight"] = nn.Parameter(torch.zeros_like(weight), requires_grad=False)
-        at_zero = module.forward(x)
-    finally:
-        module._parameters["weight"] = weight
-    slope: Tensor = at_one - at_zero
-    return slope

@@ -1,30 +1,34 @@
-"""Sketches of per-sample gradients of a causal language model.
+"""Sketches of per-sample gradients.
 
 B samples of a batch, T tokens, R sketch size, D parameters.
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
+from direct_anneal.gradients.batches import Batch, Collate, LossFunction, SampleBatch, TokenBatch
 from direct_anneal.gradients.capture import Capture, UnexpectedLayoutError, find_layers
-from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided, Unprojected
+from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
+from direct_anneal.gradients.preconditioning import Preconditioned
+from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
 
 ProjectionName = Literal["two-sided", "gaussian"]
+Reduction = Literal["mean", "sum"]
 
-IGNORED_LABEL = -100  # transformers' and torch's own mark for a position that is not predicted
-FACTOR_SIZE = 32
-SKETCH_VERSION = 1  # of the numbers that S consists of: features of another version are not comparable
+FACTOR_SIZE = 64
+SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
 
-_PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
+_CHECKING_FACTOR_SIZE = 8  # a wrong gradient differs in 64 random combinations as surely as in all of its entries
 
 
 class SlowPathWarning(UserWarning):
@@ -36,10 +40,10 @@ class Sketches:
     """Sketched gradients of one batch.
 
     Attributes:
-        values: z = S g of the mean loss of each sample, shape (B, R), float32.
-        losses: mean negative log-likelihood over predicted tokens, nats, shape (B,), float32.
+        values: z = S g of each sample's mean (or summed) loss, shape (B, R), float32.
+        losses: mean negative log-likelihood over predicted tokens, nats, shape (B,), float32; or what `loss_fn` gave.
         norms: ‖z‖, which estimates ‖g‖ (E‖z‖² = ‖g‖²), shape (B,), float32.
-        num_tokens: predicted tokens, shape (B,); where 0, sketch, loss and norm are 0.
+        num_tokens: predicted tokens, shape (B,); where 0, sketch, loss and norm are 0. With a `loss_fn`: ones.
     """
 
     values: Tensor
@@ -49,23 +53,27 @@ class Sketches:
 
 
 class GradientSketcher:
-    """Turns token sequences into sketches of their gradients, for less than a training step.
+    """Turns samples into sketches of their gradients, for less than a training step.
 
     Weights are frozen and no weight gradient is formed; each layer's factors are projected as they pass (see
     `gradients.projections`). On its first batch the fast path is checked against plain autograd, parameter by
-    parameter, on one sample; what has no fast path, or fails the check, is done exactly one sample at a time, and a
+    parameter, on two samples; what has no fast path, or fails the check, is done exactly one sample at a time, and a
     `SlowPathWarning` says so. Between calls the model is as it came: mode, `requires_grad`, hooks.
 
     Args:
-        model: a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`. Covered are the
-            parameters that require gradients when the sketcher is made.
+        model: for `sketch`, a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`; for
+            `sketch_samples`, any module. Covered are the parameters that require gradients when the sketcher is made.
         sketch_size: R.
         projection: "two-sided" (fast) or "gaussian" (the paper's dense matrix, for small models).
         seed: of S.
         factor_size: p of the two-sided projection.
+        reduction: "mean" or "sum" of the losses of a sample's predicted tokens.
+        parameters: patterns as the shell's, of the names of the parameters to cover ("*.mlp.*"); all where left out.
+        scales: a factor for every entry of each covered parameter's gradient, by name (`adam_scales`).
 
     Raises:
-        ValueError: unknown projection, sizes below 1, or no trainable parameter.
+        ValueError: unknown projection or reduction, sizes below 1, no trainable parameter, a pattern without a match,
+            or a scale that is missing.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
@@ -82,16 +90,18 @@ class GradientSketcher:
         seed: int = 0,
         *,
         factor_size: int = FACTOR_SIZE,
+        reduction: Reduction = "mean",
+        parameters: Sequence[str] | None = None,
+        scales: Mapping[str, Tensor] | None = None,
     ) -> None:
         if sketch_size < 1 or factor_size < 1:
             raise ValueError(f"sketch_size and factor_size must be at least 1, got {sketch_size} and {factor_size}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
         self.model = model
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.parameters:
-            raise ValueError("the model has no parameter with requires_grad=True: nothing to sketch")
+        self.reduction = reduction
+        self.parameters = _chosen({name: p for name, p in model.named_parameters() if p.requires_grad}, parameters)
         self.device = next(iter(self.parameters.values())).device
-        # A cache of keys and values would only be thrown away; models that are not transformers' know no such word.
-        self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
         shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
         self.projection: Projection
         if projection == "two-sided":
@@ -100,8 +110,11 @@ class GradientSketcher:
             self.projection = DenseGaussian(shapes, sketch_size, seed, self.device)
         else:
             raise ValueError(f'projection must be "two-sided" or "gaussian", got {projection!r}')
+        if scales is not None:
+            self.projection = Preconditioned(self.projection, scales)
         self._capture = Capture(find_layers(model, {id(p): name for name, p in self.parameters.items()}))
         self._checked = False
+        self._squared_norms: dict[str, float] = {}
         self._announced: tuple[str, ...] = ()
 
     @property
@@ -110,8 +123,21 @@ class GradientSketcher:
         fast = {name for layer in self._capture.layers for name in layer.parameters.values()}
         return tuple(name for name in self.parameters if name not in fast)
 
+    def describe(self) -> Coverage:
+        """Which way every parameter of the model goes; with shares of the gradient after the first batch."""
+        kinds: dict[str, list[str]] = {}
+        for layer in self._capture.layers:
+            for name in layer.parameters.values():
+                kinds.setdefault(name, []).append(layer.kind)
+        ways = {
+            name: " + ".join(dict.fromkeys(kinds.get(name, [SLOW]))) if name in self.parameters else EXCLUDED
+            for name, _ in self.model.named_parameters()
+        }
+        entries = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        return Coverage.of(ways, entries, self._squared_norms)
+
     def sketch(self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Sketches:
-        """Sketch the gradient of each sample's mean loss.
+        """Sketch the gradient of each sequence's mean (or summed) next-token loss.
 
         Args:
             input_ids: (B, T) tokens.
@@ -124,102 +150,119 @@ class GradientSketcher:
         Cost: forward and backward through activations, 4 D FLOPs a token, and the projections. A non-finite gradient
         gives a non-finite sketch of that sample alone.
         """
+        return self._sketch(TokenBatch.pack(input_ids, attention_mask, labels, self.device))
+
+    def sketch_samples(
+        self, samples: Sequence[Any], loss_fn: LossFunction, collate: Collate = default_collate
+    ) -> Sketches:
+        """Sketch the gradient of each sample's loss, for any module and any loss.
+
+        Args:
+            samples: B of them, of whatever kind; moved to the model's device by `loss_fn`, if need be.
+            loss_fn: (model, collated samples) → losses, shape (B,); each may depend on its own sample alone.
+            collate: joins a list of samples into what `loss_fn` takes; torch's own where left out.
+
+        Raises:
+            ValueError: no samples, or `loss_fn` returned something else.
+
+        Cost: as `sketch` for linear layers, embeddings and norms; one sample at a time for every other module.
+        """
+        if not len(samples):
+            raise ValueError("samples must hold at least one sample")
+        return self._sketch(SampleBatch(samples, loss_fn, collate))
+
+    def check(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Check the fast path against autograd on these sequences, and not on the first batch; as in `sketch`."""
         with self._borrowed():
-            ids, labels, lengths = _pack(input_ids, attention_mask, labels)
-            ids, labels = ids.to(self.device), labels.to(self.device)
+            self._check(TokenBatch.pack(input_ids, attention_mask, None, self.device))
+
+    def _sketch(self, batch: Batch) -> Sketches:
+        with self._borrowed():
             if not self._checked:
-                self._check(ids, labels, lengths)
-            while True:
-                try:
-                    losses, num_tokens = self._fast(ids, labels, self.projection)
-                    break
-                except UnexpectedLayoutError as error:
-                    self._demote({error.module})
+                self._check(batch)
+            sums, num_terms = self._fast(batch, self.projection)
             slow = self.slow_parameters
             if slow and slow != self._announced:
                 self._announce(slow)
-            for name, sample, gradient in self._slow(ids, labels, lengths, slow):
-                self.projection.full(name, gradient[None], sample)
-            # Sums were differentiated, not means: half-precision gradients of long samples would underflow.
-            values = self.projection.finish() / num_tokens.clamp(min=1)[:, None]
-        return Sketches(values, losses, torch.linalg.vector_norm(values, dim=1), num_tokens)
+            for sample, gradients in self._exact(batch, slow):
+                for name, gradient in gradients.items():
+                    self.projection.full(name, gradient[None], sample)
+            values = self.projection.finish()
+        # Sums were differentiated, not means: half-precision gradients of long samples would underflow.
+        divisors = num_terms.clamp(min=1)
+        if self.reduction == "mean":
+            values = values / divisors[:, None]
+        return Sketches(values, (sums / divisors).float(), torch.linalg.vector_norm(values, dim=1), num_terms)
 
-    def _fast(self, ids: Tensor, labels: Tensor, projection: Projection) -> tuple[Tensor, Tensor]:
-        """Add the gradients of summed losses; mean losses (B,) and predicted tokens (B,)."""
-        projection.begin(len(ids))
-        with self._capture.into(projection, *ids.shape):
-            sums, num_tokens = self._losses(ids, labels)
-            if sums.requires_grad:
-                torch.autograd.backward(sums.sum())
-        return (sums.detach() / num_tokens.clamp(min=1)).float(), num_tokens
+    def _fast(self, batch: Batch, projection: Projection) -> tuple[Tensor, Tensor]:
+        """Add the gradients of summed losses; those sums and their numbers of terms, (B,) each."""
+        while True:
+            projection.begin(batch.size)
+            try:
+                with self._capture.into(projection, batch.size, batch.num_positions):
+                    losses = batch.losses(self.model)
+                    if losses.roots.requires_grad:
+                        torch.autograd.backward(losses.roots, losses.slopes)
+                return losses.sums, losses.num_terms
+            except UnexpectedLayoutError as error:
+                self._demote({error.module})
 
-    def _losses(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed losses (B,) and predicted tokens (B,)."""
-        logits = self.model(input_ids=ids, **self._options).logits
-        # The labels are shifted, not the logits: a slice of those would be copied, and its gradient filled with zeros.
-        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-        nats = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
-        )
-        return nats.view(targets.shape).sum(1), (targets != IGNORED_LABEL).sum(1)
-
-    def _slow(
-        self, ids: Tensor, labels: Tensor, lengths: Sequence[int], names: Sequence[str]
-    ) -> Iterator[tuple[str, int, Tensor]]:
-        """Exact gradients of summed losses by plain autograd: parameter, sample, gradient."""
+    def _exact(self, batch: Batch, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Gradients of summed losses by plain autograd, sample by sample; parameters without a part are left out."""
         if not names:
             return
-        wanted = [self.parameters[name] for name in names]
-        for sample, length in enumerate(lengths):
-            if length < 2:
-                continue
+        parameters = dict(self.model.named_parameters())
+        wanted = [parameters[name] for name in names]
+        for sample in batch.predicting():
             for parameter in wanted:
                 parameter.requires_grad_(True)
             try:
-                sums, _ = self._losses(ids[sample : sample + 1, :length], labels[sample : sample + 1, :length])
-                if not sums.requires_grad:  # none of them is used at all
-                    return
-                gradients = torch.autograd.grad(sums.sum(), wanted, allow_unused=True)
+                gradients = batch.alone(sample).losses(self.model).differentiate(wanted)
             finally:
                 for parameter in wanted:
                     parameter.requires_grad_(False)
-            for name, gradient in zip(names, gradients, strict=True):
-                if gradient is not None:
-                    yield name, sample, gradient
+            yield sample, {name: g for name, g in zip(names, gradients, strict=True) if g is not None}
 
-    def _check(self, ids: Tensor, labels: Tensor, lengths: Sequence[int]) -> None:
+    def _check(self, batch: Batch) -> None:
         """Hold every fast gradient against autograd's, on the first two samples that allow it."""
-        predicting = (labels[:, 1:] != IGNORED_LABEL).any(1).nonzero().flatten().tolist()
+        predicting = batch.predicting()
         for sample, other in zip(predicting, [*predicting[1:], None], strict=False):
-            verdict = self._wrong_layers(*_probe(ids, labels, lengths, sample, other))
+            verdict = self._wrong_layers(batch.probe(sample, other))
             if verdict is not None:
                 self._demote(verdict)
                 self._checked = True
                 return
 
-    def _wrong_layers(self, ids: Tensor, labels: Tensor, lengths: Sequence[int]) -> set[str] | None:
-        """Names of the layers whose fast gradients are not autograd's; None where these are not finite."""
-        count = len(ids)
-        exact = {name: torch.zeros(count, p.numel(), device=self.device) for name, p in self.parameters.items()}
-        for name, sample, gradient in self._slow(ids, labels, lengths, tuple(self.parameters)):
-            exact[name][sample] = gradient.flatten()
-        totals = sum((g.square().sum(1) for g in exact.values()), torch.zeros(count, device=self.device))
+    def _wrong_layers(self, batch: Batch) -> set[str] | None:
+        """Names of the layers whose fast gradients are not autograd's; None where these are not finite.
+
+        Compared are small two-sided sketches of each parameter's gradient; memory for one sample's gradients.
+        """
+        shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
+        exact, fast = (TwoSided(shapes, 1, 0, self.device, _CHECKING_FACTOR_SIZE) for _ in range(2))
+        exact.begin(batch.size)
+        everything = [name for name, parameter in self.model.named_parameters() if parameter.is_floating_point()]
+        squares = dict.fromkeys(everything, 0.0)
+        for sample, gradients in self._exact(batch, everything):
+            norms = {name: float(torch.linalg.vector_norm(g, dtype=torch.float64)) for name, g in gradients.items()}
+            total = sum(norm**2 for norm in norms.values())
+            for name, gradient in gradients.items():
+                squares[name] += norms[name] ** 2 / total if total > 0 else 0.0
+                if name in shapes:
+                    exact.full(name, gradient[None], sample)
+        totals = exact.squared_norms()
         if not torch.isfinite(totals).all():
             return None
-        recorded = Unprojected({name: tuple(p.shape) for name, p in self.parameters.items()}, self.device)
-        while True:
-            try:
-                self._fast(ids, labels, recorded)
-                break
-            except UnexpectedLayoutError as error:
-                self._demote({error.module})
+        self._squared_norms = squares
+        self._fast(batch, fast)
         # √ε: rounding in another order stays far below it, a wrong formula far above, in every precision.
         tolerance = max(torch.finfo(p.dtype).eps for p in (*self.parameters.values(), totals)) ** 0.5
         wrong = set()
         for layer in self._capture.layers:
             for name in layer.parameters.values():
-                gaps = (recorded.gradients[name].flatten(1) - exact[name]).norm(dim=1)
-                if not (gaps <= tolerance * (exact[name].norm(dim=1) + 1e-3 * totals.sqrt())).all():
+                right = exact.part(name)
+                gaps = (fast.part(name) - right).norm(dim=1)
+                if not (gaps <= tolerance * (right.norm(dim=1) + 1e-3 * totals.sqrt())).all():
                     wrong.add(layer.name)
         return wrong
 
@@ -242,7 +285,7 @@ class GradientSketcher:
             f"{len(slow)} parameters ({share:.1%} of all entries) have no fast path and are differentiated exactly, "
             f"one sample at a time, which is slow: {', '.join(slow[:4])}{', ...' if len(slow) > 4 else ''}",
             SlowPathWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     @contextmanager
@@ -263,38 +306,18 @@ class GradientSketcher:
                 module.training = mode
 
 
-def _probe(
-    ids: Tensor, labels: Tensor, lengths: Sequence[int], sample: int, other: int | None
-) -> tuple[Tensor, Tensor, list[int]]:
-    """The beginnings of two samples as a batch; a sample alone is joined by its own first half.
-
-    Two, so that a layer that mixes up whose activations are whose is found out.
-    """
-    first = int((labels[sample, 1:] != IGNORED_LABEL).nonzero()[0])  # up to here nothing is predicted
-    length = min(lengths[sample], first + _PROBE_TOKENS)
-    rows, ends = [sample, sample if other is None else other], [length, length // 2]
-    if other is not None:
-        ends[1] = min(lengths[other], length)
-    inside = torch.arange(length, device=ids.device) < torch.tensor(ends, device=ids.device)[:, None]
-    return ids[rows, :length], labels[rows, :length].where(inside, IGNORED_LABEL), ends
-
-
-def _pack(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor, list[int]]:
-    """Tokens and labels with all padding moved to the right, where a causal model never sees it; and the lengths."""
-    for name, given in (("attention_mask", attention_mask), ("labels", labels)):
-        if given is not None and given.shape != input_ids.shape:
-            raise ValueError(f"{name} has shape {tuple(given.shape)}, input_ids {tuple(input_ids.shape)}")
-    if input_ids.dim() != 2 or not input_ids.numel():
-        raise ValueError(f"input_ids must have shape (B, T) and hold tokens, got {tuple(input_ids.shape)}")
-    input_ids = input_ids.long().clone()  # a clone, since tensors of inference mode cannot be differentiated through
-    labels = input_ids if labels is None else labels.long()
-    if attention_mask is None:
-        return input_ids, labels, [input_ids.shape[1]] * len(input_ids)
-    mask = attention_mask.bool()
-    lengths = mask.sum(1)
-    width = max(1, int(lengths.max()))
-    order = torch.argsort(~mask, dim=1, stable=True)[:, :width]
-    inside = torch.arange(width, device=order.device) < lengths[:, None]
-    packed = input_ids.gather(1, order)
-    # Padded with the sample's own first token: another's embedding may be NaN, and 0 · NaN is NaN.
-    return packed.where(inside, packed[:, :1]), labels.gather(1, order).where(inside, IGNORED_LABEL), lengths.tolist()
+def _chosen(trainable: dict[str, Tensor], patterns: Sequence[str] | None) -> dict[str, Tensor]:
+    if not trainable:
+        raise ValueError("the model has no parameter with requires_grad=True: nothing to sketch")
+    if patterns is None:
+        return trainable
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in trainable):
+            raise ValueError(
+                f"every pattern must match a trainable parameter, but {pattern!r} matches none; there are, for "
+                f"example, {', '.join(list(trainable)[:3])}"
+            )
+    chosen = {name: p for name, p in trainable.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    if not chosen:
+        raise ValueError("parameters must hold at least one pattern, or be left out for all parameters")
+    return chosen

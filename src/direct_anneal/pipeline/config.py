@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.errors import InputError
-from direct_anneal.features import BATCH_TOKENS
-from direct_anneal.gradients import ProjectionName
+from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.selection import Objective
 
 DEFAULT_WINDOW = 2048
@@ -30,7 +29,19 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (("fraction", "budget_ratio", "elbow"), int | float | np.floating | np.integer, "a number (in YAML 0.1 or 1.0e-1)"),
     (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
     (
-        ("objective", "budget_reference", "projection", "text_field", "id_field", "domain_field", "device", "dtype"),
+        (
+            "objective",
+            "budget_reference",
+            "projection",
+            "reduction",
+            "optimizer",
+            "text_field",
+            "id_field",
+            "domain_field",
+            "prompt_field",
+            "device",
+            "dtype",
+        ),
         str,
         "a text",
     ),
@@ -56,11 +67,16 @@ class SelectConfig:
         elbow: share of the spectrum's energy that is stiff.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
+        reduction: "mean" or "sum" of a sample's token losses.
+        parameters: patterns of the names of the parameters whose gradients count; all where left out.
+        optimizer: saved state of Adam (optimizer.pt); gradients are then taken in its geometry (`adam_scales`).
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
+        prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
         seed: of the projection.
-        device, dtype: where and in which precision the model runs.
-        batch_tokens: padded tokens of a batch; does not change the result beyond float rounding.
+        device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
+        batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
+            rounding (see `features.extract`).
         trust_remote_code: run Python code that the checkpoint brings.
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
@@ -82,14 +98,18 @@ class SelectConfig:
     elbow: float = 0.945
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
+    reduction: Reduction = "mean"
+    parameters: tuple[str, ...] | None = None
+    optimizer: str | None = None
     max_length: int | None = None
     text_field: str = "text"
     id_field: str = "id"
     domain_field: str = "domain"
+    prompt_field: str | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: DtypeName = "float32"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -99,9 +119,14 @@ class SelectConfig:
             patterns = given if isinstance(given, list | tuple) else [given]
             _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
             object.__setattr__(self, field, tuple(map(str, patterns)))
-        for field in ("model", "out"):  # so are paths
-            _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
-            object.__setattr__(self, field, str(getattr(self, field)))
+        if self.parameters is not None:
+            given = self.parameters if isinstance(self.parameters, list | tuple) else [self.parameters]
+            _require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
+            object.__setattr__(self, "parameters", tuple(given))
+        for field in ("model", "out", "optimizer"):  # so are paths
+            if getattr(self, field) is not None or field != "optimizer":
+                _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
+                object.__setattr__(self, field, str(getattr(self, field)))
         for names, kind, must in _TYPES:
             for field in names:
                 value = getattr(self, field)
@@ -122,13 +147,16 @@ class SelectConfig:
         _require(0 < self.elbow <= 1, "elbow", "in (0, 1]", self.elbow)
         _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
-        _require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        differs = self.prompt_field not in (self.text_field, "input_ids")
+        _require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         for field, choices in (
             ("objective", ("energy", "descent")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
-            ("dtype", ("float32", "bfloat16")),
+            ("reduction", ("mean", "sum")),
+            ("dtype", ("float32", "bfloat16", "float16")),
         ):
             _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
         _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from direct_anneal.corpus import Corpus
+from collections import Counter
+from typing import Any
+
+from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
-from direct_anneal.features import SketchedGradients
+from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.gradients import EXCLUDED
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import RELAXED_MARGIN
 from direct_anneal.selection import Selection
@@ -14,17 +18,37 @@ INCIDENTS = {
     "no-text": "documents left out, they have neither text nor input_ids",
     "empty-text": "documents left out, their text is empty",
     "too-short": "documents left out, they have fewer than two tokens and predict nothing",
+    "bad-prompt": "documents left out, their prompt is not of the text's kind",
+    "nothing-to-predict": "documents left out, nothing follows their prompt that could be predicted",
+    "no-prompt": "documents without a prompt, predicted whole",
     "bad-tokens": "documents left out, their input_ids are not in the model's vocabulary",
     "truncated": "files used up to where they are cut off",
     "duplicate-id": "documents kept under a qualified id, theirs was taken",
     "over-long": "documents longer than the window, split into windows and averaged by tokens",
 }
 
-PLACES = "the first 100 in manifest.json, all in corpus/{}/incidents.jsonl"
+QUARANTINE = {
+    "nan": "NaN",
+    "infinite": "infinite",
+    "outlier": f"above {OUTLIER_FACTOR:g} times the median norm",
+}
+
+PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents.jsonl"
 
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
+
+
+def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
+    """Whether a part of the gradient was left out."""
+    excluded = [way for way in coverage["ways"] if way["way"] == EXCLUDED] if coverage is not None else []
+    return [
+        f"{way['num_parameters']:,} parameters are left out of the gradients: {way['share']:.1%} of all entries, "
+        f"{way['squared_norm']:.1%} of the squared gradient norm where that was looked at"
+        for way in excluded
+        if way["squared_norm"] is not None
+    ]
 
 
 def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
@@ -49,10 +73,12 @@ def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
 def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[str]:
     """What was left out of a corpus, or kept with a remark."""
     doubts = []
-    if len(gradients.unusable):
+    if len(gradients.quarantined):
+        counts = Counter(gradients.quarantined["reason"].to_pylist())
+        reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
         doubts.append(
-            f"{role}: {len(gradients.unusable):,} documents left out, their gradients are not finite "
-            "(ids in manifest.json)"
+            f"{role}: {len(gradients.quarantined):,} documents left out for their gradients: {reasons} (the first "
+            f"{MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.incidents.to_manifest().items():
         doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from direct_anneal.corpus import Corpus
+from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.features import SketchedGradients
+from direct_anneal.gradients import EXCLUDED, SLOW, Coverage
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import Formulation
 from direct_anneal.selection import Selection
 
 _DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "pyarrow", "safetensors", "transformers")
+QUARANTINE_COLUMNS = ["id", "source", "row", "reason"]
 _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
 
 
@@ -32,19 +34,40 @@ def versions() -> dict[str, str]:
 
 
 def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
-    """What was read, what was amiss with it, and whose gradients could not be used."""
+    """What was read, what was amiss with it, and whose gradients are quarantined."""
     return {
         "documents": corpus.num_samples,
         "tokens": int(corpus.num_tokens.sum()),
         "sources": [str(source) for source in corpus.sources],
         "incidents": corpus.incidents.to_manifest(),
-        "unusable_gradients": gradients.unusable.select(["id", "source", "row"]).to_pylist(),
+        "quarantined": {
+            "count": len(gradients.quarantined),
+            "samples": gradients.quarantined.select(QUARANTINE_COLUMNS)[:MAX_PLACES].to_pylist(),
+        },
+    }
+
+
+def coverage_entry(coverage: Coverage) -> dict[str, Any]:
+    """Which way the parameters went, with shares of entries and of the squared gradient norm."""
+    return {
+        "entries": coverage.entries,
+        "ways": [
+            {
+                "way": way.name,
+                "num_parameters": len(way.parameters),
+                "share": way.entries / coverage.entries,
+                "squared_norm": way.squared_norm,
+                "parameters": list(way.parameters[:MAX_PLACES]) if way.name in (SLOW, EXCLUDED) else [],
+            }
+            for way in coverage.ways
+        ],
     }
 
 
 def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
     """Pool against selection by domain, and what shifted: losses in nats per token, lengths in tokens."""
     chosen = evidence.filter(evidence["selected"])
+    usable = evidence.filter(evidence["rank"].is_valid())  # the loss of an outlier would be the mean
     domains: dict[str, dict[str, int]] = {}
     for role, part in (("pool", evidence), ("selected", chosen), ("validation", validation.index)):
         grouped = part.group_by("domain").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
@@ -54,7 +77,7 @@ def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
             entry[f"{role}_tokens"] = row["num_tokens_sum"]
     return {
         "domains": {name: domains[name] for name in sorted(domains)},
-        "loss_mean": {"pool": _mean(evidence["loss"]), "selected": _mean(chosen["loss"])},
+        "loss_mean": {"pool": _mean(usable["loss"]), "selected": _mean(chosen["loss"])},
         "num_tokens_median": {"pool": _median(evidence["num_tokens"]), "selected": _median(chosen["num_tokens"])},
     }
 
@@ -114,8 +137,7 @@ def alternative_entry(
 
 
 def _mean(column: pa.ChunkedArray) -> float:
-    values = column.to_numpy()
-    return float(values[np.isfinite(values)].mean())
+    return float(column.to_numpy().mean())
 
 
 def _median(column: pa.ChunkedArray) -> float:

@@ -112,7 +112,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem, selection: Selection) -> pa.Table:
     """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS`.
 
-    Rank 1 is the strongest; the selected come first. What had no usable gradient has nulls, and is not selected.
+    Rank 1 is the strongest; the selected come first. What is quarantined has nulls, and is not selected.
     """
     count = len(pool)
     chosen = np.zeros(count, dtype=bool)
@@ -131,8 +131,8 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
         ("selected", chosen),
     ):
         table = table.append_column(name, pa.array(values))
-    if len(pool.unusable):
-        left_out = pool.unusable.append_column("selected", pa.array(np.zeros(len(pool.unusable), dtype=bool)))
+    if len(pool.quarantined):
+        left_out = pool.quarantined.append_column("selected", pa.array(np.zeros(len(pool.quarantined), dtype=bool)))
         table = pa.concat_tables([table, left_out], promote_options="default")
         table = table.take(pc.index_in(corpus.index["id"], table["id"].combine_chunks()))
     return table.select(EVIDENCE_COLUMNS)

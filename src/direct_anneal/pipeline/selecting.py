@@ -6,10 +6,6 @@ N samples of the pool, M of the validation set, R sketch size.
 from __future__ import annotations
 
 import hashlib
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +18,13 @@ from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
 from direct_anneal.curvature import CrossFit, Spectrum, cross_fit
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, SketchedGradients, extract
-from direct_anneal.gradients import FACTOR_SIZE, SKETCH_VERSION, GradientSketcher, SlowPathWarning
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
 from direct_anneal.pipeline.outputs import claim, evidence, retire, write_json, write_table
-from direct_anneal.progress import Advance, Progress, Silent
+from direct_anneal.pipeline.sketching import Sketching
+from direct_anneal.pipeline.stages import Stages
+from direct_anneal.progress import Progress, Silent
 from direct_anneal.selection import Objective, Selection
 
 
@@ -66,7 +62,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     Source: arXiv:2605.31175, Algorithms 1 and 2, with the departures numbered in docs/departures.md.
     """
     config = SelectConfig(**options)
-    stages = _Stages(progress or Silent())
+    stages = Stages(progress or Silent())
     out = Path(config.out)
 
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
@@ -81,7 +77,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
     config.size_of(pool_corpus.num_tokens)  # to fail before the long part
 
-    sketch = _Sketching(config, checkpoint, max_length, stages, found)
+    sketch = Sketching(config, checkpoint, max_length, stages, found)
     validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
     pool = sketch("pool", pool_corpus)
 
@@ -106,6 +102,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
         advance(len(selection.indices))
 
+    found += doubts.of_coverage(sketch.coverage())
     found += doubts.of_spectrum(spectrum, crossed)
     found += doubts.of_corpus(pool_corpus, pool, "pool")
     found += doubts.of_corpus(validation_corpus, validation, "validation")
@@ -116,6 +113,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         "versions": manifest.versions(),
         "fingerprints": {
             "model": sketch.weights,
+            "optimizer": sketch.optimizer,
             "tokenizer": checkpoint.tokenizer_fingerprint(),
             "pool": pool_corpus.fingerprint,
             "validation": validation_corpus.fingerprint,
@@ -125,6 +123,7 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
             "validation": manifest.corpus_entry(validation_corpus, validation),
         },
         "composition": manifest.composition(table, validation_corpus),
+        "coverage": sketch.coverage(),
         "spectrum": manifest.spectrum_entry(spectrum, crossed, config.elbow),
         "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
         "objective": manifest.objective_entry(config.objective, selection),
@@ -136,21 +135,6 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         "timings": stages.seconds,
     }
     return Run(out, selection, write_json(out / "manifest.json", content))
-
-
-class _Stages:
-    """Progress, and the seconds that each stage took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Advance]:
-        started = time.monotonic()
-        with self._progress.stage(name, unit, total) as advance:
-            yield advance
-        self.seconds[name] = round(time.monotonic() - started, 3)
 
 
 def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
@@ -165,13 +149,15 @@ def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) 
 
 
 def _read(
-    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: _Stages
+    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
 ) -> Corpus:
     with stages.stage(f"Reading the {role}", "documents") as advance:
         return prepare(
             sources,
             role=role,
-            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            fields=Fields(
+                text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
+            ),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,
@@ -179,74 +165,6 @@ def _read(
             directory=Path(config.out) / "corpus" / role,
             advance=advance,
         )
-
-
-class _Sketching:
-    """Corpora into gradients; one sketcher serves all of them, and is built only where something is missing."""
-
-    def __init__(
-        self, config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: _Stages, found: list[str]
-    ) -> None:
-        self._config = config
-        self._checkpoint = checkpoint
-        self._max_length = max_length
-        self._stages = stages
-        self._found = found
-        self._sketcher: GradientSketcher | None = None
-        self.weights = checkpoint.weights_fingerprint()
-
-    def __call__(self, role: str, corpus: Corpus) -> SketchedGradients:
-        config = self._config
-        store = self._store(role, corpus)
-        with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", int(corpus.num_tokens.sum())) as advance,
-            warnings.catch_warnings(record=True) as caught,
-        ):
-            warnings.simplefilter("always", SlowPathWarning)
-            extract(
-                corpus,
-                store,
-                self._build,
-                max_length=self._max_length,
-                batch_tokens=config.batch_tokens,
-                advance=advance,
-            )
-        if slow := [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]:
-            store.remember(slow)
-        self._found += [remark for remark in store.remarks() if remark not in self._found]
-        gradients = SketchedGradients.load(store, corpus.index)
-        if not len(gradients):
-            raise InputError(
-                f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
-                "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
-            )
-        return gradients
-
-    def _store(self, role: str, corpus: Corpus) -> FeatureStore:
-        config = self._config
-        return FeatureStore(
-            Path(config.out) / "features" / role,
-            num_samples=corpus.num_samples,
-            sketch_size=config.sketch_size,
-            fingerprint={
-                "model": self.weights,
-                "data": corpus.fingerprint,
-                "max_length": self._max_length,
-                "projection": config.projection,
-                "factor_size": FACTOR_SIZE,
-                "sketch_version": SKETCH_VERSION,
-                "seed": config.seed,
-                "dtype": config.dtype,
-            },
-            replace=config.overwrite,
-        )
-
-    def _build(self) -> GradientSketcher:
-        if self._sketcher is None:
-            config = self._config
-            model = self._checkpoint.load_model(config.device, config.dtype)
-            self._sketcher = GradientSketcher(model, config.sketch_size, config.projection, config.seed)
-        return self._sketcher
 
 
 def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:

@@ -1,0 +1,217 @@
+"""What flows through a model at once, and what its loss is: token sequences, or samples of any kind.
+
+B samples of a batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+IGNORED_LABEL = -100  # transformers' and torch's own mark for a position that is not predicted
+
+# Of logits in float32 that are worked on at once: what a core's cache holds, or enough to keep a GPU busy.
+_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
+_PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The summed losses of a batch, ready to be differentiated.
+
+    Attributes:
+        roots: the tensor that differentiation starts from.
+        slopes: ∂(Σ_b sums_b)/∂roots, of the same shape.
+        sums: (B,) summed loss of each sample, detached.
+        num_terms: (B,) how many terms each sum has: predicted tokens, or 1.
+    """
+
+    roots: Tensor
+    slopes: Tensor
+    sums: Tensor
+    num_terms: Tensor
+
+    def differentiate(self, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradients of Σ sums, None where a parameter has no part in them."""
+        if not self.roots.requires_grad:
+            return [None] * len(parameters)
+        return torch.autograd.grad(self.roots, parameters, self.slopes, allow_unused=True)
+
+
+class Batch(Protocol):
+    """Samples that flow through the model together."""
+
+    @property
+    def size(self) -> int:
+        """B."""
+
+    @property
+    def num_positions(self) -> int:
+        """T, where layers may see batch and positions flattened into one; else 1."""
+
+    def losses(self, model: nn.Module) -> Losses:
+        """One forward pass."""
+
+    def predicting(self) -> list[int]:
+        """The samples that have a loss at all."""
+
+    def alone(self, sample: int) -> Batch:
+        """A batch of this sample only."""
+
+    def probe(self, sample: int, other: int | None) -> Batch:
+        """A small batch of two samples, cheap to differentiate exactly.
+
+        Two, so that a layer that mixes up whose activations are whose is found out.
+        """
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Token sequences with all padding on the right, where a causal model never sees it; loss: next-token nats.
+
+    Attributes:
+        ids: (B, T).
+        labels: (B, T), −100 where a token is not to be predicted.
+        lengths: tokens of each sample.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    lengths: list[int]
+
+    @classmethod
+    def pack(
+        cls, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, device: torch.device
+    ) -> TokenBatch:
+        """Move all padding to the right.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 at padding, on either side; all ones where left out.
+            labels: (B, T), −100 where a token is not to be predicted; `input_ids` where left out.
+
+        Raises:
+            ValueError: the shapes disagree.
+        """
+        for name, given in (("attention_mask", attention_mask), ("labels", labels)):
+            if given is not None and given.shape != input_ids.shape:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}, input_ids {tuple(input_ids.shape)}")
+        if input_ids.dim() != 2 or not input_ids.numel():
+            raise ValueError(f"input_ids must have shape (B, T) and hold tokens, got {tuple(input_ids.shape)}")
+        input_ids = input_ids.long().clone()  # tensors of inference mode cannot be differentiated through
+        labels = input_ids if labels is None else labels.long()
+        if attention_mask is None:
+            return cls(input_ids.to(device), labels.to(device), [input_ids.shape[1]] * len(input_ids))
+        mask = attention_mask.bool()
+        lengths = mask.sum(1)
+        width = max(1, int(lengths.max()))
+        order = torch.argsort(~mask, dim=1, stable=True)[:, :width]
+        inside = torch.arange(width, device=order.device) < lengths[:, None]
+        packed = input_ids.gather(1, order)
+        # Padded with the sample's own first token: another's embedding may be NaN, and 0 · NaN is NaN.
+        packed = packed.where(inside, packed[:, :1])
+        labels = labels.gather(1, order).where(inside, IGNORED_LABEL)
+        return cls(packed.to(device), labels.to(device), lengths.tolist())
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_positions(self) -> int:
+        return self.ids.shape[1]
+
+    def losses(self, model: nn.Module) -> Losses:
+        # A cache of keys and values would only be thrown away; models that are not transformers' know no such word.
+        options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+        logits: Tensor = model(input_ids=self.ids, **options).logits
+        # The labels are shifted, not the logits: a slice of those would be copied, and its gradient filled with zeros.
+        targets = nn.functional.pad(self.labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        nats, slopes = _cross_entropy(logits.detach(), targets)
+        return Losses(logits, slopes, nats.sum(1), (targets != IGNORED_LABEL).sum(1))
+
+    def predicting(self) -> list[int]:
+        found: list[int] = (self.labels[:, 1:] != IGNORED_LABEL).any(1).nonzero().flatten().tolist()
+        return found
+
+    def alone(self, sample: int) -> TokenBatch:
+        length = self.lengths[sample]
+        one = slice(sample, sample + 1)
+        return TokenBatch(self.ids[one, :length], self.labels[one, :length], [length])
+
+    def probe(self, sample: int, other: int | None) -> TokenBatch:
+        """The beginnings of two samples; a sample alone is joined by its own first half."""
+        first = int((self.labels[sample, 1:] != IGNORED_LABEL).nonzero()[0])  # up to here nothing is predicted
+        length = min(self.lengths[sample], first + _PROBE_TOKENS)
+        rows, ends = [sample, sample if other is None else other], [length, length // 2]
+        if other is not None:
+            ends[1] = min(self.lengths[other], length)
+        inside = torch.arange(length, device=self.ids.device) < torch.tensor(ends, device=self.ids.device)[:, None]
+        return TokenBatch(self.ids[rows, :length], self.labels[rows, :length].where(inside, IGNORED_LABEL), ends)
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Samples of any kind, under a loss of the caller's.
+
+    Attributes:
+        samples: B of them, each as `collate` takes it in a list.
+        loss_fn: (model, collated samples) → losses, shape (B,); sample b's may depend on sample b alone.
+        collate: joins samples into what `loss_fn` takes.
+    """
+
+    samples: Sequence[Any]
+    loss_fn: LossFunction
+    collate: Collate
+    num_positions: int = 1
+
+    @property
+    def size(self) -> int:
+        return len(self.samples)
+
+    def losses(self, model: nn.Module) -> Losses:
+        losses = self.loss_fn(model, self.collate(list(self.samples)))
+        if not isinstance(losses, Tensor) or losses.shape != (self.size,):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"loss_fn must return one loss for each of {self.size} samples, shape (B,), got {got}")
+        terms = torch.ones(self.size, dtype=torch.int64, device=losses.device)
+        return Losses(losses, torch.ones_like(losses), losses.detach(), terms)
+
+    def predicting(self) -> list[int]:
+        return list(range(self.size))
+
+    def alone(self, sample: int) -> SampleBatch:
+        return SampleBatch([self.samples[sample]], self.loss_fn, self.collate)
+
+    def probe(self, sample: int, other: int | None) -> SampleBatch:
+        pair = [self.samples[sample], self.samples[sample if other is None else other]]
+        return SampleBatch(pair, self.loss_fn, self.collate)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods in nats, (B, T) float32 or better, and their slopes in the logits, (B, T, V).
+
+    Both in one pass over the logits, chunk by chunk, in float32: autograd would take several and hold a copy for each.
+    """
+    vocabulary = logits.shape[-1]
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    slopes = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    nats = torch.empty(targets.shape, dtype=precise, device=logits.device)
+    rows = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    parts = (part.flatten(0, 1) for part in (logits, slopes, targets[..., None], nats[..., None]))
+    for values, slope, target, loss in zip(*(torch.split(part, rows) for part in parts), strict=True):
+        ignored = target == IGNORED_LABEL
+        target = target.where(~ignored, 0)
+        log_likelihoods = torch.log_softmax(values, dim=-1, dtype=precise)
+        loss.copy_(-log_likelihoods.gather(1, target)).masked_fill_(ignored, 0.0)
+        minus_one = torch.full_like(target, -1.0, dtype=precise)
+        slope.copy_(log_likelihoods.exp_().scatter_add_(1, target, minus_one)).masked_fill_(ignored, 0.0)
+    return nats, slopes

@@ -1,0 +1,148 @@
+"""Gradients in the geometry of the optimiser: entry by entry rescaled before they are sketched.
+
+B samples of a batch, T tokens; a parameter has shape (m, n).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer_pt_utils import get_parameter_names
+
+from direct_anneal.gradients.projections import Projection
+
+# What transformers' Trainer keeps out of weight decay, in a parameter group of its own: LayerNorms, and these names.
+_UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+class Preconditioned(Projection):
+    """S diag(scale): rescales each gradient entry by entry, then hands it to another projection.
+
+    A scale for each entry does not pass through a sum over tokens, so that here each sample's gradient of a linear
+    layer is formed, one at a time; for a look-up (an embedding) it is not needed.
+
+    Cost: 2 T m n per sample and linear layer beside the inner projection of whole gradients; memory of one gradient.
+    The factors of all layers are held until the backward pass, as training holds them.
+
+    Args:
+        inner: the projection that follows.
+        scales: a factor for every entry, by the parameter's name, in the parameter's shape.
+    """
+
+    def __init__(self, inner: Projection, scales: Mapping[str, Tensor]) -> None:
+        super().__init__(inner.shapes, inner.sketch_size, inner.seed, inner.device)
+        if missing := sorted(inner.shapes.keys() - scales.keys()):
+            raise ValueError(f"every covered parameter needs a scale, {len(missing)} have none: {missing[0]}, ...")
+        self._inner = inner
+        self.batch_factor = inner.batch_factor
+        self._scales = {}
+        for name, shape in inner.shapes.items():
+            if scales[name].numel() != shape[0] * shape[1]:
+                raise ValueError(f"the scale of {name} has shape {tuple(scales[name].shape)}, the parameter {shape}")
+            self._scales[name] = scales[name].detach().to(inner.device, torch.float32).reshape(shape)
+
+    def begin(self, batch_size: int) -> None:
+        self._inner.begin(batch_size)
+
+    def finish(self) -> Tensor:
+        return self._inner.finish()
+
+    def keep(self, name: str, side: int, factor: Tensor) -> Tensor:  # noqa: ARG002
+        return factor
+
+    def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
+        scale = self._scales[name]
+        if not rows.is_floating_point():  # Σ_t e_row c_tᵀ, whose entries of one row share that row of scales
+            columns = columns.float() * scale[rows]
+            self._inner.outer(name, self._inner.keep(name, 0, rows), self._inner.keep(name, 1, columns))
+            return
+        for sample, (left, right) in enumerate(zip(rows.float(), columns.float(), strict=True)):
+            self._inner.full(name, (left.T @ right).mul_(scale)[None], sample)
+
+    def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
+        scaled = gradients.reshape(len(gradients), *self.shapes[name]).float() * self._scales[name]
+        self._inner.full(name, scaled, sample)
+
+
+def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Factors that take gradients into the geometry of Adam, from its saved state: (√v̂ + ε)^(-1/2) for each entry.
+
+    Adam steps by m / (√v̂ + ε). In coordinates θ = D^(1/2) φ with D = 1/(√v̂ + ε) that is a plain gradient step: the
+    gradient there is D^(1/2) g, inner products are ⟨g, D g'⟩, and the curvature is D^(1/2) H D^(1/2), which is what
+    limits Adam's step. So pool and validation are rescaled alike.
+
+    Args:
+        path: what `torch.save(optimizer.state_dict(), path)` wrote, as transformers' Trainer does (optimizer.pt).
+        model: whose trainable parameters the optimiser had.
+
+    Returns:
+        by parameter name, float32, of the parameter's shape.
+
+    Raises:
+        ValueError: the file is no such state, holds more than tensors and numbers, or belongs to another model.
+
+    Source: Adam (arXiv:1412.6980), bias-corrected v̂ = v / (1 − β₂^t); the coordinates are ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        groups, entries = state["param_groups"], state["state"]
+        counts = [len(group["params"]) for group in groups]
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must be the state_dict of an Adam optimiser, written by torch.save: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise ValueError(f"{path} must hold tensors and numbers alone, and code in it is never run") from error
+    scales = {}
+    parameters = dict(model.named_parameters())
+    for group, names in zip(groups, _names_by_group(groups, counts, model, path), strict=True):
+        for name, key in zip(names, group["params"], strict=True):
+            scales[name] = _scale(entries.get(key), group, name, parameters[name], path)
+    return scales
+
+
+def _scale(entry: Any, group: Mapping[str, Any], name: str, parameter: Tensor, path: Path) -> Tensor:
+    if not isinstance(entry, Mapping) or not {"exp_avg_sq", "step"} <= set(entry):
+        raise ValueError(f"{path} must hold exp_avg_sq and step for {name}: was it written by Adam or AdamW?")
+    moment = entry["exp_avg_sq"]
+    if moment.shape != parameter.shape:
+        raise ValueError(
+            f"{path} holds a state of shape {tuple(moment.shape)} where {name} of the model has "
+            f"{tuple(parameter.shape)}: it belongs to another model, or to parameters in another order"
+        )
+    corrected = moment.float() / (1 - group["betas"][1] ** float(entry["step"]))
+    scale: Tensor = (corrected.sqrt() + group["eps"]).rsqrt()
+    return scale
+
+
+def _names_by_group(groups: list[Any], counts: list[int], model: nn.Module, path: Path) -> list[list[str]]:
+    """Which parameters the optimiser's numbers stand for: by its own word, or by the orders in which it is built."""
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if all("param_names" in group for group in groups):
+        named = [[re.sub(r"^module\.", "", name) for name in group["param_names"]] for group in groups]
+        if {name for names in named for name in names} == set(trainable):
+            return named
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _UNDECAYED))
+    orders = [
+        [trainable],
+        [[name for name in trainable if name in decayed], [name for name in trainable if name not in decayed]],
+    ]
+    for order in orders:
+        if [len(names) for names in order] == counts:
+            return order
+    raise ValueError(
+        f"{path} must be the state of an optimiser of this model's {len(trainable)} trainable parameters, in one group "
+        f"or in the two of transformers' Trainer, or with param_names; its groups have {counts}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

@@ -1,0 +1,29 @@
+"""The stages of a run: shown while they last, and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from direct_anneal.progress import Advance, Progress
+
+
+class Stages:
+    """Progress, and the seconds that each stage took.
+
+    Args:
+        progress: where stages are shown.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Advance]:
+        """As `Progress.stage`; the time counts when it ends well."""
+        started = time.monotonic()
+        with self._progress.stage(name, unit, total) as advance:
+            yield advance
+        self.seconds[name] = round(time.monotonic() - started, 3)
