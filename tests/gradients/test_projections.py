@@ -271,3 +271,16 @@ def test_long_sides_get_more_places() -> None:
         projection = TwoSided({name: shape}, 1000, 0, CPU, p)
         projection.begin(1)
         assert projection.part(name).shape == (1, kept)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float16, 1e-6), (torch.bfloat16, 2**-7)])
+def test_a_fold_is_its_matrix_in_every_precision(dtype: torch.dtype, rounding: float) -> None:
+    """What runs on a CPU, additions, is what other devices do: a product with the matrix."""
+    values = torch.randn(5, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
+    folded = fold(70, 16)
+    product = (values @ folded._matrix.T.to(dtype)).float()  # rounded once to the dtype, twice at most
+    assert folded(values).dtype == torch.float32
+    scale = values.float().abs().sum(1).max()
+    assert (folded(values) - values.float() @ folded._matrix.T).abs().max() < 1e-6 * scale
+    if dtype != torch.float16:
+        assert (folded(values) - product).abs().max() < rounding * scale

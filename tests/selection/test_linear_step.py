@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from direct_anneal.selection import InfeasibleBudgetError, SelectionProblem
-from direct_anneal.selection.linear_step import Polytope
+from direct_anneal.selection.linear_step import OneBudget
 
 Float = NDArray[np.float64]
 
@@ -39,9 +39,9 @@ class Instance:
     def size(self) -> Float:
         return np.ones(len(self.cost)) if self.tokens is None else self.tokens.astype(np.float64)
 
-    def polytope(self, budget: float, permutation: NDArray[np.intp] | None = None) -> Polytope:
+    def polytope(self, budget: float, permutation: NDArray[np.intp] | None = None) -> OneBudget:
         order = np.arange(len(self.cost)) if permutation is None else permutation
-        return Polytope(
+        return OneBudget(
             SelectionProblem(
                 np.zeros((len(self.cost), 1)),
                 self.cost[order],
@@ -104,10 +104,10 @@ def assert_solves(instance: Instance, budget: float) -> None:
     weights = solution.weights
     # HiGHS may use 1e-10 more of the budget than there is, we 1e-12, and a unit of budget is worth the multiplier;
     # the rest is the rounding of sums, 1e-16 of the sum of magnitudes for each of N ≤ 2,000 terms.
-    tolerance = 1e-9 * (1.0 + float(np.abs(instance.gain) @ weights) + solution.multiplier * budget)
+    tolerance = 1e-9 * (1.0 + float(np.abs(instance.gain) @ weights) + solution.multipliers.sum() * budget)
     assert solution.value == pytest.approx(instance.optimum(budget), abs=tolerance)
     assert instance.gain @ weights == pytest.approx(solution.value, abs=tolerance)
-    assert solution.multiplier >= 0
+    assert np.all(solution.multipliers >= 0)
 
     assert np.all((weights >= 0) & (weights <= 1))
     assert weights @ instance.size == pytest.approx(instance.capacity, rel=1e-12)  # sums in another order
@@ -179,7 +179,8 @@ def test_two_thousand_samples_match_highs(share: float, tokens: bool) -> None:
 def test_slack_budget_takes_the_largest_gains(budget: float) -> None:
     solution = Instance(np.array([1.0, 3.0, 2.0, -1.0]), np.ones(4), 2).polytope(budget).maximise(np.arange(4.0))
     assert solution.chosen.tolist() == [False, False, True, True]
-    assert (solution.value, solution.multiplier) == (5.0, 0.0)
+    assert solution.value == 5.0
+    assert not solution.multipliers.any()
 
 
 @pytest.mark.parametrize("num_selected", [1, 5])

@@ -132,6 +132,10 @@ def _demo(options: dict[str, Any]) -> None:
     run_demo(Path(options["out"]), progress=for_stream(sys.stderr), console=Console())
 
 
+def _elbow(text: str) -> float | str:
+    return text if text == "gap" else float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="direct-anneal",
@@ -174,6 +178,17 @@ def _parser() -> argparse.ArgumentParser:
         help="the paper's (default), or ours that knows the sign of progress",
     )
     method.add_argument(
+        "--filter",
+        choices=("newton", "flat", "none"),
+        help="what is gained in a direction: damped Newton (descent), nothing if stiff (energy), or as it is",
+    )
+    method.add_argument("--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.1)")
+    method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1 (descent)")
+    method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
+    method.add_argument(
+        "--bands", type=int, metavar="M", help="stiff budgets, for parts of equal energy of the spectrum (1)"
+    )
+    method.add_argument(
         "--budget-ratio",
         type=float,
         metavar="X",
@@ -183,7 +198,21 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--relax-budget", action="store_true", help="raise an infeasible budget to 1.1 times the least feasible"
     )
-    method.add_argument("--elbow", type=float, metavar="E", help="share of the curvature that is stiff (0.945)")
+    method.add_argument(
+        "--curvature",
+        choices=("empirical-fisher", "mc-fisher", "ggn", "hessian"),
+        help="of what the spectrum is (empirical-fisher, the paper's)",
+    )
+    method.add_argument(
+        "--num-eigenpairs", type=int, metavar="N", help="leading ones that are sought, for ggn and hessian (32)"
+    )
+    method.add_argument(
+        "--elbow",
+        type=_elbow,
+        metavar="E",
+        help="share of the curvature that is stiff (0.945), or gap, its widest",
+    )
+    method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
     method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"

@@ -1,6 +1,37 @@
 """The curvature of the validation loss: its eigenpairs, and the split into stiff and flat directions."""
 
 from direct_anneal.curvature.crossfit import CrossFit, cross_fit
+from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share, fixed_number, widest_gap
+from direct_anneal.curvature.estimation import (
+    CurvatureEstimator,
+    CurvatureName,
+    Estimate,
+    SecondMoment,
+    estimate,
+)
+from direct_anneal.curvature.lanczos import MatrixFree
+from direct_anneal.curvature.sampling import monte_carlo_sketches
 from direct_anneal.curvature.spectrum import Spectrum
+from direct_anneal.curvature.storage import load_estimate, save_estimate
+from direct_anneal.curvature.windows import labelled
 
-__all__ = ["CrossFit", "Spectrum", "cross_fit"]
+__all__ = [
+    "PAPER_SHARE",
+    "CrossFit",
+    "CurvatureEstimator",
+    "CurvatureName",
+    "Elbow",
+    "Estimate",
+    "MatrixFree",
+    "SecondMoment",
+    "Spectrum",
+    "cross_fit",
+    "energy_share",
+    "estimate",
+    "fixed_number",
+    "labelled",
+    "load_estimate",
+    "monte_carlo_sketches",
+    "save_estimate",
+    "widest_gap",
+]

@@ -1,27 +1,30 @@
 """The spectrum of the validation set's curvature, split into stiff and flat.
 
-M validation samples, R sketch size, r rank, s stiff directions.
+M validation samples, N samples of any kind, R sketch size, r rank, s stiff directions, m bands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenpairs of the sketched empirical Fisher, H̃ = (1/M) Σ z zᵀ, and where stiff ends.
+    """Eigenpairs of the sketched curvature H̃, and where stiff ends.
 
     Attributes:
-        eigenvalues: λ > 0, shape (r,), descending; units of squared gradient.
+        eigenvalues: λ > 0, shape (r,), descending; of the empirical Fisher in units of squared gradient.
         eigenvectors: shape (R, r), orthonormal columns in the same order.
-        num_stiff: s, the first so many are stiff; everything else, the null space of H̃ too, is flat.
+        num_stiff: s, the first so many are stiff; everything else, what has no eigenpair here too, is flat.
         num_validation: M.
     """
 
@@ -31,11 +34,11 @@ class Spectrum:
     num_validation: int
 
     @classmethod
-    def from_sketches(cls, values: ArrayLike, energy: float = 0.945) -> Spectrum:
-        """The spectrum of the sketches' second moment, with the elbow at a share of its energy.
+    def from_sketches(cls, values: ArrayLike, energy: float = PAPER_SHARE) -> Spectrum:
+        """The spectrum of the sketches' second moment, H̃ = (1/M) Σ z zᵀ, with the elbow at a share of its energy.
 
-        s is the smallest count with Σ_{j≤s} λ_j ≥ energy · Σ_j λ_j, up to 1e-12 of the energy. With M < R the
-        eigenpairs come from the M×M Gram matrix: λ is the same, and v_j is Zᵀ u_j, normalised.
+        s is as `energy_share` counts; `split` has other rules. With M < R the eigenpairs come from the M×M Gram
+        matrix: λ is the same, and v_j is Zᵀ u_j, normalised.
 
         Args:
             values: Z, shape (M, R).
@@ -55,8 +58,7 @@ class Spectrum:
             raise ValueError(f"values must have shape (M, R) with at least one sample, got {z.shape}")
         if not np.all(np.isfinite(z)):
             raise ValueError("validation sketches must be finite: leave out samples whose gradient is not")
-        if not 0 < energy <= 1:
-            raise ValueError(f"energy must be in (0, 1], got {energy}")
+        elbow = energy_share(energy)
         num_validation, sketch_size = z.shape
         if num_validation < sketch_size:
             eigenvalues, left = np.linalg.eigh(z @ z.T / num_validation)
@@ -72,9 +74,15 @@ class Spectrum:
             # QR: where λ_j is tiny beside λ₁, Zᵀ u_j is orthogonal to the others no more than roughly.
             vectors, triangle = np.linalg.qr(z.T @ left)
             vectors *= np.where(np.diag(triangle) < 0, -1.0, 1.0)
-        cumulative = np.cumsum(eigenvalues)
-        num_stiff = int(np.searchsorted(cumulative, energy * cumulative[-1] * (1 - 1e-12))) + 1
-        return cls(eigenvalues, np.ascontiguousarray(vectors), num_stiff, num_validation)
+        return cls(eigenvalues, np.ascontiguousarray(vectors), elbow(eigenvalues), num_validation)
+
+    def split(self, elbow: Elbow) -> Spectrum:
+        """The same eigenpairs with stiff ending where the rule says.
+
+        >>> Spectrum.from_sketches([[3.0, 0.0], [0.0, 1.0]]).split(lambda eigenvalues: 1).num_stiff
+        1
+        """
+        return replace(self, num_stiff=elbow(self.eigenvalues))
 
     @property
     def stiff(self) -> Float:
@@ -92,8 +100,53 @@ class Spectrum:
 
         Source: arXiv:2605.31175, Algorithm 1. Cost O(N R s).
         """
-        along = np.asarray(values, dtype=np.float64) @ self.stiff  # (N, s)
-        return np.square(along) @ self.eigenvalues[: self.num_stiff]
+        cost: Float = self._stiff_energies(values).sum(axis=1)
+        return cost
+
+    def bands(self, num_bands: int) -> list[slice]:
+        """The stiff directions cut into m bands of equal energy, stiffest first.
+
+        Band b ends with the first direction at which Σ λ reaches b/m of the stiff energy, up to 1e-12 of it; each
+        band has a direction at least, so that one that holds more than its share leaves less to the others.
+
+        Raises:
+            ValueError: not 1 ≤ m ≤ s.
+
+        Source: ours, for the paper's constraints that differ between eigen-directions.
+
+        >>> Spectrum(np.array([5.0, 2.0, 2.0, 1.0]), np.eye(4), 4, 9).bands(2)
+        [slice(0, 1, None), slice(1, 4, None)]
+        """
+        if not 1 <= num_bands <= self.num_stiff:
+            raise ValueError(f"there must be 1 to {self.num_stiff} bands, one stiff direction each, got {num_bands}")
+        cumulative = np.cumsum(self.eigenvalues[: self.num_stiff])
+        bounds = [0]
+        for band in range(1, num_bands + 1):
+            end = int(np.searchsorted(cumulative, cumulative[-1] * band / num_bands * (1 - 1e-12))) + 1
+            bounds.append(min(max(end, bounds[-1] + 1), self.num_stiff - num_bands + band))
+        return [slice(*ends) for ends in pairwise(bounds)]
+
+    def band_costs(self, values: ArrayLike, num_bands: int) -> Float:
+        """The stiff cost of each sample in each of `bands`, A_ib = Σ_{j in b} λ_j (v_jᵀ z_i)².
+
+        Args:
+            values: Z, shape (N, R).
+            num_bands: m.
+
+        Returns:
+            A ≥ 0, shape (N, m), with Σ_b A_ib = a_i up to rounding; units as in `stiff_cost`.
+
+        Raises:
+            ValueError: not 1 ≤ m ≤ s.
+        """
+        bands = self.bands(num_bands)
+        energies = self._stiff_energies(values)
+        return np.stack([energies[:, band].sum(axis=1) for band in bands], axis=1)
+
+    def _stiff_energies(self, values: ArrayLike) -> Float:
+        """λ_j (v_jᵀ z_i)², shape (N, s)."""
+        along = np.asarray(values, dtype=np.float64) @ self.stiff
+        return np.square(along) * self.eigenvalues[: self.num_stiff]
 
     def flat(self, values: ArrayLike) -> Float:
         """F z = z − V Vᵀ z for each row, shape (N, R): what the stiff directions leave. Cost O(N R s)."""

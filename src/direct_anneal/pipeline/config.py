@@ -13,34 +13,52 @@ import torch
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
+from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.selection import Objective
 
+Filter = Literal["newton", "flat", "none"]
+Gradients = Literal["raw", "unit"]
+Noise = Literal["raw", "centred"]
+
 DEFAULT_WINDOW = 2048
+# Of each objective, where nothing else is asked for.
+FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton"}
+GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit"}
+DAMPING = 0.1
+DEFAULT_EIGENPAIRS = 32
 
 # A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
 _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
-        ("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens"),
+        (
+            *("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens"),
+            *("num_stiff", "num_eigenpairs", "bands"),
+        ),
         int | np.integer,
         "a whole number",
     ),
-    (("fraction", "budget_ratio", "elbow"), int | float | np.floating | np.integer, "a number (in YAML 0.1 or 1.0e-1)"),
+    (
+        ("fraction", "budget_ratio", "damping"),
+        int | float | np.floating | np.integer,
+        "a number (in YAML 0.1 or 1.0e-1)",
+    ),
     (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
     (
         (
-            "objective",
-            "budget_reference",
-            "projection",
-            "reduction",
-            "optimizer",
-            "text_field",
-            "id_field",
-            "domain_field",
-            "prompt_field",
-            "device",
-            "dtype",
+            *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
+            *(
+                "projection",
+                "reduction",
+                "optimizer",
+                "text_field",
+                "id_field",
+                "domain_field",
+                "prompt_field",
+                "device",
+                "dtype",
+            ),
         ),
         str,
         "a text",
@@ -61,10 +79,19 @@ class SelectConfig:
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
         objective: "energy" (the paper's) or "descent" (ours).
+        filter: f of what is gained in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), of
+            descent alone) or "none"; flat for energy and newton for descent where left out.
+        damping: δ of the filter newton, in units of λ₁; 0.1 where left out.
+        gradients: "raw" or "unit" (of length 1); raw for energy and unit for descent where left out.
+        noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
+        bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
         budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
-        elbow: share of the spectrum's energy that is stiff.
+        curvature: "empirical-fisher" (the paper's), "mc-fisher", "ggn" or "hessian".
+        num_eigenpairs: k, how many of the leading ones are sought for ggn and hessian; 32 where left out.
+        elbow: share of the spectrum's energy that is stiff, or "gap": up to where it falls most.
+        num_stiff: s itself, instead of an elbow.
         sketch_size: R.
         projection: "two-sided" or "gaussian".
         reduction: "mean" or "sum" of a sample's token losses.
@@ -81,7 +108,7 @@ class SelectConfig:
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
     Raises:
-        InputError: a value is out of range, or the size is given never or twice.
+        InputError: a value is out of range, the size is given never or twice, or two options exclude each other.
     """
 
     model: str
@@ -92,10 +119,18 @@ class SelectConfig:
     num_tokens: int | None = None
     fraction: float | None = None
     objective: Objective = "energy"
+    filter: Filter | None = None
+    damping: float | None = None
+    gradients: Gradients | None = None
+    noise: Noise = "raw"
+    bands: int = 1
     budget_ratio: float = 1.0
     budget_reference: Literal["pool", "validation"] = "pool"
     relax_budget: bool = False
-    elbow: float = 0.945
+    curvature: CurvatureName = "empirical-fisher"
+    num_eigenpairs: int | None = None
+    elbow: float | Literal["gap"] = PAPER_SHARE
+    num_stiff: int | None = None
     sketch_size: int = 2048
     projection: ProjectionName = "two-sided"
     reduction: Reduction = "mean"
@@ -144,7 +179,7 @@ class SelectConfig:
         _require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
         _require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
         _require(0 < self.budget_ratio <= 1e6, "budget_ratio", "above 0 and at most 1e6", self.budget_ratio)
-        _require(0 < self.elbow <= 1, "elbow", "in (0, 1]", self.elbow)
+        _require(self.bands >= 1, "bands", "at least 1", self.bands)
         _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
@@ -153,18 +188,89 @@ class SelectConfig:
         _require(self.seed >= 0, "seed", "at least 0", self.seed)
         for field, choices in (
             ("objective", ("energy", "descent")),
+            ("filter", (None, "newton", "flat", "none")),
+            ("gradients", (None, "raw", "unit")),
+            ("noise", ("raw", "centred")),
+            ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
             ("budget_reference", ("pool", "validation")),
             ("projection", ("two-sided", "gaussian")),
             ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
         ):
-            _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
+            must = " or ".join(choice for choice in choices if choice)
+            _require(getattr(self, field) in choices, field, must, getattr(self, field))
+        self._settle_objective()
+        self._settle_curvature()
         _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
         number = int(self.device.partition(":")[2] or 0)
         if self.device != "cpu" and number >= torch.cuda.device_count():
             raise InputError(
                 f"--device {self.device} needs that device, but torch sees {torch.cuda.device_count()}: use another"
             )
+
+    def _settle_objective(self) -> None:
+        """Fill in what the objective brings, so that equal runs have equal configurations."""
+        filter = self.filter or FILTERS[self.objective]
+        if (self.objective, filter) == ("energy", "newton"):
+            raise InputError(
+                "--filter newton weighs progress along a direction, which --objective energy has none of: pass "
+                "--objective descent, or --filter flat or none"
+            )
+        if self.damping is not None and filter != "newton":
+            raise InputError(f"--damping is of --filter newton, but the filter is {filter}: leave it out")
+        damping = (DAMPING if self.damping is None else self.damping) if filter == "newton" else None
+        _require(damping is None or 0 < damping <= 1e6, "damping", "above 0 and at most 1e6", damping)
+        object.__setattr__(self, "filter", filter)
+        object.__setattr__(self, "damping", damping)
+        object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
+
+    def _settle_curvature(self) -> None:
+        share = isinstance(self.elbow, int | float) and not isinstance(self.elbow, bool)
+        _require(self.elbow == "gap" or (share and 0 < self.elbow <= 1), "elbow", 'in (0, 1], or "gap"', self.elbow)
+        _require(self.num_stiff is None or self.num_stiff >= 1, "num_stiff", "at least 1", self.num_stiff)
+        if self.num_stiff is not None and self.elbow != PAPER_SHARE:
+            raise InputError(
+                f"--num-stiff {self.num_stiff} stands instead of an elbow, but --elbow {self.elbow} is given, too: "
+                "leave one out"
+            )
+        if self.curvature != "empirical-fisher" and self.reduction != "mean":
+            raise InputError(
+                f"--curvature {self.curvature} is of the mean token loss, which needs --reduction mean, got "
+                f"{self.reduction}: change one of them"
+            )
+        if self.curvature not in ("ggn", "hessian"):
+            if self.num_eigenpairs is not None:
+                raise InputError(
+                    f"--num-eigenpairs is of --curvature ggn and hessian, but the curvature is {self.curvature}, which "
+                    "gives all of them: leave it out"
+                )
+            return
+        if self.dtype != "float32":
+            raise InputError(
+                f"--curvature {self.curvature} differentiates twice, which needs --dtype float32, got {self.dtype}: "
+                "change one of them"
+            )
+        if self.optimizer is not None:
+            raise InputError(
+                f"--curvature {self.curvature} knows no geometry but the parameters' own: leave out --optimizer, or "
+                "take a Fisher"
+            )
+        pairs = DEFAULT_EIGENPAIRS if self.num_eigenpairs is None else self.num_eigenpairs
+        _require(1 <= pairs <= self.sketch_size, "num_eigenpairs", f"in 1..{self.sketch_size} (--sketch-size)", pairs)
+        _require(
+            self.num_stiff is None or self.num_stiff <= pairs,
+            "num_stiff",
+            f"at most the {pairs} of --num-eigenpairs",
+            self.num_stiff,
+        )
+        object.__setattr__(self, "num_eigenpairs", pairs)
+
+    @property
+    def elbow_rule(self) -> Elbow:
+        """Where stiff ends."""
+        if self.num_stiff is not None:
+            return fixed_number(self.num_stiff)
+        return widest_gap if self.elbow == "gap" else energy_share(self.elbow)
 
     @property
     def defining(self) -> dict[str, Any]:

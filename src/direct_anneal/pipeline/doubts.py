@@ -51,8 +51,12 @@ def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
-    """Whether the split into stiff and flat can be relied upon."""
+def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None, *, known_in_part: bool) -> list[str]:
+    """Whether the split into stiff and flat can be relied upon.
+
+    Args:
+        known_in_part: only some leading eigenpairs were sought.
+    """
     doubts = []
     count, rank = spectrum.num_validation, len(spectrum.eigenvalues)
     if count < FEW_VALIDATION:
@@ -60,7 +64,7 @@ def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None) -> list[str]:
     if spectrum.num_stiff > rank / 2:
         doubts.append(
             f"the elbow takes {spectrum.num_stiff} of {rank} directions, so that little is left that counts as flat: "
-            "add validation samples, or lower --elbow"
+            f"{'raise --num-eigenpairs' if known_in_part else 'add validation samples'}, or lower --elbow"
         )
     if crossed is not None and crossed.overfit > OVERFIT:
         doubts.append(

@@ -1,6 +1,6 @@
 """From gradients and a spectrum to a selection problem: where the objectives' formulas stand.
 
-N samples of the pool, M of the validation set, R sketch size, λ, V the spectrum, τ the budget.
+N samples of the pool, M of the validation set, R sketch size, m bands, λ, v the spectrum, τ the budget.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.curvature import Estimate, Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
-from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.config import DAMPING, FILTERS, GRADIENTS, SelectConfig
 from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
@@ -25,84 +25,141 @@ from direct_anneal.selection import (
 )
 
 RELAXED_MARGIN = 1.1  # at the least feasible budget itself nothing is left to choose
-DAMPING = 0.1  # δ in units of λ₁
+
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Formulation:
-    """A selection problem, and the unit that budgets are ratios of: τ = ratio · unit.
+    """A selection problem, and the units that budgets are ratios of: τ = ratio · unit.
 
     Attributes:
         problem: as `solve` takes it.
-        unit: mean stiff cost of the reference times the expected number of selected samples.
+        units: shape (m,), of each band: mean stiff cost of the reference times the expected number of selected samples.
     """
 
     problem: SelectionProblem
-    unit: float
+    units: Float
 
-    def ratio(self, budget: float) -> float:
-        """An absolute budget as a ratio."""
-        return budget / self.unit if self.unit > 0 else 0.0
+    def ratio(self, budget: float | Float) -> float:
+        """Absolute budgets as a ratio; of several bands the largest."""
+        ratios = np.divide(budget, self.units, out=np.zeros_like(self.units), where=self.units > 0)
+        return float(ratios.max())
 
 
 def formulate(
     objective: Objective,
     config: SelectConfig,
     pool: SketchedGradients,
-    validation: NDArray[np.float64],
-    spectrum: Spectrum,
-    crossed: CrossFit | None,
+    validation: Float,
+    estimate: Estimate,
 ) -> Formulation:
-    """The problem of one objective.
+    """The problem of one objective: the family that docs/departures.md derives, in one place.
 
-        energy:   x_i = F z_i, a_i = Σ_{j≤s} λ_j (v_jᵀ z_i)²                           (arXiv:2605.31175)
-        descent:  x_i = z_i / ‖z_i‖, a_i of x_i, target (H̃ + δ)⁻¹ z̄, δ = 0.1 λ₁     (ours, departure 5)
+        energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
+        under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
+
+        gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit")
+        filter:    f(λ_j) = 1 ("none"); 0 for j ≤ s and 1 beyond ("flat"); 1 / (λ_j + δ), δ = damping · λ₁ ("newton")
+        noise:     c = 0 ("raw"), or the mean of x over the pool; over the validation set for its own costs ("centred")
+        budget:    τ_b = ratio · mean of the reference's A_b · expected number selected
+
+    The paper's is energy, raw, flat, raw with one band. What `config` leaves to its own objective, the other has its
+    defaults of.
 
     Args:
         pool: N gradients.
         validation: Z of the validation set, shape (M, R).
-        crossed: held-out costs of the validation set, where it is large enough to have them.
+        estimate: spectra, split at the elbow.
 
     Raises:
-        InputError: the pool is smaller than what is asked of it, or the budget's reference is not to be had.
+        InputError: the pool is smaller than what is asked of it, there are fewer stiff directions than bands, or the
+            budget's reference is not to be had.
     """
-    raw = objective == "energy"
-    squared = np.square(pool.norms) if raw else np.ones(len(pool))
-    cost = np.concatenate([spectrum.stiff_cost(block) for block in pool.units]) * squared
+    own = objective == config.objective
+    filter = config.filter if own else FILTERS[objective]
+    unit_length = (config.gradients if own else GRADIENTS[objective]) == "unit"
+    spectrum = estimate.whole
+    if config.bands > spectrum.num_stiff:
+        raise InputError(
+            f"--bands must leave a stiff direction to each, but {config.bands} are asked for and {spectrum.num_stiff} "
+            "directions are stiff: ask for fewer, or raise --elbow"
+        )
+    scale = np.ones(len(pool)) if unit_length else pool.norms
+    cost = _band_costs(spectrum, pool, scale, config)
     num_tokens = pool.samples["num_tokens"].to_numpy()
     num_selected, token_budget = config.size_of(num_tokens)
     expected = num_selected if token_budget is None else token_budget / float(num_tokens.mean())
     assert expected is not None
-    if config.budget_reference == "pool":
-        reference = cost
-    elif crossed is not None:
-        lengths = np.square(np.linalg.norm(validation, axis=1))
-        reference = crossed.held_out if raw else crossed.held_out / np.where(lengths > 0, lengths, 1.0)
-    else:
-        raise InputError(
-            f"--budget-reference validation needs at least 4 validation samples to hold some out, got "
-            f"{len(validation)}: add samples, or use --budget-reference pool"
-        )
-    unit = float(reference.mean()) * expected
+    reference = cost if config.budget_reference == "pool" else _held_out(validation, estimate, config, unit_length)
+    units = reference.mean(axis=0) * expected
     target = None
-    if not raw:
-        damping = DAMPING * float(spectrum.eigenvalues[0])
-        target = spectrum.apply(lambda curvature: 1 / (curvature + damping), validation.mean(0))
+    if objective == "descent":
+        target = validation.mean(0)
+        if filter == "flat":
+            target = spectrum.flat(target[None])[0]
+        elif filter == "newton":
+            damping = config.damping if own else DAMPING
+            assert damping is not None
+            delta = damping * float(spectrum.eigenvalues[0])
+            target = spectrum.apply(lambda curvature: 1 / (curvature + delta), target)
+    removed = spectrum.stiff if objective == "energy" and filter == "flat" else None
     problem = SelectionProblem(
-        features=FeatureMatrix(pool.units, scale=pool.norms if raw else None, removed=spectrum.stiff if raw else None),
-        stiff_cost=cost,
+        features=FeatureMatrix(pool.units, scale=None if unit_length else pool.norms, removed=removed),
+        stiff_cost=cost[:, 0] if config.bands == 1 else cost,
         num_selected=num_selected,
-        budget=config.budget_ratio * unit,
+        budget=_one_or_many(config.budget_ratio * units),
         objective=objective,
         target=target,
         num_tokens=num_tokens,
         token_budget=token_budget,
         tie_order=pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
     )
-    return Formulation(problem, unit)
+    return Formulation(problem, units)
 
 
-def relaxed(formulation: Formulation, least_feasible: float) -> Formulation:
+def _band_costs(spectrum: Spectrum, pool: SketchedGradients, scale: Float, config: SelectConfig) -> Float:
+    """A of the pool, shape (N, m), block by block."""
+    starts = np.cumsum([0, *(len(block) for block in pool.units)])
+    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], pool.units, strict=True)]
+    centre = np.zeros(spectrum.eigenvectors.shape[0])
+    if config.noise == "centred":
+        for block, factors in zip(pool.units, parts, strict=True):
+            centre += factors @ block.astype(np.float64) / len(pool)
+    return np.concatenate(
+        [
+            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, config.bands)
+            for block, factors in zip(pool.units, parts, strict=True)
+        ]
+    )
+
+
+def _held_out(validation: Float, estimate: Estimate, config: SelectConfig, unit_length: bool) -> Float:
+    """A of the validation set, shape (M, m), each sample's under the spectrum of the other half."""
+    if estimate.halves is None:
+        raise InputError(
+            f"--budget-reference validation needs at least 4 validation samples to hold some out, got "
+            f"{len(validation)}: add samples, or use --budget-reference pool"
+        )
+    x = validation
+    if unit_length:
+        lengths = np.linalg.norm(x, axis=1, keepdims=True)
+        x = x / np.where(lengths > 0, lengths, 1.0)
+    if config.noise == "centred":
+        x = x - x.mean(axis=0)
+    if (fewest := min(half.num_stiff for half in estimate.halves)) < config.bands:
+        raise InputError(
+            f"--bands must leave a stiff direction to each, but half the validation set has {fewest}: ask for fewer, "
+            "raise --elbow, or use --budget-reference pool"
+        )
+    return cross_fit(x, estimate.halves, config.bands).held_out
+
+
+def _one_or_many(budgets: Float) -> float | Float:
+    return float(budgets[0]) if len(budgets) == 1 else budgets
+
+
+def relaxed(formulation: Formulation, least_feasible: float | Float) -> Formulation:
     """The same problem under 1.1 times the least feasible budget."""
     return replace(formulation, problem=replace(formulation.problem, budget=RELAXED_MARGIN * least_feasible))
 

@@ -18,7 +18,7 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import Formulation
 from direct_anneal.selection import Selection
 
-_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "pyarrow", "safetensors", "transformers")
+_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
 QUARANTINE_COLUMNS = ["id", "source", "row", "reason"]
 _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
 
@@ -82,36 +82,46 @@ def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
     }
 
 
-def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, energy: float) -> dict[str, Any]:
-    """Eigenvalues and elbow, and mean stiff costs of the validation set in sample and held out."""
+def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, config: SelectConfig) -> dict[str, Any]:
+    """Eigenvalues and elbow, and mean stiff costs of the validation set in sample and held out.
+
+    `energy` is the share of the eigenvalues listed that is stiff; for ggn and hessian these are leading ones only.
+    """
+    eigenvalues = spectrum.eigenvalues
     return {
         "eigenvalues": spectrum.eigenvalues.tolist(),
         "num_stiff": spectrum.num_stiff,
         "num_validation": spectrum.num_validation,
-        "energy": energy,
-        "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.mean()),
-        "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.mean()),
+        "energy": float(eigenvalues[: spectrum.num_stiff].sum() / eigenvalues.sum()),
+        "curvature": config.curvature,
+        "bands": [band.stop for band in spectrum.bands(config.bands)],
+        "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.sum(axis=1).mean()),
+        "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.sum(axis=1).mean()),
     }
 
 
 def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
-    """What was allowed, used and possible: absolute, and as ratios of the reference's mean."""
+    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios."""
     least = selection.stats["least_feasible"]
     return {
         "ratio": formulation.ratio(selection.budget),
         "reference": reference,
-        "limit": selection.budget,
-        "used": selection.budget_used,
-        "least_feasible": least,
+        "limit": _plain(selection.budget),
+        "used": _plain(selection.budget_used),
+        "least_feasible": _plain(least),
         "least_feasible_ratio": formulation.ratio(least),
         "relaxed": relaxed,
     }
 
 
-def objective_entry(name: str, selection: Selection) -> dict[str, Any]:
-    """Its value on the selection, the bound that no selection exceeds, and the starts of the search."""
+def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any]:
+    """Its form, its value on the selection, the bound that no selection exceeds, and the starts of the search."""
     return {
-        "name": name,
+        "name": config.objective,
+        "filter": config.filter,
+        "damping": config.damping,
+        "gradients": config.gradients,
+        "noise": config.noise,
         "value": selection.objective,
         "bound": selection.bound,
         "starts": selection.stats.get("starts", []),
@@ -134,6 +144,12 @@ def alternative_entry(
         "relaxed": least is not None,
         "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
     }
+
+
+def _plain(budget: Any) -> float | list[float]:
+    """As JSON takes it: one number, or one for each band."""
+    plain: float | list[float] = np.asarray(budget, dtype=np.float64).tolist()
+    return plain
 
 
 def _mean(column: pa.ChunkedArray) -> float:

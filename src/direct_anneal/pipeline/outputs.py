@@ -124,7 +124,7 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
     rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
     table = pool.samples
     for name, values in (
-        ("stiff_cost", np.asarray(problem.stiff_cost)),
+        ("stiff_cost", np.reshape(problem.stiff_cost, (count, -1)).sum(axis=1)),  # of all bands
         ("score", selection.scores),
         ("weight", selection.weights),
         ("rank", rank),

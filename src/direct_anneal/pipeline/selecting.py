@@ -16,16 +16,24 @@ from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, write_selected
-from direct_anneal.curvature import CrossFit, Spectrum, cross_fit
+from direct_anneal.curvature import CurvatureName, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.estimating import estimate_curvature
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
 from direct_anneal.pipeline.outputs import claim, evidence, retire, write_json, write_table
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Progress, Silent
 from direct_anneal.selection import Objective, Selection
+
+_CURVATURE_UNITS: dict[CurvatureName, str] = {
+    "empirical-fisher": "samples",
+    "mc-fisher": "tokens",
+    "ggn": "products",
+    "hessian": "products",
+}
 
 
 @dataclass(frozen=True)
@@ -81,17 +89,27 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
     validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
     pool = sketch("pool", pool_corpus)
 
-    with stages.stage("Spectrum of the validation set", "samples", len(validation)) as advance:
+    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
         # In an order that has nothing to do with the file's, since the halves that are held out alternate.
-        z = validation.dense()[_by_hash(validation.samples["id"])]  # (M, R)
-        spectrum, crossed = _spectrum(z, config.elbow)
-        advance(len(z))
+        order = _by_hash(validation.samples["id"])
+        z = validation.dense()[order]  # (M, R)
+        estimate = estimate_curvature(
+            config,
+            validation_corpus,
+            validation,
+            order,
+            max_length=max_length,
+            fingerprint=sketch.fingerprint(validation_corpus),
+            build_sketcher=sketch.build,
+            advance=advance,
+        )
+        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
 
     with stages.stage("Choosing", "samples", len(pool)) as advance:
-        formulation = formulate(config.objective, config, pool, z, spectrum, crossed)
+        formulation = formulate(config.objective, config, pool, z, estimate)
         formulation, selection, least = solve_within(formulation, config)
         other: Objective = "descent" if config.objective == "energy" else "energy"
-        alternative = solve_at_any_budget(formulate(other, config, pool, z, spectrum, crossed), config)
+        alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate), config)
         advance(len(pool))
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
@@ -103,7 +121,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         advance(len(selection.indices))
 
     found += doubts.of_coverage(sketch.coverage())
-    found += doubts.of_spectrum(spectrum, crossed)
+    known_in_part = config.num_eigenpairs is not None
+    found += doubts.of_spectrum(estimate.whole, crossed, known_in_part=known_in_part)
     found += doubts.of_corpus(pool_corpus, pool, "pool")
     found += doubts.of_corpus(validation_corpus, validation, "validation")
     found += doubts.of_overlap(pool_corpus, validation_corpus)
@@ -124,9 +143,9 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
         },
         "composition": manifest.composition(table, validation_corpus),
         "coverage": sketch.coverage(),
-        "spectrum": manifest.spectrum_entry(spectrum, crossed, config.elbow),
+        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, config),
         "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
-        "objective": manifest.objective_entry(config.objective, selection),
+        "objective": manifest.objective_entry(config, selection),
         "alternative": manifest.alternative_entry(other, alternative, selection, pool),
         "status": selection.status,
         "num_selected": len(selection.indices),
@@ -170,11 +189,3 @@ def _read(
 def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
     digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in ids.to_pylist()]
     return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)
-
-
-def _spectrum(values: NDArray[np.float64], energy: float) -> tuple[Spectrum, CrossFit | None]:
-    """The spectrum, and costs held out where there are enough samples to hold some out."""
-    try:
-        return Spectrum.from_sketches(values, energy), cross_fit(values, energy) if len(values) >= 4 else None
-    except ValueError as error:
-        raise InputError(f"the validation set must have a spectrum, but {error}") from error

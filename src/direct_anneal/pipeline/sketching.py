@@ -78,7 +78,7 @@ class Sketching:
             extract(
                 corpus,
                 store,
-                self._build,
+                self.build,
                 max_length=self._max_length,
                 batch_tokens=config.batch_tokens,
                 advance=advance,
@@ -111,23 +111,29 @@ class Sketching:
             Path(config.out) / "features" / role,
             num_samples=corpus.num_samples,
             sketch_size=config.sketch_size,
-            fingerprint={
-                "model": self.weights,
-                "optimizer": self.optimizer,
-                "data": corpus.fingerprint,
-                "max_length": self._max_length,
-                "parameters": None if config.parameters is None else list(config.parameters),
-                "reduction": config.reduction,
-                "projection": config.projection,
-                "factor_size": FACTOR_SIZE,
-                "sketch_version": SKETCH_VERSION,
-                "seed": config.seed,
-                "dtype": config.dtype,
-            },
+            fingerprint=self.fingerprint(corpus),
             replace=config.overwrite,
         )
 
-    def _build(self) -> GradientSketcher:
+    def fingerprint(self, corpus: Corpus) -> dict[str, Any]:
+        """What the features of a corpus depend on."""
+        config = self._config
+        return {
+            "model": self.weights,
+            "optimizer": self.optimizer,
+            "data": corpus.fingerprint,
+            "max_length": self._max_length,
+            "parameters": None if config.parameters is None else list(config.parameters),
+            "reduction": config.reduction,
+            "projection": config.projection,
+            "factor_size": FACTOR_SIZE,
+            "sketch_version": SKETCH_VERSION,
+            "seed": config.seed,
+            "dtype": config.dtype,
+        }
+
+    def build(self) -> GradientSketcher:
+        """The run's sketcher, checked against the model on its first use."""
         if self._sketcher is None:
             config = self._config
             model = self._checkpoint.load_model(config.device, config.dtype)

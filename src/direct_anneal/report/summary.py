@@ -88,7 +88,7 @@ def _spectrum(spectrum: dict[str, Any]) -> str:
     eigenvalues, stiff = spectrum["eigenvalues"], spectrum["num_stiff"]
     text = (
         f"[bold]Spectrum[/]  {stiff} stiff directions hold {spectrum['energy']:.1%} of the validation curvature "
-        f"(rank {len(eigenvalues)}, {spectrum['num_validation']} samples); the largest holds "
+        f"({spectrum['curvature']}, rank {len(eigenvalues)}, {spectrum['num_validation']} samples); the largest holds "
         f"{eigenvalues[0] / sum(eigenvalues):.1%}"
     )
     held_out = spectrum["stiff_cost_held_out"]
@@ -98,12 +98,18 @@ def _spectrum(spectrum: dict[str, Any]) -> str:
 
 
 def _budget(budget: dict[str, Any]) -> str:
-    share = budget["used"] / budget["limit"] if budget["limit"] > 0 else 0.0
+    bands = [budget] if isinstance(budget["limit"], float) else _by_band(budget)
+    shares = [band["used"] / band["limit"] if band["limit"] > 0 else 0.0 for band in bands]
+    shown = " / ".join(f"{share:.1%}" for share in shares)
     return (
-        f"[bold]Budget[/]    {share:.1%} of the stiff budget used: ratio {budget['ratio']:.4g} of the "
+        f"[bold]Budget[/]    {shown} of the stiff budget used: ratio {budget['ratio']:.4g} of the "
         f"{budget['reference']}'s mean stiff cost (at this size at least {budget['least_feasible_ratio']:.4g})"
         + (", relaxed" if budget["relaxed"] else "")
     )
+
+
+def _by_band(budget: dict[str, Any]) -> list[dict[str, float]]:
+    return [{"used": used, "limit": limit} for used, limit in zip(budget["used"], budget["limit"], strict=True)]
 
 
 def _objective(objective: dict[str, Any], status: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.selection.linear_step import LinearSolution, Polytope, largest
 from direct_anneal.selection.matrix import FeatureMatrix
+from direct_anneal.selection.polytope import Polytope, Relaxed, largest
 
 Float = NDArray[np.float64]
 
@@ -19,6 +19,7 @@ _START_DIRECTIONS = 4  # starts: the uniform weights, and both signs of this man
 _MAX_STEPS = 100
 _SWAP_CANDIDATES = 64
 _MAX_SWAPS = 10_000
+_WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no end of pairs that bring less
 _BOUND_DIRECTIONS = 16
 
 
@@ -94,8 +95,8 @@ def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Floa
 
 
 def _ascend(
-    features: FeatureMatrix, polytope: Polytope, solutions: list[LinearSolution]
-) -> tuple[list[LinearSolution], list[float], list[int]]:
+    features: FeatureMatrix, polytope: Polytope, solutions: list[Relaxed]
+) -> tuple[list[Relaxed], list[float], list[int]]:
     """Run all starts in lockstep, so that they share the passes over the features."""
     values = [-np.inf] * len(solutions)
     steps = [1] * len(solutions)
@@ -111,7 +112,7 @@ def _ascend(
         active = [active[j] for j in rising]
         gains = 2.0 * features.dot(sums[:, rising])  # (N, k)
         for j, k in enumerate(active):
-            solutions[k] = polytope.maximise(np.ascontiguousarray(gains[:, j]))
+            solutions[k] = polytope.maximise(np.ascontiguousarray(gains[:, j]), after=solutions[k])
             steps[k] += 1
     return solutions, values, steps
 
@@ -127,7 +128,8 @@ def _swap(
     """Exchange one chosen sample for one that is not, best pair first, while the objective rises.
 
     A swap of i (in) for o (out) changes ‖u‖² by 2⟨u, x_i − x_o⟩ + ‖x_i − x_o‖². The pairs looked at are those of the
-    64 samples on either side with the largest terms of their own.
+    64 samples on either side with the largest terms of their own; among these, swaps follow one another without a pass
+    over the features, until none helps. Then a pass finds the next 64, and the search ends when those have none.
 
     Returns:
         the objective before; the selection and its objective after; and how many swaps were made.
@@ -135,35 +137,39 @@ def _swap(
     start, before = chosen, _energy(features, chosen)
     chosen = chosen.copy()
     total = features.weighted_sum(chosen.astype(np.float64))
-    swaps = 0
-    while swaps < _MAX_SWAPS:
+    swaps, helped = 0, True
+    while helped and swaps < _MAX_SWAPS:
         slope = 2.0 * features.dot(total)
         # In comes what is first among equals, out goes what is last.
-        outside = polytope.by_tie[~chosen[polytope.by_tie]]
-        inside = polytope.by_tie[chosen[polytope.by_tie]][::-1]
-        if not len(outside):
+        outside = polytope.free[~chosen[polytope.free]]
+        inside = polytope.free[chosen[polytope.free]][::-1]
+        if not len(outside) or not len(inside):
             break
         ins = largest(slope + norms, min(_SWAP_CANDIDATES, len(outside)), outside)
         outs = largest(norms - slope, min(_SWAP_CANDIDATES, len(inside)), inside)
         x_in, x_out = features.rows(ins), features.rows(outs)
-        gain = (slope[ins] + norms[ins])[:, None] + (norms[outs] - slope[outs])[None, :] - 2.0 * x_in @ x_out.T
-        room = polytope.budget - polytope.cost[chosen].sum()
-        allowed = polytope.cost[ins][:, None] - polytope.cost[outs][None, :] <= room
-        if polytope.size is not None:
-            room = polytope.capacity - polytope.size[chosen].sum()
-            allowed &= polytope.size[ins][:, None] - polytope.size[outs][None, :] <= room
-        gain = np.where(allowed, gain, -np.inf)
-        best = gain.max()
-        if best <= 1e-12 * (total @ total):
-            break
-        # Among pairs that are equal but for rounding, the first in the order of ties.
-        i, o = np.argwhere(gain >= best - 1e-12 * (total @ total))[0]
-        chosen[ins[i]], chosen[outs[o]] = True, False
-        if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
-            chosen[ins[i]], chosen[outs[o]] = False, True
-            break
-        total = total + x_in[i] - x_out[o]
-        swaps += 1
+        up, down = slope[ins] + norms[ins], norms[outs] - slope[outs]
+        cross = 2.0 * x_in @ x_out.T
+        helped = False
+        while True:
+            gain = up[:, None] + down[None, :] - cross
+            # A sample that was swapped is on the other side now; a later pass may swap it back.
+            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(chosen, ins, outs)
+            gain = np.where(open_, gain, -np.inf)
+            best, least = gain.max(), total @ total
+            if best <= _WORTH * least:
+                break
+            # Among pairs that are equal but for rounding, the first in the order of ties.
+            i, o = np.argwhere(gain >= best - 1e-12 * least)[0]
+            chosen[ins[i]], chosen[outs[o]] = True, False
+            if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
+                chosen[ins[i]], chosen[outs[o]] = False, True
+                helped = False
+                break
+            step = x_in[i] - x_out[o]
+            total = total + step
+            up, down = up + 2.0 * x_in @ step, down - 2.0 * x_out @ step
+            swaps, helped = swaps + 1, True
     completed = polytope.complete(chosen, 2.0 * features.dot(total) + norms)
     value = _energy(features, completed)
     # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
@@ -180,7 +186,7 @@ def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
     count = polytope.max_count()
     head, bound = 0.0, float(eigenvalues[0]) * count
     for j in range(along.shape[1]):
-        head += max(polytope.bound(along[:, j]), polytope.bound(-along[:, j])) ** 2
+        head += max(polytope.maximise(sign * along[:, j], full=False).value for sign in (1.0, -1.0)) ** 2
         tail = float(eigenvalues[j + 1]) if j + 1 < len(eigenvalues) else 0.0
         bound = min(bound, head + tail * count)
     return bound

@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 
-_BLOCK_BYTES = 64 << 20  # of float64 rows: large enough for BLAS, small beside anything else we hold
-_CACHED_ROWS = 128  # of a block, that stay in cache while every direction passes over them
+# Of float64 rows. Small blocks stay in cache from their conversion to the last product; the Gram matrix, itself R × R,
+# needs large ones for BLAS.
+_BLOCK_BYTES = 1 << 20
+_GRAM_BLOCK_BYTES = 64 << 20
 
 
 class FeatureMatrix:
@@ -26,6 +28,9 @@ class FeatureMatrix:
         blocks: arrays of shape (n_b, R), Σ n_b = N; or a single array (N, R).
         scale: (N,) factor of each row, all ones where it is left out.
         removed: B, shape (R, S) with orthonormal columns; nothing is removed where it is left out.
+
+    Attributes:
+        passes: how often the rows were read from first to last, so far.
 
     Raises:
         ValueError: the shapes disagree.
@@ -46,6 +51,7 @@ class FeatureMatrix:
         self._blocks = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
         if not self._blocks or any(b.ndim != 2 or b.shape[1] != self._blocks[0].shape[1] for b in self._blocks):
             raise ValueError("features must be one (N, R) array or blocks of it with the same R")
+        self.passes = 0
         self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
         self.shape = (int(self._starts[-1]), int(self._blocks[0].shape[1]))
         self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
@@ -63,11 +69,9 @@ class FeatureMatrix:
         flat = np.ascontiguousarray(np.atleast_2d(self._flatten(directions.T)))  # (k, R)
         out = np.empty((self.shape[0], len(flat)))
         for start, rows in self._scaled():
-            for first in range(0, len(rows), _CACHED_ROWS):
-                cached = rows[first : first + _CACHED_ROWS]
-                for column, direction in enumerate(flat):
-                    # Row by row: a matrix product rounds a row by its place in the block.
-                    out[start + first : start + first + len(cached), column] = np.vecdot(cached, direction)
+            for column, direction in enumerate(flat):
+                # Row by row: a matrix product rounds a row by its place in the block.
+                out[start : start + len(rows), column] = np.vecdot(rows, direction)
         return out.reshape(self.shape[0], *directions.shape[1:])
 
     def weighted_sum(self, weights: Float) -> Float:
@@ -80,7 +84,7 @@ class FeatureMatrix:
     def gram(self) -> Float:
         """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
         total = np.zeros((self.shape[1], self.shape[1]))
-        for _, rows in self._scaled():
+        for _, rows in self._scaled(_GRAM_BLOCK_BYTES):
             total += rows.T @ rows
         return self._flatten(self._flatten(total).T)
 
@@ -104,11 +108,16 @@ class FeatureMatrix:
             out[start : start + len(rows)] = np.einsum("nr,nr->n", flat, flat)
         return out
 
-    def _scaled(self) -> Iterator[tuple[int, Float]]:
-        step = max(1, _BLOCK_BYTES // (8 * self.shape[1]))
+    def _scaled(self, block_bytes: int | None = None) -> Iterator[tuple[int, Float]]:
+        """Where a block of rows starts, and the rows, which the next one overwrites: memory that is warm already."""
+        self.passes += 1
+        step = max(1, (block_bytes or _BLOCK_BYTES) // (8 * self.shape[1]))
+        buffer = np.empty((min(step, max(map(len, self._blocks))), self.shape[1]))
         for start, block in zip(self._starts[:-1], self._blocks, strict=True):
             for first in range(0, len(block), step):
-                rows = block[first : first + step].astype(np.float64)
+                stored = block[first : first + step]
+                rows = buffer[: len(stored)]
+                np.copyto(rows, stored)
                 if self._scale is not None:
                     rows *= self._scale[start + first : start + first + len(rows), None]
                 yield int(start) + first, rows

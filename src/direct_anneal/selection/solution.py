@@ -20,8 +20,8 @@ class Selection:
             the target (`descent`).
         objective: of the integer selection, recomputed from its rows.
         bound: no selection within size and budget has a larger objective.
-        budget: τ as it was asked for.
-        budget_used: Σ a_i over the chosen, summed exactly; at most `budget`, up to 1e-12 of it.
+        budget: τ as it was asked for; with bands shape (m,).
+        budget_used: Σ a_i over the chosen, summed exactly; at most `budget`, up to 1e-12 of it; with bands shape (m,).
         status: "optimal" (objective meets the bound to 1e-9), "rounded" (the relaxed problem is solved exactly, and
             rounding cost something) or "stationary" (a local optimum of a convex objective).
         stats: counts and values of the search, plain numbers and lists.
@@ -32,13 +32,14 @@ class Selection:
     scores: NDArray[np.float64]
     objective: float
     bound: float
-    budget: float
-    budget_used: float
+    budget: Any
+    budget_used: Any
     status: str
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
+        used, budget = (" ".join(f"{one:.6g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget))
         return (
             f"Selection({len(self.indices)} of {len(self.weights)} samples, objective {self.objective:.6g} "
-            f"(bound {self.bound:.6g}), budget used {self.budget_used:.6g} of {self.budget:.6g}, {self.status})"
+            f"(bound {self.bound:.6g}), budget used {used} of {budget}, {self.status})"
         )

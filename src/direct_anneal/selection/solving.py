@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.selection.coupled_step import Coupled
 from direct_anneal.selection.energy import maximise_energy
-from direct_anneal.selection.linear_step import Polytope
+from direct_anneal.selection.integer import best
+from direct_anneal.selection.linear_step import OneBudget
 from direct_anneal.selection.matrix import FeatureMatrix
+from direct_anneal.selection.polytope import Polytope
 from direct_anneal.selection.problem import SelectionProblem
 from direct_anneal.selection.solution import Selection
 
@@ -32,7 +35,7 @@ def solve(problem: SelectionProblem) -> Selection:
     array([0, 1])
     """
     features = problem.features if isinstance(problem.features, FeatureMatrix) else FeatureMatrix(problem.features)
-    polytope = Polytope(problem)
+    polytope, passes = polytope_of(problem), features.passes
     stats: dict[str, Any] = {"least_feasible": polytope.least_cost}
     total = features.weighted_sum(np.ones(features.shape[0]))
     if not np.all(np.isfinite(total)):
@@ -42,12 +45,16 @@ def solve(problem: SelectionProblem) -> Selection:
         assert problem.target is not None
         target = np.asarray(problem.target, dtype=np.float64)
         gain = features.dot(target)
-        linear = polytope.maximise(gain)
-        chosen, weights, bound = linear.chosen, linear.weights, polytope.bound(gain)
+        relaxed = polytope.maximise(gain)
+        loose = relaxed if polytope.size is None else polytope.maximise(gain, full=False)
+        chosen, bound, proven = best(polytope, gain, loose, relaxed.chosen)
+        weights = relaxed.weights
         objective = float(gain[chosen].sum())
         direction = target
         exact = "rounded"
-        stats["multiplier"] = linear.multiplier
+        stats["multipliers"] = dict(zip(polytope.rows.names, relaxed.multipliers.tolist(), strict=True))
+        stats["relaxed_bound"] = loose.value
+        stats["proven"] = proven
     else:
         chosen, weights, bound, ascents = maximise_energy(features, polytope)
         direction = features.weighted_sum(chosen.astype(np.float64))
@@ -56,6 +63,8 @@ def solve(problem: SelectionProblem) -> Selection:
         stats["starts"] = [vars(ascent) for ascent in ascents]
     assert polytope.feasible(chosen), "a selection that breaks its size or its budget must never leave this function"
 
+    stats["passes"] = features.passes - passes
+    used = [math.fsum(cost) for cost in polytope.cost[chosen].T]
     length = float(np.linalg.norm(direction))
     scores = features.dot(direction / length) if length > 0 else np.zeros(features.shape[0])
     return Selection(
@@ -65,10 +74,16 @@ def solve(problem: SelectionProblem) -> Selection:
         objective=objective,
         bound=max(bound, objective),  # equal up to rounding where the bound is met
         budget=problem.budget,
-        budget_used=math.fsum(polytope.cost[chosen]),
+        budget_used=used[0] if np.ndim(problem.budget) == 0 else np.array(used),
         status="optimal" if objective >= bound - 1e-9 * abs(bound) else exact,
         stats=stats,
     )
+
+
+def polytope_of(problem: SelectionProblem) -> Polytope:
+    """The feasible set of a problem, with the way to maximise over it that is exact and fastest."""
+    one = np.ndim(problem.budget) == 0 and not problem.all_quotas
+    return OneBudget(problem) if one else Coupled(problem)
 
 
 def _strongest_first(

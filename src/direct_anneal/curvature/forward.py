@@ -1,0 +1,35 @@
+"""The model as a function of its parameters, given back as it came.
+
+B samples, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, the model has no dropout, and its attention can be differentiated twice, which fused kernels cannot."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def logits(model: nn.Module, ids: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Predictions (B, T, V) for tokens (B, T), with these tensors in the place of the parameters of those names."""
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    out: Tensor = functional_call(model, dict(parameters or {}), kwargs={"input_ids": ids, **options}).logits
+    return out
