@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from direct_anneal import cli
 from direct_anneal.cli import main
+from direct_anneal.pipeline import SelectConfig
 from pipeline.tiny import (
     SKETCH_SIZE,
     byte_tokenizer,
@@ -508,3 +509,13 @@ class TestBugs:
         with pytest.raises(SystemExit) as leaving:
             cli.entry_point()
         assert leaving.value.code == INTERRUPTED
+
+
+def test_every_option_of_a_selection_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """A field of the configuration that no flag fills would be reachable by --config alone."""
+    with pytest.raises(SystemExit):
+        main(["select", "--help"])
+    shown = capsys.readouterr().out
+    flags = {"floors": "--floor", "ceilings": "--ceiling"}
+    for field in fields(SelectConfig):
+        assert f"{flags.get(field.name, '--' + field.name.replace('_', '-'))} " in shown.replace("\n", " ")

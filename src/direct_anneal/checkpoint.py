@@ -16,6 +16,8 @@ from direct_anneal.errors import InputError
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
+DEFAULT_WINDOW = 2048
+
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CODE = "*.py"  # what a checkpoint brings may change its numbers
 _TOKENIZER = (
@@ -75,6 +77,33 @@ class Checkpoint:
         """Rows of the embedding: token ids must be below it."""
         return int(self.config.get_text_config().vocab_size)
 
+    @property
+    def separator(self) -> int | None:
+        """The token that ends a document, where the configuration names one."""
+        token = getattr(self.config, "eos_token_id", None)
+        if isinstance(token, list):
+            token = token[0] if token else None
+        return token if isinstance(token, int) and 0 <= token < self.vocab_size else None
+
+    def window(self, max_length: int | None) -> int:
+        """T, tokens of a window: what was asked for, else the context, at most 2,048.
+
+        Raises:
+            InputError: it is less than two tokens, or more than the context.
+        """
+        context = self.context_length
+        if max_length is None:
+            return min(context or DEFAULT_WINDOW, DEFAULT_WINDOW)
+        if max_length < 2:
+            raise InputError(
+                f"--max-length must be at least 2, since the first token predicts nothing, got {max_length}"
+            )
+        if context is not None and max_length > context:
+            raise InputError(
+                f"--max-length must fit the model's context of {context} tokens, got {max_length}: pass a smaller one"
+            )
+        return max_length
+
     def load_model(self, device: str, dtype: DtypeName) -> nn.Module:
         """The model with its weights, in evaluation mode.
 
@@ -97,13 +126,18 @@ class Checkpoint:
         loaded: nn.Module = model.to(device).eval()
         return loaded
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer beside the weights."""
+        return bool(self._files(_TOKENIZER))
+
     def load_tokenizer(self) -> Any:
         """The tokenizer beside the weights.
 
         Raises:
             InputError: there is none.
         """
-        if not self._files(_TOKENIZER):
+        if not self.has_tokenizer:
             raise InputError(
                 f"text needs a tokenizer, but {self.name} has none (no tokenizer.json or tokenizer.model): "
                 "save it there with tokenizer.save_pretrained, or give documents as input_ids"

@@ -1,7 +1,7 @@
 """The main job: from a checkpoint, a pool and a validation set to the chosen documents."""
 
 from direct_anneal.pipeline.choosing import Run
-from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.config import SOLVING_FIELDS, SelectConfig
 from direct_anneal.pipeline.selecting import reselect, select
 
-__all__ = ["Run", "SelectConfig", "reselect", "select"]
+__all__ = ["SOLVING_FIELDS", "Run", "SelectConfig", "reselect", "select"]

@@ -59,6 +59,15 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     ),
 )
 
+# These change what is made of the features, not the features.
+SOLVING_FIELDS = frozenset(
+    {
+        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "gradients", "noise", "bands"),
+        *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
+        *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
+    }
+)
+
 # These change where and how fast a run goes, not what it gives.
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
 

@@ -1,0 +1,145 @@
+"""Write the scenarios' documents, and the recipe that `direct-anneal compare` runs on them.
+
+    python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m] [--cache DIR]
+    direct-anneal compare CACHE/bakeoff/bakeoff-1m.yaml --out CACHE/bakeoff/runs-1m
+
+Two recipes are written. The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `noisy`
+(mixed, and a quarter of the pool damaged) and `clean` (curated domains; the target is all of them). Models are scored
+on held-out text of every domain in each of them, so that forgetting shows. The development recipe has the same three
+with other target domains, pool passages and held-out text: defaults are sought there, so that the bake-off judges them
+on what they were not made for.
+
+The domains math_word, qa_science and qa_commonsense are train splits of benchmarks: they are in the pools as any other
+text is, and never a target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+from splits import Role, domains, passages, write_jsonl
+from stable_phase import DEFAULT_CACHE, SIZES
+
+TARGETS = {
+    "test": ("code_python", "science_textbook", "forum_qa"),
+    "development": ("math_latex", "legal", "dialogue"),
+}
+CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
+POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 4000, 600, 40  # the last for each domain
+DAMAGED_SHARE = 0.25
+KINDS = ("shuffled", "random", "boilerplate", "duplicated")  # of damage, equal shares
+
+# `direct-paper`: the paper's constants, or the nearest feasible budget.
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {"baseline": "random"},
+    "low-perplexity": {"baseline": "low-perplexity"},
+    "middle-perplexity": {"baseline": "middle-perplexity"},
+    "dsir": {"baseline": "dsir"},
+    "gradient-cosine": {"baseline": "gradient-cosine"},
+    "quality-classifier": {"baseline": "quality-classifier"},
+    "direct-paper": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
+    "direct": {"select": {"objective": "descent"}},
+}
+# The rest, for a machine with more time: they are added to what has been run already.
+MORE_ARMS: dict[str, dict[str, Any]] = {
+    "whole-pool": {"baseline": "whole-pool"},
+    "random-deduplicated": {"baseline": "random", "deduplicate": "minhash"},
+    "dsir-deduplicated": {"baseline": "dsir", "deduplicate": "minhash"},
+    "less": {"baseline": "less"},
+    "influence": {"baseline": "influence"},
+}
+
+
+def pool(data: Path, names: list[str], salt: str, *, damaged: bool) -> list[dict[str, Any]]:
+    """Passages of the domains, the same number of each as far as they reach, and damaged ones among them if asked."""
+    count = round(POOL_PASSAGES * (1 - DAMAGED_SHARE if damaged else 1))
+    found = [passages(data, name, "pool", count, salt) for name in names]
+    # Small domains give all they have, and the others share what is left.
+    share = max(size for size in range(1, count + 1) if sum(min(size, len(part)) for part in found) <= count)
+    records = [record for part in found for record in part[:share]]
+    return records + (damage(records, POOL_PASSAGES - count, salt) if damaged else [])
+
+
+def damage(records: list[dict[str, Any]], count: int, salt: str) -> list[dict[str, Any]]:
+    """Damaged copies of random passages, each kind in equal number."""
+    rng = random.Random(salt)
+    vocabulary = sorted({word for record in records[:500] for word in record["text"].split()})
+    boilerplate = [" ".join(rng.choices(vocabulary, k=40)) for _ in range(4)]
+    made = []
+    for number in range(count):
+        kind, original = KINDS[number % len(KINDS)], rng.choice(records)
+        words = original["text"].split(" ")
+        if kind == "shuffled":
+            rng.shuffle(words)
+        elif kind == "random":
+            words = rng.choices(vocabulary, k=len(words))
+        elif kind == "boilerplate":
+            words = [*(rng.choice(boilerplate).split(" ") * 3), *words[:10]]
+        made.append({"id": f"damaged/{kind}/{number}", "domain": kind, "text": " ".join(words)})
+    return made
+
+
+def write_scenarios(data: Path, directory: Path, held_out: Role) -> dict[str, Any]:
+    """The three scenarios of one recipe, as the recipe names them."""
+    everything = domains(data)
+    salt = held_out
+    files = directory / held_out
+    shared = [record for name in everything for record in passages(data, name, held_out, HELD_OUT_PASSAGES, salt)]
+    held_out_path = write_jsonl(files / "held_out.jsonl", shared)
+    scenarios = {}
+    for name, target, names in (
+        ("mixed", TARGETS[held_out], everything),
+        ("noisy", TARGETS[held_out], everything),
+        ("clean", CURATED, list(CURATED)),
+    ):
+        each = VALIDATION_PASSAGES // len(target)
+        validation = [record for of in target for record in passages(data, of, "validation", each, salt)]
+        documents = pool(data, names, salt, damaged=name == "noisy")
+        scenarios[name] = {
+            "pool": [str(write_jsonl(files / f"{name}_pool.jsonl", documents))],
+            "validation": [str(write_jsonl(files / f"{name}_validation.jsonl", validation))],
+            "held_out": [str(held_out_path)],
+            "target": list(target),
+        }
+        print(f"{held_out}: {name}, {len(documents)} passages to choose from, {len(validation)} of the target")
+    return scenarios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="directory with corpus/*.jsonl.zst")
+    parser.add_argument("--size", choices=SIZES, default="1m", help="of the stable checkpoint")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--all-arms", action="store_true", help="the slower comparison, with every baseline")
+    arguments = parser.parse_args()
+    directory = arguments.cache / "bakeoff"
+    roles: tuple[tuple[str, Role], ...] = (("bakeoff", "test"), ("development", "development"))
+    for name, held_out in roles:
+        recipe = {
+            "model": str(arguments.cache / f"stable-{arguments.size}"),
+            "model_name": arguments.size,
+            "scenarios": write_scenarios(arguments.data, directory, held_out),
+            "arms": {**ARMS, **(MORE_ARMS if arguments.all_arms else {})},
+            "seeds": list(range(arguments.seeds)),
+            "fractions": [0.1, 0.2],
+            "epochs": 2.0,
+            "select": {"sketch_size": 1024},
+            "anneal": {
+                "learning_rate": SIZES[arguments.size]["rate"],
+                "schedule": "linear",
+                "batch_size": 8,
+                "optimizer_state": "kept",
+            },
+        }
+        path = directory / f"{name}-{arguments.size}.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Documents that are there already: the same but for white space, or nearly the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DuplicateMethod = Literal["exact", "minhash"]
+
+THRESHOLD = 0.8  # of Jaccard similarity
+SHINGLE_WORDS = 5
+# A pair of similarity 0.8 shares a band with probability 1 − (1 − 0.8⁴)³² > 0.9999, one of 0.3 with 0.23.
+BANDS, ROWS = 32, 4
+
+
+def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod = "minhash") -> NDArray[np.bool_]:
+    """Which documents repeat one of a smaller id, (N,) bool.
+
+    "exact": equal up to white space. "minhash": also those whose sets of five words in a row have a Jaccard similarity
+    of at least 0.8 to the first document, by id, that they share a band of minima with; similarity is counted, not
+    estimated. Near-duplicates of near-duplicates are not followed further.
+
+    Args:
+        ids: (N,), unique.
+
+    Cost: "minhash" 128 hashes a shingle; memory the shingles of all documents, 8 bytes each.
+    """
+    order = sorted(range(len(texts)), key=lambda i: ids[i])
+    repeated = np.zeros(len(texts), dtype=bool)
+    seen: set[bytes] = set()
+    for i in order:
+        key = hashlib.blake2b(" ".join(texts[i].split()).encode(), digest_size=16).digest()
+        repeated[i] = key in seen
+        seen.add(key)
+    if method == "exact":
+        return repeated
+    shingles = {i: _shingles(texts[i]) for i in order if not repeated[i]}
+    multipliers, offsets = _hash_functions()
+    first: dict[tuple[int, bytes], int] = {}
+    for i, own in shingles.items():  # still in the order of ids
+        minima = ((own[:, None] * multipliers + offsets) >> np.uint64(32)).min(0).reshape(BANDS, ROWS)
+        bands = [(band, minima[band].tobytes()) for band in range(BANDS)]
+        met = {first[band] for band in bands if band in first}
+        repeated[i] = any(jaccard(own, shingles[other]) >= THRESHOLD for other in met)
+        if not repeated[i]:
+            for band in bands:
+                first.setdefault(band, i)
+    return repeated
+
+
+def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
+    """|A ∩ B| / |A ∪ B| of two sets, each sorted and without repeats."""
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
+
+
+def _shingles(text: str) -> NDArray[np.uint64]:
+    """Hashes of the runs of five words, at least one, sorted."""
+    words = text.lower().split()
+    runs = {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
+    hashes = (int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest()) for run in runs)
+    return np.array(sorted(hashes), dtype=np.uint64)
+
+
+def _hash_functions() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Of the family (a h + b mod 2⁶⁴) >> 32, a odd; always the same ones."""
+    generator = np.random.default_rng(0)
+    multipliers = generator.integers(2**64, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
+    return multipliers, generator.integers(2**64, size=BANDS * ROWS, dtype=np.uint64)

@@ -1,0 +1,57 @@
+"""Baselines on gradients: those that `select` makes, so that they cost the same and see the same.
+
+n documents with gradients, M validation samples, R sketch size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from direct_anneal.baselines.candidates import Candidates
+
+DAMPING = 0.1  # in units of the mean eigenvalue, as LoGra (arXiv:2405.13954)
+
+
+def gradient_cosine(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
+    """Cosine of a document's gradient to the mean validation gradient."""
+    return candidates.spread(_along(candidates, _unit(candidates.validation_gradients.dense().mean(0))))
+
+
+def less(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
+    """LESS (arXiv:2402.04333) at one checkpoint: the largest cosine to the mean gradient of a validation domain."""
+    z = candidates.validation_gradients.dense()  # (M, R)
+    domains = np.array(candidates.validation_gradients.samples["domain"].to_pylist(), dtype=object)
+    means = [_unit(z[domains == name].mean(0)) for name in sorted(set(domains.tolist()))]
+    return candidates.spread(np.max([_along(candidates, mean) for mean in means], axis=0))
+
+
+def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
+    """Influence on the validation loss, ⟨z_i, (H + δ)⁻¹ z̄_val⟩, H the pool's empirical Fisher in the sketch.
+
+    Gradients keep their lengths, as in Koh and Liang (arXiv:1703.04730). Cost: O(n R²).
+    """
+    pool = candidates.pool_gradients
+    size = pool.units[0].shape[1]
+    fisher, start = np.zeros((size, size)), 0
+    for block in pool.units:
+        z = block.astype(np.float64) * pool.norms[start : start + len(block), None]
+        fisher += z.T @ z
+        start += len(block)
+    fisher /= len(pool)
+    damping = DAMPING * max(float(np.trace(fisher)) / size, np.finfo(np.float64).tiny)
+    mean = candidates.validation_gradients.dense().mean(0)
+    direction = np.linalg.solve(fisher + damping * np.eye(size), mean)
+    return candidates.spread(_along(candidates, direction) * pool.norms)
+
+
+def _along(candidates: Candidates, direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inner products of the unit gradients with a direction, (n,)."""
+    # Row by row, not by BLAS: equal gradients must get equal scores wherever they stand.
+    blocks = [np.einsum("nr,r->n", block.astype(np.float64), direction) for block in candidates.pool_gradients.units]
+    return np.concatenate(blocks)
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else vector

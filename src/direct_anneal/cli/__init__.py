@@ -1,0 +1,117 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.cli.annealing import add_anneal
+from direct_anneal.cli.comparison import add_compare
+from direct_anneal.cli.evaluation import add_evaluate
+from direct_anneal.cli.selection import add_select, add_solve
+from direct_anneal.cli.shared import quieten_transformers
+from direct_anneal.errors import InputError
+
+EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+# Of an OSError, those that the user can mend; every other one is a bug until shown otherwise.
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def entry_point() -> None:
+    """The script `direct-anneal`."""
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 a bug, 2 the user's input or request, 130 interrupted.
+    """
+    options = vars(_parser().parse_args(arguments))
+    command: Callable[[dict[str, Any]], None] = options.pop("command")
+    try:
+        command(options)
+    except InputError as error:
+        return _fail(str(error), EXIT_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted: what was done is kept, run the same command again to go on", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            return _fail(
+                f"the disk must have room for the run, but is full ({error.strerror}): free some, and run the same "
+                "command again to go on; what was done is kept",
+                EXIT_INPUT,
+            )
+        if error.errno in _NOT_ALLOWED:
+            return _fail(
+                f"files must be readable and --out writable, but {error.filename or 'a file'}: {error.strerror}: "
+                "change its permissions or choose another",
+                EXIT_INPUT,
+            )
+        return _bug()
+    except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+            return _fail(
+                "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
+                "--dtype bfloat16, and run the command again to go on; what was done is kept",
+                EXIT_INPUT,
+            )
+        return _bug()
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"direct-anneal: {message}", file=sys.stderr)
+    return code
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    return _fail(
+        f"this is a bug in direct-anneal {version('direct-anneal')}: please report it with the lines above and the "
+        "command; what was done is kept",
+        EXIT_BUG,
+    )
+
+
+def _demo(options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from direct_anneal.demo.story import run_demo
+    from direct_anneal.progress import for_stream
+
+    quieten_transformers()
+    run_demo(Path(options["out"]), progress=for_stream(sys.stderr), console=Console())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="direct-anneal",
+        description="Choose the data of the annealing phase: progress in flat directions, a budget in stiff ones.",
+    )
+    parser.add_argument("--version", action="version", version=f"direct-anneal {version('direct-anneal')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    add_select(commands)
+    add_solve(commands)
+    add_anneal(commands)
+    add_evaluate(commands)
+    add_compare(commands)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work, without data of your own",
+        description="Run the main job on a small model and a pool that come with the package.",
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
+    return parser

@@ -1,0 +1,41 @@
+"""`compare`: which choice of documents pays."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.cli.shared import quieten_transformers
+from direct_anneal.durable import replacing
+
+
+def add_compare(commands: Any) -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "compare",
+        help="anneal on several choices and compare: which one pays?",
+        description="Anneal small runs on the choices of several arms, several seeds each, and compare held-out loss.",
+    )
+    parser.set_defaults(command=_compare)
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file: model, scenarios, arms")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="runs.jsonl, table.md and pareto.svg; goes on there"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="W", help="runs side by side (1)")
+
+
+def _compare(options: dict[str, Any]) -> None:
+    from direct_anneal.comparison import compare, read_recipe, table
+    from direct_anneal.comparison.presenting import markdown, plot_pareto
+    from direct_anneal.progress import for_stream
+
+    quieten_transformers()
+    recipe, out = read_recipe(options["recipe"]), Path(options["out"])
+    rows = table(compare(recipe, out, workers=options["workers"], progress=for_stream(sys.stderr)), recipe.reference)
+    text = markdown(rows, recipe.reference)
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plot_pareto(rows, out / "pareto.svg")
+    print(text)
+    print(f"{out}/runs.jsonl, table.md, pareto.svg")

@@ -1,0 +1,38 @@
+"""A corpus's documents as text, for what counts words or bytes instead of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from direct_anneal.corpus.assembly import Corpus
+from direct_anneal.corpus.reading import BadRecord
+from direct_anneal.errors import InputError
+
+
+def texts(corpus: Corpus, field: str = "text") -> Iterator[str]:
+    """The text of each sample, in the corpus's order; reads the sources once more, memory a batch of records.
+
+    Raises:
+        InputError: a sample has tokens and no text, or a source changed since the corpus was prepared.
+    """
+    rows = corpus.index["row"].to_numpy()
+    for source, state, start, stop in zip(
+        corpus.sources, corpus.states, corpus.bounds[:-1], corpus.bounds[1:], strict=True
+    ):
+        if source.state() != state:
+            raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
+        wanted = iter(rows[start:stop].tolist())
+        next_row = next(wanted, None)
+        for row, record in source.records({field}):
+            if next_row is None:
+                break
+            if row != next_row:
+                continue
+            text = None if isinstance(record, BadRecord) else record.get(field)
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{source} must hold text in {field!r} for this, but its row {row} has tokens alone: "
+                    "give documents with their text"
+                )
+            yield text
+            next_row = next(wanted, None)

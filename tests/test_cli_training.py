@@ -1,0 +1,41 @@
+"""`anneal` and `evaluate` from the command line: what they print, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from direct_anneal.cli import main
+from pipeline.tiny import documents, write_jsonl
+
+pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
+
+
+def test_anneal_then_evaluate(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", documents(20, seed=3))
+    words = ["anneal", "--model", checkpoint, "--data", data, "--out", tmp_path / "model", "--learning-rate", "0.01"]
+    assert main([str(word) for word in [*words, "--epochs", "2", "--batch-size", "2"]]) == 0
+    captured = capsys.readouterr()
+    assert "annealed on 20 documents" in captured.out
+    assert "Traceback" not in captured.err
+    words = ["evaluate", "--model", tmp_path / "model", "--data", data, "--out", tmp_path / "scores"]
+    assert main([str(word) for word in words]) == 0
+    assert "mean of domains" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["anneal", "--model", "x"], "anneal needs --data, --out, --learning-rate"),
+        (["evaluate", "--data", "x"], "evaluate needs --model, --out"),
+        (["evaluate", "--model", "x", "--out", "y"], "something to score on"),
+        (["evaluate", "--model", "x", "--out", "y", "--benchmark", "piqa"], "--benchmark must be NAME=FILE"),
+        (["evaluate", "--data", "x", "--model", "./none", "--out", "y"], "./none does not exist"),
+    ],
+)
+def test_refused_in_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
