@@ -4,7 +4,7 @@
 
 One straight line: documents → tokenizer → a model with random weights → `anneal` at a constant rate. The checkpoint
 lies in CACHE/stable-SIZE, and what was trained on beside it. Killed, it goes on when called again. On one core of a
-2020s server the 1m model takes about a quarter of an hour, the 5m model about three hours.
+2020s server the 1m model takes about an hour, the 5m model about three (estimated).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOMAIN_CHARACTERS = 3_000_000  # of each domain at most, so that none is most of
 TOKENIZER_CHARACTERS = 400_000
 SEPARATOR = "<|endoftext|>"
 SIZES = {
-    "1m": {"vocabulary": 2048, "hidden": 128, "layers": 4, "rate": 3e-3, "steps": 2500},
+    "1m": {"vocabulary": 2048, "hidden": 128, "layers": 4, "rate": 3e-3, "steps": 10000},
     "5m": {"vocabulary": 4096, "hidden": 256, "layers": 6, "rate": 2e-3, "steps": 10000},
 }
 DEFAULT_CACHE = Path("~/.cache/direct-anneal").expanduser()
