@@ -129,8 +129,8 @@ def reopen(
         if corpus.fingerprint == fingerprint:
             return corpus
     raise InputError(
-        f"the {role} must be as it was when its features were computed, but files, tokenizer or options have changed "
-        f"since ({directory}): run select again"
+        f"the {role} must be as it was when its features were computed, but files, tokenizer, options or the working "
+        f"directory, which names are relative to, have changed ({directory}): go where select was run, or run it again"
     )
 
 
