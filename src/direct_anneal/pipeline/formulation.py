@@ -221,7 +221,7 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
             raise InputError(
                 f"the stiff budget must allow the size asked for, but --budget-ratio {config.budget_ratio:g} (of the "
                 f"{config.budget_reference}'s mean stiff cost) is below the least feasible ratio {least:.4g}: pass "
-                f"--budget-ratio {_rounded_up(least)} or more, select less, or pass --relax-budget"
+                f"--budget-ratio {rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error
         wider = relaxed(formulation, error.least_feasible)
         return wider, _solve(wider.problem), least
@@ -242,7 +242,7 @@ def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple
     return solve_within(formulation, replace(config, relax_budget=True))
 
 
-def _rounded_up(ratio: float) -> str:
+def rounded_up(ratio: float) -> str:
     """Three digits, never below: what is suggested must work."""
     unit = 10.0 ** (np.floor(np.log10(ratio)) - 2)
     return f"{np.ceil(ratio / unit + 1e-9) * unit:.6g}"
