@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.features.store import FeatureStore
+from direct_anneal.features.store import FeatureStore, not_finite
 
 # In units of the corpus's median norm. A sample beyond it would alone outweigh a hundred others in any sum, and ten
 # thousand in any curvature; a norm like that comes of damage or overflow far more often than of something to learn.
@@ -66,6 +66,13 @@ class SketchedGradients:
     def dense(self) -> NDArray[np.float64]:
         """Z with its norms, shape (n, R), float64, in memory."""
         return np.concatenate([block.astype(np.float64) for block in self.units]) * self.norms[:, None]
+
+
+def reasons_to_leave_out(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
+    """Why each gradient cannot be used, as `SketchedGradients.load` has it: "nan", "infinite", "outlier", or None."""
+    reasons = not_finite(losses, norms)
+    outliers = _outlying(norms, np.array([reason is None for reason in reasons]))
+    return ["outlier" if far else reason for far, reason in zip(outliers, reasons, strict=True)]
 
 
 def _outlying(norms: NDArray[np.float64], finite: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -65,8 +65,7 @@ class ShardRows:
     @property
     def reasons(self) -> list[str | None]:
         """Why each gradient is none: "nan" or "infinite"; None where it is one."""
-        sums = np.abs(self.losses) + np.abs(self.norms)
-        return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
+        return not_finite(self.losses, self.norms)
 
 
 class FeatureStore:
@@ -242,6 +241,12 @@ class FeatureStore:
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return False  # no record, or one that is no record of ours
         return set(record["files"]) == {"npy", "parquet"}
+
+
+def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
+    """Why each gradient is none: "nan" or "infinite"; None where it is one."""
+    sums = np.abs(losses) + np.abs(norms)
+    return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
 
 
 def _difference(path: Path, header: dict[str, Any]) -> str | None:

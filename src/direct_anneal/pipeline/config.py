@@ -18,17 +18,10 @@ from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import ProjectionName, Reduction
+from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference, require
 from direct_anneal.selection import Objective, Unit
 
-Filter = Literal["newton", "flat", "none"]
-Gradients = Literal["raw", "unit"]
-Noise = Literal["raw", "centred"]
-
 DEFAULT_WINDOW = 2048
-# Of each objective, where nothing else is asked for.
-FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton"}
-GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit"}
-DAMPING = 0.1
 DEFAULT_EIGENPAIRS = 32
 
 # A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
@@ -132,7 +125,7 @@ class SelectConfig:
     noise: Noise = "raw"
     bands: int = 1
     budget_ratio: float = 1.0
-    budget_reference: Literal["pool", "validation"] = "pool"
+    budget_reference: Reference = "pool"
     relax_budget: bool = False
     curvature: CurvatureName = "empirical-fisher"
     num_eigenpairs: int | None = None
@@ -164,15 +157,15 @@ class SelectConfig:
         for field in ("pool", "validation"):  # one pattern is as good as a list of one
             given = getattr(self, field)
             patterns = given if isinstance(given, list | tuple) else [given]
-            _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
+            require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
             object.__setattr__(self, field, tuple(map(str, patterns)))
         if self.parameters is not None:
             given = self.parameters if isinstance(self.parameters, list | tuple) else [self.parameters]
-            _require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
+            require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
             object.__setattr__(self, "parameters", tuple(given))
         for field in ("model", "out", "optimizer"):  # so are paths
             if getattr(self, field) is not None or field != "optimizer":
-                _require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
+                require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
                 object.__setattr__(self, field, str(getattr(self, field)))
         for field in ("force_in", "force_out"):
             if isinstance(getattr(self, field), PathLike):
@@ -184,7 +177,7 @@ class SelectConfig:
                 value = getattr(self, field)
                 optional = value is None and type(self).__dataclass_fields__[field].default is None
                 fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-                _require(optional or fits, field, must, repr(value))
+                require(optional or fits, field, must, repr(value))
         sizes = {"num_samples": self.num_samples, "num_tokens": self.num_tokens, "fraction": self.fraction}
         given = [name for name, size in sizes.items() if size is not None]
         if len(given) != 1:
@@ -192,60 +185,39 @@ class SelectConfig:
                 "the size of the selection must be given once, by --num-samples, --num-tokens or --fraction; got "
                 f"{' and '.join('--' + name.replace('_', '-') for name in given) or 'none'}"
             )
-        _require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
-        _require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
-        _require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
-        _require(0 < self.budget_ratio <= 1e6, "budget_ratio", "above 0 and at most 1e6", self.budget_ratio)
-        _require(self.bands >= 1, "bands", "at least 1", self.bands)
-        _require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
-        _require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
-        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
+        require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
+        require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
+        require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
+        require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
+        require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
         differs = self.prompt_field not in (self.text_field, "input_ids")
-        _require(differs, "prompt_field", "another field than the text's", self.prompt_field)
-        _require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(differs, "prompt_field", "another field than the text's", self.prompt_field)
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
         for field, choices in (
-            ("objective", ("energy", "descent")),
-            ("filter", (None, "newton", "flat", "none")),
-            ("gradients", (None, "raw", "unit")),
-            ("noise", ("raw", "centred")),
             ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
-            ("budget_reference", ("pool", "validation")),
             ("quota_unit", ("samples", "tokens", None)),
             ("projection", ("two-sided", "gaussian")),
             ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
         ):
             must = " or ".join(choice for choice in choices if choice)
-            _require(getattr(self, field) in choices, field, must, getattr(self, field))
-        self._settle_objective()
+            require(getattr(self, field) in choices, field, must, getattr(self, field))
+        member = self.member(self.objective)
+        for field in ("filter", "damping", "gradients"):  # so that equal runs have equal configurations
+            object.__setattr__(self, field, getattr(member, field))
         self._settle_curvature()
-        _require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
+        require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
         number = int(self.device.partition(":")[2] or 0)
         if self.device != "cpu" and number >= torch.cuda.device_count():
             raise InputError(
                 f"--device {self.device} needs that device, but torch sees {torch.cuda.device_count()}: use another"
             )
 
-    def _settle_objective(self) -> None:
-        """Fill in what the objective brings, so that equal runs have equal configurations."""
-        filter = self.filter or FILTERS[self.objective]
-        if (self.objective, filter) == ("energy", "newton"):
-            raise InputError(
-                "--filter newton weighs progress along a direction, which --objective energy has none of: pass "
-                "--objective descent, or --filter flat or none"
-            )
-        if self.damping is not None and filter != "newton":
-            raise InputError(f"--damping is of --filter newton, but the filter is {filter}: leave it out")
-        damping = (DAMPING if self.damping is None else self.damping) if filter == "newton" else None
-        _require(damping is None or 0 < damping <= 1e6, "damping", "above 0 and at most 1e6", damping)
-        object.__setattr__(self, "filter", filter)
-        object.__setattr__(self, "damping", damping)
-        object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
-
     def _settle_curvature(self) -> None:
         share = isinstance(self.elbow, int | float) and not isinstance(self.elbow, bool)
-        _require(self.elbow == "gap" or (share and 0 < self.elbow <= 1), "elbow", 'in (0, 1], or "gap"', self.elbow)
-        _require(self.num_stiff is None or self.num_stiff >= 1, "num_stiff", "at least 1", self.num_stiff)
+        require(self.elbow == "gap" or (share and 0 < self.elbow <= 1), "elbow", 'in (0, 1], or "gap"', self.elbow)
+        require(self.num_stiff is None or self.num_stiff >= 1, "num_stiff", "at least 1", self.num_stiff)
         if self.num_stiff is not None and self.elbow != PAPER_SHARE:
             raise InputError(
                 f"--num-stiff {self.num_stiff} stands instead of an elbow, but --elbow {self.elbow} is given, too: "
@@ -274,14 +246,28 @@ class SelectConfig:
                 "take a Fisher"
             )
         pairs = DEFAULT_EIGENPAIRS if self.num_eigenpairs is None else self.num_eigenpairs
-        _require(1 <= pairs <= self.sketch_size, "num_eigenpairs", f"in 1..{self.sketch_size} (--sketch-size)", pairs)
-        _require(
+        require(1 <= pairs <= self.sketch_size, "num_eigenpairs", f"in 1..{self.sketch_size} (--sketch-size)", pairs)
+        require(
             self.num_stiff is None or self.num_stiff <= pairs,
             "num_stiff",
             f"at most the {pairs} of --num-eigenpairs",
             self.num_stiff,
         )
         object.__setattr__(self, "num_eigenpairs", pairs)
+
+    def member(self, objective: Objective) -> Member:
+        """Of the family of objectives: the one asked for, or the other under the same budget, with its defaults."""
+        own = objective == self.objective
+        return Member(
+            objective=objective,
+            filter=self.filter if own else None,
+            damping=self.damping if own else None,
+            gradients=self.gradients if own else None,
+            noise=self.noise,
+            bands=self.bands,
+            budget_ratio=self.budget_ratio,
+            budget_reference=self.budget_reference,
+        )
 
     @property
     def elbow_rule(self) -> Elbow:
@@ -332,11 +318,6 @@ class SelectConfig:
             return self.num_samples, None
         assert self.fraction is not None
         return max(1, math.floor(self.fraction * count + 0.5)), None
-
-
-def _require(holds: bool, field: str, must: str, value: object) -> None:
-    if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")
 
 
 def _amounts(flag: str, given: object) -> dict[str, int | float]:

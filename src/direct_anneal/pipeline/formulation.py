@@ -5,7 +5,9 @@ N samples of the pool, M of the validation set, R sketch size, m bands, λ, v th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from direct_anneal.curvature import Estimate, Spectrum, cross_fit
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
-from direct_anneal.pipeline.config import DAMPING, FILTERS, GRADIENTS, SelectConfig
+from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
+from direct_anneal.pipeline.family import Member
 from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
@@ -29,6 +32,7 @@ from direct_anneal.selection import (
 RELAXED_MARGIN = 1.1  # at the least feasible budget itself nothing is left to choose
 
 Float = NDArray[np.float64]
+Blocks = Sequence[NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,46 @@ def formulate(
     validation: Float,
     estimate: Estimate,
 ) -> Formulation:
+    """The problem that documents and their configuration make, for one objective.
+
+    What `config` leaves to its own objective, the other has its defaults of.
+
+    Args:
+        pool: N gradients.
+        validation: Z of the validation set, shape (M, R).
+        estimate: spectra, split at the elbow.
+
+    Raises:
+        InputError: the pool is smaller than what is asked of it, or as for `formulate_arrays`.
+    """
+    num_tokens = pool.samples["num_tokens"].to_numpy()
+    num_selected, token_budget = config.size_of(num_tokens)
+    expected = num_selected if token_budget is None else token_budget / float(num_tokens.mean())
+    assert expected is not None
+    return formulate_arrays(
+        config.member(objective),
+        pool.units,
+        pool.norms,
+        validation,
+        estimate,
+        expected,
+        num_selected=num_selected,
+        num_tokens=num_tokens,
+        token_budget=token_budget,
+        **constraints(config, pool.samples, num_selected, token_budget),
+        tie_order=pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
+    )
+
+
+def formulate_arrays(
+    member: Member,
+    units: Blocks,
+    norms: Float,
+    validation: Float,
+    estimate: Estimate,
+    expected: float,
+    **size_and_constraints: Any,
+) -> Formulation:
     """The problem of one objective: the family that docs/departures.md derives, in one place.
 
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
@@ -70,78 +114,67 @@ def formulate(
         noise:     c = 0 ("raw"), or the mean of x over the pool; over the validation set for its own costs ("centred")
         budget:    τ_b = ratio · mean of the reference's A_b · expected number selected
 
-    The paper's is energy, raw, flat, raw with one band. What `config` leaves to its own objective, the other has its
-    defaults of.
+    The paper's is energy, raw, flat, raw with one band.
 
     Args:
-        pool: N gradients.
+        units: rows of unit norm, or zero, in blocks of shape (n_b, R); N in all.
+        norms: ‖z‖, shape (N,).
         validation: Z of the validation set, shape (M, R).
         estimate: spectra, split at the elbow.
+        expected: how many samples are selected, as far as that is known.
+        size_and_constraints: further arguments of `SelectionProblem`.
 
     Raises:
-        InputError: the pool is smaller than what is asked of it, there are fewer stiff directions than bands, or the
-            budget's reference is not to be had.
+        InputError: there are fewer stiff directions than bands, or the budget's reference is not to be had.
     """
-    own = objective == config.objective
-    filter = config.filter if own else FILTERS[objective]
-    unit_length = (config.gradients if own else GRADIENTS[objective]) == "unit"
+    unit_length = member.gradients == "unit"
     spectrum = estimate.whole
-    if config.bands > spectrum.num_stiff:
+    if member.bands > spectrum.num_stiff:
         raise InputError(
-            f"--bands must leave a stiff direction to each, but {config.bands} are asked for and {spectrum.num_stiff} "
+            f"--bands must leave a stiff direction to each, but {member.bands} are asked for and {spectrum.num_stiff} "
             "directions are stiff: ask for fewer, or raise --elbow"
         )
-    scale = np.ones(len(pool)) if unit_length else pool.norms
-    cost = _band_costs(spectrum, pool, scale, config)
-    num_tokens = pool.samples["num_tokens"].to_numpy()
-    num_selected, token_budget = config.size_of(num_tokens)
-    expected = num_selected if token_budget is None else token_budget / float(num_tokens.mean())
-    assert expected is not None
-    reference = cost if config.budget_reference == "pool" else _held_out(validation, estimate, config, unit_length)
-    units = reference.mean(axis=0) * expected
+    cost = _band_costs(spectrum, units, np.ones(len(norms)) if unit_length else norms, member)
+    reference = cost if member.budget_reference == "pool" else _held_out(validation, estimate, member)
+    budget_units = reference.mean(axis=0) * expected
     target = None
-    if objective == "descent":
+    if member.objective == "descent":
         target = validation.mean(0)
-        if filter == "flat":
+        if member.filter == "flat":
             target = spectrum.flat(target[None])[0]
-        elif filter == "newton":
-            damping = config.damping if own else DAMPING
-            assert damping is not None
-            delta = damping * float(spectrum.eigenvalues[0])
+        elif member.filter == "newton":
+            assert member.damping is not None
+            delta = member.damping * float(spectrum.eigenvalues[0])
             target = spectrum.apply(lambda curvature: 1 / (curvature + delta), target)
-    removed = spectrum.stiff if objective == "energy" and filter == "flat" else None
+    removed = spectrum.stiff if member.objective == "energy" and member.filter == "flat" else None
     problem = SelectionProblem(
-        features=FeatureMatrix(pool.units, scale=None if unit_length else pool.norms, removed=removed),
-        stiff_cost=cost[:, 0] if config.bands == 1 else cost,
-        num_selected=num_selected,
-        budget=_budget(config.budget_ratio, units),
-        objective=objective,
+        features=FeatureMatrix(units, scale=None if unit_length else norms, removed=removed),
+        stiff_cost=cost[:, 0] if member.bands == 1 else cost,
+        budget=_budget(member.budget_ratio, budget_units),
+        objective=member.objective,
         target=target,
-        num_tokens=num_tokens,
-        token_budget=token_budget,
-        **constraints(config, pool.samples, num_selected, token_budget),
-        tie_order=pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
+        **size_and_constraints,
     )
-    return Formulation(problem, units)
+    return Formulation(problem, budget_units)
 
 
-def _band_costs(spectrum: Spectrum, pool: SketchedGradients, scale: Float, config: SelectConfig) -> Float:
+def _band_costs(spectrum: Spectrum, units: Blocks, scale: Float, member: Member) -> Float:
     """A of the pool, shape (N, m), block by block."""
-    starts = np.cumsum([0, *(len(block) for block in pool.units)])
-    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], pool.units, strict=True)]
+    starts = np.cumsum([0, *(len(block) for block in units)])
+    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], units, strict=True)]
     centre = np.zeros(spectrum.eigenvectors.shape[0])
-    if config.noise == "centred":
-        for block, factors in zip(pool.units, parts, strict=True):
-            centre += factors @ block.astype(np.float64) / len(pool)
+    if member.noise == "centred":
+        for block, factors in zip(units, parts, strict=True):
+            centre += factors @ block.astype(np.float64) / len(scale)
     return np.concatenate(
         [
-            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, config.bands)
-            for block, factors in zip(pool.units, parts, strict=True)
+            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, member.bands)
+            for block, factors in zip(units, parts, strict=True)
         ]
     )
 
 
-def _held_out(validation: Float, estimate: Estimate, config: SelectConfig, unit_length: bool) -> Float:
+def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
     """A of the validation set, shape (M, m), each sample's under the spectrum of the other half."""
     if estimate.halves is None:
         raise InputError(
@@ -149,17 +182,17 @@ def _held_out(validation: Float, estimate: Estimate, config: SelectConfig, unit_
             f"{len(validation)}: add samples, or use --budget-reference pool"
         )
     x = validation
-    if unit_length:
+    if member.gradients == "unit":
         lengths = np.linalg.norm(x, axis=1, keepdims=True)
         x = x / np.where(lengths > 0, lengths, 1.0)
-    if config.noise == "centred":
+    if member.noise == "centred":
         x = x - x.mean(axis=0)
-    if (fewest := min(half.num_stiff for half in estimate.halves)) < config.bands:
+    if (fewest := min(half.num_stiff for half in estimate.halves)) < member.bands:
         raise InputError(
             f"--bands must leave a stiff direction to each, but half the validation set has {fewest}: ask for fewer, "
             "raise --elbow, or use --budget-reference pool"
         )
-    return cross_fit(x, estimate.halves, config.bands).held_out
+    return cross_fit(x, estimate.halves, member.bands).held_out
 
 
 def _budget(ratio: float, units: Float) -> float | Float:
@@ -188,7 +221,7 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
             raise InputError(
                 f"the stiff budget must allow the size asked for, but --budget-ratio {config.budget_ratio:g} (of the "
                 f"{config.budget_reference}'s mean stiff cost) is below the least feasible ratio {least:.4g}: pass "
-                f"--budget-ratio {_rounded_up(least)} or more, select less, or pass --relax-budget"
+                f"--budget-ratio {rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error
         wider = relaxed(formulation, error.least_feasible)
         return wider, _solve(wider.problem), least
@@ -209,7 +242,7 @@ def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple
     return solve_within(formulation, replace(config, relax_budget=True))
 
 
-def _rounded_up(ratio: float) -> str:
+def rounded_up(ratio: float) -> str:
     """Three digits, never below: what is suggested must work."""
     unit = 10.0 ** (np.floor(np.log10(ratio)) - 2)
     return f"{np.ceil(ratio / unit + 1e-9) * unit:.6g}"

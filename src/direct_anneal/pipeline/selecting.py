@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+from torch import nn
 
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, reopen
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.gradients import GradientSketcher
+from direct_anneal.gradients import GradientSketcher, LossFunction
 from direct_anneal.pipeline.choosing import Gathered, Run, choose
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.outputs import claim, recorded
+from direct_anneal.pipeline.samples import select_samples
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Progress, Silent
+from direct_anneal.selection import Selection
 
 
-def select(*, progress: Progress | None = None, **options: Any) -> Run:
+@overload
+def select(*, progress: Progress | None = None, **options: Any) -> Run: ...
+
+
+@overload
+def select(
+    model: nn.Module,
+    samples: Sequence[Any],
+    validation: Sequence[Any],
+    loss_fn: LossFunction,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Selection: ...
+
+
+def select(*module_and_samples: Any, progress: Progress | None = None, **options: Any) -> Run | Selection:
     """Choose the documents to anneal on, and write them with the evidence beside them.
 
-    Everything is written below `out`. A run that was interrupted goes on where it stopped; one that is complete is
-    solved again from its features, in seconds.
+    With a module first, and samples and a loss after it, as `select_samples`: in memory.
+
+    Otherwise everything is written below `out`. A run that was interrupted goes on where it stopped; one that is
+    complete is solved again from its features, in seconds.
 
     Args:
         progress: shows the stages; silent where left out.
@@ -33,6 +56,8 @@ def select(*, progress: Progress | None = None, **options: Any) -> Run:
 
     Source: arXiv:2605.31175, Algorithms 1 and 2, with the departures numbered in docs/departures.md.
     """
+    if module_and_samples or isinstance(options.get("model"), nn.Module):
+        return select_samples(*module_and_samples, progress=progress, **options)
     config = SelectConfig(**options)
     stages = Stages(progress or Silent())
     out = Path(config.out)
