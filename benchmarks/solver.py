@@ -1,14 +1,16 @@
 """The solver against the published algorithm, against brute force, and against its own size.
 
-    OMP_NUM_THREADS=1 python benchmarks/solver.py [--only published|scale|brute] [--instances 40] [--literal 8] [--sizes 100000 1000000]
+    OMP_NUM_THREADS=1 python benchmarks/solver.py [--only published|scale|brute]
+        [--instances 40] [--literal 8] [--sizes 100000 1000000]
 
 published   N = 2,000 under a binding budget. Processor times: one whole `solve` (all starts, swaps, bound) against one
             start of the literal Algorithm 2 (up to 50 linearisations, each by 50 projected-gradient steps with
             Dykstra's projections), and one exact linear step against one literal one. Objectives: relative to the best
             known, which is the best of `solve`, of the literal answers within budget, and of 100 more starts in random
             directions, each ascended and improved by swaps.
-scale       features (N, 256), float16, in a memory-mapped file made here; processor time, peak of anonymous memory (the file's
-            own pages, which the system may drop at any time, are not counted) and their exponents of growth in N.
+scale       features (N, 256), float16, in a memory-mapped file made here; processor time, peak of anonymous
+            memory (the file's own pages, which the system may drop at any time, are not counted) and their exponents
+            of growth in N.
 brute       N = 12: how often the best of all selections is found, without and with bands, quotas and forced samples.
 """
 
