@@ -65,7 +65,7 @@ def maximise_energy(
         chosen (N,) bool; relaxed weights (N,); an upper bound on the objective; one record for each start.
 
     Source: arXiv:2605.31175, Algorithm 2; the exact step, the starts, the swaps and the bound are ours.
-    Cost: one pass for the Gram matrix (2 N R²), about twenty passes of 2 N R k, O(k) eigenproblem work beside them.
+    Cost: one pass for the Gram matrix (2 N R²), some seventy passes of 2 N R k, O(k) eigenproblem work beside them.
     """
     eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
     eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
