@@ -196,7 +196,7 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
         except InfeasibleBudgetError as again:  # fractions of documents fit, whole ones do not
             raise InputError(
                 f"a selection of whole documents must fit the stiff budget, but none was found at ratio "
-                f"{wider.ratio(wider.problem.budget):.4g}, {RELAXED_MARGIN:g} times what fractions need: pass a larger "
+                f"{RELAXED_MARGIN * least:.4g}, {RELAXED_MARGIN:g} times what fractions need: pass a larger "
                 "--budget-ratio, or select less"
             ) from again
 
