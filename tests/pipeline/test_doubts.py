@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from direct_anneal.errors import InputError
 from direct_anneal.gradients import capture
+from direct_anneal.pipeline import formulation
+from direct_anneal.report import print_summary
+from direct_anneal.selection import InfeasibleBudgetError, InfeasibleError, Selection, SelectionProblem, solve
 from pipeline.pools import chosen
 
 
@@ -33,6 +38,32 @@ def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: 
     assert other["ratio"] > least[stricter] > between
     assert budgets[looser]["alternative"]["relaxed"] is False
     assert budgets[looser]["alternative"]["ratio"] == 1.0
+
+
+def test_an_alternative_without_a_selection_stops_nothing(
+    checkpoint: Path,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The relaxed budget holds for fractions of documents; whole ones may need more, by either error."""
+
+    for number, error in enumerate((InfeasibleError("whole ones do not"), InfeasibleBudgetError(1.0, 2.0))):
+
+        def only_energy(problem: SelectionProblem, error: InfeasibleError = error) -> Selection:
+            if problem.objective == "descent":
+                raise error
+            return solve(problem)
+
+        monkeypatch.setattr(formulation, "solve", only_energy)
+        run = chosen(checkpoint, world, tmp_path / str(number))
+        assert run.manifest["alternative"] == {"objective": "descent", "feasible": False}
+        assert len(run.selection.indices) == 15
+        print_summary(run.manifest, run.out, Console())
+        assert "--objective descent has no selection" in capsys.readouterr().out
+        with pytest.raises(InputError, match="must"):
+            chosen(checkpoint, world, tmp_path / f"asked {number}", objective="descent", relax_budget=True)
 
 
 def test_what_was_said_of_features_is_said_again_where_they_are_reused(

@@ -224,7 +224,14 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
                 f"--budget-ratio {rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error
         wider = relaxed(formulation, error.least_feasible)
-        return wider, _solve(wider.problem), least
+        try:
+            return wider, _solve(wider.problem), least
+        except InfeasibleBudgetError as again:  # fractions of documents fit, whole ones do not
+            raise InputError(
+                f"a selection of whole documents must fit the stiff budget, but none was found at ratio "
+                f"{RELAXED_MARGIN * least:.4g}, {RELAXED_MARGIN:g} times what fractions need: pass a larger "
+                "--budget-ratio, or select less"
+            ) from again
 
 
 def _solve(problem: SelectionProblem) -> Selection:
@@ -237,9 +244,18 @@ def _solve(problem: SelectionProblem) -> Selection:
         raise InputError(f"the selection asked for must be possible, but {error}") from error
 
 
-def solve_at_any_budget(formulation: Formulation, config: SelectConfig) -> tuple[Formulation, Selection, float | None]:
-    """`solve_within` for comparison only: an infeasible budget is relaxed, whatever was asked for."""
-    return solve_within(formulation, replace(config, relax_budget=True))
+def solve_at_any_budget(
+    formulation: Formulation, config: SelectConfig
+) -> tuple[Formulation, Selection, float | None] | None:
+    """`solve_within` for comparison only: an infeasible budget is relaxed, whatever was asked for.
+
+    Returns:
+        None where there is no selection even so, which is no reason to withhold the one that was asked for.
+    """
+    try:
+        return solve_within(formulation, replace(config, relax_budget=True))
+    except InputError:
+        return None
 
 
 def rounded_up(ratio: float) -> str:

@@ -130,15 +130,21 @@ def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any
 
 def alternative_entry(
     name: str,
-    alternative: tuple[Formulation, Selection, float | None],
+    alternative: tuple[Formulation, Selection, float | None] | None,
     selection: Selection,
     pool: SketchedGradients,
 ) -> dict[str, Any]:
-    """What the other objective would choose at the same size, and at the same ratio where that is feasible for it."""
+    """What the other objective would choose at the same size, and at the same ratio where that is feasible for it.
+
+    Its name alone, with `feasible` false, where it has no selection at any budget that was tried.
+    """
+    if alternative is None:
+        return {"objective": name, "feasible": False}
     formulation, other, least = alternative
     domains = pool.samples["domain"].take(pa.array(other.indices)).value_counts().to_pylist()
     return {
         "objective": name,
+        "feasible": True,
         "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
         "ratio": formulation.ratio(other.budget),
         "relaxed": least is not None,

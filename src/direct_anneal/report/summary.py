@@ -125,6 +125,8 @@ def _objective(objective: dict[str, Any], status: str) -> str:
 
 def _alternative(manifest: dict[str, Any]) -> str:
     other = manifest["alternative"]
+    if not other["feasible"]:
+        return f"[bold]Beside[/]    --objective {other['objective']} has no selection under these constraints"
     counts = sorted(other["domains"].items(), key=lambda item: (-item[1], item[0]))
     total = sum(other["domains"].values())
     shown = ", ".join(f"{escape(name)} {count / total:.0%}" for name, count in counts[:6])

@@ -6,6 +6,7 @@ N samples, K selected, R sketch size, k starts (columns that share each pass ove
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ _START_DIRECTIONS = 4  # starts: the uniform weights, and both signs of this man
 _CROSSED = 4  # ends whose sums and differences are tried
 _ROUNDS = 3
 _MAX_STEPS = 100
+_SETTLED = 1e-6  # relative: a rise below it ends an ascent: in large pools there is no end of steps that bring less
+_HOPE = 4  # a start is given up when so many more rises like its last would not bring it among the best
 _PROMISING = 0.98  # of the best rounded objective: what swaps are tried on
 _SWAP_CANDIDATES = 64
 _MAX_SWAPS = 10_000
@@ -33,7 +36,7 @@ class Ascent:
 
     Attributes:
         name: where it started.
-        steps: linear problems solved.
+        steps: linear problems solved; few where it was given up.
         relaxed: objective of the weights it ended at.
         rounded: objective of the integer selection before swaps.
         final: the same after swaps.
@@ -62,7 +65,7 @@ def maximise_energy(
         chosen (N,) bool; relaxed weights (N,); an upper bound on the objective; one record for each start.
 
     Source: arXiv:2605.31175, Algorithm 2; the exact step, the starts, the swaps and the bound are ours.
-    Cost: one pass for the Gram matrix (2 N R²), about twenty passes of 2 N R k, O(k) eigenproblem work beside them.
+    Cost: one pass for the Gram matrix (2 N R²), some seventy passes of 2 N R k, O(k) eigenproblem work beside them.
     """
     eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
     eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
@@ -77,7 +80,8 @@ def maximise_energy(
         crossings, gains = _cross(features, solutions, relaxed)
         if not gains:
             break
-        ascended, reached, counts = _ascend(features, polytope, [polytope.maximise(gain) for gain in gains])
+        first = [polytope.maximise(gain) for gain in gains]
+        ascended, reached, counts = _ascend(features, polytope, first, beside=relaxed)
         names += [f"round {number + 1}: {crossing}" for crossing in crossings]
         solutions, relaxed, steps = solutions + ascended, relaxed + reached, steps + counts
         if max(relaxed) <= best_before * (1 + 1e-9):
@@ -131,18 +135,27 @@ def _cross(features: FeatureMatrix, solutions: list[Relaxed], values: list[float
 
 
 def _ascend(
-    features: FeatureMatrix, polytope: Polytope, solutions: list[Relaxed]
+    features: FeatureMatrix, polytope: Polytope, solutions: list[Relaxed], beside: Sequence[float] = ()
 ) -> tuple[list[Relaxed], list[float], list[int]]:
-    """Run all starts in lockstep, so that they share the passes over the features."""
+    """Run all starts in lockstep, so that they share the passes over the features.
+
+    A start ends where it no longer rises, or has no hope of being among the best few of these and those `beside` it.
+    """
     values = [-np.inf] * len(solutions)
     steps = [1] * len(solutions)
     active = list(range(len(solutions)))
     for _ in range(_MAX_STEPS):
         sums = features.weighted_sum(np.stack([solutions[k].weights for k in active], axis=1))  # (R, k)
         reached = np.einsum("rk,rk->k", sums, sums)
-        rising = [j for j, k in enumerate(active) if reached[j] > values[k] * (1 + 1e-12)]
+        before = [values[k] for k in active]
         for j, k in enumerate(active):
             values[k] = max(values[k], float(reached[j]))
+        bar = sorted([*values, *beside])[-_CROSSED:][0]
+        rising = [
+            j
+            for j, (last, now) in enumerate(zip(before, reached, strict=True))
+            if now > last * (1 + _SETTLED) and now + _HOPE * (now - last) >= bar
+        ]
         if not rising:
             break
         active = [active[j] for j in rising]

@@ -128,6 +128,9 @@ class Polytope(ABC):
             assert problem.token_budget is not None
             self.size = np.asarray(problem.num_tokens, dtype=np.float64)
             self.capacity = float(problem.token_budget)
+        self._count = int(problem.num_selected or 0)
+        self._place = np.empty(num_samples, dtype=np.intp)
+        self._place[self.by_tie] = np.arange(num_samples)
         self.forced_in, self.forced_out = problem.mask("forced_in"), problem.mask("forced_out")
         self.free = self.by_tie[~(self.forced_in | self.forced_out)[self.by_tie]]
         ones = np.ones(num_samples)
@@ -179,17 +182,26 @@ class Polytope(ABC):
 
     def fill(self, value: Float) -> Float:
         """The weights that fill capacity by value per size, ties by order; the last one may be fractional."""
-        weights = self.forced_in.astype(np.float64)
         if self.size is None:
-            count = int(self.capacity) - int(self.forced_in.sum())
-            weights[largest(value, count, self.free)] = 1.0
-            return weights
+            return self._largest(value).astype(np.float64)
+        weights = self.forced_in.astype(np.float64)
         room = self.capacity - float(self.size[self.forced_in].sum())
         density = (value / self.size)[self.free]
         ranked = self.free[np.argsort(-density, kind="stable")]
         before = np.cumsum(self.size[ranked]) - self.size[ranked]
         weights[ranked] = np.clip((room - before) / self.size[ranked], 0.0, 1.0)
         return weights
+
+    def _largest(self, value: Float) -> Mask:
+        """Forced samples, and of the free ones those where value is largest, K in all; ties by order."""
+        if len(self.free) < len(value):
+            value = np.where(self.forced_in, np.inf, np.where(self.forced_out, -np.inf, value))
+        threshold = np.partition(value, len(value) - self._count)[len(value) - self._count]
+        taken: Mask = value >= threshold
+        if (surplus := np.count_nonzero(taken) - self._count) > 0:
+            equal = np.flatnonzero(value == threshold)
+            taken[equal[np.argsort(self._place[equal])[len(equal) - surplus :]]] = False
+        return taken
 
     def price(self, value: Float, *, full: bool) -> float:
         """ν, what a unit of capacity is worth to a filling by value: what its last sample gives for it.
