@@ -279,7 +279,7 @@ class TestTheCommand:
         lines = captured.out.splitlines()
         assert [line.split(": ")[1] for line in lines] == ["shard 2", "shard 4"]
         assert all(line.endswith("run select again, it computes just this shard") for line in lines)
-        assert "but 2 lines above say otherwise" in captured.err
+        assert "but has 2 damages" in captured.err
 
     def test_misses_a_store_that_a_run_should_have(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.rmtree(run / "features" / "pool")
@@ -298,3 +298,25 @@ class TestTheCommand:
         (tmp_path / "empty").mkdir()
         assert main(["verify", str(tmp_path / part)]) == 2
         assert "DIR must hold features" in capsys.readouterr().err
+
+
+def test_the_format_can_be_read_as_its_page_says(whole: Path, corpus: Corpus) -> None:
+    """The example of docs/format.md, on this store, shard by shard."""
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    assert len(example.strip().splitlines()) == 10
+    read: list[tuple[np.ndarray, pa.Table]] = []
+    collected = example.replace("runs/a/features/pool", str(whole)) + "    read.append((sketches, samples))\n"
+    exec(compile(collected, "docs/format.md", "exec"), {"read": read})
+    store = store_for(corpus, whole)
+    table = store.samples()
+    assert pa.concat_tables([samples for _, samples in read]).equals(table)
+    expected = np.concatenate(store.features()) * table["grad_norm"].to_numpy()[:, None]
+    np.testing.assert_array_equal(np.concatenate([sketches for sketches, _ in read]), expected)
+
+
+def test_the_digest_is_what_the_page_says(whole: Path) -> None:
+    header = json.loads((whole / "store.json").read_bytes())
+    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    for path in whole.glob("features-*.json"):
+        assert json.loads(path.read_bytes())["store"] == hashlib.sha256(canonical).hexdigest()

@@ -36,9 +36,7 @@ def _verify(options: dict[str, Any]) -> None:
             print(finding)
             damages += not finding.harmless
     if damages:
-        raise InputError(
-            f"{directory} must be whole, but {damages:,} lines above say otherwise: do what each of them says"
-        )
+        raise InputError(f"{directory} must be whole, but has {damages:,} damages: do what the lines above say")
     print(f"{directory}: {', '.join(store.name for store in stores)}: every shard is there and whole")
 
 

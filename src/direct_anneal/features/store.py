@@ -176,16 +176,13 @@ class FeatureStore:
 
     def features(self) -> list[NDArray[np.float16]]:
         """All rows as memory-mapped blocks, in the corpus's order. Every shard must be committed."""
-        return [
-            np.load(self.directory / file_name(shard, "npy"), mmap_mode="r", allow_pickle=False)
-            for shard in range(self.num_shards)
-        ]
+        paths = [self.directory / file_name(shard, "npy") for shard in range(self.num_shards)]
+        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
 
     def samples(self) -> pa.Table:
         """All sidecars as one table of N rows. Every shard must be committed."""
-        return pa.concat_tables(
-            pq.read_table(self.directory / file_name(shard, "parquet")) for shard in range(self.num_shards)
-        )
+        paths = [self.directory / file_name(shard, "parquet") for shard in range(self.num_shards)]
+        return pa.concat_tables(map(pq.read_table, paths))
 
     def _discard(self) -> None:
         """Remove a store's own files, and nothing else that may lie there."""
