@@ -73,7 +73,8 @@ class FeatureStore:
         replace: discard a store of another fingerprint instead of refusing it.
 
     Raises:
-        InputError: the directory holds a store of another fingerprint; both are named.
+        InputError: the directory holds a store of another fingerprint; both are named. A header that is lost or
+            unreadable is written anew where no record there is of another store.
     """
 
     def __init__(
