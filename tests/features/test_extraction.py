@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 from collections.abc import Callable
@@ -166,6 +167,25 @@ def test_of_a_prompt_nothing_is_predicted(checkpoint: Path, tmp_path: Path) -> N
         norm = np.linalg.norm(mean)
         np.testing.assert_allclose(rows(store)[document], mean / norm, rtol=0, atol=FLOAT16_ATOL)
         np.testing.assert_allclose(table["grad_norm"][document].as_py(), norm, rtol=FLOAT32_RTOL)
+
+
+def test_the_faintest_gradient_still_has_a_unit_row(checkpoint: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """Below float32's smallest normal number, where a row of another norm would not pass for a whole one."""
+
+    class Faint:
+        def __init__(self, real: GradientSketcher) -> None:
+            self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
+            self._real = real
+
+        def sketch(self, *args: Any) -> Sketches:
+            sketches = self._real.sketch(*args)
+            return dataclasses.replace(sketches, values=sketches.values * 1e-40)
+
+    store = store_for(corpus, tmp_path)
+    build: Callable[[], Any] = lambda: Faint(sketcher(checkpoint))  # noqa: E731 (it stands for a type)
+    extract(corpus, store, build, max_length=CONTEXT)
+    assert 0 < store.samples()["grad_norm"].to_numpy().min() < np.finfo(np.float32).tiny
+    assert store.missing() == []
 
 
 class _Interrupted:

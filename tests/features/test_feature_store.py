@@ -14,6 +14,7 @@ import pytest
 
 from direct_anneal.errors import InputError
 from direct_anneal.features import OUTLIER_FACTOR, FeatureStore, ShardRows, SketchedGradients
+from pipeline.tiny import files_below
 
 NUM_SAMPLES, SKETCH_SIZE, ROWS_PER_SHARD = 10, 4, 3  # shards of 3, 3, 3 and 1 rows
 FINGERPRINT = {"model": "a" * 64, "seed": 0}
@@ -173,12 +174,27 @@ def test_a_store_with_fields_that_are_no_longer_asked_for_is_refused(tmp_path: P
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"", b"{}", b"[]", b"\xff", b'{"fingerprint": 3}'])
-def test_an_unreadable_header_is_refused(tmp_path: Path, header: bytes) -> None:
-    filled(tmp_path)
-    (tmp_path / "store.json").write_bytes(header)
-    with pytest.raises(InputError, match=r"store\.json cannot be read"):
-        opened(tmp_path)
+@pytest.mark.parametrize("header", [b"", b"{}", b"[]", b"\xff", b'{"fingerprint": 3}', None])
+class TestALostHeader:
+    def lose(self, directory: Path, header: bytes | None) -> None:
+        if header is None:
+            (directory / "store.json").unlink()
+        else:
+            (directory / "store.json").write_bytes(header)
+
+    def test_is_written_anew_where_every_record_is_of_this_store(self, tmp_path: Path, header: bytes | None) -> None:
+        before = files_below(filled(tmp_path).directory)
+        self.lose(tmp_path, header)
+        assert opened(tmp_path).missing() == []
+        assert files_below(tmp_path) == before
+
+    def test_is_refused_where_one_is_of_another(self, tmp_path: Path, header: bytes | None) -> None:
+        filled(tmp_path, fingerprint=FINGERPRINT | {"seed": 1})
+        self.lose(tmp_path, header)
+        before = files_below(tmp_path)
+        with pytest.raises(InputError, match=r"store\.json cannot be read, and shards are not of this run"):
+            opened(tmp_path)
+        assert files_below(tmp_path) == before
 
 
 def test_replacing_discards_the_stores_own_files_and_no_others(tmp_path: Path) -> None:
@@ -195,6 +211,13 @@ def test_replacing_discards_the_stores_own_files_and_no_others(tmp_path: Path) -
 def test_replacing_keeps_a_store_that_fits(tmp_path: Path) -> None:
     filled(tmp_path)
     assert opened(tmp_path, replace=True).missing() == []
+
+
+def test_rows_of_another_dtype_are_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    rows = content(store.rows(0))
+    with pytest.raises(ValueError, match="float32"):
+        store.write(0, replace(rows, features=rows.features.astype(np.float32)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(2, SKETCH_SIZE), (3, SKETCH_SIZE + 1), (4, SKETCH_SIZE)])

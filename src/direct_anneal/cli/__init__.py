@@ -16,6 +16,7 @@ from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.selection import add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
+from direct_anneal.cli.verifying import add_verify
 from direct_anneal.errors import InputError
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_select(commands)
     add_solve(commands)
+    add_verify(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)

@@ -14,8 +14,6 @@ from direct_anneal.features.batching import BatchTooLargeError, Window, batches,
 from direct_anneal.features.store import FeatureStore, ShardRows
 from direct_anneal.gradients import GradientSketcher
 
-_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
-
 _SMALLER_BATCHES = (
     "a batch did not fit into memory: batches were made smaller, by halves, as batches.json beside the features says; "
     "with that --batch-tokens the next run need not try"
@@ -117,8 +115,8 @@ def _shard(
     losses /= predicted
     # Zero is a gradient; NaN and infinity are not, and would spread to everything that they are added to.
     finite = np.isfinite(norms) & np.isfinite(losses)
-    scale = np.where(finite, norms, np.inf)
-    units = np.where(finite[:, None], gradients, 0.0) / np.maximum(scale, _SMALLEST_NORMAL)[:, None]
+    scale = np.where(finite & (norms > 0), norms, np.inf)
+    units = np.where(finite[:, None], gradients, 0.0) / scale[:, None]
     return ShardRows(
         features=units.astype(np.float16),
         samples=corpus.index.slice(rows.start, len(rows)),

@@ -1,20 +1,11 @@
 """The feature store: a directory of immutable shards, each committed by a small record written last.
 
-N samples, R sketch size, n rows of one shard. The files can be read with numpy and pyarrow alone.
-
-    store.json              format, N, R, rows per shard, fingerprint
-    features-00042.npy      float16 (n, R): rows of unit norm, zero where the gradient could not be used
-    features-00042.parquet  id, source, row, domain, num_tokens, loss, grad_norm, reason: n rows; the reason is null, or
-                            "nan" or "infinite" where there is no gradient
-    quarantined.jsonl       id, source, row, reason of the samples that were left out when the store was last used
-    batches.json            tokens of a batch, as asked for (null: to be found) and as used since
-    remarks.json            what whoever computed the shards had to say of them, where that is anything
-    features-00042.json     rows, and size and sha256 of the two files: what makes the shard count
+N samples, R sketch size, n rows of one shard. docs/format.md says what the files hold; features/checking.py what makes
+a shard count.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,20 +20,21 @@ from numpy.typing import NDArray
 
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.features.checking import (
+    ASIDE,
+    HEADER,
+    DamagedError,
+    Header,
+    check_shard,
+    file_name,
+    is_of,
+    make_record,
+)
 
-FORMAT = 2
 ROWS_PER_SHARD = 1024
 
 # The records before what they vouch for.
-_OWN = (
-    "features-*.json",
-    "features-*.npy",
-    "features-*.parquet",
-    "quarantined.jsonl",
-    "batches.json",
-    "remarks.json",
-    "store.json",
-)
+_OWN = ("features-*.json", "features-*.npy", "features-*.parquet", *ASIDE, HEADER)
 
 Fingerprint = Mapping[str, Any]
 
@@ -80,7 +72,8 @@ class FeatureStore:
         replace: discard a store of another fingerprint instead of refusing it.
 
     Raises:
-        InputError: the directory holds a store of another fingerprint; both are named.
+        InputError: the directory holds a store of another fingerprint; both are named. A header that is lost or
+            unreadable is written anew where no record there is of another store.
     """
 
     def __init__(
@@ -94,19 +87,11 @@ class FeatureStore:
         replace: bool = False,
     ) -> None:
         self.directory = directory
-        self.fingerprint = dict(fingerprint)
-        self.num_samples = num_samples
-        self.sketch_size = sketch_size
-        self.rows_per_shard = rows_per_shard
-        header = {
-            "format": FORMAT,
-            "num_samples": num_samples,
-            "sketch_size": sketch_size,
-            "rows_per_shard": rows_per_shard,
-            "fingerprint": dict(fingerprint),
-        }
-        path = directory / "store.json"
-        difference = _difference(path, header) if path.exists() else None
+        self.header = Header(
+            num_samples=num_samples, sketch_size=sketch_size, rows_per_shard=rows_per_shard, fingerprint=fingerprint
+        )
+        path = directory / HEADER
+        difference = _difference(directory, self.header)
         if difference is not None:
             if not replace:
                 raise InputError(
@@ -114,9 +99,9 @@ class FeatureStore:
                     "--overwrite to compute them anew"
                 )
             self._discard()
-        if not path.exists():
+        if not path.exists() or not _readable(path):
             directory.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(header, indent=2, sort_keys=True).encode())
+            _write(path, json.dumps(self.header.content, indent=2, sort_keys=True).encode())
         for leftover in directory.glob("*.tmp"):
             leftover.unlink()
 
@@ -128,18 +113,18 @@ class FeatureStore:
             InputError: there is none, or shards are missing or damaged.
         """
         try:
-            header = json.loads((directory / "store.json").read_bytes())
-            store = cls(
-                directory,
-                num_samples=header["num_samples"],
-                sketch_size=header["sketch_size"],
-                fingerprint=header["fingerprint"],
-                rows_per_shard=header["rows_per_shard"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            header = Header.read(directory)
+        except (OSError, DamagedError) as error:
             raise InputError(
-                f"features must lie in {directory}, but there are none that can be read: run select first"
+                f"features must lie in {directory}, but there are none that can be read ({error}): run select first"
             ) from error
+        store = cls(
+            directory,
+            num_samples=header.num_samples,
+            sketch_size=header.sketch_size,
+            fingerprint=header.fingerprint,
+            rows_per_shard=header.rows_per_shard,
+        )
         if missing := store.missing():
             raise InputError(
                 f"all features must be there, but of {store.num_shards:,} shards in {directory} {len(missing):,} are "
@@ -148,13 +133,16 @@ class FeatureStore:
         return store
 
     @property
+    def fingerprint(self) -> Fingerprint:
+        return self.header.fingerprint
+
+    @property
     def num_shards(self) -> int:
-        return -(-self.num_samples // self.rows_per_shard)
+        return self.header.num_shards
 
     def rows(self, shard: int) -> range:
         """The positions in the corpus that a shard holds."""
-        first = shard * self.rows_per_shard
-        return range(first, min(first + self.rows_per_shard, self.num_samples))
+        return self.header.rows(shard)
 
     def missing(self) -> list[int]:
         """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
@@ -167,9 +155,12 @@ class FeatureStore:
             ValueError: the rows are not those of this shard.
             OSError: the disk is full, or worse; what was committed before stays.
         """
-        shape = (len(self.rows(shard)), self.sketch_size)
-        if content.features.shape != shape:
-            raise ValueError(f"shard {shard} has shape {shape}, got features of shape {content.features.shape}")
+        shape = (len(self.rows(shard)), self.header.sketch_size)
+        if content.features.shape != shape or content.features.dtype != np.float16:
+            raise ValueError(
+                f"shard {shard} has float16 rows of shape {shape}, got features of shape {content.features.shape} and "
+                f"dtype {content.features.dtype}"
+            )
         table = content.samples
         for name, values in (("loss", content.losses), ("grad_norm", content.norms)):
             table = table.append_column(name, pa.array(values, from_pandas=True))  # NaN is no number: null
@@ -177,22 +168,21 @@ class FeatureStore:
         array, sidecar = BytesIO(), BytesIO()
         np.save(array, content.features, allow_pickle=False)
         pq.write_table(table, sidecar, compression="zstd")
-        record: dict[str, Any] = {"rows": shape[0], "files": {}}
-        for suffix, buffer in (("npy", array), ("parquet", sidecar)):
-            _write(self._path(shard, suffix), buffer.getbuffer())
-            digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-            record["files"][suffix] = {"bytes": buffer.getbuffer().nbytes, "sha256": digest}
-        _write(self._path(shard, "json"), json.dumps(record, indent=2).encode())
+        files = {file_name(shard, "npy"): array.getbuffer(), file_name(shard, "parquet"): sidecar.getbuffer()}
+        for name, buffer in files.items():
+            _write(self.directory / name, buffer)
+        record = json.dumps(make_record(self.header, shard, files), indent=2)
+        _write(self.directory / file_name(shard, "json"), record.encode())
 
     def features(self) -> list[NDArray[np.float16]]:
         """All rows as memory-mapped blocks, in the corpus's order. Every shard must be committed."""
-        return [
-            np.load(self._path(shard, "npy"), mmap_mode="r", allow_pickle=False) for shard in range(self.num_shards)
-        ]
+        paths = [self.directory / file_name(shard, "npy") for shard in range(self.num_shards)]
+        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
 
     def samples(self) -> pa.Table:
         """All sidecars as one table of N rows. Every shard must be committed."""
-        return pa.concat_tables(pq.read_table(self._path(shard, "parquet")) for shard in range(self.num_shards))
+        paths = [self.directory / file_name(shard, "parquet") for shard in range(self.num_shards)]
+        return pa.concat_tables(map(pq.read_table, paths))
 
     def _discard(self) -> None:
         """Remove a store's own files, and nothing else that may lie there."""
@@ -225,22 +215,12 @@ class FeatureStore:
         lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
         _write(self.directory / "quarantined.jsonl", lines.encode("ascii"))
 
-    def _path(self, shard: int, suffix: str) -> Path:
-        return self.directory / f"features-{shard:05d}.{suffix}"
-
     def _intact(self, shard: int) -> bool:
         try:
-            record = json.loads(self._path(shard, "json").read_bytes())
-            for suffix, expected in record["files"].items():
-                path = self._path(shard, suffix)
-                if path.stat().st_size != expected["bytes"]:
-                    return False
-                with path.open("rb") as stream:
-                    if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
-                        return False
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return False  # no record, or one that is no record of ours
-        return set(record["files"]) == {"npy", "parquet"}
+            check_shard(self.directory, self.header, shard)
+        except DamagedError:
+            return False
+        return True
 
 
 def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
@@ -249,19 +229,29 @@ def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[
     return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
 
 
-def _difference(path: Path, header: dict[str, Any]) -> str | None:
-    """In which fields a stored header differs from the one wanted; None where it is the same."""
-    try:
-        found = json.loads(path.read_bytes())
-        stored = {**found, **found["fingerprint"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "its store.json cannot be read"
-    wanted = {**header, **header["fingerprint"]}
+def _difference(directory: Path, header: Header) -> str | None:
+    """In which fields the header that lies there differs from the one wanted; None where there is no other store's.
+
+    A header that is lost or cannot be read is no difference where every record there is of the store wanted.
+    """
+    path = directory / HEADER
+    if not path.exists() or not _readable(path):
+        return None if is_of(directory, header) else f"its {HEADER} cannot be read, and shards are not of this run"
+    found = json.loads(path.read_bytes())
+    stored, wanted = {**found, **found["fingerprint"]}, {**header.content, **header.fingerprint}
     keys = [key for key in {**wanted, **stored} if key != "fingerprint"]
     differing = [key for key in keys if stored.get(key) != wanted.get(key)]
     return (
         "; ".join(f"{key}: there {_short(stored.get(key))}, now {_short(wanted.get(key))}" for key in differing) or None
     )
+
+
+def _readable(path: Path) -> bool:
+    """Whether it is a header, be it of another format."""
+    try:
+        return isinstance(json.loads(path.read_bytes())["fingerprint"], dict)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _short(value: object) -> str:

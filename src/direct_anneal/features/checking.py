@@ -1,0 +1,255 @@
+"""What makes a shard count: the store's header, its files' names, and every check of what lies there.
+
+N samples, R sketch size, n rows of one shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FORMAT = 3
+HEADER = "store.json"
+ASIDE = ("quarantined.jsonl", "batches.json", "remarks.json")  # what a store may keep beside its shards
+
+# Rounding to float16 moves a unit row's norm by a relative 2⁻¹¹ at most, and by 2⁻²⁵ √R where its entries are
+# subnormal: together below this for every R up to 2²⁸.
+_NORM_ATOL = 2.0**-10
+
+_TEXT = (pa.string(), pa.large_string())
+_COLUMNS = {
+    "id": _TEXT,
+    "source": _TEXT,
+    "row": (pa.int64(),),
+    "domain": _TEXT,
+    "num_tokens": (pa.int64(),),
+    "loss": (pa.float64(),),
+    "grad_norm": (pa.float64(),),
+    "reason": _TEXT,
+}
+
+_COMPUTE = "run select again, it computes just this shard"
+
+
+class DamagedError(ValueError):
+    """A file of a store is not what it must be; says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What all shards of a store have in common; kept as store.json.
+
+    Attributes:
+        num_samples: N.
+        sketch_size: R.
+        rows_per_shard: n; the last shard holds what remains.
+        fingerprint: what the features depend on, as plain JSON values.
+    """
+
+    num_samples: int
+    sketch_size: int
+    rows_per_shard: int
+    fingerprint: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, directory: Path) -> Header:
+        """The header that lies there.
+
+        Raises:
+            DamagedError: there is none, or none of this format.
+        """
+        try:
+            found = json.loads((directory / HEADER).read_bytes())
+        except FileNotFoundError as error:
+            raise DamagedError(f"{HEADER} is not there") from error
+        except ValueError as error:
+            raise DamagedError(f"{HEADER} is no JSON") from error
+        numbers = ("num_samples", "sketch_size", "rows_per_shard")
+        if not isinstance(found, dict) or not isinstance(found.get("fingerprint"), dict):
+            raise DamagedError(f"{HEADER} holds no fingerprint")
+        if found.get("format") != FORMAT:
+            raise DamagedError(f"{HEADER} has format {json.dumps(found.get('format'))}, this version reads {FORMAT}")
+        if not all(type(found.get(name)) is int and found[name] > 0 for name in numbers):
+            raise DamagedError(f"{HEADER} must hold {', '.join(numbers)} above 0")
+        return cls(fingerprint=found["fingerprint"], **{name: found[name] for name in numbers})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As store.json holds it."""
+        return {
+            "format": FORMAT,
+            "num_samples": self.num_samples,
+            "sketch_size": self.sketch_size,
+            "rows_per_shard": self.rows_per_shard,
+            "fingerprint": dict(self.fingerprint),
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the content as JSON with sorted keys and no spaces: what every record of the store repeats."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_samples // self.rows_per_shard)
+
+    def rows(self, shard: int) -> range:
+        """The positions in the corpus that a shard holds."""
+        first = shard * self.rows_per_shard
+        return range(first, min(first + self.rows_per_shard, self.num_samples))
+
+
+def file_name(shard: int, suffix: str) -> str:
+    """Of one file of a shard: npy, parquet or json."""
+    return f"features-{shard:05d}.{suffix}"
+
+
+def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
+    """What commits a shard: which it is, of which store, and what its files (by name) must be."""
+    return {
+        "shard": shard,
+        "store": header.digest,
+        "rows": len(header.rows(shard)),
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+        },
+    }
+
+
+def check_shard(directory: Path, header: Header, shard: int) -> None:
+    """See that a shard is there, whole, and this store's. Cost: reads its files once, into memory.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    record = _record(directory, header, shard)
+    array, sidecar = (file_name(shard, suffix) for suffix in ("npy", "parquet"))
+    if not isinstance(record.get("files"), dict) or record["files"].keys() != {array, sidecar}:
+        # Nothing that a record names is opened unless it is one of the two.
+        named = ", ".join(map(str, record.get("files") or ())) or "none"
+        raise DamagedError(f"its record must name {array} and {sidecar}, but names {named}")
+    shape = (len(header.rows(shard)), header.sketch_size)
+    _check_array(array, _content(directory / array, record["files"][array]), shape)
+    _check_sidecar(sidecar, _content(directory / sidecar, record["files"][sidecar]), shape[0])
+
+
+def is_of(directory: Path, header: Header) -> bool:
+    """Whether no record that can be read there is of another store."""
+    return all(record.get("store") == header.digest for record in _records(directory))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something amiss in a store: where, what, and what to do; `harmless` where no feature suffers by it."""
+
+    place: Path
+    wrong: str
+    remedy: str
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.wrong}: {self.remedy}"
+
+
+def verify(directory: Path) -> Iterator[Finding]:
+    """Everything amiss in the store that lies there, by shard. Nothing is written. Cost: reads the store once."""
+    try:
+        header = Header.read(directory)
+    except DamagedError as error:
+        yield Finding(directory, str(error), "run select again, it writes it anew where the shards are of the same run")
+        return
+    for shard in range(header.num_shards):
+        try:
+            check_shard(directory, header, shard)
+        except DamagedError as error:
+            yield Finding(directory, f"shard {shard}: {error}", _COMPUTE)
+    own = {HEADER, *ASIDE}
+    own |= {file_name(shard, suffix) for shard in range(header.num_shards) for suffix in ("npy", "parquet", "json")}
+    for name in sorted(path.name for path in directory.iterdir() if path.name not in own):
+        if name.endswith(".tmp"):
+            yield Finding(directory, f"{name} was left half-written", "the next select removes it", harmless=True)
+        else:
+            yield Finding(directory, f"{name} is none of the store's", "nothing reads it, move it away", harmless=True)
+
+
+def _records(directory: Path) -> Iterator[dict[str, Any]]:
+    for path in directory.glob("features-*.json"):
+        try:
+            record = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _record(directory: Path, header: Header, shard: int) -> dict[str, Any]:
+    name = file_name(shard, "json")
+    try:
+        record = json.loads((directory / name).read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name} is not there: lost, or never written") from error
+    except ValueError as error:
+        raise DamagedError(f"{name} is no JSON") from error
+    if not isinstance(record, dict):
+        raise DamagedError(f"{name} is no record")
+    if record.get("store") != header.digest:
+        raise DamagedError(f"{name} is of another store: other model, data or settings")
+    for key, wanted in (("shard", shard), ("rows", len(header.rows(shard)))):
+        if record.get(key) != wanted:
+            raise DamagedError(f"{name} must say {key} {wanted}, but says {json.dumps(record.get(key))}")
+    return record
+
+
+def _content(path: Path, expected: Any) -> bytes:
+    """A file, if it is what its record says."""
+    if not isinstance(expected, dict):
+        raise DamagedError(f"its record says neither size nor sha256 of {path.name}")
+    try:
+        if (size := path.stat().st_size) != expected.get("bytes"):
+            raise DamagedError(f"{path.name} must have {expected.get('bytes')} bytes, but has {size}")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name} is not there") from error
+    if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
+        raise DamagedError(f"{path.name} has another sha256 than its record")
+    return content
+
+
+def _check_array(name: str, content: bytes, shape: tuple[int, int]) -> None:
+    try:
+        rows = np.load(BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DamagedError(f"{name} is no npy file") from error
+    if rows.dtype != np.float16 or rows.shape != shape:
+        raise DamagedError(f"{name} must be float16 of shape {shape}, but is {rows.dtype} of {rows.shape}")
+    norms = np.linalg.norm(rows.astype(np.float32), axis=1)
+    bad = np.flatnonzero(~((norms == 0) | (np.abs(norms - 1) <= _NORM_ATOL)))  # NaN is bad, too
+    if len(bad):
+        raise DamagedError(f"{name} must have rows of norm 1 or 0, but row {bad[0]} has {norms[bad[0]]:.4g}")
+
+
+def _check_sidecar(name: str, content: bytes, num_rows: int) -> None:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        schema, found = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{name} is no Parquet file") from error
+    if schema.names != list(_COLUMNS):
+        raise DamagedError(f"{name} must have the columns {', '.join(_COLUMNS)}, but has {', '.join(schema.names)}")
+    for column, types in _COLUMNS.items():
+        kind = schema.field(column).type
+        if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in types:
+            raise DamagedError(f"{name} must have {column} of type {types[0]}, but has {kind}")
+    if found != num_rows:
+        raise DamagedError(f"{name} must have {num_rows} rows, but has {found}")
