@@ -91,4 +91,4 @@ def _strongest_first(
 ) -> NDArray[np.intp]:
     indices = np.flatnonzero(chosen)
     ties = indices if problem.tie_order is None else np.asarray(problem.tie_order)[indices]
-    return indices[np.lexsort((ties, -scores[indices]))]
+    return indices[np.lexsort((ties, -(scores / problem.sizes)[indices]))]
