@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.selection.matrix import FeatureMatrix
-from direct_anneal.selection.polytope import Polytope, Relaxed, largest
+from direct_anneal.selection.polytope import Polytope, Relaxed
+from direct_anneal.selection.swapping import swap
 
 Float = NDArray[np.float64]
 
@@ -24,9 +25,6 @@ _MAX_STEPS = 100
 _SETTLED = 1e-6  # relative: a rise below it ends an ascent: in large pools there is no end of steps that bring less
 _HOPE = 4  # a start is given up when so many more rises like its last would not bring it among the best
 _PROMISING = 0.98  # of the best rounded objective: what swaps are tried on
-_SWAP_CANDIDATES = 64
-_MAX_SWAPS = 10_000
-_WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no end of pairs that bring less
 _BOUND_DIRECTIONS = 16
 
 
@@ -65,47 +63,48 @@ def maximise_energy(
         chosen (N,) bool; relaxed weights (N,); an upper bound on the objective; one record for each start.
 
     Source: arXiv:2605.31175, Algorithm 2; the exact step, the starts, the swaps and the bound are ours.
-    Cost: one pass for the Gram matrix (2 N R²), some seventy passes of 2 N R k, O(k) eigenproblem work beside them.
+    Cost: one pass for the Gram matrix (2 N R²), some sixty passes of 2 N R k, O(k) eigenproblem work beside them.
     """
-    eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
-    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
-    along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
-    bound = _bound(along, eigenvalues, polytope)
-
-    names, gains = _starts(features, along)
-    solutions = [polytope.maximise(gain) for gain in gains]
+    names, solutions, bound = _begin(features, polytope)
     solutions, relaxed, steps = _ascend(features, polytope, solutions)
     for number in range(_ROUNDS if polytope.is_cheap else 0):
         best_before = max(relaxed)
         crossings, gains = _cross(features, solutions, relaxed)
         if not gains:
             break
-        first = [polytope.maximise(gain) for gain in gains]
-        ascended, reached, counts = _ascend(features, polytope, first, beside=relaxed)
+        crossed = [polytope.maximise(gain) for gain in gains]
+        ascended, reached, counts = _ascend(features, polytope, crossed, beside=relaxed)
         names += [f"round {number + 1}: {crossing}" for crossing in crossings]
         solutions, relaxed, steps = solutions + ascended, relaxed + reached, steps + counts
         if max(relaxed) <= best_before * (1 + 1e-9):
             break
 
-    norms = features.squared_norms()
-    sums = features.weighted_sum(np.stack([solution.chosen for solution in solutions], axis=1).astype(np.float64))
+    chosen = [solution.chosen for solution in solutions]
+    sums = features.weighted_sum(np.stack(chosen, axis=1).astype(np.float64))  # (R, k)
     rounded = np.einsum("rk,rk->k", sums, sums).tolist()
-    best: tuple[float, NDArray[np.bool_], Float] | None = None
-    records: list[Ascent] = []
-    seen: dict[bytes, tuple[float, int]] = {}
-    for k, solution in enumerate(solutions):
-        key = solution.chosen.tobytes()
-        if rounded[k] < _PROMISING * max(rounded):  # swaps would not bring it to the front
-            seen.setdefault(key, (rounded[k], 0))
-        elif key not in seen:  # starts often meet; their swaps would, too
-            chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
-            seen[key] = (final, swaps)
-            if best is None or final > best[0] * (1 + 1e-12):  # starts that are equal but for rounding: the first
-                best = (final, chosen, solution.weights)
-        final, swaps = seen[key]
-        records.append(Ascent(names[k], steps[k], relaxed[k], rounded[k], final, swaps))
-    assert best is not None
-    return best[1], best[2], bound, records
+    ends = [selection.tobytes() for selection in chosen]
+    firsts = [ends.index(end) for end in ends]  # starts often meet
+    # Swaps would not bring the others to the front.
+    tried = [k for k in sorted(set(firsts)) if rounded[k] >= _PROMISING * max(rounded)]
+    found = dict(zip(tried, swap(features, polytope, [chosen[k] for k in tried], sums[:, tried]), strict=True))
+    records = []
+    for k, (name, first) in enumerate(zip(names, firsts, strict=True)):
+        final, swaps = (found[first].value, found[first].swaps) if first in found else (rounded[k], 0)
+        records.append(Ascent(name, steps[k], relaxed[k], rounded[k], final, swaps))
+    # Among those that are equal but for rounding, the first.
+    value = max(search.value for search in found.values())
+    best = next(k for k in tried if found[k].value >= value * (1 - 1e-12))
+    return found[best].chosen, solutions[best].weights, bound, records
+
+
+def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list[Relaxed], float]:
+    """The starts' names and first answers, and an upper bound on the objective."""
+    eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
+    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
+    along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
+    bound = _bound(along, eigenvalues, polytope)
+    names, gains = _starts(features, along)
+    return names, [polytope.maximise(gain) for gain in gains], bound
 
 
 def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Float]]:
@@ -164,65 +163,6 @@ def _ascend(
             solutions[k] = polytope.maximise(np.ascontiguousarray(gains[:, j]), after=solutions[k])
             steps[k] += 1
     return solutions, values, steps
-
-
-def _energy(features: FeatureMatrix, chosen: NDArray[np.bool_]) -> float:
-    total = features.weighted_sum(chosen.astype(np.float64))
-    return float(total @ total)
-
-
-def _swap(
-    features: FeatureMatrix, polytope: Polytope, chosen: NDArray[np.bool_], norms: Float
-) -> tuple[NDArray[np.bool_], float, int]:
-    """Exchange one chosen sample for one that is not, best pair first, while the objective rises.
-
-    A swap of i (in) for o (out) changes ‖u‖² by 2⟨u, x_i − x_o⟩ + ‖x_i − x_o‖². The pairs looked at are those of the
-    64 samples on either side with the largest terms of their own; among these, swaps follow one another without a pass
-    over the features, until none helps. Then a pass finds the next 64, and the search ends when those have none.
-
-    Returns:
-        the selection and its objective after, and how many swaps were made.
-    """
-    start, chosen = chosen, chosen.copy()
-    total = features.weighted_sum(chosen.astype(np.float64))
-    before = float(total @ total)
-    swaps, helped = 0, True
-    while helped and swaps < _MAX_SWAPS:
-        slope = 2.0 * features.dot(total)
-        # In comes what is first among equals, out goes what is last.
-        outside = polytope.free[~chosen[polytope.free]]
-        inside = polytope.free[chosen[polytope.free]][::-1]
-        if not len(outside) or not len(inside):
-            break
-        ins = largest(slope + norms, min(_SWAP_CANDIDATES, len(outside)), outside)
-        outs = largest(norms - slope, min(_SWAP_CANDIDATES, len(inside)), inside)
-        x_in, x_out = features.rows(ins), features.rows(outs)
-        up, down = slope[ins] + norms[ins], norms[outs] - slope[outs]
-        cross = 2.0 * x_in @ x_out.T
-        helped = False
-        while True:
-            gain = up[:, None] + down[None, :] - cross
-            # A sample that was swapped is on the other side now; a later pass may swap it back.
-            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(chosen, ins, outs)
-            gain = np.where(open_, gain, -np.inf)
-            best, least = gain.max(), total @ total
-            if best <= _WORTH * least:
-                break
-            # Among pairs that are equal but for rounding, the first in the order of ties.
-            i, o = np.argwhere(gain >= best - 1e-12 * least)[0]
-            chosen[ins[i]], chosen[outs[o]] = True, False
-            if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
-                chosen[ins[i]], chosen[outs[o]] = False, True
-                helped = False
-                break
-            step = x_in[i] - x_out[o]
-            total = total + step
-            up, down = up + 2.0 * x_in @ step, down - 2.0 * x_out @ step
-            swaps, helped = swaps + 1, True
-    completed = polytope.complete(chosen, 2.0 * features.dot(total) + norms)
-    value = _energy(features, completed)
-    # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
-    return (completed, value, swaps) if value >= before else (start, before, 0)
 
 
 def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
