@@ -43,7 +43,7 @@ class _Step(NamedTuple):
 
     @classmethod
     def between(cls, start: _Filling, end: _Filling) -> _Step:
-        moved = np.flatnonzero(end.weights != start.weights)
+        (moved,) = (end.weights != start.weights).nonzero()
         return cls(moved, np.subtract(end.weights[moved], start.weights[moved], dtype=np.float64))
 
     def of(self, values: Float) -> float:
@@ -120,27 +120,27 @@ class OneBudget(Polytope):
             if over.used <= self._budget:
                 return over, over, self._sum(gain, over.weights), 0.0
         excess, lack, step = over.used - self._budget, self._budget - within.used, _Step.between(within, over)
-        crossing = was_over = was_within = False
+        tied, last = False, None
         while True:
             # What is used is nearly smooth where fillings differ in many samples: regula falsi, by the Illinois rule.
             multiplier = over.multiplier + (within.multiplier - over.multiplier) * (excess / (excess + lack))
-            crossing = crossing or len(step.positions) <= _FEW or not over.multiplier < multiplier < within.multiplier
+            crossing = tied or len(step.positions) <= _FEW or not over.multiplier < multiplier < within.multiplier
             best = fill(max(0.0, step.of(gain) / step.of(self._cost)) if crossing else multiplier)
-            rise, fall = _Step.between(within, best), _Step.between(over, best)
+            is_over = best.used > self._budget
+            step = _Step.between(within, best) if is_over else _Step.between(best, over)
             if crossing:
-                terms = sum(moved.size(gain) + best.multiplier * moved.size(self._cost) for moved in (rise, fall))
+                rise = step.of(reduced) if is_over else -step.of(reduced)
                 # Rounding of the terms is the only reason left for a rise this small.
-                if min(rise.of(reduced), fall.of(reduced)) <= 1e-12 * terms:
+                if rise <= 1e-12 * (step.size(gain) + best.multiplier * step.size(self._cost)):
                     value = self._sum(reduced, best.weights) + best.multiplier * self._budget
                     return over, within, value, best.multiplier
-            # Where nothing moved, many samples tie at one multiplier, which the crossing finds at once.
-            crossing = not crossing and not (len(rise.positions) and len(fall.positions))
-            if best.used > self._budget:
-                excess, lack = best.used - self._budget, lack / 2 if was_over else lack
-                over, step, was_over, was_within = best, rise, True, False
+            # Where nothing changed, many samples tie at one multiplier, which the crossing finds at once.
+            tied = not crossing and best.used in (over.used, within.used)
+            if is_over:
+                over, excess, lack = best, best.used - self._budget, lack / 2 if last is is_over else lack
             else:
-                excess, lack = excess / 2 if was_within else excess, self._budget - best.used
-                within, step, was_over, was_within = best, _Step(fall.positions, -fall.amounts), False, True
+                within, lack, excess = best, self._budget - best.used, excess / 2 if last is is_over else excess
+            last = is_over
 
     def _sum(self, values: Float, weights: Float | Mask) -> float:
         """Σ v_i w_i."""

@@ -287,7 +287,9 @@ def nth_largest(value: Float, count: int) -> float:
         between = value[(value >= low) & (value <= high)]
         if above < count <= above + len(between):
             value, count = between, count - above
-    return float(np.partition(value, len(value) - count)[len(value) - count])
+    value = value.copy()
+    value.partition(len(value) - count)
+    return float(value[len(value) - count])
 
 
 def largest(value: Float, count: int, order: NDArray[np.intp]) -> NDArray[np.intp]:
