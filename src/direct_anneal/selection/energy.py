@@ -98,23 +98,24 @@ def maximise_energy(
 
 
 def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list[Relaxed], float]:
-    """The starts' names and first answers, and an upper bound on the objective."""
+    """The starts' names and first answers, and an upper bound on the objective.
+
+    Starts are the gradient at uniform weights, and both signs of the leading directions.
+    """
     eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
     eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
     along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
-    bound = _bound(along, eigenvalues, polytope)
-    names, gains = _starts(features, along)
-    return names, [polytope.maximise(gain) for gain in gains], bound
-
-
-def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Float]]:
-    """Names and first gains: the gradient at uniform weights, and both signs of the leading directions."""
-    uniform = features.dot(features.weighted_sum(np.ones(features.shape[0])))
-    names, gains = ["uniform"], [uniform]
-    for j in range(min(_START_DIRECTIONS, along.shape[1])):
-        names += [f"+direction {j + 1}", f"-direction {j + 1}"]
-        gains += [along[:, j], -along[:, j]]
-    return names, gains
+    names = ["uniform"]
+    solutions = [polytope.maximise(features.dot(features.weighted_sum(np.ones(features.shape[0]))))]
+    reached = np.empty(along.shape[1])
+    for j, gain in enumerate(along.T):
+        loose = [polytope.maximise(sign * gain, full=False) for sign in (1.0, -1.0)]
+        reached[j] = max(solution.value for solution in loose)
+        if j < _START_DIRECTIONS:
+            names += [f"+direction {j + 1}", f"-direction {j + 1}"]
+            by_samples = polytope.size is None  # no difference then
+            solutions += loose if by_samples else [polytope.maximise(sign * gain) for sign in (1.0, -1.0)]
+    return names, solutions, _bound(reached, eigenvalues, polytope.max_count())
 
 
 def _cross(features: FeatureMatrix, solutions: list[Relaxed], values: list[float]) -> tuple[list[str], list[Float]]:
@@ -165,17 +166,18 @@ def _ascend(
     return solutions, values, steps
 
 
-def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
+def _bound(reached: Float, eigenvalues: Float, count: float) -> float:
     """An upper bound on the objective, ours.
 
     With V the eigenvectors of XᵀX, ‖Xᵀw‖² = Σ_j (Σ_i w_i ⟨x_i, v_j⟩)². Each of the first m terms is at most the
     square of a linear problem's optimum; the rest is at most λ_{m+1} ‖w‖² ≤ λ_{m+1} Σ w_i. The least over m ≤ 16 is
     returned; m = 0 is the plain σ₁² K.
+
+    Args:
+        reached: the optima for v_j and −v_j, the larger of both, shape (16,).
+        eigenvalues: λ, descending.
+        count: the largest Σ w_i.
     """
-    count = polytope.max_count()
-    head, bound = 0.0, float(eigenvalues[0]) * count
-    for j in range(along.shape[1]):
-        head += max(polytope.maximise(sign * along[:, j], full=False).value for sign in (1.0, -1.0)) ** 2
-        tail = float(eigenvalues[j + 1]) if j + 1 < len(eigenvalues) else 0.0
-        bound = min(bound, head + tail * count)
-    return bound
+    heads = np.cumsum([0.0, *np.square(reached)])
+    tails = np.append(eigenvalues, 0.0)[: len(heads)] * count
+    return float((heads + tails).min())
