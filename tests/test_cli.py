@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -470,12 +471,14 @@ class TestInterruptions:
         process.join()
         told = (desk.directory / "log").read_text()
         assert process.exitcode == INTERRUPTED, told
-        assert Outcome(INTERRUPTED, "", told).message.startswith("direct-anneal: interrupted: what was done is kept")
+        message = Outcome(INTERRUPTED, "", told).message
+        assert message.startswith("direct-anneal: interrupted: what was done is kept")
+        assert shlex.split(message.split("to go on: ")[1]) == ["direct-anneal", *words]
         assert not (desk.out / "manifest.json").exists()
         assert desk.run([*words, "--batch-tokens", "8192"]).code == DONE
         assert not list(desk.out.rglob("*.tmp"))
 
-    @pytest.mark.parametrize("limit", [300, 3_000, 20_000])
+    @pytest.mark.parametrize("limit", [1_000, 3_000, 20_000])  # the log has this limit, too
     def test_a_full_disk_is_told_and_the_run_can_go_on(self, desk: Desk, limit: int) -> None:
         """From not even the configuration fits to all but the features do."""
         # Features of 24 rows in float16: 24,576 bytes, above every limit.

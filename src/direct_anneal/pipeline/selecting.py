@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -59,37 +60,9 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     if module_and_samples or isinstance(options.get("model"), nn.Module):
         return select_samples(*module_and_samples, progress=progress, **options)
     config = SelectConfig(**options)
-    stages = Stages(progress or Silent())
-    out = Path(config.out)
-
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = config.window(checkpoint.context_length)
-    found: list[str] = []
-    pool_sources = _sources("pool", config.pool, out, found)
-    validation_sources = _sources("validation", config.validation, out, found)
-    check_writable(pool_sources)
-    claim(out, config, max_length)
-
-    pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
-    validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
-    config.size_of(pool_corpus.num_tokens)  # to fail before the long part
-
-    sketch = Sketching(config, checkpoint, max_length, stages, found)
-    validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-    pool = sketch("pool", pool_corpus)
-
-    gathered = Gathered(
-        pool_corpus=pool_corpus,
-        validation_corpus=validation_corpus,
-        pool=pool,
-        validation=validation,
-        fingerprint=sketch.fingerprint(validation_corpus),
-        tokenizer=checkpoint.tokenizer_fingerprint(),
-        max_length=max_length,
-        directory=out,
-        build_sketcher=sketch.build,
-    )
-    return choose(config, gathered, stages, found)
+    stages, found = Stages(progress or Silent()), list[str]()
+    with _gathered(config, stages, found) as gathered:
+        return choose(config, gathered, stages, found)
 
 
 def reselect(
@@ -133,7 +106,6 @@ def reselect(
             gradients[role] = SketchedGradients.load(store, corpora[role].index)
             found += [remark for remark in store.remarks() if remark not in found]
             advance(1)
-    claim(out, config, max_length)
 
     def no_model() -> GradientSketcher:
         raise InputError(
@@ -152,7 +124,46 @@ def reselect(
         directory=origin,
         build_sketcher=no_model,
     )
-    return choose(config, gathered, stages, found, frontier=frontier)
+    with claim(out, config, max_length):
+        return choose(config, gathered, stages, found, frontier=frontier)
+
+
+@contextmanager
+def _gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator[Gathered]:
+    """Read the documents and compute what gradients are missing; the run's directory is held until the end.
+
+    Args:
+        found: remarks for the user are added.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    out = Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    max_length = config.window(checkpoint.context_length)
+    pool_sources = _sources("pool", config.pool, out, found)
+    validation_sources = _sources("validation", config.validation, out, found)
+    check_writable(pool_sources)
+    with claim(out, config, max_length):
+        pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
+        validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
+        config.size_of(pool_corpus.num_tokens)  # to fail before the long part
+
+        sketch = Sketching(config, checkpoint, max_length, stages, found)
+        validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
+        pool = sketch("pool", pool_corpus)
+
+        yield Gathered(
+            pool_corpus=pool_corpus,
+            validation_corpus=validation_corpus,
+            pool=pool,
+            validation=validation,
+            fingerprint=sketch.fingerprint(validation_corpus),
+            tokenizer=checkpoint.tokenizer_fingerprint(),
+            max_length=max_length,
+            directory=out,
+            build_sketcher=sketch.build,
+        )
 
 
 def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
