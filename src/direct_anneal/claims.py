@@ -1,4 +1,4 @@
-"""Directories that belong to one run each: held while it lasts, claimed at the start, vouched for by a record at the end."""
+"""Directories that belong to one run each: held while it lasts, vouched for by a record at its end."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ KILLS = 30
 
 
 def test_thirty_kills_at_random_moments_change_nothing(checkpoint: Path, world: Path, tmp_path: Path) -> None:
-    """Moments are spread over the time that a whole run takes. A directory is killed in until a run in it ends first."""
+    """Moments are spread over the time that a whole run takes; a directory sees them until a run in it ends first."""
     rng = random.Random(0)
 
     def run(out: Path, patience: float | None = None) -> tuple[int, float]:
