@@ -19,7 +19,7 @@ from direct_anneal.claims import LOCK, MARK, check_free, held
 from direct_anneal.comparison import compare
 from direct_anneal.errors import InputError
 from direct_anneal.evaluation import evaluate
-from direct_anneal.pipeline import reselect
+from direct_anneal.pipeline import features, reselect
 from pipeline.killing import hold
 from pipeline.pools import chosen
 from pipeline.tiny import files_below, start
@@ -103,13 +103,14 @@ class TestEveryCommand:
         out, data = tmp_path / "out", str(world / "validation.jsonl")
         return {
             "select": lambda: chosen(checkpoint, world, out),
+            "features": lambda: features(model=checkpoint, pool=data, validation=data, out=out),
             "solve": lambda: reselect(run, out=out),
             "anneal": lambda: anneal(model=str(checkpoint), data=data, out=str(out), epochs=1, learning_rate=1e-3),
             "evaluate": lambda: evaluate(model=str(checkpoint), data=data, out=str(out)),
             "compare": lambda: compare(cast(Any, None), out),  # the directory comes before the recipe
         }
 
-    @pytest.mark.parametrize("name", ["select", "solve", "anneal", "evaluate", "compare"])
+    @pytest.mark.parametrize("name", ["select", "features", "solve", "anneal", "evaluate", "compare"])
     def test_refuses_a_directory_in_use(
         self, commands: dict[str, Callable[[], object]], tmp_path: Path, name: str
     ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
-from direct_anneal.cli.selection import add_select, add_solve
+from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verifying import add_verify
 from direct_anneal.errors import InputError
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_select(commands)
+    add_features(commands)
     add_solve(commands)
     add_verify(commands)
     add_anneal(commands)

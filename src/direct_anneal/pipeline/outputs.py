@@ -54,7 +54,7 @@ _DEPENDENT: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
-    """Hold the directory as this run's own. An unfinished run may be taken over by any other.
+    """Hold the directory as this run's own. An unfinished run may be taken over by any other, which then calls `mark`.
 
     Raises:
         InputError: it holds another finished run and `overwrite` is off, or files that are no run's, or a run is under
@@ -62,15 +62,20 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
     """
     check_free(out)
     with held(out):
-        wanted = _resolved(config, max_length)
         finished = out / "manifest.json"
-        if finished.exists():
-            if not config.overwrite and (difference := _difference(finished, wanted)):
-                raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
-        else:
+        wanted = _resolved(config, max_length)
+        if finished.exists() and not config.overwrite and (difference := _difference(finished, wanted)):
+            raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
+        if not (out / MARK).exists():
             write_json(out / MARK, wanted)
         _sweep(out)
         yield
+
+
+def mark(out: Path, config: SelectConfig, max_length: int) -> None:
+    """Say of which configuration an unfinished run is: for `recorded`, and once what is there has proved to fit it."""
+    if not (out / "manifest.json").exists():
+        write_json(out / MARK, _resolved(config, max_length))
 
 
 def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
@@ -81,14 +86,14 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     """
     try:
         finished = run / "manifest.json"
-        mark = json.loads((run / MARK).read_bytes())
-        known = {name: mark[name] for name in SelectConfig.__dataclass_fields__ if name in mark}
+        begun = json.loads((run / MARK).read_bytes())
+        known = {name: begun[name] for name in SelectConfig.__dataclass_fields__ if name in begun}
         if finished.exists():
             known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"RUN_DIR must be the directory of a select run, but {run} holds none that can be read: pass what was "
-            "given to select as --out"
+            f"RUN_DIR must be the directory of a select or features run, but {run} holds none that can be read: pass "
+            "what was given to them as --out"
         ) from error
     sizes = ("num_samples", "num_tokens", "fraction")
     if any(changes.get(size) is not None for size in sizes):
@@ -101,6 +106,12 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     if Path(config.out).resolve() == run.resolve() and not config.overwrite:
         raise InputError(f"--out must be another directory than the run's, but is {run}: name one, or pass --overwrite")
     return config
+
+
+def is_of_another(out: Path, config: SelectConfig, max_length: int) -> bool:
+    """Whether a finished run lies there that was configured otherwise."""
+    finished = out / "manifest.json"
+    return finished.exists() and _difference(finished, _resolved(config, max_length)) is not None
 
 
 def retire(out: Path, config: SelectConfig, max_length: int) -> None:
