@@ -15,6 +15,7 @@ from typing import Any
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
+from direct_anneal.cli.planning import add_plan
 from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verifying import add_verify
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_select(commands)
     add_features(commands)
+    add_plan(commands)
     add_solve(commands)
     add_verify(commands)
     add_anneal(commands)
