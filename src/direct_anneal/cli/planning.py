@@ -53,11 +53,11 @@ def _shown(plan: Plan) -> str:
 
 
 def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.3g} TB"
+    size, unit = num_bytes / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size >= 1000:
+            size, unit = size / 1e3, larger
+    return f"{size:,.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:

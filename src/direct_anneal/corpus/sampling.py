@@ -127,6 +127,6 @@ def _num_records(source: Source, max_bytes: int) -> float:
         with suppress(OSError):  # damage is told of when the whole is read
             while chunk := stream.read(_CHUNK_BYTES):
                 lines += chunk.count(b"\n")
-                if raw.tell() >= max_bytes:
-                    return lines * size / raw.tell()
-    return float(lines)
+                if (position := int(raw.tell())) >= max_bytes:
+                    return lines * size / position
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
         pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
         validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
         config.size_of(pool_corpus.num_tokens)  # to fail before the long part
+        stages.note(_extent(config, pool_corpus, validation_corpus))
 
         sketch = Sketching(config, checkpoint, max_length, stages, found)
         validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
@@ -68,6 +70,16 @@ def sources_of(role: str, patterns: tuple[str, ...], out: Path, found: list[str]
 
 def fields_of(config: SelectConfig) -> Fields:
     return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
+
+
+def _extent(config: SelectConfig, pool: Corpus, validation: Corpus) -> str:
+    """What is known beforehand of the long part."""
+    num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
+    num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)
+    return (
+        f"Gradients of {pool.num_samples:,} + {validation.num_samples:,} documents, {num_tokens:,} tokens; their "
+        f"features take {num_bytes / 1e6:,.1f} MB, free are {shutil.disk_usage(config.out).free / 1e6:,.0f} MB"
+    )
 
 
 def _read(

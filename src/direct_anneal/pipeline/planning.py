@@ -194,7 +194,7 @@ class _Calibration:
     def _sketch(
         self, role: str, part: Part, sketcher: GradientSketcher, size: int, advance: Callable[[int], object]
     ) -> NDArray[np.float64]:
-        """Times batches as select makes them, from the longest windows to the shortest, and returns rows of them, (n, R)."""
+        """Times batches as select makes them, from the longest windows to the shortest; returns their rows, (n, R)."""
         rows = range(min(ROWS_PER_SHARD, part.corpus.num_samples))
         planned = list(batches(windows_of(part.corpus, rows, self._window), size))
         picked = np.unique(np.linspace(0, len(planned) - 1, _TIMED_BATCHES[role]).astype(int))
@@ -313,7 +313,7 @@ class _Calibration:
         like = SketchedGradients([_alike(gradients["pool"], n).astype(np.float16)], np.ones(n), table, table[:0])
         with self._timed("Choosing", pool.num_samples / n):
             for objective in ("energy", "descent"):
-                solve_at_any_budget(formulate(objective, config, like, z, spectra), config)  # type: ignore[arg-type]
+                solve_at_any_budget(formulate(objective, config, like, z, spectra), config)
         corpus = pool.corpus
         chosen = np.zeros(corpus.num_samples, dtype=bool)
         chosen[:: max(1, round(1 / share))] = True
@@ -361,9 +361,10 @@ def _alike(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(0)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     first, second = rng.integers(len(units), size=(2, count))
-    mixed = units[first] + rng.random((count, 1)) * units[second]
-    lengths: NDArray[np.float64] = np.linalg.norm(mixed, axis=1, keepdims=True)
-    return mixed / np.where(lengths > 0, lengths, 1.0)
+    mixed: NDArray[np.float64] = units[first] + rng.random((count, 1)) * units[second]
+    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    mixed /= np.where(lengths > 0, lengths, 1.0)
+    return mixed
 
 
 def _powers(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
