@@ -25,6 +25,9 @@ class Progress(Protocol):
             total: how many there are, where that is known.
         """
 
+    def note(self, line: str) -> None:
+        """Say something between stages."""
+
 
 class Silent:
     """Shows nothing."""
@@ -32,6 +35,9 @@ class Silent:
     @contextmanager
     def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002
         yield lambda _: None
+
+    def note(self, line: str) -> None:
+        pass
 
 
 class PlainLines:
@@ -61,6 +67,9 @@ class PlainLines:
 
         yield advance
         self._say(f"{name}: done, {done:,} {unit} in {time.monotonic() - started:.1f} s")
+
+    def note(self, line: str) -> None:
+        self._say(line)
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -95,6 +104,9 @@ class Bars:
                 bars.update(task, advance=amount, rate=f"{rate:,.0f} {unit}/s")
 
             yield advance
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def for_stream(stream: TextIO = sys.stderr) -> Progress:

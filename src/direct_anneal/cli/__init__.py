@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
-from direct_anneal.cli.selection import add_select, add_solve
+from direct_anneal.cli.planning import add_plan
+from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verifying import add_verify
 from direct_anneal.errors import InputError
@@ -37,19 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a bug, 2 the user's input or request, 130 interrupted.
     """
-    options = vars(_parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
+    options = vars(_parser().parse_args(words))
     command: Callable[[dict[str, Any]], None] = options.pop("command")
     try:
         command(options)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        return _fail("interrupted: what was done is kept, run the same command again to go on", EXIT_INTERRUPTED)
+        return _fail(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno in _DISK_FULL:
             return _fail(
-                f"the disk must have room for the run, but is full ({error.strerror}): free some, and run the same "
-                "command again to go on; what was done is kept",
+                f"the disk must have room for {options.get('out', 'the run')}, but is full ({error.strerror}): make "
+                f"some; {to_go_on}",
                 EXIT_INPUT,
             )
         if error.errno in _NOT_ALLOWED:
@@ -103,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_select(commands)
+    add_features(commands)
+    add_plan(commands)
     add_solve(commands)
     add_verify(commands)
     add_anneal(commands)

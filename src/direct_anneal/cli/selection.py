@@ -1,4 +1,4 @@
-"""`select` and `solve`: choosing documents, and choosing again."""
+"""`select`, `features` and `solve`: choosing documents, what it takes, and choosing again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,25 @@ def add_select(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     select.set_defaults(command=_select)
-    select.add_argument("--config", metavar="FILE", help="YAML of these options; flags go before it")
+    add_options(select)
+
+
+def add_features(commands: Any) -> None:
+    """The command and its options: those of `select` that features depend on."""
+    features = commands.add_parser(
+        "features",
+        help="compute what select chooses by, and choose later",
+        description="Compute and store the gradients of a pool and a validation set, as select does first. Then select "
+        "with the same --out, or solve, uses them.",
+        argument_default=argparse.SUPPRESS,
+    )
+    features.set_defaults(command=_features)
+    add_options(features, solving=False)
+
+
+def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> None:
+    """What a selection is made from; and, where `solving`, how it is made."""
+    select.add_argument("--config", metavar="FILE", help="YAML of select's options; flags go before it")
     data = select.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument("--pool", action="append", metavar="GLOB", help="candidate documents; may be given several times")
@@ -36,9 +54,11 @@ def add_select(commands: Any) -> None:
     data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
-    _add_size(select)
+    if solving:
+        _add_size(select)
     method = select.add_argument_group("the method")
-    _add_method(method)
+    if solving:
+        _add_method(method)
     method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
@@ -52,7 +72,8 @@ def add_select(commands: Any) -> None:
     )
     method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
-    _add_constraints(select)
+    if solving:
+        _add_constraints(select)
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
@@ -70,7 +91,7 @@ def add_solve(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     solve.set_defaults(command=_solve)
-    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select")
+    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
     solve.add_argument(
@@ -174,7 +195,7 @@ def _number_or(word: str) -> Callable[[str], float | str]:
 
 
 def _select(options: dict[str, Any]) -> None:
-    given = {**_from_file(options.pop("config", None)), **options}
+    given = {**from_file(options.pop("config", None)), **options}
     require(given, "select", ("model", "pool", "validation", "out"))
     from rich.console import Console
 
@@ -185,6 +206,27 @@ def _select(options: dict[str, Any]) -> None:
     quieten_transformers()
     run = select(progress=for_stream(sys.stderr), **given)
     print_summary(run.manifest, run.out, Console())
+
+
+def _features(options: dict[str, Any]) -> None:
+    from direct_anneal.pipeline import SOLVING_FIELDS, features
+    from direct_anneal.progress import for_stream
+
+    given = from_file(options.pop("config", None))  # the file may be a selection's
+    given = {**{name: value for name, value in given.items() if name not in SOLVING_FIELDS}, **options}
+    require(given, "features", ("model", "pool", "validation", "out"))
+    quieten_transformers()
+    run = features(progress=for_stream(sys.stderr), **given)
+    for role, corpus in run.corpora.items():
+        print(
+            f"{role}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
+            f"{corpus['quarantined']['count']:,} quarantined"
+        )
+    for remark in run.warnings:
+        print(f"Note: {remark}")
+    print(
+        f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
+    )
 
 
 def _solve(options: dict[str, Any]) -> None:
@@ -215,7 +257,7 @@ def _ratios(text: str) -> tuple[float, ...]:
     return ratios
 
 
-def _from_file(path: str | None) -> dict[str, Any]:
+def from_file(path: str | None) -> dict[str, Any]:
     """Options from a YAML or JSON file, by the names of `SelectConfig`'s fields; flags go before them."""
     if path is None:
         return {}
