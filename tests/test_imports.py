@@ -32,7 +32,7 @@ CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers
 ALSO = {
     "checkpoint": {"huggingface_hub"},
     "cli": {"yaml", "rich"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
     "baselines": {"sklearn"},

@@ -107,7 +107,7 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    for name in ("selection.parquet", "frontier.parquet"):
+    for name in ("selection.parquet", "frontier.parquet", "report.html"):
         (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)

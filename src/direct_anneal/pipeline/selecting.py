@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -24,7 +25,13 @@ from direct_anneal.selection import Selection
 
 
 @overload
-def select(*, progress: Progress | None = None, **options: Any) -> Run: ...
+def select(
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
+) -> Run: ...
 
 
 @overload
@@ -49,6 +56,8 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
 
     Args:
         progress: shows the stages; silent where left out.
+        frontier: as for `reselect`.
+        report: write report.html, too (the default). Should that fail, it is a warning: the selection is whole by then.
         options: the fields of `SelectConfig`.
 
     Raises:
@@ -58,6 +67,7 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     """
     if module_and_samples or isinstance(options.get("model"), nn.Module):
         return select_samples(*module_and_samples, progress=progress, **options)
+    frontier, report = options.pop("frontier", None), options.pop("report", True)
     config = SelectConfig(**options)
     stages = Stages(progress or Silent())
     out = Path(config.out)
@@ -89,11 +99,19 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
         directory=out,
         build_sketcher=sketch.build,
     )
-    return choose(config, gathered, stages, found)
+    run = choose(config, gathered, stages, found, frontier=frontier)
+    if report:
+        _report(run, stages)
+    return run
 
 
 def reselect(
-    run: str | Path, *, progress: Progress | None = None, frontier: tuple[float, ...] | None = None, **options: Any
+    run: str | Path,
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
 ) -> Run:
     """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
 
@@ -102,6 +120,7 @@ def reselect(
         progress: shows the stages; silent where left out.
         frontier: also solve under these budget ratios, or where empty under a grid of them, and write
             frontier.parquet: objective, bound, budget used and composition by domain for each.
+        report: as for `select`.
         options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
             objective, budget, elbow, floors and ceilings, forced documents.
 
@@ -152,7 +171,27 @@ def reselect(
         directory=origin,
         build_sketcher=no_model,
     )
-    return choose(config, gathered, stages, found, frontier=frontier)
+    chosen = choose(config, gathered, stages, found, frontier=frontier)
+    if report:
+        _report(chosen, stages)
+    return chosen
+
+
+def _report(run: Run, stages: Stages) -> None:
+    """Write the report of a finished run; whatever goes wrong there is no reason to fail the run."""
+    from direct_anneal.report import write_report  # matplotlib: only where it draws
+
+    try:
+        with stages.stage("Report", "pages", 1) as advance:
+            write_report(run.out)
+            advance(1)
+    except Exception as error:
+        warnings.warn(
+            f"report.html was not written ({type(error).__name__}: {error}). The selection is whole; "
+            f"direct-anneal report {run.out} tries again",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:

@@ -37,7 +37,10 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         *((name, "the chosen documents, as they came") for name in manifest["files"]),
         ("selection.parquet", "every document of the pool with its evidence"),
         ("manifest.json", "configuration, fingerprints, figures"),
+        ("report.html", "all of it to look at, in a browser or on paper"),
     ):
+        if not (out / name).exists():  # a report that could not be written was told of, and is no reason to fail
+            continue
         console.print(f"[green]Written[/]   {escape(str(out / name))}: {content}", highlight=False, soft_wrap=True)
 
 
