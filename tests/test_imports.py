@@ -37,7 +37,7 @@ ALSO = {
     "demo": {"rich"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
-    "comparison": {"yaml", "matplotlib"},
+    "comparison": {"yaml", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -19,6 +19,8 @@ def add_report(commands: Any) -> None:
 
 
 def _report(options: dict[str, Any]) -> None:
+    from direct_anneal.comparison import reporting as of_comparison
     from direct_anneal.report import write_report
 
-    print(write_report(Path(options["run"])))
+    run = Path(options["run"])
+    print(of_comparison.write_report(run) if of_comparison.is_comparison(run) else write_report(run))

@@ -64,7 +64,7 @@ def compare(
     shown = progress or Silent()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    known = _known(out / RESULTS)
+    known = known_runs(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
@@ -196,7 +196,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def _known(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The finished runs. The last line of a run that was killed while writing it is cut off."""
     if not path.exists():
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -178,20 +177,11 @@ def reselect(
 
 
 def _report(run: Run, stages: Stages) -> None:
-    """Write the report of a finished run; whatever goes wrong there is no reason to fail the run."""
-    from direct_anneal.report import write_report  # matplotlib: only where it draws
+    from direct_anneal.report import try_report  # rich, which a library need not bring along
 
-    try:
-        with stages.stage("Report", "pages", 1) as advance:
-            write_report(run.out)
-            advance(1)
-    except Exception as error:
-        warnings.warn(
-            f"report.html was not written ({type(error).__name__}: {error}). The selection is whole; "
-            f"direct-anneal report {run.out} tries again",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    with stages.stage("Report", "pages", 1) as advance:
+        try_report(run.out)
+        advance(1)
 
 
 def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:

@@ -88,7 +88,7 @@ def _inline(document: str, kind: str, alt: str) -> Markup:
     """The SVG element alone, without what would leak into the page: its style sheet, fonts, size and counted ids."""
     body = document[document.index("<svg") :]
     body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
-    body = re.sub(r'<g id="[a-z]+[^"]*_\d+">', "<g>", body)
+    body = re.sub(r'<g id="[^"]+"', "<g", body)
     body = re.sub(r"font-family: [^;\"]+; ", "", body)
     head, _, rest = body.partition(">")
     (box,) = re.findall(r'viewBox="[\d. ]+"', head)

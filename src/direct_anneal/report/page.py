@@ -55,7 +55,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters |= {"count": _count, "share": _share, "figure": _figure, "excerpt": _excerpt}
+    environment.filters |= {"count": _count, "share": _share, "figure": _figure, "signed": _signed, "excerpt": _excerpt}
     return environment
 
 
@@ -71,7 +71,12 @@ def _share(part: float, digits: int = 1) -> str:
 
 def _figure(number: float, digits: int = 4) -> str:
     """Significant digits, with the thousands apart."""
-    return f"{number:,.0f}" if abs(number) >= 10 ** (digits - 1) else f"{number:.{digits}g}"
+    shown = f"{number:,.0f}" if abs(number) >= 10 ** (digits - 1) else f"{number:.{digits}g}"
+    return shown.replace("-", "−")
+
+
+def _signed(difference: float) -> str:
+    return f"{difference:+.4f}".replace("-", "−")
 
 
 def _excerpt(text: str) -> str:
