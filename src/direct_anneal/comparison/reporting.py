@@ -176,7 +176,7 @@ def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     forgetting = [row.arm for row in rows if _is(row.target_difference, -1) and _is(row.macro_difference, 1)]
     if forgetting:
         doubts.append(
-            f"better than {recipe['reference']} on the target, but worse over all domains, so that other things suffer: "
+            f"better than {recipe['reference']} on the target, but worse over all domains, so that others suffer: "
             f"{', '.join(dict.fromkeys(forgetting))}"
         )
     doubts.append(
