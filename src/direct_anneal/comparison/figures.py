@@ -18,7 +18,7 @@ from direct_anneal.report.legible import legible
 if TYPE_CHECKING:
     from direct_anneal.comparison.reporting import Group
 
-LABEL_CHARACTERS = 22
+LABEL_CHARACTERS = 20
 
 
 def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
@@ -103,7 +103,7 @@ def by_domain(name: str, group: Group, reference: str) -> Markup:
             spine.set_visible(False)
         plainly(*axes.get_xticklabels(), *axes.get_yticklabels())
 
-    height = 110 + 24 * len(domains)
+    height = 170 + 24 * len(domains)
     return draw(name, plot, wide=height, narrow=height, alt="Differences to the reference by domain and arm.")
 
 
