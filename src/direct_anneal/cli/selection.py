@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
+
+if TYPE_CHECKING:
+    from direct_anneal.pipeline import Run
 
 
 def add_select(commands: Any) -> None:
@@ -94,13 +97,6 @@ def add_solve(commands: Any) -> None:
     solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
-    solve.add_argument(
-        "--frontier",
-        nargs="?",
-        const="",
-        metavar="X1,X2,...",
-        help="trace objective and composition over these budget ratios (without any: over eight)",
-    )
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
@@ -163,6 +159,13 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
     method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
+    method.add_argument(
+        "--frontier",
+        nargs="?",
+        const="",
+        metavar="X1,X2,...",
+        help="trace objective and composition over these budget ratios, too (without any: over eight)",
+    )
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
@@ -197,15 +200,12 @@ def _number_or(word: str) -> Callable[[str], float | str]:
 def _select(options: dict[str, Any]) -> None:
     given = {**from_file(options.pop("config", None)), **options}
     require(given, "select", ("model", "pool", "validation", "out"))
-    from rich.console import Console
-
     from direct_anneal.pipeline import select
     from direct_anneal.progress import for_stream
-    from direct_anneal.report import print_summary
 
+    _read_ratios(given)
     quieten_transformers()
-    run = select(progress=for_stream(sys.stderr), **given)
-    print_summary(run.manifest, run.out, Console())
+    _show(select(progress=for_stream(sys.stderr), **given))
 
 
 def _features(options: dict[str, Any]) -> None:
@@ -231,30 +231,36 @@ def _features(options: dict[str, Any]) -> None:
 
 def _solve(options: dict[str, Any]) -> None:
     require(options, "solve", ("out",))
-    from rich.console import Console
-
     from direct_anneal.pipeline import reselect
     from direct_anneal.progress import for_stream
+
+    _read_ratios(options)
+    quieten_transformers()
+    _show(reselect(options.pop("run"), progress=for_stream(sys.stderr), **options))
+
+
+def _show(run: Run) -> None:
+    from rich.console import Console
+
     from direct_anneal.report import print_frontier, print_summary
 
-    if (ratios := options.pop("frontier", None)) is not None:
-        options["frontier"] = _ratios(ratios)
-    quieten_transformers()
-    run = reselect(options.pop("run"), progress=for_stream(sys.stderr), **options)
     print_summary(run.manifest, run.out, Console())
-    if ratios is not None:
+    if "frontier" in run.manifest:
         print_frontier(run.manifest["frontier"], run.out, Console())
 
 
-def _ratios(text: str) -> tuple[float, ...]:
-    """Of "0.1,0.5"; none of an empty text, for a grid of our own."""
+def _read_ratios(options: dict[str, Any]) -> None:
+    """Make the ratios of a frontier, "0.1,0.5", numbers; an empty text stands for a grid of our own."""
+    if "frontier" not in options:
+        return
+    text = options["frontier"]
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         ratios = (-1.0,)
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
-    return ratios
+    options["frontier"] = ratios
 
 
 def from_file(path: str | None) -> dict[str, Any]:
