@@ -20,6 +20,7 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.family import Member
 from direct_anneal.selection import (
+    Block,
     FeatureMatrix,
     InfeasibleBudgetError,
     InfeasibleError,
@@ -29,10 +30,11 @@ from direct_anneal.selection import (
     solve,
 )
 
+_COST_BLOCK_BYTES = 8 << 20  # of float64 rows: what BLAS does well with
 RELAXED_MARGIN = 1.1  # at the least feasible budget itself nothing is left to choose
 
 Float = NDArray[np.float64]
-Blocks = Sequence[NDArray[np.floating]]
+Blocks = Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def formulate_arrays(
             f"--bands must leave a stiff direction to each, but {member.bands} are asked for and {spectrum.num_stiff} "
             "directions are stiff: ask for fewer, or raise --elbow"
         )
-    cost = _band_costs(spectrum, units, np.ones(len(norms)) if unit_length else norms, member)
+    scale = None if unit_length else norms
+    cost = _band_costs(spectrum, FeatureMatrix(units, scale=scale), member)
     reference = cost if member.budget_reference == "pool" else _held_out(validation, estimate, member)
     budget_units = reference.mean(axis=0) * expected
     target = None
@@ -148,7 +151,7 @@ def formulate_arrays(
             target = spectrum.apply(lambda curvature: 1 / (curvature + delta), target)
     removed = spectrum.stiff if member.objective == "energy" and member.filter == "flat" else None
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=None if unit_length else norms, removed=removed),
+        features=FeatureMatrix(units, scale=scale, removed=removed),
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.budget_ratio, budget_units),
         objective=member.objective,
@@ -158,20 +161,14 @@ def formulate_arrays(
     return Formulation(problem, budget_units)
 
 
-def _band_costs(spectrum: Spectrum, units: Blocks, scale: Float, member: Member) -> Float:
+def _band_costs(spectrum: Spectrum, features: FeatureMatrix, member: Member) -> Float:
     """A of the pool, shape (N, m), block by block."""
-    starts = np.cumsum([0, *(len(block) for block in units)])
-    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], units, strict=True)]
-    centre = np.zeros(spectrum.eigenvectors.shape[0])
-    if member.noise == "centred":
-        for block, factors in zip(units, parts, strict=True):
-            centre += factors @ block.astype(np.float64) / len(scale)
-    return np.concatenate(
-        [
-            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, member.bands)
-            for block, factors in zip(units, parts, strict=True)
-        ]
-    )
+    count, size = features.shape
+    centre = features.weighted_sum(np.ones(count)) / count if member.noise == "centred" else np.zeros(size)
+    cost = np.empty((count, member.bands))
+    for start, rows in features.blocks(_COST_BLOCK_BYTES):
+        cost[start : start + len(rows)] = spectrum.band_costs(rows - centre, member.bands)
+    return cost
 
 
 def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
