@@ -31,6 +31,7 @@ from direct_anneal.features.checking import (
     is_of,
     make_record,
 )
+from direct_anneal.features.rows import StoredRows
 
 ROWS_PER_SHARD = 1024
 
@@ -186,10 +187,13 @@ class FeatureStore:
         record = json.dumps(make_record(self.header, shard, files), indent=2)
         _write(self.directory / file_name(shard, "json"), record.encode())
 
-    def features(self) -> list[NDArray[np.float16]]:
-        """All rows as memory-mapped blocks, in the corpus's order. Every shard must be committed."""
-        paths = [self.directory / file_name(shard, "npy") for shard in range(self.num_shards)]
-        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+    def features(self) -> list[StoredRows]:
+        """All rows, a block for each shard, in the corpus's order. Every shard must be committed."""
+        size = self.header.sketch_size
+        return [
+            StoredRows(self.directory / file_name(shard, "npy"), (len(self.rows(shard)), size))
+            for shard in range(self.num_shards)
+        ]
 
     def samples(self) -> pa.Table:
         """All sidecars as one table of N rows. Every shard must be committed."""

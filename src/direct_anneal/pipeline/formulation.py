@@ -21,6 +21,7 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.family import Member
 from direct_anneal.selection import (
+    Block,
     FeatureMatrix,
     InfeasibleBudgetError,
     InfeasibleError,
@@ -30,10 +31,11 @@ from direct_anneal.selection import (
     solve,
 )
 
+_COST_BLOCK_BYTES = 8 << 20  # of float64 rows: what BLAS does well with
 RELAXED_MARGIN = 1.1  # at the least feasible budget itself nothing is left to choose
 
 Float = NDArray[np.float64]
-Blocks = Sequence[NDArray[np.floating]]
+Blocks = Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -137,25 +139,26 @@ def formulate_arrays(
     Raises:
         InputError: there are fewer stiff directions than bands, or the budget's reference is not to be had.
     """
-    lengths = np.ones(len(norms)) if member.gradients == "unit" else norms
     spectrum = estimate.whole
     if member.bands > spectrum.num_stiff:
         raise InputError(
             f"--bands must leave a stiff direction to each, but {member.bands} are asked for and {spectrum.num_stiff} "
             "directions are stiff: ask for fewer, or raise --elbow"
         )
-    cost = _band_costs(spectrum, units, lengths, member)
-    weighed = lengths
+    scale = None if member.gradients == "unit" else norms
+    counted = FeatureMatrix(units, scale=scale)
+    cost = _band_costs(spectrum, counted, member)
     if token_weights is not None:
-        weighed, cost = lengths * token_weights, cost * token_weights[:, None]
+        cost = cost * token_weights[:, None]
+        scale = token_weights if scale is None else scale * token_weights
     reference = cost if member.budget_reference == "pool" else _held_out(validation, estimate, member)
     budget_units = reference.mean(axis=0) * expected
     target = None
     if member.objective == "descent":
-        target = _target(member, spectrum, FeatureMatrix(units, scale=lengths), _counted(validation, member))
+        target = _target(member, spectrum, counted, _counted(validation, member))
     removed = spectrum.stiff if member.objective == "energy" and member.filter == "flat" else None
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=weighed, removed=removed),
+        features=FeatureMatrix(units, scale=scale, removed=removed),
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.allowance, budget_units),
         objective=member.objective,
@@ -201,20 +204,14 @@ def _counted(validation: Float, member: Member) -> Float:
     return np.asarray(validation / np.where(lengths > 0, lengths, 1.0))
 
 
-def _band_costs(spectrum: Spectrum, units: Blocks, scale: Float, member: Member) -> Float:
+def _band_costs(spectrum: Spectrum, features: FeatureMatrix, member: Member) -> Float:
     """A of the pool, shape (N, m), block by block."""
-    starts = np.cumsum([0, *(len(block) for block in units)])
-    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], units, strict=True)]
-    centre = np.zeros(spectrum.eigenvectors.shape[0])
-    if member.noise == "centred":
-        for block, factors in zip(units, parts, strict=True):
-            centre += factors @ block.astype(np.float64) / len(scale)
-    return np.concatenate(
-        [
-            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, member.bands)
-            for block, factors in zip(units, parts, strict=True)
-        ]
-    )
+    count, size = features.shape
+    centre = features.weighted_sum(np.ones(count)) / count if member.noise == "centred" else np.zeros(size)
+    cost = np.empty((count, member.bands))
+    for start, rows in features.blocks(_COST_BLOCK_BYTES):
+        cost[start : start + len(rows)] = spectrum.band_costs(rows - centre, member.bands)
+    return cost
 
 
 def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
