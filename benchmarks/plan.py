@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,8 +86,8 @@ def main() -> None:
         }
         done = []
         for work in (planned, selected):
-            with context.Pool(1) as pool:
-                done.append(pool.apply(work, (options,)))
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                done.append(pool.submit(work, options).result())
         predicted, actual = done
         taken = sum(actual["seconds"].values())
         print(f"{name}: predicted / actual (plan itself took {predicted['cost'] / taken:.2f} of select's time)")
