@@ -32,12 +32,12 @@ CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers
 ALSO = {
     "checkpoint": {"huggingface_hub"},
     "cli": {"yaml", "rich"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
-    "comparison": {"yaml", "matplotlib"},
+    "comparison": {"yaml", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -16,6 +16,7 @@ from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.planning import add_plan
+from direct_anneal.cli.reporting import add_report
 from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verifying import add_verify
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_solve(commands)
     add_verify(commands)
+    add_report(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)

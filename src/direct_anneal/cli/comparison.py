@@ -20,7 +20,7 @@ def add_compare(commands: Any) -> None:
     parser.set_defaults(command=_compare)
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file: model, scenarios, arms")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="runs.jsonl, table.md and pareto.svg; goes on there"
+        "--out", required=True, metavar="DIR", help="runs.jsonl, table.md, pareto.svg and report.html; goes on there"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="W", help="runs side by side (1)")
 
@@ -28,7 +28,9 @@ def add_compare(commands: Any) -> None:
 def _compare(options: dict[str, Any]) -> None:
     from direct_anneal.comparison import compare, read_recipe, table
     from direct_anneal.comparison.presenting import markdown, plot_pareto
+    from direct_anneal.comparison.reporting import keep_recipe, write_report
     from direct_anneal.progress import for_stream
+    from direct_anneal.report import try_report
 
     quieten_transformers()
     recipe, out = read_recipe(options["recipe"]), Path(options["out"])
@@ -37,5 +39,7 @@ def _compare(options: dict[str, Any]) -> None:
     with replacing(out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     plot_pareto(rows, out / "pareto.svg")
+    keep_recipe(recipe, out)
     print(text)
-    print(f"{out}/runs.jsonl, table.md, pareto.svg")
+    try_report(out, write_report)
+    print(f"{out}/runs.jsonl, table.md, pareto.svg, report.html")

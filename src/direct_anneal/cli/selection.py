@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
 from direct_anneal.errors import InputError
+
+if TYPE_CHECKING:
+    from direct_anneal.pipeline import Run
 
 
 def add_select(commands: Any) -> None:
@@ -93,13 +97,6 @@ def add_solve(commands: Any) -> None:
     solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
-    solve.add_argument(
-        "--frontier",
-        nargs="?",
-        const="",
-        metavar="X1,X2,...",
-        help="trace objective and composition over these budget ratios (without any: over eight)",
-    )
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
@@ -115,15 +112,22 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
-        choices=("energy", "descent"),
-        help="the paper's (default), or ours that knows the sign of progress",
+        choices=("descent", "energy"),
+        help="ours, which knows the sign of progress (default), or the paper's",
     )
     method.add_argument(
         "--filter",
         choices=("newton", "flat", "none"),
         help="what is gained in a direction: damped Newton (descent), nothing if stiff (energy), or as it is",
     )
-    method.add_argument("--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.1)")
+    method.add_argument(
+        "--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.01)"
+    )
+    method.add_argument(
+        "--filter-curvature",
+        choices=("validation", "pool", "both"),
+        help="of newton: whose gradients' second moment (both)",
+    )
     method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1 (descent)")
     method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
     method.add_argument(
@@ -131,9 +135,10 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--budget-ratio",
-        type=float,
+        type=_number_or("none"),
         metavar="X",
-        help="stiff budget per selected document, in units of the reference's mean (1.0; paper: 0.1)",
+        help="stiff budget per selected document, in units of the reference's mean, or none (energy 1.0, descent none; "
+        "paper: 0.1)",
     )
     method.add_argument("--budget-reference", choices=("pool", "validation"), help="whose mean stiff cost (pool)")
     method.add_argument(
@@ -149,11 +154,18 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--elbow",
-        type=_elbow,
+        type=_number_or("gap"),
         metavar="E",
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
     method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
+    method.add_argument(
+        "--frontier",
+        nargs="?",
+        const="",
+        metavar="X1,X2,...",
+        help="trace objective and composition over these budget ratios, too (without any: over eight)",
+    )
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
@@ -178,22 +190,22 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _elbow(text: str) -> float | str:
-    return text if text == "gap" else float(text)
+def _number_or(word: str) -> Callable[[str], float | str]:
+    def number(text: str) -> float | str:  # argparse's messages name it
+        return text if text == word else float(text)
+
+    return number
 
 
 def _select(options: dict[str, Any]) -> None:
     given = {**from_file(options.pop("config", None)), **options}
     require(given, "select", ("model", "pool", "validation", "out"))
-    from rich.console import Console
-
     from direct_anneal.pipeline import select
     from direct_anneal.progress import for_stream
-    from direct_anneal.report import print_summary
 
+    _read_ratios(given)
     quieten_transformers()
-    run = select(progress=for_stream(sys.stderr), **given)
-    print_summary(run.manifest, run.out, Console())
+    _show(select(progress=for_stream(sys.stderr), **given))
 
 
 def _features(options: dict[str, Any]) -> None:
@@ -219,30 +231,36 @@ def _features(options: dict[str, Any]) -> None:
 
 def _solve(options: dict[str, Any]) -> None:
     require(options, "solve", ("out",))
-    from rich.console import Console
-
     from direct_anneal.pipeline import reselect
     from direct_anneal.progress import for_stream
+
+    _read_ratios(options)
+    quieten_transformers()
+    _show(reselect(options.pop("run"), progress=for_stream(sys.stderr), **options))
+
+
+def _show(run: Run) -> None:
+    from rich.console import Console
+
     from direct_anneal.report import print_frontier, print_summary
 
-    if (ratios := options.pop("frontier", None)) is not None:
-        options["frontier"] = _ratios(ratios)
-    quieten_transformers()
-    run = reselect(options.pop("run"), progress=for_stream(sys.stderr), **options)
     print_summary(run.manifest, run.out, Console())
-    if ratios is not None:
+    if "frontier" in run.manifest:
         print_frontier(run.manifest["frontier"], run.out, Console())
 
 
-def _ratios(text: str) -> tuple[float, ...]:
-    """Of "0.1,0.5"; none of an empty text, for a grid of our own."""
+def _read_ratios(options: dict[str, Any]) -> None:
+    """Make the ratios of a frontier, "0.1,0.5", numbers; an empty text stands for a grid of our own."""
+    if "frontier" not in options:
+        return
+    text = options["frontier"]
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         ratios = (-1.0,)
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
-    return ratios
+    options["frontier"] = ratios
 
 
 def from_file(path: str | None) -> dict[str, Any]:

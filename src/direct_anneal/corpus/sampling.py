@@ -128,5 +128,5 @@ def _num_records(source: Source, max_bytes: int) -> float:
             while chunk := stream.read(_CHUNK_BYTES):
                 lines += chunk.count(b"\n")
                 if (position := int(raw.tell())) >= max_bytes:
-                    return lines * size / position
+                    return float(lines * size / position)
     return lines

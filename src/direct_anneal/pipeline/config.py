@@ -18,11 +18,22 @@ from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import ProjectionName, Reduction
-from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference, require
+from direct_anneal.pipeline.family import (
+    BUDGET_RATIOS,
+    Filter,
+    FilterCurvature,
+    Gradients,
+    Member,
+    Noise,
+    Ratio,
+    Reference,
+    require,
+)
 from direct_anneal.selection import Objective, Unit
 
 DEFAULT_WINDOW = 2048
 DEFAULT_EIGENPAIRS = 32
+_WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
 
 # A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
 _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
@@ -35,14 +46,14 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         "a whole number",
     ),
     (
-        ("fraction", "budget_ratio", "damping"),
+        ("fraction", "damping"),
         int | float | np.floating | np.integer,
         "a number (in YAML 0.1 or 1.0e-1)",
     ),
     (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
     (
         (
-            *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
+            *("objective", "filter", "filter_curvature", "gradients", "noise", "budget_reference", "curvature"),
             *("quota_unit", "force_in", "force_out"),
             *("projection", "reduction", "optimizer", "device", "dtype"),
             *("text_field", "id_field", "domain_field", "prompt_field"),
@@ -55,7 +66,8 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "gradients", "noise", "bands"),
+        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "filter_curvature"),
+        *("gradients", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
@@ -74,14 +86,17 @@ class SelectConfig:
         pool, validation: files, directories or globs.
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
-        objective: "energy" (the paper's) or "descent" (ours).
+        objective: "descent" (ours, downhill on the validation loss) or "energy" (the paper's).
         filter: f of what is gained in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), of
             descent alone) or "none"; flat for energy and newton for descent where left out.
-        damping: δ of the filter newton, in units of λ₁; 0.1 where left out.
+        damping: δ of the filter newton, in units of λ₁; 0.01 where left out.
+        filter_curvature: H of the filter newton: second moment of the gradients of the "validation" set, of the "pool",
+            or the mean of "both"; both where left out, and validation for a curvature that is no empirical Fisher.
         gradients: "raw" or "unit" (of length 1); raw for energy and unit for descent where left out.
         noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
         bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
-        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
+        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost, or "none"; 1.0
+            for energy and none for descent where left out.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
         curvature: "empirical-fisher" (the paper's), "mc-fisher", "ggn" or "hessian".
@@ -118,13 +133,14 @@ class SelectConfig:
     num_samples: int | None = None
     num_tokens: int | None = None
     fraction: float | None = None
-    objective: Objective = "energy"
+    objective: Objective = "descent"
     filter: Filter | None = None
     damping: float | None = None
+    filter_curvature: FilterCurvature | None = None
     gradients: Gradients | None = None
     noise: Noise = "raw"
     bands: int = 1
-    budget_ratio: float = 1.0
+    budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
     relax_budget: bool = False
     curvature: CurvatureName = "empirical-fisher"
@@ -204,8 +220,19 @@ class SelectConfig:
             must = " or ".join(choice for choice in choices if choice)
             require(getattr(self, field) in choices, field, must, getattr(self, field))
         member = self.member(self.objective)
-        for field in ("filter", "damping", "gradients"):  # so that equal runs have equal configurations
+        for field in (
+            "filter",
+            "damping",
+            "filter_curvature",
+            "gradients",
+            "budget_ratio",
+        ):  # so that equal runs have equal configurations
             object.__setattr__(self, field, getattr(member, field))
+        if member.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:
+            raise InputError(
+                f"--filter-curvature {member.filter_curvature} takes a matrix of --sketch-size squared, at "
+                f"most {_WIDEST_MOMENT}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
+            )
         self._settle_curvature()
         require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
         number = int(self.device.partition(":")[2] or 0)
@@ -256,18 +283,34 @@ class SelectConfig:
         object.__setattr__(self, "num_eigenpairs", pairs)
 
     def member(self, objective: Objective) -> Member:
-        """Of the family of objectives: the one asked for, or the other under the same budget, with its defaults."""
+        """Of the family of objectives: the one asked for, or the other with its defaults.
+
+        A budget that is not the default of the one asked for is the other's, too.
+        """
         own = objective == self.objective
         return Member(
             objective=objective,
             filter=self.filter if own else None,
             damping=self.damping if own else None,
+            filter_curvature=self._filter_curvature(objective),
             gradients=self.gradients if own else None,
             noise=self.noise,
             bands=self.bands,
-            budget_ratio=self.budget_ratio,
+            budget_ratio=self.budget_ratio if own or self.budget_ratio != BUDGET_RATIOS[self.objective] else None,
             budget_reference=self.budget_reference,
         )
+
+    def _filter_curvature(self, objective: Objective) -> FilterCurvature | None:
+        asked = self.filter_curvature if objective == self.objective else None
+        newton = objective == "descent" and (self.filter in (None, "newton") or objective != self.objective)
+        if self.curvature == "empirical-fisher" or not newton:
+            return asked
+        if asked not in (None, "validation"):
+            raise InputError(
+                f"--filter-curvature {asked} is of --curvature empirical-fisher, but it is {self.curvature}, which is "
+                "of the validation set alone: leave it out"
+            )
+        return "validation"
 
     @property
     def elbow_rule(self) -> Elbow:

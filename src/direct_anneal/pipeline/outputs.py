@@ -40,13 +40,13 @@ EVIDENCE_COLUMNS = [
 # A manifest may name anything; only these are ever removed.
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
-_TABLES = ("selection.parquet", "frontier.parquet")
-_WRITTEN = (MARK, "manifest.json", *_TABLES, *sorted(_OUTPUT_FILES))
+_PAGES = ("selection.parquet", "frontier.parquet", "report.html")
+_WRITTEN = (MARK, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
 _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
-    "objective": {"filter": None, "damping": None, "gradients": None},
-    "filter": {"damping": None},
-    "curvature": {"num_eigenpairs": None},
+    "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
+    "filter": {"damping": None, "filter_curvature": None},
+    "curvature": {"num_eigenpairs": None, "filter_curvature": None},
     "elbow": {"num_stiff": None},
     "num_stiff": {"elbow": PAPER_SHARE},
 }
@@ -122,7 +122,7 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    for name in _TABLES:
+    for name in _PAGES:
         (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
     chosen[selection.indices] = True
     rest = np.flatnonzero(~chosen)
     assert problem.tie_order is not None
-    rest = rest[np.lexsort((problem.tie_order[rest], -selection.scores[rest]))]
+    rest = rest[np.lexsort((problem.tie_order[rest], -(selection.scores / problem.sizes)[rest]))]
     rank = np.empty(count, dtype=np.int64)
     rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
     table = pool.samples

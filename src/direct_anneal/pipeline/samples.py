@@ -19,7 +19,7 @@ from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, est
 from direct_anneal.errors import InputError
 from direct_anneal.features.loading import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
-from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Member, Noise, Ratio, Reference
 from direct_anneal.pipeline.formulation import formulate_arrays, rounded_up
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import InfeasibleBudgetError, Objective, Selection, solve
@@ -37,11 +37,12 @@ def select_samples(
     *,
     num_selected: int | None = None,
     fraction: float | None = None,
-    objective: Objective = "energy",
-    budget_ratio: float = 1.0,
+    objective: Objective = "descent",
+    budget_ratio: Ratio | None = None,
     budget_reference: Reference = "pool",
     filter: Filter | None = None,
     damping: float | None = None,
+    filter_curvature: FilterCurvature | None = None,
     gradients: Gradients | None = None,
     noise: Noise = "raw",
     elbow: float | Literal["gap"] = PAPER_SHARE,
@@ -67,7 +68,8 @@ def select_samples(
         num_selected, fraction: K, or K / N; exactly one is given.
         batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
         sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, budget_ratio, budget_reference, filter, damping, gradients, noise, elbow: as in `SelectConfig`.
+        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, elbow: as in
+            `SelectConfig`.
         progress: shows the stages; silent where left out.
 
     Returns:
@@ -104,6 +106,7 @@ def select_samples(
         objective=objective,
         filter=filter,
         damping=damping,
+        filter_curvature=filter_curvature,
         gradients=gradients,
         noise=noise,
         budget_ratio=budget_ratio,
@@ -130,7 +133,7 @@ def select_samples(
         selection = solve(formulation.problem)
     except InfeasibleBudgetError as error:
         raise InputError(
-            f"budget_ratio must allow {num_selected} samples, got {budget_ratio:g}: pass "
+            f"budget_ratio must allow {num_selected} samples, got {member.allowance:g}: pass "
             f"{rounded_up(formulation.ratio(error.least_feasible))} or more, or select less"
         ) from error
     weights, scores = np.zeros(len(samples)), np.full(len(samples), np.nan)
