@@ -92,7 +92,8 @@ def main() -> None:
         taken = sum(actual["seconds"].values())
         print(f"{name}: predicted / actual (plan itself took {predicted['cost'] / taken:.2f} of select's time)")
         for stage, seconds in actual["seconds"].items():
-            print(f"  {stage:<32} {predicted['seconds'][stage] / seconds:6.2f}   {seconds / taken:6.1%} of the time")
+            near = predicted["seconds"].get(stage, 0.0) / seconds
+            print(f"  {stage:<32} {near:6.2f}   {seconds / taken:6.1%} of the time")
         print(f"  {'time':<32} {sum(predicted['seconds'].values()) / taken:6.2f}")
         print(f"  {'disk':<32} {sum(predicted['disk'].values()) / actual['disk']:6.2f}")
         print(f"  {'memory':<32} {predicted['memory'] / actual['memory']:6.2f}", flush=True)
