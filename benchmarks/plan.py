@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,13 +86,14 @@ def main() -> None:
         }
         done = []
         for work in (planned, selected):
-            with context.Pool(1) as pool:
-                done.append(pool.apply(work, (options,)))
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                done.append(pool.submit(work, options).result())
         predicted, actual = done
         taken = sum(actual["seconds"].values())
         print(f"{name}: predicted / actual (plan itself took {predicted['cost'] / taken:.2f} of select's time)")
         for stage, seconds in actual["seconds"].items():
-            print(f"  {stage:<32} {predicted['seconds'][stage] / seconds:6.2f}   {seconds / taken:6.1%} of the time")
+            near = predicted["seconds"].get(stage, 0.0) / seconds
+            print(f"  {stage:<32} {near:6.2f}   {seconds / taken:6.1%} of the time")
         print(f"  {'time':<32} {sum(predicted['seconds'].values()) / taken:6.2f}")
         print(f"  {'disk':<32} {sum(predicted['disk'].values()) / actual['disk']:6.2f}")
         print(f"  {'memory':<32} {predicted['memory'] / actual['memory']:6.2f}", flush=True)

@@ -30,8 +30,9 @@ def hold(directory: Path) -> None:
 
 
 def content(out: Path) -> dict[str, Any]:
-    """Every file of a run with its bytes, those of the manifest without its seconds and the directory's name."""
+    """Every file of a run with its bytes: the manifest without its seconds and the directory's name, which the report
+    shows, too, so that of this it counts that it is there."""
     files: dict[str, Any] = dict(files_below(out))
     written = json.loads(files["manifest.json"])
     del written["timings"], written["config"]["out"]
-    return {**files, "manifest.json": written}
+    return {**files, "manifest.json": written, "report.html": "report.html" in files}

@@ -65,7 +65,7 @@ def test_they_are_those_of_a_selection_and_nothing_else_is_there(alone: Features
 class TestChoosingByThem:
     def test_solve(self, selected: Run, alone: Features, tmp_path: Path) -> None:
         before = files_below(alone.out)
-        reselect(alone.out, out=tmp_path / "solved", fraction=0.25)
+        reselect(alone.out, out=tmp_path / "solved", fraction=0.25, objective="energy")
         assert below(tmp_path / "solved", "sel") == below(selected.out, "sel")
         assert files_below(alone.out) == before
 

@@ -95,6 +95,7 @@ def test_a_part_stands_for_the_whole(checkpoint: Path, tmp_path: Path, monkeypat
         {"budget_ratio": 1e-3},  # infeasible, which the prices of a part cannot say for certain
         {"fraction": None, "num_samples": 10, "floors": {"code": 0.5}, "bands": 2},
         {"fraction": None, "num_tokens": 500},
+        {"frontier": (0.5, 1.0)},
     ],
 )
 def test_every_kind_of_selection(
@@ -102,6 +103,7 @@ def test_every_kind_of_selection(
 ) -> None:
     found = planned(checkpoint, world, tmp_path / "out", **options)
     assert found.seconds["Spectrum of the validation set"] > 0
+    assert (found.seconds.get("Frontier", 0) > 0) == ("frontier" in options)
     assert bool(found.remarks) == (options.get("curvature") in ("ggn", "hessian"))
 
 
@@ -130,11 +132,11 @@ class TestTheCommand:
     def test_prints_all_of_it(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main([*self.words(checkpoint, world, tmp_path), "--fraction", "0.2"]) == 0
+        assert main([*self.words(checkpoint, world, tmp_path), "--fraction", "0.2", "--frontier"]) == 0
         shown = capsys.readouterr().out.splitlines()
         assert shown[0].startswith(f"pool        {NUM_POOL} documents, ")
         assert [line.split()[0] for line in shown[:6]] == ["pool", "validation", "compute", "disk", "memory", "time"]
-        assert len(shown) == 6 + 7
+        assert len(shown) == 6 + 8
 
     def test_refuses_what_select_refuses(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.selection import add_options, from_file
+from direct_anneal.cli.selection import add_options, from_file, read_ratios
 from direct_anneal.cli.shared import quieten_transformers, require
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_plan(commands: Any) -> None:
 def _plan(options: dict[str, Any]) -> None:
     given = {**from_file(options.pop("config", None)), **options}
     require(given, "plan", ("model", "pool", "validation", "out"))
+    read_ratios(given)
     from direct_anneal.pipeline import plan
     from direct_anneal.progress import for_stream
 

@@ -203,7 +203,7 @@ def _select(options: dict[str, Any]) -> None:
     from direct_anneal.pipeline import select
     from direct_anneal.progress import for_stream
 
-    _read_ratios(given)
+    read_ratios(given)
     quieten_transformers()
     _show(select(progress=for_stream(sys.stderr), **given))
 
@@ -234,7 +234,7 @@ def _solve(options: dict[str, Any]) -> None:
     from direct_anneal.pipeline import reselect
     from direct_anneal.progress import for_stream
 
-    _read_ratios(options)
+    read_ratios(options)
     quieten_transformers()
     _show(reselect(options.pop("run"), progress=for_stream(sys.stderr), **options))
 
@@ -249,7 +249,7 @@ def _show(run: Run) -> None:
         print_frontier(run.manifest["frontier"], run.out, Console())
 
 
-def _read_ratios(options: dict[str, Any]) -> None:
+def read_ratios(options: dict[str, Any]) -> None:
     """Make the ratios of a frontier, "0.1,0.5", numbers; an empty text stands for a grid of our own."""
     if "frontier" not in options:
         return

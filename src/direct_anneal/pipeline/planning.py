@@ -32,6 +32,7 @@ from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget
+from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.gathering import fields_of, sources_of
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
@@ -74,7 +75,13 @@ class Plan:
     remarks: list[str]
 
 
-def plan(*, progress: Progress | None = None, clock: Clock = time.perf_counter, **options: object) -> Plan:
+def plan(
+    *,
+    progress: Progress | None = None,
+    clock: Clock = time.perf_counter,
+    frontier: tuple[float, ...] | None = None,
+    **options: object,
+) -> Plan:
     """Estimate time, disk and memory of a selection on this machine. Nothing is written below `out`.
 
     Reads the beginnings of files, loads the model, sketches some batches from the shortest to the longest, and solves
@@ -83,6 +90,7 @@ def plan(*, progress: Progress | None = None, clock: Clock = time.perf_counter, 
     Args:
         progress: shows the stages; silent where left out.
         clock: seconds, by which everything is timed; what one thread took with `time.process_time`.
+        frontier: as for `select`.
         options: the fields of `SelectConfig`.
 
     Raises:
@@ -90,7 +98,7 @@ def plan(*, progress: Progress | None = None, clock: Clock = time.perf_counter, 
     """
     config = SelectConfig(**options)  # type: ignore[arg-type]
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
-        return _Calibration(config, Path(scratch), clock, progress or Silent()).plan()
+        return _Calibration(config, Path(scratch), clock, progress or Silent()).plan(frontier)
 
 
 class _Calibration:
@@ -101,7 +109,7 @@ class _Calibration:
         self._checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
         self._window = config.window(self._checkpoint.context_length)
 
-    def plan(self) -> Plan:
+    def plan(self, frontier: tuple[float, ...] | None) -> Plan:
         config = self._config
         with self._progress.stage("Reading some documents", "documents") as advance:
             parts = {}
@@ -132,7 +140,7 @@ class _Calibration:
         row_bytes = self._write_shard(pool, gradients["pool"])
         with self._progress.stage("Solving a problem like it", "samples") as advance:
             self._curvature(validation, sketcher, size)
-            self._solve(parts, gradients, share)
+            self._solve(parts, gradients, share, frontier)
             advance(pool.num_samples)
         selected = round(share * pool.num_bytes)
         corpus_bytes = sum(self._stored(role, part) for role, part in parts.items())
@@ -285,7 +293,13 @@ class _Calibration:
             "is known to a factor of 1.8 at best"
         )
 
-    def _solve(self, parts: dict[str, Part], gradients: dict[str, NDArray[np.float64]], share: float) -> None:
+    def _solve(
+        self,
+        parts: dict[str, Part],
+        gradients: dict[str, NDArray[np.float64]],
+        share: float,
+        frontier: tuple[float, ...] | None,
+    ) -> None:
         """Times spectrum and solution on rows like those that were sketched, and the writing of what is chosen."""
         pool = parts["pool"]
         sketch_size = gradients["pool"].shape[1]
@@ -312,8 +326,13 @@ class _Calibration:
         table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
         like = SketchedGradients([_alike(gradients["pool"], n).astype(np.float16)], np.ones(n), table, table[:0])
         with self._timed("Choosing", pool.num_samples / n):
-            for objective in ("energy", "descent"):
-                solve_at_any_budget(formulate(objective, config, like, z, spectra), config)
+            solved = {
+                objective: solve_at_any_budget(formulate(objective, config, like, z, spectra), config)
+                for objective in ("energy", "descent")
+            }
+        if frontier is not None and (of_own := solved[config.objective]) is not None:
+            with self._timed("Frontier", pool.num_samples / n):
+                trace(of_own[0], frontier, table)
         corpus = pool.corpus
         chosen = np.zeros(corpus.num_samples, dtype=bool)
         chosen[:: max(1, round(1 / share))] = True
