@@ -15,7 +15,7 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "claims", "progress", "checkpoint"},
+    {"errors", "durable", "claims", "options", "progress", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
     {"baselines"},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from direct_anneal.errors import InputError
+from direct_anneal.options import require, settle
 from direct_anneal.selection import Objective
 
 Filter = Literal["newton", "flat", "none"]
@@ -43,15 +44,7 @@ class Member:
     budget_reference: Reference = "pool"
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("objective", ("energy", "descent")),
-            ("filter", (None, "newton", "flat", "none")),
-            ("gradients", (None, "raw", "unit")),
-            ("noise", ("raw", "centred")),
-            ("budget_reference", ("pool", "validation")),
-        ):
-            must = " or ".join(choice for choice in choices if choice)
-            require(getattr(self, field) in choices, field, must, getattr(self, field))
+        settle(self)
         require(0 < self.budget_ratio <= 1e6, "budget_ratio", "above 0 and at most 1e6", self.budget_ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
         filter = self.filter or FILTERS[self.objective]
@@ -67,13 +60,3 @@ class Member:
         object.__setattr__(self, "filter", filter)
         object.__setattr__(self, "damping", damping)
         object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
-
-
-def require(holds: bool, field: str, must: str, value: object) -> None:
-    """Refuse a value of an option.
-
-    Raises:
-        InputError: it does not hold.
-    """
-    if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features.loading import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
 from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference
@@ -29,6 +29,7 @@ _BATCH_SIZE = 32
 Float = NDArray[np.float64]
 
 
+@named_as_in_python()
 def select_samples(
     model: nn.Module,
     samples: Sequence[Any],
@@ -161,6 +162,6 @@ def _sketched(
     if len(left_out) == len(samples):
         raise InputError(f"gradients of the {name} must be finite, but all {len(samples)} are NaN or infinite")
     if left_out:
-        warnings.warn(f"{name} left out for their gradients, by position: {', '.join(left_out)}", stacklevel=3)
+        warnings.warn(f"{name} left out for their gradients, by position: {', '.join(left_out)}", stacklevel=5)
     kept = np.flatnonzero([reason is None for reason in reasons])
     return kept, values[kept]
