@@ -8,6 +8,7 @@ from typing import Any
 
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.redaction import redacted
 
 MARK = "direct-anneal.json"  # no name that a checkpoint, or anyone else, would use
 
@@ -26,7 +27,7 @@ def claim(out: Path, wanted: dict[str, Any], record: str, *, overwrite: bool) ->
     Raises:
         InputError: it holds another run and `overwrite` is off, or files that are no run's.
     """
-    wanted = json.loads(json.dumps(wanted))  # as it will be found again
+    wanted = json.loads(json.dumps(redacted(wanted)))  # as it will be found again
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")

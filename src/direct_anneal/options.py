@@ -5,14 +5,20 @@ A configuration file can hold anything, and text like "no" or "1e-1" must not pa
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.redaction import redacted
+
+OPTIONS_FILE = "options.json"
 
 _UNFIT = object()
 _MUST = {
@@ -53,6 +59,12 @@ def settle(options: Any) -> None:
         choices = all(get_origin(kind) is Literal for kind in kinds if kind is not type(None))
         require(found is not _UNFIT, name, must, given if choices else repr(given))
         object.__setattr__(options, name, found)
+
+
+def keep(options: Any, out: Path) -> None:
+    """Write the options in full, defaults and all, as `--config` takes them."""
+    with replacing(out / OPTIONS_FILE) as temporary:
+        temporary.write_text(json.dumps(redacted(asdict(options)), indent=1) + "\n", encoding="utf-8")
 
 
 def require_device(device: str, *, numbered: bool = True) -> None:

@@ -19,7 +19,9 @@ from direct_anneal.claims import claim
 from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.options import keep
 from direct_anneal.progress import Progress, Silent
+from direct_anneal.redaction import redacted
 
 RECORD = "annealing.json"  # written last: a run without it goes on
 _WORK = "unfinished"  # tokens and checkpoints, until the model is there
@@ -57,6 +59,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
     }
     if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
         return finished
+    keep(config, out)
 
     work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
@@ -102,7 +105,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "seconds": seconds,
     }
     with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(redacted(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(work)
     return record
 

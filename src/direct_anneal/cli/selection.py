@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
+from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
+from direct_anneal.cli.telling import add_telling, progress_of
 from direct_anneal.errors import InputError
+
+if TYPE_CHECKING:
+    from direct_anneal.pipeline import Run
 
 
 def add_select(commands: Any) -> None:
@@ -20,7 +22,7 @@ def add_select(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     select.set_defaults(command=_select)
-    select.add_argument("--config", metavar="FILE", help="YAML of these options; flags go before it")
+    add_config(select)
     data = select.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument("--pool", action="append", metavar="GLOB", help="candidate documents; may be given several times")
@@ -57,6 +59,7 @@ def add_select(commands: Any) -> None:
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+    add_telling(select)
 
 
 def add_solve(commands: Any) -> None:
@@ -70,6 +73,7 @@ def add_solve(commands: Any) -> None:
     )
     solve.set_defaults(command=_solve)
     solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select")
+    add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
     solve.add_argument(
@@ -82,6 +86,7 @@ def add_solve(commands: Any) -> None:
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
+    add_telling(solve)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -161,39 +166,56 @@ def _elbow(text: str) -> float | str:
     return text if text == "gap" else float(text)
 
 
-def _select(options: dict[str, Any]) -> None:
-    given = {**_from_file(options.pop("config", None)), **options}
-    require(given, "select", ("model", "pool", "validation", "out"))
+def _select(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "select", ("model", "pool", "validation", "out"))
     from rich.console import Console
 
     from direct_anneal.pipeline import select
-    from direct_anneal.progress import for_stream
     from direct_anneal.report import print_summary
 
     quieten_transformers()
-    run = select(progress=for_stream(sys.stderr), **given)
+    run = select(progress=progress_of(options), **options)
     print_summary(run.manifest, run.out, Console())
+    return _result("select", run)
 
 
-def _solve(options: dict[str, Any]) -> None:
+def _solve(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "solve", ("out",))
     from rich.console import Console
 
     from direct_anneal.pipeline import reselect
-    from direct_anneal.progress import for_stream
     from direct_anneal.report import print_frontier, print_summary
 
     if (ratios := options.pop("frontier", None)) is not None:
         options["frontier"] = _ratios(ratios)
     quieten_transformers()
-    run = reselect(options.pop("run"), progress=for_stream(sys.stderr), **options)
+    run = reselect(options.pop("run"), progress=progress_of(options), **options)
     print_summary(run.manifest, run.out, Console())
     if ratios is not None:
         print_frontier(run.manifest["frontier"], run.out, Console())
+    return _result("solve", run)
 
 
-def _ratios(text: str) -> tuple[float, ...]:
-    """Of "0.1,0.5"; none of an empty text, for a grid of our own."""
+def _result(command: str, run: Run) -> dict[str, Any]:
+    """What a job's log needs to know; manifest.json has all of it."""
+    budget, objective = run.manifest["budget"], run.manifest["objective"]
+    return {
+        "command": command,
+        "out": str(run.out),
+        "num_selected": run.manifest["num_selected"],
+        "num_pool": run.manifest["corpora"]["pool"]["documents"],
+        "objective": {name: objective[name] for name in ("name", "value", "bound")},
+        "budget": {name: budget[name] for name in ("ratio", "limit", "used", "relaxed")},
+        "status": run.manifest["status"],
+        "files": run.manifest["files"],
+        "warnings": run.manifest["warnings"],
+        "seconds": run.manifest["timings"],
+    }
+
+
+def _ratios(given: Any) -> tuple[float, ...]:
+    """Of "0.1,0.5" or a list; none of an empty text, for a grid of our own."""
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -201,29 +223,3 @@ def _ratios(text: str) -> tuple[float, ...]:
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
     return ratios
-
-
-def _from_file(path: str | None) -> dict[str, Any]:
-    """Options from a YAML or JSON file, by the names of `SelectConfig`'s fields; flags go before them."""
-    if path is None:
-        return {}
-    from dataclasses import fields
-
-    import yaml
-
-    from direct_anneal.pipeline import SelectConfig
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"--config must be a YAML file of options, but {path}: {' '.join(str(error).split())}"
-        ) from error
-    known = {field.name for field in fields(SelectConfig)}
-    if not isinstance(content, dict) or not set(content) <= known:
-        unknown = sorted(map(str, set(content) - known)) if isinstance(content, dict) else [type(content).__name__]
-        raise InputError(
-            f"--config must map option names to values, but {path} has {', '.join(unknown)}: known are "
-            f"{', '.join(sorted(known))}"
-        )
-    return content

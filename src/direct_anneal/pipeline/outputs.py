@@ -17,7 +17,9 @@ from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
+from direct_anneal.options import keep
 from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.redaction import redacted
 from direct_anneal.selection import Selection, SelectionProblem
 
 EVIDENCE_COLUMNS = [
@@ -67,6 +69,7 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     write_json(begun, wanted)
+    keep(config, out)
 
 
 def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
@@ -114,11 +117,13 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
         shutil.rmtree(out / _OUTPUT_DATASET)
     write_json(out / _MARK, _resolved(config, max_length))
+    keep(config, out)
 
 
 def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
     """What the result depends on, as JSON gives it back."""
-    wanted: dict[str, Any] = json.loads(json.dumps({**config.defining, "max_length": max_length}))
+    content = redacted({**config.defining, "max_length": max_length})
+    wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted
 
 
@@ -145,8 +150,8 @@ def read_coverage(run: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a JSON file whole or not at all, and return what a reader will find in it."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a JSON file whole or not at all, without secrets, and return what a reader will find in it."""
+    text = json.dumps(redacted(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     written: dict[str, Any] = json.loads(text)

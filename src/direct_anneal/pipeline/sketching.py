@@ -69,8 +69,9 @@ class Sketching:
         if not self._probe:
             rows = range(min(2, corpus.num_samples))
             self._probe = [torch.from_numpy(corpus.tokens(row)[:_PROBE_TOKENS]) for row in rows]
+        tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", int(corpus.num_tokens.sum())) as advance,
+            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always", SlowPathWarning)
