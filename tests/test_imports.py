@@ -15,7 +15,7 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "claims", "options", "progress", "redaction", "checkpoint"},
+    {"errors", "durable", "claims", "notebook", "options", "progress", "redaction", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
     {"baselines"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -59,6 +59,17 @@ def settle(options: Any) -> None:
         choices = all(get_origin(kind) is Literal for kind in kinds if kind is not type(None))
         require(found is not _UNFIT, name, must, given if choices else repr(given))
         object.__setattr__(options, name, found)
+
+
+def described(options: Any) -> str:
+    """A repr that says what was asked for: the fields that are not at their defaults."""
+    given = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value != default:
+            given.append(f"{field.name}={value!r}")
+    return f"{type(options).__name__}({', '.join(given)})"
 
 
 def keep(options: Any, out: Path) -> None:

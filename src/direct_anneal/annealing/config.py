@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from direct_anneal.annealing.schedules import ScheduleName
-from direct_anneal.options import require, require_device, settle
+from direct_anneal.options import described, require, require_device, settle
 
 # These change where and how fast a run goes, and what is kept of it, not the model it gives.
 _INCIDENTAL = frozenset({"out", "device", "checkpoint_steps", "track", "overwrite", "keep_optimizer_state"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AnnealConfig:
     """One annealing run, in full.
 
@@ -70,6 +70,9 @@ class AnnealConfig:
     domain_field: str = "domain"
     trust_remote_code: bool = False
     overwrite: bool = False
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def __post_init__(self) -> None:
         settle(self)

@@ -17,7 +17,7 @@ from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.evaluation.benchmarks import check_benchmarks, score_benchmark
 from direct_anneal.evaluation.bits_per_byte import BATCH_TOKENS, bits_per_byte, count_windows, macro_mean
-from direct_anneal.options import keep, require, require_device, settle
+from direct_anneal.options import described, keep, require, require_device, settle
 from direct_anneal.progress import Progress, Silent
 from direct_anneal.redaction import redacted
 
@@ -27,7 +27,7 @@ RECORD = "evaluation.json"
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EvaluateConfig:
     """One evaluation, in full.
 
@@ -60,6 +60,9 @@ class EvaluateConfig:
     domain_field: str = "domain"
     trust_remote_code: bool = False
     overwrite: bool = False
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def __post_init__(self) -> None:
         settle(self)

@@ -3,5 +3,6 @@
 from direct_anneal.pipeline.choosing import Run
 from direct_anneal.pipeline.config import SOLVING_FIELDS, SelectConfig
 from direct_anneal.pipeline.selecting import reselect, select
+from direct_anneal.pipeline.selector import DirectSelector
 
-__all__ = ["SOLVING_FIELDS", "Run", "SelectConfig", "reselect", "select"]
+__all__ = ["SOLVING_FIELDS", "DirectSelector", "Run", "SelectConfig", "reselect", "select"]

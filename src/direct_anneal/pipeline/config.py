@@ -35,7 +35,7 @@ SOLVING_FIELDS = frozenset(
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SelectConfig(Member):
     """One selection, in full: a member of the family of objectives, and what it is chosen from.
 

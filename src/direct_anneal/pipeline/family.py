@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from direct_anneal.errors import InputError
-from direct_anneal.options import require, settle
+from direct_anneal.options import described, require, settle
 from direct_anneal.selection import Objective
 
 Filter = Literal["newton", "flat", "none"]
@@ -20,7 +20,7 @@ GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit"}
 DAMPING = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
@@ -42,6 +42,9 @@ class Member:
     bands: int = 1
     budget_ratio: float = 1.0
     budget_reference: Reference = "pool"
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def __post_init__(self) -> None:
         settle(self)
