@@ -58,11 +58,9 @@ class _Tags(HTMLParser):
             "SelectionProblem(descent, 9 tokens of 30 samples, R=6, budget inf, 1 quotas)",
         ),
         (
-            SelectConfig(
-                model="m", pool="p", validation=["v"], out="o", fraction=0.5, damping=0.2, objective="descent"
-            ),
-            "SelectConfig(objective='descent', filter='newton', damping=0.2, gradients='unit', model='m', pool=('p',), "
-            "validation=('v',), out='o', fraction=0.5)",
+            SelectConfig(model="m", pool="p", validation=["v"], out="o", fraction=0.5, damping=0.2),
+            "SelectConfig(filter='newton', damping=0.2, filter_curvature='both', gradients='unit', "
+            "budget_ratio='none', model='m', pool=('p',), validation=('v',), out='o', fraction=0.5)",
         ),
         (
             AnnealConfig(model="m", data="d", out="o", learning_rate=1e-3, epochs=1),

@@ -66,9 +66,7 @@ def arguments(out: Path, **options: Any) -> TrainingArguments:
 
 
 def trained(model: Path, out: Path, resume: Path | None = None, **options: Any) -> tuple[Recording, dict[str, Tensor]]:
-    reselecting = Recording(
-        POOL, VALIDATION, every=EVERY, num_selected=K, objective="descent", budget_ratio=1e6, sketch_size=32
-    )
+    reselecting = Recording(POOL, VALIDATION, every=EVERY, num_selected=K, sketch_size=32)
     args = arguments(out, **options)
     trainer = Trainer(
         Checkpoint(str(model)).load_model("cpu", "float32"),

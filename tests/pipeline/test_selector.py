@@ -19,7 +19,7 @@ def test_it_solves_the_papers_problem() -> None:
     spectrum = Spectrum.from_sketches(VALIDATION)
     cost = spectrum.stiff_cost(POOL)
     by_hand = solve(SelectionProblem(spectrum.flat(POOL), cost, num_selected=K, budget=0.8 * cost.mean() * K))
-    selector = DirectSelector(num_selected=K, budget_ratio=0.8).fit(VALIDATION)
+    selector = DirectSelector(num_selected=K, objective="energy", budget_ratio=0.8).fit(VALIDATION)
     found = selector.select(POOL)
     assert sorted(found.indices) == sorted(by_hand.indices)
     # Rows go through float32 units: 1e-7 each, squared and summed over K of them.
@@ -39,7 +39,7 @@ def test_descent_goes_downhill_and_constraints_hold() -> None:
 
 def test_it_is_an_estimator() -> None:
     sklearn = pytest.importorskip("sklearn.base")
-    selector = DirectSelector(num_selected=K, objective="descent")
+    selector = DirectSelector(num_selected=K, objective="energy")
     twin = sklearn.clone(selector.fit(VALIDATION))
     assert twin is not selector
     assert twin.get_params() == selector.get_params()
@@ -47,7 +47,7 @@ def test_it_is_an_estimator() -> None:
     assert selector.set_params(num_selected=5) is selector
     assert len(selector.select(POOL).indices) == 5
     assert selector.n_features_in_ == R
-    assert repr(selector) == "DirectSelector(num_selected=5, objective='descent')"
+    assert repr(selector) == "DirectSelector(num_selected=5, objective='energy')"
 
 
 @pytest.mark.parametrize(

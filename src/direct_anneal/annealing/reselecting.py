@@ -30,7 +30,7 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
     selection samples come in an order drawn from the seed, all of them before any comes again. The same seed gives the
     same training, and a run that goes on from a checkpoint trains on what it would have otherwise.
 
-        reselecting = Reselecting(pool, validation, every=200, fraction=0.2, objective="descent")
+        reselecting = Reselecting(pool, validation, every=200, fraction=0.2)
         trainer = Trainer(model, args, train_dataset=reselecting.dataset(args), callbacks=[reselecting])
 
     Args:

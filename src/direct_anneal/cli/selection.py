@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
@@ -99,15 +100,22 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
-        choices=("energy", "descent"),
-        help="the paper's (default), or ours that knows the sign of progress",
+        choices=("descent", "energy"),
+        help="ours, which knows the sign of progress (default), or the paper's",
     )
     method.add_argument(
         "--filter",
         choices=("newton", "flat", "none"),
         help="what is gained in a direction: damped Newton (descent), nothing if stiff (energy), or as it is",
     )
-    method.add_argument("--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.1)")
+    method.add_argument(
+        "--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.01)"
+    )
+    method.add_argument(
+        "--filter-curvature",
+        choices=("validation", "pool", "both"),
+        help="of newton: whose gradients' second moment (both)",
+    )
     method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1 (descent)")
     method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
     method.add_argument(
@@ -115,9 +123,10 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--budget-ratio",
-        type=float,
+        type=_number_or("none"),
         metavar="X",
-        help="stiff budget per selected document, in units of the reference's mean (1.0; paper: 0.1)",
+        help="stiff budget per selected document, in units of the reference's mean, or none (energy 1.0, descent none; "
+        "paper: 0.1)",
     )
     method.add_argument("--budget-reference", choices=("pool", "validation"), help="whose mean stiff cost (pool)")
     method.add_argument(
@@ -133,7 +142,7 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--elbow",
-        type=_elbow,
+        type=_number_or("gap"),
         metavar="E",
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
@@ -162,8 +171,11 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _elbow(text: str) -> float | str:
-    return text if text == "gap" else float(text)
+def _number_or(word: str) -> Callable[[str], float | str]:
+    def number(text: str) -> float | str:  # argparse's messages name it
+        return text if text == word else float(text)
+
+    return number
 
 
 def _select(options: dict[str, Any]) -> dict[str, Any]:

@@ -17,15 +17,17 @@ from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_sh
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.options import require, require_device
-from direct_anneal.pipeline.family import Member
+from direct_anneal.pipeline.family import BUDGET_RATIOS, Member
 from direct_anneal.selection import Objective, Unit
 
 DEFAULT_EIGENPAIRS = 32
+_WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
 
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "gradients", "noise", "bands"),
+        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "filter_curvature"),
+        *("gradients", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
@@ -44,14 +46,17 @@ class SelectConfig(Member):
         pool, validation: files, directories or globs.
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
-        objective: "energy" (the paper's) or "descent" (ours).
+        objective: "descent" (ours, downhill on the validation loss) or "energy" (the paper's).
         filter: f of what is gained in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), of
             descent alone) or "none"; flat for energy and newton for descent where left out.
-        damping: δ of the filter newton, in units of λ₁; 0.1 where left out.
+        damping: δ of the filter newton, in units of λ₁; 0.01 where left out.
+        filter_curvature: H of the filter newton: second moment of the gradients of the "validation" set, of the "pool",
+            or the mean of "both"; both where left out, and validation for a curvature that is no empirical Fisher.
         gradients: "raw" or "unit" (of length 1); raw for energy and unit for descent where left out.
         noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
         bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
-        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
+        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost, or "none"; 1.0
+            for energy and none for descent where left out.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
         curvature: "empirical-fisher" (the paper's), "mc-fisher", "ggn" or "hessian".
@@ -116,6 +121,7 @@ class SelectConfig(Member):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        self._settle_filter_curvature()
         super().__post_init__()
         for field in ("floors", "ceilings"):
             object.__setattr__(self, field, _amounts(field[:-1], getattr(self, field)))
@@ -136,6 +142,11 @@ class SelectConfig(Member):
         differs = self.prompt_field not in (self.text_field, "input_ids")
         require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+        if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:
+            raise InputError(
+                f"--filter-curvature {self.filter_curvature} takes a matrix of --sketch-size squared, at "
+                f"most {_WIDEST_MOMENT}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
+            )
         self._settle_curvature()
         require_device(self.device)
 
@@ -180,16 +191,35 @@ class SelectConfig(Member):
         object.__setattr__(self, "num_eigenpairs", pairs)
 
     def member(self, objective: Objective) -> Member:
-        """Of the family of objectives: the one asked for, or the other under the same budget, with its defaults."""
+        """Of the family of objectives: the one asked for, or the other with its defaults.
+
+        A budget that is not the default of the one asked for is the other's, too.
+        """
         if objective == self.objective:
             return self
         return Member(
             objective=objective,
+            filter_curvature=None if objective == "energy" or self._is_empirical else "validation",
             noise=self.noise,
             bands=self.bands,
-            budget_ratio=self.budget_ratio,
+            budget_ratio=None if self.budget_ratio == BUDGET_RATIOS[self.objective] else self.budget_ratio,
             budget_reference=self.budget_reference,
         )
+
+    def _settle_filter_curvature(self) -> None:
+        """Of a curvature that is known of the validation set alone, where the filter needs one."""
+        if self._is_empirical or self.objective != "descent" or self.filter not in (None, "newton"):
+            return
+        if self.filter_curvature not in (None, "validation"):
+            raise InputError(
+                f"--filter-curvature {self.filter_curvature} is of --curvature empirical-fisher, but it is "
+                f"{self.curvature}, which is of the validation set alone: leave it out"
+            )
+        object.__setattr__(self, "filter_curvature", "validation")
+
+    @property
+    def _is_empirical(self) -> bool:
+        return self.curvature == "empirical-fisher"
 
     @property
     def elbow_rule(self) -> Elbow:

@@ -101,10 +101,13 @@ def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, config: SelectC
 
 
 def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
-    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios."""
+    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
+
+    The ratio and the limits are null where there is no budget.
+    """
     least = selection.stats["least_feasible"]
     return {
-        "ratio": formulation.ratio(selection.budget),
+        "ratio": _finite(formulation.ratio(selection.budget)),
         "reference": reference,
         "limit": _plain(selection.budget),
         "used": _plain(selection.budget_used),
@@ -120,6 +123,7 @@ def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any
         "name": config.objective,
         "filter": config.filter,
         "damping": config.damping,
+        "filter_curvature": config.filter_curvature,
         "gradients": config.gradients,
         "noise": config.noise,
         "value": selection.objective,
@@ -146,16 +150,20 @@ def alternative_entry(
         "objective": name,
         "feasible": True,
         "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
-        "ratio": formulation.ratio(other.budget),
+        "ratio": _finite(formulation.ratio(other.budget)),
         "relaxed": least is not None,
         "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
     }
 
 
-def _plain(budget: Any) -> float | list[float]:
+def _plain(budget: Any) -> float | list[float | None] | None:
     """As JSON takes it: one number, or one for each band."""
-    plain: float | list[float] = np.asarray(budget, dtype=np.float64).tolist()
-    return plain
+    return _finite(float(budget)) if np.ndim(budget) == 0 else [_finite(float(one)) for one in budget]
+
+
+def _finite(number: float) -> float | None:
+    """Null stands for no limit."""
+    return number if np.isfinite(number) else None
 
 
 def _mean(column: pa.ChunkedArray) -> float:

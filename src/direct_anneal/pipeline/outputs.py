@@ -42,9 +42,9 @@ _MARK = "direct-anneal.json"
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
 _DEPENDENT: dict[str, dict[str, Any]] = {
-    "objective": {"filter": None, "damping": None, "gradients": None},
-    "filter": {"damping": None},
-    "curvature": {"num_eigenpairs": None},
+    "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
+    "filter": {"damping": None, "filter_curvature": None},
+    "curvature": {"num_eigenpairs": None, "filter_curvature": None},
     "elbow": {"num_stiff": None},
     "num_stiff": {"elbow": PAPER_SHARE},
 }
@@ -174,7 +174,7 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
     chosen[selection.indices] = True
     rest = np.flatnonzero(~chosen)
     assert problem.tie_order is not None
-    rest = rest[np.lexsort((problem.tie_order[rest], -selection.scores[rest]))]
+    rest = rest[np.lexsort((problem.tie_order[rest], -(selection.scores / problem.sizes)[rest]))]
     rank = np.empty(count, dtype=np.int64)
     rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
     table = pool.samples

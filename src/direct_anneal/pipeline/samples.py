@@ -18,7 +18,7 @@ from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features.loading import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
-from direct_anneal.pipeline.family import Filter, Gradients, Noise, Reference
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Noise, Ratio, Reference
 from direct_anneal.pipeline.selector import DirectSelector
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import Objective, Selection
@@ -37,11 +37,12 @@ def select_samples(
     *,
     num_selected: int | None = None,
     fraction: float | None = None,
-    objective: Objective = "energy",
-    budget_ratio: float = 1.0,
+    objective: Objective = "descent",
+    budget_ratio: Ratio | None = None,
     budget_reference: Reference = "pool",
     filter: Filter | None = None,
     damping: float | None = None,
+    filter_curvature: FilterCurvature | None = None,
     gradients: Gradients | None = None,
     noise: Noise = "raw",
     elbow: float | Literal["gap"] = PAPER_SHARE,
@@ -67,7 +68,8 @@ def select_samples(
         num_selected, fraction: K, or K / N; exactly one is given.
         batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
         sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, budget_ratio, budget_reference, filter, damping, gradients, noise, elbow: as in `SelectConfig`.
+        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, elbow: as in
+            `SelectConfig`.
         progress: shows the stages; silent where left out.
 
     Returns:
@@ -102,6 +104,7 @@ def select_samples(
         objective=objective,
         filter=filter,
         damping=damping,
+        filter_curvature=filter_curvature,
         gradients=gradients,
         noise=noise,
         budget_ratio=budget_ratio,

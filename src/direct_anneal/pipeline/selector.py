@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
 from direct_anneal.errors import InputError, named_as_in_python
-from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Member, Noise, Ratio, Reference
 from direct_anneal.pipeline.formulation import formulate_arrays, rounded_up
 from direct_anneal.selection import InfeasibleBudgetError, InfeasibleError, Objective, Quota, Selection, solve
 
@@ -29,8 +29,8 @@ class DirectSelector:
 
     Args:
         num_selected, fraction: K, or K / N; exactly one is given.
-        objective, budget_ratio, budget_reference, filter, damping, gradients, noise, bands, elbow: as in
-            `SelectConfig`.
+        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, bands, elbow: as
+            in `SelectConfig`.
 
     Attributes:
         spectrum_: of the validation features, after `fit`.
@@ -44,11 +44,12 @@ class DirectSelector:
 
     num_selected: int | None = None
     fraction: float | None = None
-    objective: Objective = "energy"
-    budget_ratio: float = 1.0
+    objective: Objective = "descent"
+    budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
     filter: Filter | None = None
     damping: float | None = None
+    filter_curvature: FilterCurvature | None = None
     gradients: Gradients | None = None
     noise: Noise = "raw"
     bands: int = 1
@@ -138,7 +139,7 @@ class DirectSelector:
             return solve(formulation.problem)
         except InfeasibleBudgetError as error:
             raise InputError(
-                f"budget_ratio must allow {size} samples, got {self.budget_ratio:g}: pass "
+                f"budget_ratio must allow {size} samples, got {self._member().allowance:g}: pass "
                 f"{rounded_up(formulation.ratio(error.least_feasible))} or more, or select less"
             ) from error
         except InfeasibleError as error:

@@ -98,7 +98,9 @@ def _spectrum(spectrum: dict[str, Any]) -> str:
 
 
 def _budget(budget: dict[str, Any]) -> str:
-    bands = [budget] if isinstance(budget["limit"], float) else _by_band(budget)
+    if budget["ratio"] is None:
+        return "[bold]Budget[/]    none: stiff directions are held back by the objective alone"
+    bands = _by_band(budget) if isinstance(budget["limit"], list) else [budget]
     shares = [band["used"] / band["limit"] if band["limit"] > 0 else 0.0 for band in bands]
     shown = " / ".join(f"{share:.1%}" for share in shares)
     return (

@@ -67,12 +67,12 @@ class FeatureMatrix:
         """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
         # F is symmetric: X U = Z (F U), one small product instead of N.
         flat = np.ascontiguousarray(np.atleast_2d(self._flatten(directions.T)))  # (k, R)
-        out = np.empty((self.shape[0], len(flat)))
+        out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
         for start, rows in self._scaled():
             for column, direction in enumerate(flat):
                 # Row by row: a matrix product rounds a row by its place in the block.
-                out[start : start + len(rows), column] = np.vecdot(rows, direction)
-        return out.reshape(self.shape[0], *directions.shape[1:])
+                out[column, start : start + len(rows)] = np.vecdot(rows, direction)
+        return out.T if directions.ndim == 2 else out[0]
 
     def weighted_sum(self, weights: Float) -> Float:
         """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""

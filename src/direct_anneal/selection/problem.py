@@ -157,6 +157,12 @@ class SelectionProblem:
         return f"SelectionProblem({', '.join([self.objective, size, f'R={sketch_size}', f'budget {budget}', *beside])})"
 
     @property
+    def sizes(self) -> NDArray[np.float64]:
+        """What each sample takes of the size asked for, shape (N,): its tokens, or 1."""
+        tokens = np.ones(self.features.shape[0]) if self.token_budget is None else self.num_tokens
+        return np.asarray(tokens, dtype=np.float64)
+
+    @property
     def all_quotas(self) -> tuple[Quota, ...]:
         """The quotas, however many."""
         return (self.quotas,) if isinstance(self.quotas, Quota) else tuple(self.quotas)

@@ -16,7 +16,8 @@ class Selection:
     """The chosen samples, and what shows that they are a good choice.
 
     Attributes:
-        indices: (K,), the chosen samples, strongest first (by `score`, then by the order of ties).
+        indices: (K,), the chosen samples, strongest first (by score, by tokens score per token; then by the order of
+            ties).
         weights: (N,), the solution of the relaxed problem that `indices` was rounded, and for `energy` improved, from.
         scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), or of
             the target (`descent`).
