@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -46,10 +47,10 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The last line of the standard error; those before it tell of the stages that were done."""
+        """The last line of the standard error; those before it tell of stages, to come or done."""
         assert "Traceback" not in self.err
         *stages, message = self.err.splitlines()
-        assert all(": done, " in line for line in stages), self.err
+        assert all(": done, " in line or line.startswith("Gradients of ") for line in stages), self.err
         assert message.startswith("direct-anneal: ")
         return message
 
@@ -121,10 +122,18 @@ def model(desk: Desk) -> Path:
 
 
 class TestThatWorks:
+    def num_tokens(self, desk: Desk) -> int:
+        """One a byte."""
+        lines = [line for name in ("pool", "validation") for line in (desk.directory / f"{name}.jsonl").open()]
+        return sum(len(json.loads(line)["text"]) for line in lines)
+
     def test_select_prints_a_summary_and_writes_the_run(self, desk: Desk) -> None:
         outcome = desk()
         assert outcome.code == DONE
         assert "Selected 6 of 24 documents" in outcome.out
+        assert (
+            f"Gradients of 24 + 8 documents, {self.num_tokens(desk):,} tokens; their features take 0.0 MB" in outcome.err
+        )
         assert "Traceback" not in outcome.err
         assert manifest(desk.out)["num_selected"] == 6
         assert str(desk.out / "selected.jsonl") in outcome.out
@@ -596,12 +605,14 @@ class TestInterruptions:
         process.join()
         told = (desk.directory / "log").read_text()
         assert process.exitcode == INTERRUPTED, told
-        assert Outcome(INTERRUPTED, "", told).message.startswith("direct-anneal: interrupted: what was done is kept")
+        message = Outcome(INTERRUPTED, "", told).message
+        assert message.startswith("direct-anneal: interrupted: what was done is kept")
+        assert shlex.split(message.split("to go on: ")[1]) == ["direct-anneal", *words]
         assert not (desk.out / "manifest.json").exists()
         assert desk.run([*words, "--batch-tokens", "8192"]).code == DONE
         assert not list(desk.out.rglob("*.tmp"))
 
-    @pytest.mark.parametrize("limit", [300, 3_000, 20_000])
+    @pytest.mark.parametrize("limit", [1_000, 3_000, 20_000])  # the log has this limit, too
     def test_a_full_disk_is_told_and_the_run_can_go_on(self, desk: Desk, limit: int) -> None:
         """From not even the configuration fits to all but the features do."""
         # Features of 24 rows in float16: 24,576 bytes, above every limit.

@@ -31,6 +31,14 @@ def test_a_line_at_the_end_of_a_short_stage(clock: list[float]) -> None:
     assert stream.getvalue() == "Reading: done, 2,000 documents in 4.0 s\n"
 
 
+def test_a_note_is_a_line_where_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    for shown in (PlainLines(stream), Bars(), Silent()):
+        shown.note("something")
+    assert stream.getvalue() == "something\n"
+    assert capsys.readouterr() == ("", "something\n")
+
+
 def test_a_long_stage_tells_its_rate_and_what_is_left(clock: list[float]) -> None:
     stream = io.StringIO()
     with PlainLines(stream).stage("Gradients", "tokens", 4000, ("documents", 40)) as advance:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -72,10 +73,10 @@ def described(options: Any) -> str:
     return f"{type(options).__name__}({', '.join(given)})"
 
 
-def keep(options: Any, out: Path) -> None:
-    """Write the options in full, defaults and all, as `--config` takes them."""
+def keep(options: Mapping[str, Any], out: Path) -> None:
+    """Write options in full, defaults and all, as `--config` takes them."""
     with replacing(out / OPTIONS_FILE) as temporary:
-        temporary.write_text(json.dumps(redacted(asdict(options)), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(redacted(options), indent=1) + "\n", encoding="utf-8")
 
 
 def require_device(device: str, *, numbered: bool = True) -> None:

@@ -32,6 +32,9 @@ class Progress(Protocol):
             items: what else there is of it, and how many ("documents", 2400): told is about how many are left.
         """
 
+    def note(self, line: str) -> None:
+        """Say something between stages."""
+
 
 class Pace:
     """How far a stage is, how fast it goes, and how long it will take.
@@ -114,6 +117,9 @@ class Silent:
     ) -> Iterator[Advance]:
         yield lambda _: None
 
+    def note(self, line: str) -> None:
+        pass
+
 
 class _Lines:
     """A line when a stage ends, and one every ten seconds on the way.
@@ -146,6 +152,9 @@ class _Lines:
     def _at_the_end(self, name: str, pace: Pace) -> str:
         raise NotImplementedError
 
+    def note(self, line: str) -> None:
+        self._say(line)
+
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
@@ -175,6 +184,9 @@ class JsonLines(_Lines):
 
     def _at_the_end(self, name: str, pace: Pace) -> str:
         return self._object("done", name, pace)
+
+    def note(self, line: str) -> None:
+        self._say(json.dumps({"event": "note", "message": line}, ensure_ascii=False))
 
     def _object(self, event: str, name: str, pace: Pace) -> str:
         left = 0.0 if event == "done" else pace.seconds_left
@@ -222,6 +234,9 @@ class Bars:
                 bars.update(task, advance=amount, told=", ".join(filter(None, told)))
 
             yield advance
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def for_stream(stream: TextIO = sys.stderr) -> Progress:

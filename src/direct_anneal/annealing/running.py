@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,20 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for found in sources.values() for source in found],
     }
-    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
-        return finished
-    keep(config, out)
+    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+        return _annealed(config, checkpoint, sources, wanted, shown) if finished is None else finished
 
+
+def _annealed(
+    config: AnnealConfig,
+    checkpoint: Checkpoint,
+    sources: dict[str, list[Source]],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Train, save and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
     work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
     windows, num_steps = _windows(corpora, config, window, checkpoint.separator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -15,7 +16,8 @@ from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.completion import add_print_completion
 from direct_anneal.cli.diagnosis import add_doctor
 from direct_anneal.cli.evaluation import add_evaluate
-from direct_anneal.cli.selection import add_select, add_solve
+from direct_anneal.cli.planning import add_plan
+from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.telling import Telling, add_telling, progress_of
 from direct_anneal.cli.verifying import add_verify
@@ -39,9 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a bug or a broken installation, 2 the user's input or request, 130 interrupted.
     """
-    telling = Telling({})
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
+    telling, options = Telling({}), dict[str, Any]()
     try:
-        given = vars(_parser().parse_args(arguments))
+        given = vars(_parser().parse_args(words))
         options = {**given.pop("config", {}), **given}
         telling = Telling(options)
         command: Callable[[dict[str, Any]], dict[str, Any]] = options.pop("command")
@@ -52,14 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return telling.failure(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        return telling.failure(
-            "interrupted: what was done is kept, run the same command again to go on", EXIT_INTERRUPTED
-        )
+        return telling.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno in _DISK_FULL:
             return telling.failure(
-                f"the disk must have room for the run, but is full ({error.strerror}): free some, and run the same "
-                "command again to go on; what was done is kept",
+                f"the disk must have room for {options.get('out', 'the run')}, but is full ({error.strerror}): make "
+                f"some; {to_go_on}",
                 EXIT_INPUT,
             )
         if error.errno in _NOT_ALLOWED:
@@ -108,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_select(commands)
+    add_features(commands)
+    add_plan(commands)
     add_solve(commands)
     add_verify(commands)
     add_anneal(commands)

@@ -1,4 +1,4 @@
-"""`select` and `solve`: choosing documents, and choosing again."""
+"""`select`, `features` and `solve`: choosing documents, what it takes, and choosing again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,25 @@ def add_select(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     select.set_defaults(command=_select)
-    add_config(select)
+    add_options(select)
+
+
+def add_features(commands: Any) -> None:
+    """The command and its options: those of `select` that features depend on."""
+    features = commands.add_parser(
+        "features",
+        help="compute what select chooses by, and choose later",
+        description="Compute and store the gradients of a pool and a validation set, as select does first. Then select "
+        "with the same --out, or solve, uses them.",
+        argument_default=argparse.SUPPRESS,
+    )
+    features.set_defaults(command=_features)
+    add_options(features, solving=False)
+
+
+def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> None:
+    """What a selection is made from; and, where `solving`, how it is made."""
+    add_config(select, unused=frozenset() if solving else _solving_names())
     data = select.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument("--pool", action="append", metavar="GLOB", help="candidate documents; may be given several times")
@@ -38,9 +56,11 @@ def add_select(commands: Any) -> None:
     data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
-    _add_size(select)
+    if solving:
+        _add_size(select)
     method = select.add_argument_group("the method")
-    _add_method(method)
+    if solving:
+        _add_method(method)
     method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
@@ -54,7 +74,8 @@ def add_select(commands: Any) -> None:
     )
     method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
-    _add_constraints(select)
+    if solving:
+        _add_constraints(select)
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
@@ -73,7 +94,7 @@ def add_solve(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     solve.set_defaults(command=_solve)
-    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select")
+    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
     add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
@@ -88,6 +109,15 @@ def add_solve(commands: Any) -> None:
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
     add_telling(solve)
+
+
+def _solving_names() -> frozenset[str]:
+    """Of the options that only choosing depends on: a selection's file will do for `features`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_size(parser)
+    _add_method(parser.add_argument_group())
+    _add_constraints(parser)
+    return frozenset(action.dest for action in parser._actions)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +219,25 @@ def _select(options: dict[str, Any]) -> dict[str, Any]:
     run = select(progress=progress_of(options), **options)
     print_summary(run.manifest, run.out, Console())
     return _result("select", run)
+
+
+def _features(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "features", ("model", "pool", "validation", "out"))
+    from direct_anneal.pipeline import features
+
+    quieten_transformers()
+    run = features(progress=progress_of(options), **options)
+    for role, corpus in run.corpora.items():
+        print(
+            f"{role}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
+            f"{corpus['quarantined']['count']:,} quarantined"
+        )
+    for remark in run.warnings:
+        print(f"Note: {remark}")
+    print(
+        f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
+    )
+    return {"command": "features", "out": str(run.out), "corpora": run.corpora, "warnings": run.warnings}
 
 
 def _solve(options: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,17 @@ def add_data_fields(group: Any) -> None:
     )
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Options from a file. For commands that leave out what was not given, since flags go before the file."""
+def add_config(parser: argparse.ArgumentParser, unused: frozenset[str] = frozenset()) -> None:
+    """Options from a file. For commands that leave out what was not given, since flags go before the file.
+
+    Args:
+        unused: names that the file may have, and that mean nothing to this command.
+    """
     assert parser.argument_default is argparse.SUPPRESS
     parser.add_argument(
         "--config",
         action=_FromFile,
+        const=unused,
         metavar="FILE",
         help="YAML or JSON of these options, such as options.json of an earlier run; flags go before it",
     )
@@ -36,7 +41,7 @@ class _FromFile(argparse.Action):
         import yaml
 
         known = {action.dest for action in parser._actions if action.option_strings} - {"help", "config"}
-        known -= {"quiet", "log_format"}  # of how it is told, not of what is done
+        known = (known | self.const) - {"quiet", "log_format"}  # these are of how it is told, not of what is done
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -49,7 +54,7 @@ class _FromFile(argparse.Action):
                 f"--config must map option names to values, but {path} has {', '.join(unknown)}: known are "
                 f"{', '.join(sorted(known))}"
             )
-        namespace.config = content
+        namespace.config = {name: value for name, value in content.items() if name not in self.const}
 
 
 def require(options: dict[str, Any], command: str, names: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from direct_anneal.annealing import anneal
 from direct_anneal.checkpoint import Checkpoint
+from direct_anneal.claims import held
 from direct_anneal.comparison.choosing import Choice, Choices
 from direct_anneal.comparison.provenance import commit
 from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
@@ -61,9 +62,12 @@ def compare(
     """
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
-    shown = progress or Silent()
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        return _completed(recipe, out, workers, progress or Silent())
+
+
+def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
     known = _known(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)

@@ -11,6 +11,7 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
+from direct_anneal.corpus.sampling import Part, sample
 from direct_anneal.corpus.texts import texts
 from direct_anneal.corpus.writing import check_writable, write_selected
 
@@ -19,11 +20,13 @@ __all__ = [
     "Corpus",
     "Fields",
     "Incident",
+    "Part",
     "Source",
     "check_writable",
     "expand",
     "prepare",
     "reopen",
+    "sample",
     "texts",
     "write_selected",
 ]

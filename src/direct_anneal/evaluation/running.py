@@ -117,9 +117,21 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
         "sources": [source.state() for source in sources],
         "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
     }
-    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
-        return finished
-    keep(config, out)
+    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+        return _scored(config, checkpoint, sources, files, wanted, shown) if finished is None else finished
+
+
+def _scored(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    sources: list[Source],
+    files: dict[str, Path],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Score and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
     model = checkpoint.load_model(config.device, config.dtype)
     record: dict[str, Any] = {
         "config": wanted,

@@ -76,6 +76,17 @@ def extract(
         store.write(shard, content)
 
 
+def windows_of(corpus: Corpus, rows: range, max_length: int) -> list[Window]:
+    """The windows of these documents that predict something."""
+    windows = [
+        Window(document, tokens[first : first + max_length], max(0, int(corpus.num_prompt[row]) - first))
+        for document, row in enumerate(rows)
+        for tokens in [corpus.tokens(row)]
+        for first in range(0, len(tokens), max_length)
+    ]
+    return [window for window in windows if window.predicts]
+
+
 def _shard(
     corpus: Corpus,
     rows: range,
@@ -88,13 +99,7 @@ def _shard(
     averaged = sketcher.reduction == "mean"
     done = 0
     losses, predicted = np.zeros(len(rows)), np.zeros(len(rows))
-    windows = [
-        Window(document, tokens[first : first + max_length], max(0, int(corpus.num_prompt[row]) - first))
-        for document, row in enumerate(rows)
-        for tokens in [corpus.tokens(row)]
-        for first in range(0, len(tokens), max_length)
-    ]
-    for batch in batches([window for window in windows if window.predicts], batch_tokens):
+    for batch in batches(windows_of(corpus, rows, max_length), batch_tokens):
         try:
             sketches = sketched(sketcher, batch)
         except BatchTooLargeError:

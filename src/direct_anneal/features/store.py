@@ -23,9 +23,10 @@ from direct_anneal.errors import InputError
 from direct_anneal.features.checking import (
     ASIDE,
     HEADER,
+    BlockedError,
     DamagedError,
     Header,
-    check_shard,
+    damages,
     file_name,
     is_of,
     make_record,
@@ -91,6 +92,8 @@ class FeatureStore:
             num_samples=num_samples, sketch_size=sketch_size, rows_per_shard=rows_per_shard, fingerprint=fingerprint
         )
         path = directory / HEADER
+        if path.is_dir():
+            raise InputError(f"{path} must be a file, but is a directory: move it away, and run select again")
         difference = _difference(directory, self.header)
         if difference is not None:
             if not replace:
@@ -145,8 +148,17 @@ class FeatureStore:
         return self.header.rows(shard)
 
     def missing(self) -> list[int]:
-        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
-        return [shard for shard in range(self.num_shards) if not self._intact(shard)]
+        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once.
+
+        Raises:
+            InputError: a directory stands where a file must be written.
+        """
+        found = []
+        for shard, error in damages(self.directory, self.header):
+            if isinstance(error, BlockedError):
+                raise InputError(f"{self.directory}: {error}: {error.remedy}")
+            found.append(shard)
+        return found
 
     def write(self, shard: int, content: ShardRows) -> None:
         """Commit one shard. Killed at any moment, the shard is either there whole or counts as missing.
@@ -214,13 +226,6 @@ class FeatureStore:
         """Write quarantined.jsonl, a line of JSON for every row."""
         lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
         _write(self.directory / "quarantined.jsonl", lines.encode("ascii"))
-
-    def _intact(self, shard: int) -> bool:
-        try:
-            check_shard(self.directory, self.header, shard)
-        except DamagedError:
-            return False
-        return True
 
 
 def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:

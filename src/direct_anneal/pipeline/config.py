@@ -257,6 +257,18 @@ class SelectConfig(Member):
         return max(1, math.floor(self.fraction * count + 0.5)), None
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FeaturesConfig(SelectConfig):
+    """What features depend on. The fields that only choosing depends on are there, and mean nothing."""
+
+    fraction: float | None = 1.0
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What the features depend on."""
+        return {name: value for name, value in super().defining.items() if name not in SOLVING_FIELDS}
+
+
 def _amounts(flag: str, given: object) -> dict[str, int | float]:
     """Domain → amount, from that or from texts "domain=amount", in the order of domains."""
     pairs: list[tuple[Any, Any]] = []

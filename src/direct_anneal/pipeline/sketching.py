@@ -66,9 +66,7 @@ class Sketching:
         """
         config = self._config
         store = self._store(role, corpus)
-        if not self._probe:
-            rows = range(min(2, corpus.num_samples))
-            self._probe = [torch.from_numpy(corpus.tokens(row)[:_PROBE_TOKENS]) for row in rows]
+        self.probe(corpus)
         tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         with (
             self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
@@ -96,6 +94,12 @@ class Sketching:
                 "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
             )
         return gradients
+
+    def probe(self, corpus: Corpus) -> None:
+        """Let the sketcher be checked on the beginnings of this corpus, unless another one came first."""
+        if not self._probe:
+            rows = range(min(2, corpus.num_samples))
+            self._probe = [torch.from_numpy(corpus.tokens(row)[:_PROBE_TOKENS]) for row in rows]
 
     def _store(self, role: str, corpus: Corpus) -> FeatureStore:
         config = self._config

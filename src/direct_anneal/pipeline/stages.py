@@ -27,3 +27,7 @@ class Stages:
         with self._progress.stage(name, unit, total, items) as advance:
             yield advance
         self.seconds[name] = round(time.monotonic() - started, 3)
+
+    def note(self, line: str) -> None:
+        """As `Progress.note`."""
+        self._progress.note(line)
