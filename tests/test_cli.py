@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import shutil
 import signal
@@ -132,7 +133,8 @@ class TestThatWorks:
         assert outcome.code == DONE
         assert "Selected 6 of 24 documents" in outcome.out
         assert (
-            f"Gradients of 24 + 8 documents, {self.num_tokens(desk):,} tokens; their features take 0.0 MB" in outcome.err
+            f"Gradients of 24 + 8 documents, {self.num_tokens(desk):,} tokens; their features take 0.0 MB"
+            in outcome.err
         )
         assert "Traceback" not in outcome.err
         assert manifest(desk.out)["num_selected"] == 6
@@ -590,6 +592,26 @@ class TestForeignCode:
         torch.save({"model.norm.weight": Malicious()}, model / "pytorch_model.bin")
         assert "the weights of" in desk.refused(model=model)
         assert not proof.exists()
+
+    @pytest.mark.parametrize("protocol", [0, 2, 5])
+    def test_nor_is_one_of_an_optimizers_state_or_of_training_arguments(
+        self, desk: Desk, model: Path, protocol: int
+    ) -> None:
+        """The first is refused in a line; the second, which Trainer leaves beside a checkpoint, nobody opens."""
+        proof = desk.directory / "it-ran"
+        for name in ("training_args.bin", "optimizer.pt"):
+            (model / name).write_bytes(pickle.dumps(_Touches(proof), protocol))
+        assert "code in it is never run" in desk.refused(model=model, optimizer=model / "optimizer.pt")
+        assert desk(model=model, out=desk.directory / "without").code == DONE
+        assert not proof.exists()
+
+
+class _Touches:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (Path.touch, (self._path,))
 
 
 class TestInterruptions:

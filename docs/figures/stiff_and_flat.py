@@ -1,4 +1,4 @@
-"""Draws stiff_and_flat.svg: a valley seen from above, the gradients of six samples, and what each does along either axis.
+"""Draws stiff_and_flat.svg: a valley from above, and what six samples do along either axis.
 
 Run it with matplotlib installed: python docs/figures/stiff_and_flat.py
 """
@@ -10,11 +10,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "stiff and flat", "font.size": 10, "svg.fonttype": "none"}
-
-from matplotlib import pyplot as plt
 
 STIFF, FLAT = "#b3490f", "#2b6ca3"  # orange and blue, told apart by all
 CURVATURE = np.array([0.06, 1.0])  # along the floor, and up the walls
@@ -51,7 +49,9 @@ def valley(axes: Axes) -> None:
         axes.text(*(tip + 0.1 * np.sign(step)), name, ha="center", va="center", color=shade)
     axes.plot(*HERE, marker="o", ms=7, color="0.1")
     axes.text(HERE[0] - 0.12, HERE[1] + 0.12, "checkpoint", ha="right")
-    axes.set(xlim=(-4.4, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[], title="The loss from above, and six samples' pull")
+    axes.set(
+        xlim=(-4.4, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[], title="The loss from above, and six samples' pull"
+    )
 
 
 def ledger(axes: Axes) -> None:
@@ -81,7 +81,8 @@ def ledger(axes: Axes) -> None:
 
 def main() -> None:
     """Draw beside this file."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), gridspec_kw={"width_ratios": [1.25, 1]})
+    figure = Figure(figsize=(11, 4.2))
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]})
     valley(left)
     ledger(right)
     figure.tight_layout()

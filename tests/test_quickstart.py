@@ -1,0 +1,56 @@
+"""The quickstart's commands, run as they stand in docs/quickstart.md, so that the page cannot rot."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from direct_anneal.cli import main
+from direct_anneal.demo import write_demo_corpus
+
+PAGE = Path(__file__).parents[1] / "docs" / "quickstart.md"
+EACH = 24  # documents of a file: what the page does to thousands is done to a few
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Language and content of each fenced block, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def small_demo(directory: Path, **_: Any) -> None:
+    """The demo's documents without the minutes of its selection."""
+    corpus = write_demo_corpus(directory / "data")
+    for path in (*corpus.pool, corpus.validation):
+        path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:EACH]), encoding="utf-8")
+
+
+def run(line: str, variables: dict[str, str]) -> None:
+    if assigned := re.fullmatch(r"(\w+)=\$\(python -c '(.*)'\)", line):
+        with redirect_stdout(io.StringIO()) as said:
+            exec(assigned[2], {})
+        variables[assigned[1]] = said.getvalue().strip()
+        return
+    program, *words = shlex.split(line)
+    assert program == "direct-anneal", f"the page runs {program}, which this test knows nothing of"
+    code = main([variables.get(word.removeprefix("$"), word) for word in words])
+    assert code == 0, line
+
+
+def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas", reason="the page's last lines show a table with it")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("direct_anneal.demo.story.run_demo", small_demo)
+    variables: dict[str, str] = {}
+    for language, content in blocks():
+        if language == "python":
+            exec(content, {})
+            continue
+        for line in content.replace("\\\n", " ").splitlines():
+            run(line, variables)
+    assert {"demo", "first", "second", "third"} <= {path.name for path in tmp_path.iterdir()}
