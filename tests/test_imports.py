@@ -33,12 +33,12 @@ ALSO = {
     "checkpoint": {"huggingface_hub"},
     "cli": {"yaml", "rich", "shtab"},
     "doctor": {"packaging"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
-    "comparison": {"yaml", "matplotlib"},
+    "comparison": {"yaml", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

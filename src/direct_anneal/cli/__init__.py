@@ -17,6 +17,7 @@ from direct_anneal.cli.completion import add_print_completion
 from direct_anneal.cli.diagnosis import add_doctor
 from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.planning import add_plan
+from direct_anneal.cli.reporting import add_report
 from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.telling import Telling, add_telling, progress_of
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_solve(commands)
     add_verify(commands)
+    add_report(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)

@@ -30,6 +30,7 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "plan", ("model", "pool", "validation", "out"))
     from direct_anneal.pipeline import plan
 
+    options.pop("frontier", None)  # seconds, whatever it is
     quieten_transformers()
     found = plan(progress=progress_of(options), **options)
     print(_shown(found))

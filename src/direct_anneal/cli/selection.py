@@ -98,13 +98,6 @@ def add_solve(commands: Any) -> None:
     add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
-    solve.add_argument(
-        "--frontier",
-        nargs="?",
-        const="",
-        metavar="X1,X2,...",
-        help="trace objective and composition over these budget ratios (without any: over eight)",
-    )
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
@@ -177,6 +170,13 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
     method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
+    method.add_argument(
+        "--frontier",
+        nargs="?",
+        const="",
+        metavar="X1,X2,...",
+        help="trace objective and composition over these budget ratios, too (without any: over eight)",
+    )
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
@@ -210,15 +210,11 @@ def _number_or(word: str) -> Callable[[str], float | str]:
 
 def _select(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "select", ("model", "pool", "validation", "out"))
-    from rich.console import Console
-
     from direct_anneal.pipeline import select
-    from direct_anneal.report import print_summary
 
+    _read_ratios(options)
     quieten_transformers()
-    run = select(progress=progress_of(options), **options)
-    print_summary(run.manifest, run.out, Console())
-    return _result("select", run)
+    return _shown("select", select(progress=progress_of(options), **options))
 
 
 def _features(options: dict[str, Any]) -> dict[str, Any]:
@@ -242,23 +238,22 @@ def _features(options: dict[str, Any]) -> dict[str, Any]:
 
 def _solve(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "solve", ("out",))
+    from direct_anneal.pipeline import reselect
+
+    _read_ratios(options)
+    quieten_transformers()
+    return _shown("solve", reselect(options.pop("run"), progress=progress_of(options), **options))
+
+
+def _shown(command: str, run: Run) -> dict[str, Any]:
+    """Print the summary, and return what a job's log needs to know; manifest.json has all of it."""
     from rich.console import Console
 
-    from direct_anneal.pipeline import reselect
     from direct_anneal.report import print_frontier, print_summary
 
-    if (ratios := options.pop("frontier", None)) is not None:
-        options["frontier"] = _ratios(ratios)
-    quieten_transformers()
-    run = reselect(options.pop("run"), progress=progress_of(options), **options)
     print_summary(run.manifest, run.out, Console())
-    if ratios is not None:
+    if "frontier" in run.manifest:
         print_frontier(run.manifest["frontier"], run.out, Console())
-    return _result("solve", run)
-
-
-def _result(command: str, run: Run) -> dict[str, Any]:
-    """What a job's log needs to know; manifest.json has all of it."""
     budget, objective = run.manifest["budget"], run.manifest["objective"]
     return {
         "command": command,
@@ -274,8 +269,11 @@ def _result(command: str, run: Run) -> dict[str, Any]:
     }
 
 
-def _ratios(given: Any) -> tuple[float, ...]:
-    """Of "0.1,0.5" or a list; none of an empty text, for a grid of our own."""
+def _read_ratios(options: dict[str, Any]) -> None:
+    """Make the ratios of a frontier, "0.1,0.5" or a list, numbers; an empty text stands for a grid of our own."""
+    if "frontier" not in options:
+        return
+    given = options["frontier"]
     text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
@@ -283,4 +281,4 @@ def _ratios(given: Any) -> tuple[float, ...]:
         ratios = (-1.0,)
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
-    return ratios
+    options["frontier"] = ratios

@@ -68,7 +68,7 @@ def compare(
 
 
 def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
-    known = _known(out / RESULTS)
+    known = known_runs(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
@@ -200,7 +200,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def _known(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The finished runs. The last line of a run that was killed while writing it is cut off."""
     if not path.exists():
         return {}

@@ -12,7 +12,7 @@ from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
 from direct_anneal.corpus.sampling import Part, sample
-from direct_anneal.corpus.texts import texts
+from direct_anneal.corpus.texts import texts, texts_at
 from direct_anneal.corpus.writing import check_writable, write_selected
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "reopen",
     "sample",
     "texts",
+    "texts_at",
     "write_selected",
 ]

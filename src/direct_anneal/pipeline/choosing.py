@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.corpus import Corpus, write_selected
-from direct_anneal.curvature import CurvatureName, cross_fit
+from direct_anneal.curvature import CurvatureName, cross_energies, cross_fit
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.notebook import table
@@ -128,6 +128,7 @@ def choose(
             advance=advance,
         )
         crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
+        energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
     with stages.stage("Choosing", "samples", len(pool)) as advance:
         formulation = formulate(config.objective, config, pool, z, estimate)
@@ -174,7 +175,7 @@ def choose(
         },
         "composition": manifest.composition(rows, validation_corpus),
         "coverage": coverage,
-        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, config),
+        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
         "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
         "objective": manifest.objective_entry(config, selection),
         "alternative": manifest.alternative_entry(other, alternative, selection, pool),

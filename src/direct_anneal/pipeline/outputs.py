@@ -43,8 +43,8 @@ EVIDENCE_COLUMNS = [
 # A manifest may name anything; only these are ever removed.
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
-_TABLES = ("selection.parquet", "frontier.parquet")
-_WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_TABLES, *sorted(_OUTPUT_FILES))
+_PAGES = ("selection.parquet", "frontier.parquet", "report.html")
+_WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
 _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
     "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
@@ -127,7 +127,7 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    for name in _TABLES:
+    for name in _PAGES:
         (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)

@@ -26,7 +26,13 @@ from direct_anneal.selection import Selection
 
 
 @overload
-def select(*, progress: Progress | None = None, **options: Any) -> Run: ...
+def select(
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
+) -> Run: ...
 
 
 @overload
@@ -51,6 +57,8 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
 
     Args:
         progress: shows the stages; silent where left out.
+        frontier: as for `reselect`.
+        report: write report.html, too (the default). Should that fail, it is a warning: the selection is whole by then.
         options: the fields of `SelectConfig`.
 
     Raises:
@@ -60,10 +68,14 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     """
     if module_and_samples or isinstance(options.get("model"), nn.Module):
         return select_samples(*module_and_samples, progress=progress, **options)
+    frontier, report = options.pop("frontier", None), options.pop("report", True)
     config = SelectConfig(**options)
     stages, found = Stages(progress or Silent()), list[str]()
     with gathered(config, stages, found) as of_run:
-        return choose(config, of_run, stages, found)
+        run = choose(config, of_run, stages, found, frontier=frontier)
+        if report:
+            _report(run, stages)
+        return run
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,12 @@ def features(*, progress: Progress | None = None, **options: Any) -> Features:
 
 
 def reselect(
-    run: str | Path, *, progress: Progress | None = None, frontier: tuple[float, ...] | None = None, **options: Any
+    run: str | Path,
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
 ) -> Run:
     """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
 
@@ -116,6 +133,7 @@ def reselect(
         progress: shows the stages; silent where left out.
         frontier: also solve under these budget ratios, or where empty under a grid of them, and write
             frontier.parquet: objective, bound, budget used and composition by domain for each.
+        report: as for `select`.
         options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
             objective, budget, elbow, floors and ceilings, forced documents.
 
@@ -167,4 +185,15 @@ def reselect(
     )
     with claim(out, config, max_length):
         mark(out, config, max_length)
-        return choose(config, of_run, stages, found, frontier=frontier)
+        chosen = choose(config, of_run, stages, found, frontier=frontier)
+        if report:
+            _report(chosen, stages)
+        return chosen
+
+
+def _report(run: Run, stages: Stages) -> None:
+    from direct_anneal.report import try_report  # rich, which a library need not bring along
+
+    with stages.stage("Report", "pages", 1) as advance:
+        try_report(run.out)
+        advance(1)
