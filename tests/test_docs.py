@@ -1,4 +1,4 @@
-"""The quickstart's commands, run as they stand in docs/quickstart.md, so that the page cannot rot."""
+"""The documentation against the code, so that it cannot rot: the quickstart is run, names are those that there are."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
+import direct_anneal
 from direct_anneal.cli import main
 from direct_anneal.demo import write_demo_corpus
 
-PAGE = Path(__file__).parents[1] / "docs" / "quickstart.md"
+DOCS = Path(__file__).parents[1] / "docs"
 EACH = 24  # documents of a file: what the page does to thousands is done to a few
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Language and content of each fenced block, in order."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    """Language and content of each fenced block of the quickstart, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", (DOCS / "quickstart.md").read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 def small_demo(directory: Path, **_: Any) -> None:
@@ -42,7 +43,7 @@ def run(line: str, variables: dict[str, str]) -> None:
     assert code == 0, line
 
 
-def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas", reason="the page's last lines show a table with it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("direct_anneal.demo.story.run_demo", small_demo)
@@ -54,3 +55,9 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for line in content.replace("\\\n", " ").splitlines():
             run(line, variables)
     assert {"demo", "first", "second", "third"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_every_public_name_has_its_entry() -> None:
+    """A name that is gone would leave the page in silence."""
+    listed = re.findall(r"^        - (\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), flags=re.M)
+    assert sorted(listed) == sorted(direct_anneal.__all__)
