@@ -24,7 +24,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def small_demo(directory: Path, **_: Any) -> None:
-    """Some of the demo's documents, without the minutes of its selection: the page does to thousands what is done here."""
+    """Some of the demo's documents, without the minutes of its selection."""
     write_demo_corpus(directory / "data", num_documents=120, num_validation=24)
 
 
