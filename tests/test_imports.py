@@ -15,11 +15,11 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "claims", "progress", "checkpoint"},
+    {"errors", "durable", "claims", "notebook", "options", "progress", "redaction", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
     {"baselines"},
-    {"pipeline", "report", "demo", "annealing", "evaluation"},
+    {"pipeline", "report", "demo", "annealing", "evaluation", "doctor"},
     {"comparison"},
     {"cli"},
     {"__main__"},
@@ -31,7 +31,8 @@ CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "checkpoint": {"huggingface_hub"},
-    "cli": {"yaml", "rich"},
+    "cli": {"yaml", "rich", "shtab"},
+    "doctor": {"packaging"},
     "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},

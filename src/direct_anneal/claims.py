@@ -16,6 +16,7 @@ from typing import Any
 
 from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError
+from direct_anneal.redaction import redacted
 
 MARK = "direct-anneal.json"  # no name that a checkpoint, or anyone else, would use
 LOCK = "direct-anneal.lock"
@@ -78,7 +79,7 @@ def claim(out: Path, wanted: dict[str, Any], record: str, *, overwrite: bool) ->
     """
     check_free(out)
     with held(out):
-        yield _settled(out, json.loads(json.dumps(wanted)), record, overwrite)  # as it will be found again
+        yield _settled(out, json.loads(json.dumps(redacted(wanted))), record, overwrite)  # as it will be found again
 
 
 def _settled(out: Path, wanted: dict[str, Any], record: str, overwrite: bool) -> dict[str, Any] | None:

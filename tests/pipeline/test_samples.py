@@ -110,7 +110,8 @@ def test_unusable_gradients_are_left_out_by_position() -> None:
         ({"num_selected": 0}, r"num_selected must be in 1\.\.30"),
         ({"fraction": 0.5}, "given once"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"objective": "energy", "filter": "newton"}, "--objective descent"),
+        ({"objective": "energy", "filter": "newton"}, "^filter newton weighs progress .* pass objective descent"),
+        ({"budget_ratio": 0.0}, "^budget_ratio must be a number above 0"),
         ({"budget_ratio": 1e-6}, "budget_ratio must allow 7 samples"),
     ],
 )

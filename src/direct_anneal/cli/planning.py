@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.selection import add_options, from_file, read_ratios
+from direct_anneal.cli.selection import add_options, read_ratios
 from direct_anneal.cli.shared import quieten_transformers, require
+from direct_anneal.cli.telling import progress_of
 
 if TYPE_CHECKING:
     from direct_anneal.pipeline import Plan
@@ -26,15 +26,15 @@ def add_plan(commands: Any) -> None:
     add_options(parser)
 
 
-def _plan(options: dict[str, Any]) -> None:
-    given = {**from_file(options.pop("config", None)), **options}
-    require(given, "plan", ("model", "pool", "validation", "out"))
-    read_ratios(given)
+def _plan(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "plan", ("model", "pool", "validation", "out"))
+    read_ratios(options)
     from direct_anneal.pipeline import plan
-    from direct_anneal.progress import for_stream
 
     quieten_transformers()
-    print(_shown(plan(progress=for_stream(sys.stderr), **given)))
+    found = plan(progress=progress_of(options), **options)
+    print(_shown(found))
+    return {"command": "plan", **vars(found)}
 
 
 def _shown(plan: Plan) -> str:

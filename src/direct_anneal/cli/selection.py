@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
+from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
+from direct_anneal.cli.telling import add_telling, progress_of
 from direct_anneal.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def add_features(commands: Any) -> None:
 
 def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> None:
     """What a selection is made from; and, where `solving`, how it is made."""
-    select.add_argument("--config", metavar="FILE", help="YAML of select's options; flags go before it")
+    add_config(select, unused=frozenset() if solving else _solving_names())
     data = select.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument("--pool", action="append", metavar="GLOB", help="candidate documents; may be given several times")
@@ -82,6 +81,7 @@ def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> Non
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+    add_telling(select)
 
 
 def add_solve(commands: Any) -> None:
@@ -95,11 +95,22 @@ def add_solve(commands: Any) -> None:
     )
     solve.set_defaults(command=_solve)
     solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
+    add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
+    add_telling(solve)
+
+
+def _solving_names() -> frozenset[str]:
+    """Of the options that only choosing depends on: a selection's file will do for `features`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_size(parser)
+    _add_method(parser.add_argument_group())
+    _add_constraints(parser)
+    return frozenset(action.dest for action in parser._actions)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -197,26 +208,21 @@ def _number_or(word: str) -> Callable[[str], float | str]:
     return number
 
 
-def _select(options: dict[str, Any]) -> None:
-    given = {**from_file(options.pop("config", None)), **options}
-    require(given, "select", ("model", "pool", "validation", "out"))
+def _select(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "select", ("model", "pool", "validation", "out"))
     from direct_anneal.pipeline import select
-    from direct_anneal.progress import for_stream
 
-    read_ratios(given)
+    read_ratios(options)
     quieten_transformers()
-    _show(select(progress=for_stream(sys.stderr), **given))
+    return _shown("select", select(progress=progress_of(options), **options))
 
 
-def _features(options: dict[str, Any]) -> None:
-    from direct_anneal.pipeline import SOLVING_FIELDS, features
-    from direct_anneal.progress import for_stream
+def _features(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "features", ("model", "pool", "validation", "out"))
+    from direct_anneal.pipeline import features
 
-    given = from_file(options.pop("config", None))  # the file may be a selection's
-    given = {**{name: value for name, value in given.items() if name not in SOLVING_FIELDS}, **options}
-    require(given, "features", ("model", "pool", "validation", "out"))
     quieten_transformers()
-    run = features(progress=for_stream(sys.stderr), **given)
+    run = features(progress=progress_of(options), **options)
     for role, corpus in run.corpora.items():
         print(
             f"{role}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
@@ -227,19 +233,20 @@ def _features(options: dict[str, Any]) -> None:
     print(
         f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
     )
+    return {"command": "features", "out": str(run.out), "corpora": run.corpora, "warnings": run.warnings}
 
 
-def _solve(options: dict[str, Any]) -> None:
+def _solve(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "solve", ("out",))
     from direct_anneal.pipeline import reselect
-    from direct_anneal.progress import for_stream
 
     read_ratios(options)
     quieten_transformers()
-    _show(reselect(options.pop("run"), progress=for_stream(sys.stderr), **options))
+    return _shown("solve", reselect(options.pop("run"), progress=progress_of(options), **options))
 
 
-def _show(run: Run) -> None:
+def _shown(command: str, run: Run) -> dict[str, Any]:
+    """Print the summary, and return what a job's log needs to know; manifest.json has all of it."""
     from rich.console import Console
 
     from direct_anneal.report import print_frontier, print_summary
@@ -247,13 +254,27 @@ def _show(run: Run) -> None:
     print_summary(run.manifest, run.out, Console())
     if "frontier" in run.manifest:
         print_frontier(run.manifest["frontier"], run.out, Console())
+    budget, objective = run.manifest["budget"], run.manifest["objective"]
+    return {
+        "command": command,
+        "out": str(run.out),
+        "num_selected": run.manifest["num_selected"],
+        "num_pool": run.manifest["corpora"]["pool"]["documents"],
+        "objective": {name: objective[name] for name in ("name", "value", "bound")},
+        "budget": {name: budget[name] for name in ("ratio", "limit", "used", "relaxed")},
+        "status": run.manifest["status"],
+        "files": run.manifest["files"],
+        "warnings": run.manifest["warnings"],
+        "seconds": run.manifest["timings"],
+    }
 
 
 def read_ratios(options: dict[str, Any]) -> None:
-    """Make the ratios of a frontier, "0.1,0.5", numbers; an empty text stands for a grid of our own."""
+    """Make the ratios of a frontier, "0.1,0.5" or a list, numbers; an empty text stands for a grid of our own."""
     if "frontier" not in options:
         return
-    text = options["frontier"]
+    given = options["frontier"]
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -261,29 +282,3 @@ def read_ratios(options: dict[str, Any]) -> None:
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
     options["frontier"] = ratios
-
-
-def from_file(path: str | None) -> dict[str, Any]:
-    """Options from a YAML or JSON file, by the names of `SelectConfig`'s fields; flags go before them."""
-    if path is None:
-        return {}
-    from dataclasses import fields
-
-    import yaml
-
-    from direct_anneal.pipeline import SelectConfig
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"--config must be a YAML file of options, but {path}: {' '.join(str(error).split())}"
-        ) from error
-    known = {field.name for field in fields(SelectConfig)}
-    if not isinstance(content, dict) or not set(content) <= known:
-        unknown = sorted(map(str, set(content) - known)) if isinstance(content, dict) else [type(content).__name__]
-        raise InputError(
-            f"--config must map option names to values, but {path} has {', '.join(unknown)}: known are "
-            f"{', '.join(sorted(known))}"
-        )
-    return content

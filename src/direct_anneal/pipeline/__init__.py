@@ -4,9 +4,11 @@ from direct_anneal.pipeline.choosing import Run
 from direct_anneal.pipeline.config import SOLVING_FIELDS, SelectConfig
 from direct_anneal.pipeline.planning import Plan, plan
 from direct_anneal.pipeline.selecting import Features, features, reselect, select
+from direct_anneal.pipeline.selector import DirectSelector
 
 __all__ = [
     "SOLVING_FIELDS",
+    "DirectSelector",
     "Features",
     "Plan",
     "Run",

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from direct_anneal.errors import InputError
+from direct_anneal.options import described, require, settle
 from direct_anneal.selection import Objective
 
 Filter = Literal["newton", "flat", "none"]
@@ -25,7 +24,7 @@ BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none"}
 DAMPING = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
@@ -50,22 +49,14 @@ class Member:
     budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("objective", ("energy", "descent")),
-            ("filter", (None, "newton", "flat", "none")),
-            ("filter_curvature", (None, "validation", "pool", "both")),
-            ("gradients", (None, "raw", "unit")),
-            ("noise", ("raw", "centred")),
-            ("budget_reference", ("pool", "validation")),
-        ):
-            must = " or ".join(choice for choice in choices if choice)
-            require(getattr(self, field) in choices, field, must, getattr(self, field))
+        settle(self)
         ratio = BUDGET_RATIOS[self.objective] if self.budget_ratio is None else self.budget_ratio
-        number = isinstance(ratio, int | float | np.number) and not isinstance(ratio, bool)
-        fits = ratio == "none" or (number and 0 < float(ratio) <= 1e6)
-        must = "a number above 0 and at most 1e6 (in YAML 0.1 or 1.0e-1), or none"
-        require(fits, "budget_ratio", must, repr(ratio))
+        must = "a number above 0 and at most 1e6, or none"
+        require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
         filter = self.filter or FILTERS[self.objective]
         if (self.objective, filter) == ("energy", "newton"):
@@ -91,13 +82,3 @@ class Member:
         """The budget's ratio as a number: infinite where there is no budget."""
         assert self.budget_ratio is not None
         return math.inf if self.budget_ratio == "none" else self.budget_ratio
-
-
-def require(holds: bool, field: str, must: str, value: object) -> None:
-    """Refuse a value of an option.
-
-    Raises:
-        InputError: it does not hold.
-    """
-    if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")

@@ -29,7 +29,7 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
     """
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = config.window(checkpoint.context_length)
+    max_length = checkpoint.window(config.max_length)
     pool_sources = sources_of("pool", config.pool, out, found)
     validation_sources = sources_of("validation", config.validation, out, found)
     check_writable(pool_sources)

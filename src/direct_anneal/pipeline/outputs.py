@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
-from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.options import OPTIONS_FILE, keep
+from direct_anneal.pipeline.config import SOLVING_FIELDS, FeaturesConfig, SelectConfig
+from direct_anneal.redaction import redacted
 from direct_anneal.selection import Selection, SelectionProblem
 
 EVIDENCE_COLUMNS = [
@@ -41,7 +44,7 @@ EVIDENCE_COLUMNS = [
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
 _PAGES = ("selection.parquet", "frontier.parquet", "report.html")
-_WRITTEN = (MARK, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
+_WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
 _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
     "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
@@ -68,6 +71,7 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
             raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
         if not (out / MARK).exists():
             write_json(out / MARK, wanted)
+            _keep(out, config)
         _sweep(out)
         yield
 
@@ -76,6 +80,7 @@ def mark(out: Path, config: SelectConfig, max_length: int) -> None:
     """Say of which configuration an unfinished run is: for `recorded`, and once what is there has proved to fit it."""
     if not (out / "manifest.json").exists():
         write_json(out / MARK, _resolved(config, max_length))
+        _keep(out, config)
 
 
 def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
@@ -129,6 +134,12 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
         shutil.rmtree(out / _OUTPUT_DATASET)
     write_json(out / MARK, _resolved(config, max_length))
+    _keep(out, config)
+
+
+def _keep(out: Path, config: SelectConfig) -> None:
+    without = SOLVING_FIELDS if isinstance(config, FeaturesConfig) else frozenset[str]()
+    keep({name: value for name, value in asdict(config).items() if name not in without}, out)
 
 
 def _sweep(out: Path) -> None:
@@ -140,7 +151,8 @@ def _sweep(out: Path) -> None:
 
 def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
     """What the result depends on, as JSON gives it back."""
-    wanted: dict[str, Any] = json.loads(json.dumps({**config.defining, "max_length": max_length}))
+    content = redacted({**config.defining, "max_length": max_length})
+    wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted
 
 
@@ -167,8 +179,8 @@ def read_coverage(run: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a JSON file whole or not at all, and return what a reader will find in it."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a JSON file whole or not at all, without secrets, and return what a reader will find in it."""
+    text = json.dumps(redacted(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     written: dict[str, Any] = json.loads(text)

@@ -107,7 +107,7 @@ class _Calibration:
         self._seconds: dict[str, float] = {}
         self._remarks: list[str] = []
         self._checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-        self._window = config.window(self._checkpoint.context_length)
+        self._window = self._checkpoint.window(config.max_length)
 
     def plan(self, frontier: tuple[float, ...] | None) -> Plan:
         config = self._config

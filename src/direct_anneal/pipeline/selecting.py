@@ -144,12 +144,12 @@ def reselect(
     stages = Stages(progress or Silent())
     origin, out = Path(run), Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = config.window(checkpoint.context_length)
+    max_length = checkpoint.window(config.max_length)
     found: list[str] = []
     sources = {role: sources_of(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
-    with stages.stage("Opening the features", "corpora", 2) as advance:
+    with stages.stage("Opening the features", "stores", 2) as advance:
         stores = {role: FeatureStore.open(origin / "features" / role) for role in ("validation", "pool")}
         for role, store in stores.items():
             corpora[role] = reopen(

@@ -67,8 +67,9 @@ class Sketching:
         config = self._config
         store = self._store(role, corpus)
         self.probe(corpus)
+        tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", int(corpus.num_tokens.sum())) as advance,
+            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always", SlowPathWarning)
