@@ -86,7 +86,9 @@ def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
     own = [
         line
         for line in known_runs(directory / RESULTS).values()
-        if line["model"] == model and all(line[name] in known for name, known in order.items())
+        if line["model"] == model
+        and all(line[name] in known for name, known in order.items())
+        and (line["arm"] == BEFORE or line["seed"] in recipe["seeds"])
     ]
     return sorted(own, key=lambda line: [known.index(line[name]) for name, known in order.items()])
 
@@ -135,12 +137,13 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
         counts = group.chosen[row.arm]
         shares = [counts.get(name, 0) / sum(counts.values()) for name in kinds]
         strips[row.arm] = [*shares, max(0.0, 1 - sum(shares))]
+    is_compared = any(row.target_difference is not None for row in group.rows)
     return {
         "group": group,
         "best": group.rows[0],
-        "differences": figures.differences(f"differences-{number}", group.rows, reference),
+        "differences": figures.differences(f"differences-{number}", group.rows, reference) if is_compared else None,
         "pareto": figures.pareto(f"pareto-{number}", group.rows, group.before) if group.before else None,
-        "domains": figures.by_domain(f"domains-{number}", group, reference),
+        "domains": figures.by_domain(f"domains-{number}", group, reference) if is_compared else None,
         "kinds": kinds,
         "strips": strips,
     }
