@@ -111,7 +111,10 @@ def trade_off(findings: Findings) -> Markup:
         )
         axes.axhline(0, color=colour("muted"), linewidth=0.8)
         _multiple_ticks(axes)
-        axes.set_title("Progress" if narrow else "Progress of a document along the selection's own direction")
+        along = (
+            "the way down" if findings.manifest["objective"]["name"] == "descent" else "the selection's own direction"
+        )
+        axes.set_title("Progress" if narrow else f"Progress of a document along {along}")
         axes.set_xlabel("stiff cost, in means of the pool")
 
     alt = "Stiff cost against progress of each document, the chosen ones marked."
