@@ -16,10 +16,10 @@ from direct_anneal.comparison.statistics import Row, table
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.report import page
+from direct_anneal.report.figures import largest_domains
 
 RECIPE = "recipe.json"
 FEW_SEEDS = 3
-KINDS = 6  # domains that are told apart in colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def _chosen(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
     """A group with its figures, as the template asks for it."""
-    kinds = _largest(group.chosen)
+    kinds = largest_domains(group.chosen.values())
     strips = {}
     for row in group.rows:
         counts = group.chosen[row.arm]
@@ -147,15 +147,6 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
         "kinds": kinds,
         "strips": strips,
     }
-
-
-def _largest(chosen: dict[str, dict[str, int]]) -> list[str]:
-    """Domains that are the largest part of any arm's choice."""
-    peaks: dict[str, float] = {}
-    for counts in chosen.values():
-        for name, count in counts.items():
-            peaks[name] = max(peaks.get(name, 0.0), count / sum(counts.values()))
-    return sorted(peaks, key=lambda name: (-peaks[name], name))[:KINDS]
 
 
 def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
