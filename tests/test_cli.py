@@ -37,6 +37,8 @@ from pipeline.tiny import (
     write_jsonl,
 )
 
+pytestmark = pytest.mark.usefixtures("without_reports")
+
 DONE, BUG, INPUT, INTERRUPTED = 0, 1, 2, 130
 
 

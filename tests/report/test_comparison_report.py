@@ -35,8 +35,8 @@ def test_it_is_made_again_to_the_same_bytes(compared: Path) -> None:
 
 def test_lines_of_other_recipes_and_their_order_do_not_matter(compared: Path, tmp_path: Path) -> None:
     lines = (compared / "runs.jsonl").read_text().splitlines()
-    stranger = json.loads(lines[1]) | {"arm": "stranger"}
-    (tmp_path / "runs.jsonl").write_text("\n".join([json.dumps(stranger), *reversed(lines)]) + "\n")
+    strangers = [json.dumps(json.loads(lines[1]) | other) for other in ({"arm": "stranger"}, {"seed": 9})]
+    (tmp_path / "runs.jsonl").write_text("\n".join([*strangers, *reversed(lines)]) + "\n")
     (tmp_path / "recipe.json").write_bytes((compared / "recipe.json").read_bytes())
     assert reporting.write_report(tmp_path).read_bytes() == (compared / "report.html").read_bytes()
 
@@ -56,6 +56,13 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     read = harmless(reporting.write_report(tmp_path).read_text(encoding="utf-8"))
     assert names[0] in read.text
     assert names[1] in read.text
+
+
+def test_one_arm_alone(tmp_path: Path) -> None:
+    write_comparison(tmp_path, arms=("random",))
+    text = harmless(reporting.write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "Gain against forgetting" in text
+    assert "Domain by domain" not in text
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

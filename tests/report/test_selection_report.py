@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -203,6 +204,13 @@ class TestWhatIsGone:
         assert main(["report", str(tmp_path)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
         assert not list(tmp_path.iterdir())
+
+    def test_what_earlier_versions_did_not_tell(self, copied: Path) -> None:
+        content = json.loads((copied / "manifest.json").read_text())
+        del content["spectrum"]["directions_held_out"]
+        (copied / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"is of an earlier one: direct-anneal solve .*copy --out NEW"):
+            write_report(copied)
 
     def test_a_file_of_the_run(self, copied: Path) -> None:
         (copied / "selection.parquet").write_bytes(b"PAR1 and nothing")

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from direct_anneal.comparison.presenting import pareto_front
-from direct_anneal.comparison.recipe import BEFORE
 from direct_anneal.comparison.statistics import Row
 from direct_anneal.report.drawing import colour, draw, plainly
 from direct_anneal.report.legible import legible
@@ -79,7 +78,7 @@ def pareto(name: str, rows: Sequence[Row], before: Row) -> Markup:
 def by_domain(name: str, group: Group, reference: str) -> Markup:
     """Every arm's difference to the reference in every domain: better ones blue, worse ones orange, by how much."""
     arms = [row.arm for row in group.rows if row.arm != reference]
-    base = group.domain_bpb[reference if reference in group.domain_bpb else BEFORE]
+    base = group.domain_bpb[reference]
     domains = sorted(base, key=lambda domain: (domain not in group.target, domain))
     values = np.array([[group.domain_bpb[arm][domain] - base[domain] for arm in arms] for domain in domains])
     largest = max(float(np.abs(values).max(initial=0.0)), 1e-12)

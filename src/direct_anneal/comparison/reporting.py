@@ -16,10 +16,10 @@ from direct_anneal.comparison.statistics import Row, table
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.report import page
+from direct_anneal.report.figures import largest_domains
 
 RECIPE = "recipe.json"
 FEW_SEEDS = 3
-KINDS = 6  # domains that are told apart in colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,9 @@ def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
     own = [
         line
         for line in known_runs(directory / RESULTS).values()
-        if line["model"] == model and all(line[name] in known for name, known in order.items())
+        if line["model"] == model
+        and all(line[name] in known for name, known in order.items())
+        and (line["arm"] == BEFORE or line["seed"] in recipe["seeds"])
     ]
     return sorted(own, key=lambda line: [known.index(line[name]) for name, known in order.items()])
 
@@ -129,30 +131,22 @@ def _chosen(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
     """A group with its figures, as the template asks for it."""
-    kinds = _largest(group.chosen)
+    kinds = largest_domains(group.chosen.values())
     strips = {}
     for row in group.rows:
         counts = group.chosen[row.arm]
         shares = [counts.get(name, 0) / sum(counts.values()) for name in kinds]
         strips[row.arm] = [*shares, max(0.0, 1 - sum(shares))]
+    is_compared = any(row.target_difference is not None for row in group.rows)
     return {
         "group": group,
         "best": group.rows[0],
-        "differences": figures.differences(f"differences-{number}", group.rows, reference),
+        "differences": figures.differences(f"differences-{number}", group.rows, reference) if is_compared else None,
         "pareto": figures.pareto(f"pareto-{number}", group.rows, group.before) if group.before else None,
-        "domains": figures.by_domain(f"domains-{number}", group, reference),
+        "domains": figures.by_domain(f"domains-{number}", group, reference) if is_compared else None,
         "kinds": kinds,
         "strips": strips,
     }
-
-
-def _largest(chosen: dict[str, dict[str, int]]) -> list[str]:
-    """Domains that are the largest part of any arm's choice."""
-    peaks: dict[str, float] = {}
-    for counts in chosen.values():
-        for name, count in counts.items():
-            peaks[name] = max(peaks.get(name, 0.0), count / sum(counts.values()))
-    return sorted(peaks, key=lambda name: (-peaks[name], name))[:KINDS]
 
 
 def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:

@@ -15,6 +15,7 @@ from direct_anneal.progress import Progress
 from direct_anneal.report import print_summary
 
 FRACTION = 0.2
+FRONTIER = (0.3, 0.6, 1.0)  # budgets that the report shows beside none
 
 
 def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
@@ -50,6 +51,7 @@ def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
         fraction=FRACTION,
         out=directory / "selection",
         overwrite=True,  # it suggests trying other options on its own directory
+        frontier=FRONTIER,
         progress=progress,
     )
     print_summary(run.manifest, run.out, console)
@@ -94,7 +96,8 @@ def _meaning(manifest: dict[str, Any]) -> str:
         the validation loss, along a step that curvature holds back where it is steep. The published objective, energy,
         looks for documents whose gradients together go far, whichever way they go, and damaged text has large
         gradients: at the same size it would choose {_share(other, TARGET):.0%} and {_share(other, DAMAGED):.0%}
-        damaged. Read selection.parquet before you spend compute: it has the evidence for every document.
+        damaged. Open report.html in a browser before you spend compute: it shows the choice in figures, and the
+        documents that the selection leans on.
         """
 
 

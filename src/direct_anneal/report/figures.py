@@ -5,7 +5,7 @@ n usable documents, s stiff directions, r rank.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,13 @@ def _lowest(entry: dict[str, Any]) -> float:
 
 def trade_off(findings: Findings) -> Markup:
     """Stiff cost against flat progress, a point for each document or for some in even steps of rank."""
-    usable, budget = findings.usable, findings.manifest["budget"]
+    usable = findings.usable
     cost, score, selected = (usable[name].to_numpy() for name in ("stiff_cost", "score", "selected"))
     order = np.argsort(usable["rank"].to_numpy())
     mean = max(float(cost.mean()), np.finfo(float).tiny)
     positive = cost[cost > 0]
     cost = np.maximum(cost, positive.min() if len(positive) else 1.0) / mean
-    used = np.sum(budget["used"]) / selected.sum() / mean
+    used = float(cost[selected].mean())
 
     def plot(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
@@ -111,7 +111,10 @@ def trade_off(findings: Findings) -> Markup:
         )
         axes.axhline(0, color=colour("muted"), linewidth=0.8)
         _multiple_ticks(axes)
-        axes.set_title("Progress" if narrow else "Progress of a document along the selection's own direction")
+        along = (
+            "the way down" if findings.manifest["objective"]["name"] == "descent" else "the selection's own direction"
+        )
+        axes.set_title("Progress" if narrow else f"Progress of a document along {along}")
         axes.set_xlabel("stiff cost, in means of the pool")
 
     alt = "Stiff cost against progress of each document, the chosen ones marked."
@@ -160,15 +163,16 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
     """What each budget buys: progress, and shares of the domains.
 
     Args:
-        points: rows of a frontier that are feasible, two at least, by ratio.
+        points: a budget each, by ratio, two at least: ratio, objective, and counts of its choice by domain.
         chosen: the ratio of the selection itself.
         domains: those with a colour of their own; all others are summed.
     """
     ratios = np.array([row["ratio"] for row in points])
     progress = np.array([row["objective"] for row in points])
     progress = progress / max(progress.max(), np.finfo(float).tiny)
-    counts = [Counter({entry["domain"]: entry["selected"] for entry in row["domains"]}) for row in points]
-    shares = np.array([[row[name] / row.total() for name in domains] for row in counts]).T
+    shares = np.array(
+        [[row["counts"].get(name, 0) / sum(row["counts"].values()) for row in points] for name in domains]
+    )
     shares = np.vstack([shares, 1 - shares.sum(axis=0)])
     names = [f"kind-{i}" for i in range(len(domains))] + ["others"]
 
@@ -181,7 +185,7 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
         left.annotate(
             "this selection",
             (ratios[at], progress[at]),
-            xytext=(0, -12),
+            xytext=(0, -34),
             textcoords="offset points",
             ha="right" if at > len(ratios) / 2 else "left",
             va="top",
@@ -205,20 +209,13 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
     return draw("budgets", plot, wide=300, narrow=560, alt=alt)
 
 
-def largest_domains(points: list[dict[str, Any]]) -> list[str]:
-    """Those that are the largest part of any budget's choice, at most `KINDS`."""
+def largest_domains(choices: Iterable[Mapping[str, int]]) -> list[str]:
+    """Of counts by domain: those that are the largest part of any choice, at most `KINDS`."""
     peaks: dict[str, float] = {}
-    for row in points:
-        for entry in row["domains"]:
-            share = entry["selected"] / row["num_selected"]
-            peaks[entry["domain"]] = max(peaks.get(entry["domain"], 0.0), share)
+    for counts in choices:
+        for name, count in counts.items():
+            peaks[name] = max(peaks.get(name, 0.0), count / sum(counts.values()))
     return sorted(peaks, key=lambda name: (-peaks[name], name))[:KINDS]
-
-
-def composition_order(findings: Findings) -> list[str]:
-    """Domains by how many of them were chosen."""
-    domains = findings.manifest["composition"]["domains"]
-    return sorted(domains, key=lambda name: (-domains[name]["selected"], -domains[name]["pool"], name))
 
 
 def _count_ticks(axes: Axes) -> None:

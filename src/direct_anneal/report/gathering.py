@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Findings:
     overlaps: dict[str, float]
     absent: dict[str, str]
 
-    @property
+    @cached_property
     def usable(self) -> pa.Table:
         """The n rows that are ranked."""
         return self.table.filter(self.table["rank"].is_valid())
@@ -136,12 +137,18 @@ def gather(run: Path) -> Findings:
 def _results(run: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
         manifest: dict[str, Any] = json.loads((run / "manifest.json").read_bytes())
-        return manifest, pq.read_table(run / "selection.parquet")
+        table = pq.read_table(run / "selection.parquet")
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise InputError(
             f"DIR must be the directory of a finished run, but {run} has no manifest and selection that can be read "
             f"({' '.join(str(error).split())}): pass what was given to select as --out"
         ) from error
+    if "directions_held_out" not in manifest.get("spectrum", {}):  # what came into manifests last
+        raise InputError(
+            f"DIR must be a run of this version, but the manifest of {run} is of an earlier one: direct-anneal solve "
+            f"{run} --out NEW makes one of the same features, in seconds"
+        )
+    return manifest, table
 
 
 def _corpus(manifest: dict[str, Any], origin: Path, role: str) -> Corpus:

@@ -86,16 +86,16 @@ def _excerpt(text: str) -> str:
 def _selection(findings: Findings) -> dict[str, Any]:
     """What the template asks for."""
     manifest = findings.manifest
-    points, domains = _frontier(manifest), figures.composition_order(findings)
-    kinds = figures.largest_domains(points)
-    rows = _domains(manifest["composition"]["domains"], domains)
+    points = _frontier(manifest)
+    kinds = figures.largest_domains(row["counts"] for row in points)
+    rows = _domains(manifest["composition"]["domains"])
     count, usable = manifest["num_selected"], len(findings.usable)
     return {
         "findings": findings,
         "manifest": manifest,
         "domains": rows,
         "most": max(row[f"{role}_share"] for row in rows for role in ("pool", "selected", "validation")),
-        "aimed": _aimed(rows),
+        "aimed": _aimed(manifest["composition"]["domains"]),
         "used": _used(manifest["budget"]),
         "chance": count / usable,
         "sampled": count > figures.POINTS[True] or usable - count > figures.POINTS[False],
@@ -111,8 +111,9 @@ def _selection(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _domains(entries: dict[str, dict[str, int]], order: list[str]) -> list[dict[str, Any]]:
-    """Rows of the table by domain, with shares of pool, selection and validation set."""
+def _domains(entries: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Rows of the table, by how many were chosen, with shares of pool, selection and validation set."""
+    order = sorted(entries, key=lambda name: (-entries[name]["selected"], -entries[name]["pool"], name))
     rows: list[dict[str, Any]] = [{"name": name, **entries[name]} for name in order[:MAX_DOMAINS]]
     if rest := order[MAX_DOMAINS:]:
         summed = {key: sum(entries[name][key] for name in rest) for key in entries[rest[0]]}
@@ -124,25 +125,26 @@ def _domains(entries: dict[str, dict[str, int]], order: list[str]) -> list[dict[
     return rows
 
 
-def _aimed(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _aimed(entries: dict[str, dict[str, int]]) -> dict[str, float]:
     """How much of pool and selection is of the domains that the validation set has."""
-    return {role: sum(row[f"{role}_share"] for row in rows if row["validation"]) for role in ("pool", "selected")}
+    aimed = [entry for entry in entries.values() if entry["validation"]]
+    return {
+        role: sum(entry[role] for entry in aimed) / sum(entry[role] for entry in entries.values())
+        for role in ("pool", "selected")
+    }
 
 
 def _frontier(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Feasible rows by ratio, the selection itself among them; of equal ratios the first."""
-    rows = [row for row in manifest.get("frontier", []) if row["objective"] is not None]
-    if not rows:
-        return []
-    domains = manifest["composition"]["domains"]
-    own = {
-        "ratio": _ratio(manifest["budget"]),
-        "objective": manifest["objective"]["value"],
-        "num_selected": manifest["num_selected"],
-        "domains": [{"domain": name, "selected": entry["selected"]} for name, entry in domains.items()],
+    """What `figures.budgets` draws: the feasible budgets that were traced, and this selection's own."""
+    points = {
+        row["ratio"]: (row["objective"], {entry["domain"]: entry["selected"] for entry in row["domains"]})
+        for row in manifest.get("frontier", [])
+        if row["objective"] is not None
     }
-    by_ratio = {row["ratio"]: row for row in [*rows, own]}
-    return [by_ratio[ratio] for ratio in sorted(by_ratio)]
+    if points:
+        counts = {name: entry["selected"] for name, entry in manifest["composition"]["domains"].items()}
+        points[_ratio(manifest["budget"])] = (manifest["objective"]["value"], counts)
+    return [{"ratio": ratio, "objective": value, "counts": counts} for ratio, (value, counts) in sorted(points.items())]
 
 
 def _overlaps(findings: Findings) -> list[tuple[str, float]]:
