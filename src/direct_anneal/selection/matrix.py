@@ -148,9 +148,8 @@ class FeatureMatrix:
         if alone:
             yield from ((start, self._read(start, buffers[0])) for start in starts)
             return
-        with ThreadPoolExecutor(
-            1, "read-ahead"
-        ) as reader:  # it ends with the last block, or when no more are asked for
+        # The thread ends with the last block, or when no more are asked for.
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
             ahead: deque[tuple[int, Future[Float]]] = deque()
             for start, buffer in zip(starts, cycle(buffers), strict=False):
                 ahead.append((start, reader.submit(self._read, start, buffer)))
