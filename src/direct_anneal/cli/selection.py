@@ -33,6 +33,12 @@ def add_select(commands: Any) -> None:
         "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
     )
     data.add_argument(
+        "--token-dtype",
+        choices=("uint16", "uint32"),
+        help="of tokens in .npy, and in .ds without metadata (as the vocabulary needs)",
+    )
+    data.add_argument("--eos-id", type=int, metavar="ID", help="token that ends a document in .npy (the model's)")
+    data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
     _add_size(select)

@@ -12,6 +12,7 @@ from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
 from direct_anneal.corpus.texts import texts
+from direct_anneal.corpus.tokenised import TokenLayout
 from direct_anneal.corpus.writing import check_writable, write_selected
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Fields",
     "Incident",
     "Source",
+    "TokenLayout",
     "check_writable",
     "expand",
     "prepare",

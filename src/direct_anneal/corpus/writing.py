@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from direct_anneal.corpus.lines import TruncatedError, read_lines
 from direct_anneal.corpus.reading import Source, State
 from direct_anneal.corpus.schemas import common_schema, hugging_face_features
 from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, read_batches
+from direct_anneal.corpus.tokenised import TOKENISED, token_writer
 from direct_anneal.durable import TEMPORARY_SUFFIX, flush_to_disk, replacing
 from direct_anneal.errors import InputError
 
@@ -29,6 +31,7 @@ _NAMES = {
     "jsonl.zst": "selected.jsonl.zst",
     "parquet": "selected.parquet",
     "arrow": "selected",
+    **{format: f"selected.{format}" for format in TOKENISED.values()},
 }
 _TABULAR = ("parquet", "arrow")
 
@@ -67,15 +70,16 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
 
     JSON lines are copied byte for byte under the same compression (`selected.jsonl`, `.jsonl.gz`, `.jsonl.zst`),
     tables with all columns and types: `selected.parquet`, and `selected/` for `datasets.load_from_disk`. Where
-    sources lack a column that others have, it is null. The same selection gives the same bytes. An output of an
-    earlier call is replaced.
+    sources lack a column that others have, it is null. Tokens go into `selected.npy`, `.bin` or `.ds` and what belongs
+    beside these, in the type that the format's trainer takes for the vocabulary. The same selection gives the same
+    bytes. An output of an earlier call is replaced.
 
     Args:
         selected: (N,) bool.
         out_dir: made if need be.
 
     Returns:
-        The outputs.
+        The outputs, every file.
 
     Raises:
         ValueError: `selected` is not (N,) bool.
@@ -102,7 +106,10 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
     out_dir.mkdir(parents=True, exist_ok=True)
     outputs = []
     for format, name in _NAMES.items():
-        if alike := [choice for choice in choices if choice.source.format == format]:
+        alike = [choice for choice in choices if choice.source.format == format]
+        if alike and format in TOKENISED.values():
+            outputs += _write_tokens(corpus, selected, format, out_dir)
+        elif alike:
             outputs.append(out_dir / name)
             _write(alike, format, outputs[-1])
     return outputs
@@ -115,6 +122,18 @@ def _write(choices: Sequence[_Choice], format: str, path: Path) -> None:
         _write_dataset(choices, path)
     else:
         _write_lines(choices, path)
+
+
+def _write_tokens(corpus: Corpus, selected: np.ndarray, format: str, out_dir: Path) -> list[Path]:
+    is_ours = np.repeat([source.format == format for source in corpus.sources], np.diff(corpus.bounds))
+    with TemporaryDirectory(dir=out_dir, prefix="selected.", suffix=TEMPORARY_SUFFIX) as temporary:
+        writer = token_writer(format, Path(temporary) / "selected", corpus.vocab_size)
+        for position in np.flatnonzero(is_ours & selected).tolist():
+            writer.add(corpus.tokens(position))
+        writer.close()
+        for path in writer.paths:
+            flush_to_disk(path)
+        return [path.replace(out_dir / path.name) for path in reversed(writer.paths)]
 
 
 def _write_lines(choices: Sequence[_Choice], path: Path) -> None:

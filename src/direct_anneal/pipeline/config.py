@@ -29,7 +29,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
             *("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens"),
-            *("num_stiff", "num_eigenpairs", "bands"),
+            *("num_stiff", "num_eigenpairs", "bands", "eos_id"),
         ),
         int | np.integer,
         "a whole number",
@@ -45,7 +45,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
             *("quota_unit", "force_in", "force_out"),
             *("projection", "reduction", "optimizer", "device", "dtype"),
-            *("text_field", "id_field", "domain_field", "prompt_field"),
+            *("text_field", "id_field", "domain_field", "prompt_field", "token_dtype"),
         ),
         str,
         "a text",
@@ -100,6 +100,8 @@ class SelectConfig:
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
         prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
+        token_dtype: "uint16" or "uint32", of files of tokens that do not say it; by the vocabulary where left out.
+        eos_id: the token that ends a document in headerless files of tokens; the model's where left out.
         seed: of the projection.
         device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
         batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
@@ -146,6 +148,8 @@ class SelectConfig:
     id_field: str = "id"
     domain_field: str = "domain"
     prompt_field: str | None = None
+    token_dtype: Literal["uint16", "uint32"] | None = None
+    eos_id: int | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: DtypeName = "float32"
@@ -194,9 +198,11 @@ class SelectConfig:
         differs = self.prompt_field not in (self.text_field, "input_ids")
         require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
         for field, choices in (
             ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
             ("quota_unit", ("samples", "tokens", None)),
+            ("token_dtype", ("uint16", "uint32", None)),
             ("projection", ("two-sided", "gaussian")),
             ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),

@@ -37,7 +37,10 @@ EVIDENCE_COLUMNS = [
 # What a directory holds that a run has begun in; no name that a checkpoint, or anyone else, would use.
 _MARK = "direct-anneal.json"
 # A manifest may name anything; only these are ever removed.
-_OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
+_OUTPUT_FILES = {
+    *("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"),
+    *("selected.npy", "selected.bin", "selected.idx", "selected.ds", "selected.ds.index", "selected.ds.metadata"),
+}
 _OUTPUT_DATASET = "selected"
 _DEPENDENT: dict[str, dict[str, Any]] = {
     "objective": {"filter": None, "damping": None, "gradients": None},

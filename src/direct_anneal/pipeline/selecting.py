@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import nn
 
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, reopen
+from direct_anneal.corpus import Corpus, Fields, Source, TokenLayout, check_writable, expand, prepare, reopen
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.gradients import GradientSketcher, LossFunction
@@ -65,8 +65,8 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
     found: list[str] = []
-    pool_sources = _sources("pool", config.pool, out, found)
-    validation_sources = _sources("validation", config.validation, out, found)
+    pool_sources = _sources("pool", config, checkpoint, out, found)
+    validation_sources = _sources("validation", config, checkpoint, out, found)
     check_writable(pool_sources)
     claim(out, config, max_length)
 
@@ -114,7 +114,7 @@ def reselect(
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
     found: list[str] = []
-    sources = {role: _sources(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
+    sources = {role: _sources(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
     with stages.stage("Opening the features", "corpora", 2) as advance:
@@ -155,9 +155,11 @@ def reselect(
     return choose(config, gathered, stages, found, frontier=frontier)
 
 
-def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
+def _sources(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
-    expanded = expand(patterns, role)
+    eos_id = checkpoint.separator if config.eos_id is None else config.eos_id
+    layout = TokenLayout.of(checkpoint.vocab_size, eos_id, config.token_dtype)
+    expanded = expand(getattr(config, role), role, layout)
     sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
     if not sources:
         raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
