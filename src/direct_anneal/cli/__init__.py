@@ -14,6 +14,7 @@ from typing import Any
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.evaluation import add_evaluate
+from direct_anneal.cli.exporting import add_export
 from direct_anneal.cli.selection import add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verifying import add_verify
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add_select(commands)
     add_solve(commands)
     add_verify(commands)
+    add_export(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)

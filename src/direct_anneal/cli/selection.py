@@ -85,6 +85,7 @@ def add_solve(commands: Any) -> None:
         metavar="X1,X2,...",
         help="trace objective and composition over these budget ratios (without any: over eight)",
     )
+    solve.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)

@@ -11,7 +11,8 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
-from direct_anneal.corpus.texts import texts
+from direct_anneal.corpus.tables import write_dataset_state
+from direct_anneal.corpus.texts import chosen_records, texts
 from direct_anneal.corpus.tokenised import TokenLayout
 from direct_anneal.corpus.writing import check_writable, write_selected
 
@@ -23,9 +24,11 @@ __all__ = [
     "Source",
     "TokenLayout",
     "check_writable",
+    "chosen_records",
     "expand",
     "prepare",
     "reopen",
     "texts",
+    "write_dataset_state",
     "write_selected",
 ]

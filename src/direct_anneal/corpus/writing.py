@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.lines import TruncatedError, read_lines
 from direct_anneal.corpus.reading import Source, State
 from direct_anneal.corpus.schemas import common_schema, hugging_face_features
-from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, read_batches
+from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, read_batches, write_dataset_state
 from direct_anneal.corpus.tokenised import TOKENISED, token_writer
 from direct_anneal.durable import TEMPORARY_SUFFIX, flush_to_disk, replacing
 from direct_anneal.errors import InputError
@@ -172,17 +172,7 @@ def _write_dataset(choices: Sequence[_Choice], path: Path) -> None:
         with pa.OSFile(str(data_path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for portion in _portions(_chosen_batches(choices, schema)):
                 writer.write_table(portion)
-        state: dict[str, Any] = {
-            "_data_files": [{"filename": data_path.name}],
-            "_fingerprint": _fingerprint(data_path),
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        _write_json(temporary / STATE_FILE, state)
-        _write_json(temporary / INFO_FILE, _dataset_info(sources, schema))
+        write_dataset_state(temporary, [data_path.name], _fingerprint(data_path), _dataset_info(sources, schema))
         for file_path in temporary.iterdir():
             flush_to_disk(file_path)
 
@@ -228,10 +218,6 @@ def _dataset_info(sources: Sequence[Source], schema: pa.Schema) -> dict[str, Any
         if all(info.get(key) == infos[0].get(key) for info in infos)
     }
     return {**shared, "features": hugging_face_features(schema) or None}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _fingerprint(path: Path) -> str:

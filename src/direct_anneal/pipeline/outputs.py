@@ -81,7 +81,12 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     try:
         finished = run / "manifest.json"
         mark = json.loads((run / _MARK).read_bytes())
+        # Whoever wrote the run's files does not decide whether code is run here: who opens it does.
         known = {name: mark[name] for name in SelectConfig.__dataclass_fields__ if name in mark}
+        known |= {"out": str(run), "trust_remote_code": False}
+        missing = {"model", "pool", "validation"} - known.keys()
+        if missing:
+            raise KeyError(*missing)
         if finished.exists():
             known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -65,8 +65,8 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
     found: list[str] = []
-    pool_sources = _sources("pool", config, checkpoint, out, found)
-    validation_sources = _sources("validation", config, checkpoint, out, found)
+    pool_sources = sources_of("pool", config, checkpoint, out, found)
+    validation_sources = sources_of("validation", config, checkpoint, out, found)
     check_writable(pool_sources)
     claim(out, config, max_length)
 
@@ -114,7 +114,7 @@ def reselect(
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = config.window(checkpoint.context_length)
     found: list[str] = []
-    sources = {role: _sources(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
+    sources = {role: sources_of(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
     with stages.stage("Opening the features", "corpora", 2) as advance:
@@ -123,7 +123,7 @@ def reselect(
             corpora[role] = reopen(
                 sources[role],
                 role=role,
-                fields=_fields(config),
+                fields=fields_of(config),
                 tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
                 vocab_size=checkpoint.vocab_size,
                 max_length=max_length,
@@ -155,7 +155,7 @@ def reselect(
     return choose(config, gathered, stages, found, frontier=frontier)
 
 
-def _sources(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
+def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
     eos_id = checkpoint.separator if config.eos_id is None else config.eos_id
     layout = TokenLayout.of(checkpoint.vocab_size, eos_id, config.token_dtype)
@@ -168,7 +168,8 @@ def _sources(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path,
     return sources
 
 
-def _fields(config: SelectConfig) -> Fields:
+def fields_of(config: SelectConfig) -> Fields:
+    """Where a record's text, id, domain and prompt are."""
     return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
 
 
@@ -179,7 +180,7 @@ def _read(
         return prepare(
             sources,
             role=role,
-            fields=_fields(config),
+            fields=fields_of(config),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,

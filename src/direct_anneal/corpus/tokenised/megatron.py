@@ -21,14 +21,9 @@ from direct_anneal.errors import InputError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
-_CODES: dict[int, np.dtype] = {
-    1: np.dtype("u1"),
-    2: np.dtype("i1"),
-    3: np.dtype("<i2"),
-    4: np.dtype("<i4"),
-    5: np.dtype("<i8"),
-}
-_CODES[8] = np.dtype("<u2")
+_CODES: dict[int, np.dtype] = dict(
+    zip((1, 2, 3, 4, 5, 8), map(np.dtype, ("u1", "i1", "<i2", "<i4", "<i8", "<u2")), strict=True)
+)
 # What megatron-core itself takes the smaller type for.
 _UINT16_BELOW = 65500
 

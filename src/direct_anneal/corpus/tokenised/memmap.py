@@ -1,4 +1,4 @@
-"""Headerless arrays of tokens (.npy), as OLMo-core and Dolma have them: documents end to end, each with an end token."""
+"""Headerless arrays of tokens (.npy), as OLMo-core and Dolma have them: each document with an end token."""
 
 from __future__ import annotations
 
