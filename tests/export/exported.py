@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def mds_tokens(path: Path) -> list[int]:
     count = int(np.frombuffer(raw, "<u4", 1)[0])
     bounds = np.frombuffer(raw, "<u4", count + 1, 4)
     tokens: list[int] = []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         sample = raw[start:stop]
         assert int.from_bytes(sample[:4], "little") == len(sample) - 4
         width = {0: 1, 1: 2}[sample[4] & 3]
