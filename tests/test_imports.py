@@ -20,7 +20,7 @@ LAYERS = (
     {"corpus", "features", "curvature", "selection"},
     {"baselines"},
     {"pipeline", "report", "demo", "annealing", "evaluation"},
-    {"comparison", "export"},
+    {"comparison", "export", "conversion"},
     {"cli"},
     {"__main__"},
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
+from direct_anneal.cli.converting import add_convert
 from direct_anneal.cli.evaluation import add_evaluate
 from direct_anneal.cli.exporting import add_export
 from direct_anneal.cli.selection import add_select, add_solve
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add_select(commands)
     add_solve(commands)
     add_verify(commands)
+    add_convert(commands)
     add_export(commands)
     add_anneal(commands)
     add_evaluate(commands)
