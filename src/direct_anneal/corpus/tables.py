@@ -41,6 +41,9 @@ def dataset_files(directory: Path) -> list[Path]:
             f"{directory} holds its rows in another order than its files (an indices mapping): "
             "call flatten_indices() on the dataset and save it again"
         )
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{state_path} must list files beside it, but lists {name!r}: save the dataset again")
     files = [directory / name for name in names]
     for file in files:
         if not file.is_file():
