@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from direct_anneal.corpus import Corpus, Fields, chosen_records
+from direct_anneal.corpus import Corpus
 from direct_anneal.durable import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.errors import InputError
+from direct_anneal.export.gathering import Records
 from direct_anneal.export.registry import FORMATS, Format
-from direct_anneal.export.shards import Document, Setting
+from direct_anneal.export.shards import Document, Exported, Setting, Writer
 from direct_anneal.pipeline.finished import FinishedRun, open_finished
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import Advance, Progress, Silent
 
 RECORD = "export.json"
 
@@ -88,16 +90,18 @@ def export(
     shown = progress or Silent()
     with _new_directory(out, overwrite=overwrite) as temporary:
         order = shuffled(opened.pool, opened.selected, seed)
-        with ExitStack() as stack:
-            records = None
-            if format.holds == "records":
-                advance = stack.enter_context(shown.stage("Reading the chosen", "documents", len(order)))
-                records = _Records(opened, temporary / "records.tmp", advance)
-                stack.callback(records.remove)
-            writer = format.open(temporary, setting, pa.schema([]) if records is None else records.schema)
-            advance = stack.enter_context(shown.stage("Writing", "documents", len(order)))
-            files = _write(opened.pool, order, setting, format, records, writer, temporary, advance)
-        snippet = format.snippet(out.as_posix(), setting, mixture_share, files)
+        records = None
+        if format.holds == "records":
+            with shown.stage("Reading the chosen", "documents", len(order)) as advance:
+                records = Records(opened, temporary / "records.tmp", advance)
+            setting = replace(setting, schema=records.schema)
+        with shown.stage("Writing", "documents", len(order)) as advance:
+            writer = format.open(temporary, setting)
+            files = _write(opened.pool, order, writer, setting.eos_id, records, temporary, advance)
+        if records is not None:
+            records.remove()
+        exported = Exported(out=out.as_posix(), setting=setting, share=mixture_share, files=files)
+        snippet = format.snippet(exported)
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
         prompts = int((opened.pool.num_prompt[order] > 0).sum())
         record = {
@@ -106,7 +110,7 @@ def export(
             "seed": seed,
             "shard_bytes": setting.shard_bytes,
             "mixture_share": mixture_share,
-            "eos_id": setting.eos_id if format.holds == "tokens" else None,
+            "eos_id": setting.eos_id,
             "sequence_length": setting.window if to == "mds" else None,
             "num_documents": len(order),
             "num_tokens": sum(tokens for _, tokens in files),
@@ -161,76 +165,23 @@ def _setting(
         )
     return Setting(
         vocab_size=opened.pool.vocab_size,
-        eos_id=end,
+        eos_id=end if format.holds == "tokens" else None,
         tokenizer=opened.config.model,
         window=sequence_length or opened.max_length,
         shard_bytes=shard_size or format.shard_bytes,
         has_prompts=bool((opened.pool.num_prompt[opened.selected] > 0).any()),
+        schema=pa.schema([]),
     )
-
-
-class _Records:
-    """The chosen documents as lines of JSON on disk, in the pool's order, to be taken out in any other.
-
-    Args:
-        path: of the file; removed at the end.
-    """
-
-    def __init__(self, opened: FinishedRun, path: Path, advance: Any) -> None:
-        config, pool = opened.config, opened.pool
-        fields = Fields(
-            text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
-        )
-        self._path = path
-        self._starts = np.zeros(pool.num_samples + 1, dtype=np.int64)
-        types: dict[str, pa.DataType] = {fields.id: pa.string(), fields.domain: pa.string()}
-        columns = {fields.text} | ({fields.prompt} if fields.prompt else set())
-        with path.open("wb") as file:
-            for position, found in chosen_records(pool, opened.selected, columns):
-                line = json.dumps(_record(pool, position, found, fields, types), ensure_ascii=False).encode()
-                file.write(line)
-                self._starts[position + 1] = len(line)
-                advance(1)
-        np.cumsum(self._starts, out=self._starts)
-        self.schema = pa.schema(list(types.items()))
-        self._file = path.open("rb")
-
-    def line(self, position: int) -> bytes:
-        """The document at a position of the pool."""
-        self._file.seek(self._starts[position])
-        return self._file.read(int(self._starts[position + 1] - self._starts[position]))
-
-    def remove(self) -> None:
-        """Nothing can be taken out after it."""
-        self._file.close()
-        self._path.unlink()
-
-
-def _record(pool: Corpus, position: int, found: Any, fields: Fields, types: dict[str, pa.DataType]) -> dict[str, Any]:
-    row = pool.index.slice(position, 1)
-    record: dict[str, Any] = {fields.id: row["id"][0].as_py(), fields.domain: row["domain"][0].as_py()}
-    name = fields.prompt or ""
-    if isinstance(found.get(fields.text), str):
-        texts = {name: found[name]} if isinstance(found.get(name), str) else {}
-        record |= {**texts, fields.text: found[fields.text]}
-        types |= dict.fromkeys([*texts, fields.text], pa.large_string())
-        return record
-    tokens, num_prompt = pool.tokens(position).tolist(), int(pool.num_prompt[position])
-    lists = {name: tokens[:num_prompt]} if num_prompt else {}
-    record |= {**lists, "input_ids": tokens[num_prompt:]}
-    types |= dict.fromkeys([*lists, "input_ids"], pa.large_list(pa.int32()))
-    return record
 
 
 def _write(
     pool: Corpus,
     order: np.ndarray,
-    setting: Setting,
-    format: Format,
-    records: _Records | None,
-    writer: Any,
+    writer: Writer,
+    eos_id: int | None,
+    records: Records | None,
     directory: Path,
-    advance: Any,
+    advance: Advance,
 ) -> list[tuple[str, int]]:
     """Writes the documents and where each went; returns (file, tokens of the documents in it)."""
     counts: dict[str, int] = {}
@@ -239,7 +190,7 @@ def _write(
             block = order[start : start + _BLOCK_ROWS]
             rows = pool.index.take(pa.array(block)).to_pylist()
             for position, row in zip(block.tolist(), rows, strict=True):
-                tokens = _tokens(pool, position, setting.eos_id if format.holds == "tokens" else None)
+                tokens = _tokens(pool, position, eos_id)
                 document = Document(
                     id=row["id"],
                     domain=str(row["domain"]),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from direct_anneal.corpus import write_dataset_state
-from direct_anneal.export.shards import Document, Setting, Sharded, Writer
+from direct_anneal.export.shards import Document, Exported, Setting, Sharded, Writer
 
 _IGNORED = -100  # transformers' own: no loss at such a label
 _BATCH_BYTES = 16 * 2**20
@@ -63,7 +63,7 @@ def _labels(document: Document) -> np.ndarray:
     return labels
 
 
-def open_dataset(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:
+def open_dataset(directory: Path, setting: Setting) -> Writer:
     """A writer of the dataset: id, domain, input_ids, and labels where prompts are not to be predicted."""
     tokens = pa.list_(pa.int32())
     fields = [("id", pa.string()), ("domain", pa.string()), ("input_ids", tokens)]
@@ -79,11 +79,12 @@ def open_dataset(directory: Path, setting: Setting, schema: pa.Schema) -> Writer
     return Sharded(directory, setting.shard_bytes, lambda path: _Stream(path, schema), finish)
 
 
-def dataset_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def dataset_snippet(exported: Exported) -> str:
     """For transformers' Trainer."""
+    share = exported.share
     collator = (
         "DataCollatorForSeq2Seq(tokenizer)  # pads input_ids and labels"
-        if setting.has_prompts
+        if exported.setting.has_prompts
         else "DataCollatorForLanguageModeling(tokenizer, mlm=False)"
     )
     name = collator.partition("(")[0]
@@ -101,7 +102,7 @@ train = interleave_datasets(  # shares of documents
 from datasets import {"" if share == 1 else "interleave_datasets, "}load_from_disk
 from transformers import {name}
 
-train = load_from_disk("{out}")
+train = load_from_disk("{exported.out}")
 {mixed}collator = {collator}
 # Trainer(..., train_dataset=train, data_collator=collator)
 """

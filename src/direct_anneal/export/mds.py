@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from direct_anneal.corpus.tokenised import smallest
-from direct_anneal.export.shards import Document, Setting, Writer
+from direct_anneal.export.shards import Document, Exported, Setting, Writer
 
 _AXIS_TYPES = ("<u1", "<u2", "<u4")
 
@@ -103,13 +102,14 @@ def _encoded(tokens: np.ndarray) -> bytes:
     return np.array([len(array)], dtype="<u4").tobytes() + array
 
 
-def open_mds(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:  # noqa: ARG001
+def open_mds(directory: Path, setting: Setting) -> Writer:
     """A writer of sequences of `setting.window` tokens."""
     return _Sequences(directory, setting)
 
 
-def mds_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def mds_snippet(exported: Exported) -> str:
     """For LLM Foundry's configuration."""
+    out, setting, share = exported.out, exported.setting, exported.share
     chosen = (
         f"        chosen: {{local: {out}}}"
         if share == 1

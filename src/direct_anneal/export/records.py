@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from direct_anneal.export.shards import Document, Setting, Sharded, Writer
+from direct_anneal.export.shards import Document, Exported, Setting, Sharded, Writer
 
 _ROW_GROUP_BYTES = 64 * 2**20
 
@@ -65,27 +65,28 @@ class _Table:
         self._writer.close()
 
 
-def open_lines(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:  # noqa: ARG001
+def open_lines(directory: Path, setting: Setting) -> Writer:
     """A writer of JSON lines."""
     return Sharded(directory, setting.shard_bytes, _Lines)
 
 
-def open_tables(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:
+def open_tables(directory: Path, setting: Setting) -> Writer:
     """A writer of Parquet, a column for each field of the records."""
-    return Sharded(directory, setting.shard_bytes, lambda path: _Table(path, schema))
+    return Sharded(directory, setting.shard_bytes, lambda path: _Table(path, setting.schema))
 
 
-def lines_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def lines_snippet(exported: Exported) -> str:
     """For whatever reads with `datasets`."""
-    return _snippet(f'load_dataset("json", data_files="{out}/part-*.jsonl", split="train")', share)
+    return _snippet(exported, "json", "part-*.jsonl")
 
 
-def tables_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def tables_snippet(exported: Exported) -> str:
     """For whatever reads with `datasets`."""
-    return _snippet(f'load_dataset("parquet", data_files="{out}/part-*.parquet", split="train")', share)
+    return _snippet(exported, "parquet", "part-*.parquet")
 
 
-def _snippet(load: str, share: float) -> str:
+def _snippet(exported: Exported, loader: str, pattern: str) -> str:
+    load, share = f'load_dataset("{loader}", data_files="{exported.out}/{pattern}", split="train")', exported.share
     if share == 1:
         return f"from datasets import load_dataset\n\ntrain = {load}\n"
     return f"""\

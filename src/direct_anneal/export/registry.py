@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from direct_anneal.export import hugging_face, mds, records, token_files
-from direct_anneal.export.shards import Setting, Writer
+from direct_anneal.export.shards import Exported, Setting, Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +16,16 @@ class Format:
 
     Attributes:
         holds: "records" with their text, or "tokens".
-        open: (directory, setting, schema of the records) → writer.
-        snippet: (directory, setting, share of the mixture, (file, tokens) of all files) → what to paste.
+        open: (directory, setting) → writer.
+        snippet: what to paste.
         pasted_into: the snippet's own file extension.
         shard_bytes: where the user names no size.
         masks_prompts: whether it can say that tokens are not to be predicted.
     """
 
     holds: str
-    open: Callable[[Path, Setting, pa.Schema], Writer]
-    snippet: Callable[[str, Setting, float, list[tuple[str, int]]], str]
+    open: Callable[[Path, Setting], Writer]
+    snippet: Callable[[Exported], str]
     pasted_into: str
     shard_bytes: int
     masks_prompts: bool = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,12 @@ class Setting:
 
     Attributes:
         vocab_size: every token lies in [0, vocab_size).
-        eos_id: the token that ends a document.
+        eos_id: the token that ends a document; None in formats of records.
         tokenizer: its name, for formats that give one.
         window: T, tokens of a training sequence, for formats that are cut into them.
         shard_bytes: a file that holds something already is not filled beyond this.
         has_prompts: some documents begin with tokens that are not to be predicted.
+        schema: of the records; empty in formats of tokens.
     """
 
     vocab_size: int
@@ -48,6 +50,24 @@ class Setting:
     window: int
     shard_bytes: int
     has_prompts: bool
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What a snippet speaks of.
+
+    Attributes:
+        out: the directory.
+        setting: as it was written.
+        share: of the training data; the rest is the stable phase's.
+        files: (name, tokens of the documents in it).
+    """
+
+    out: str
+    setting: Setting
+    share: float
+    files: list[tuple[str, int]]
 
 
 class Shard(Protocol):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from direct_anneal.corpus.tokenised import (
     DatatroveWriter,
@@ -19,7 +17,7 @@ from direct_anneal.corpus.tokenised import (
     smallest,
     token_dtype,
 )
-from direct_anneal.export.shards import Document, Setting, Shard, Sharded, Writer
+from direct_anneal.export.shards import Document, Exported, Setting, Shard, Sharded, Writer
 
 
 class _Tokens:
@@ -70,30 +68,31 @@ class _Bounded(_Tokens):
         self._raw.close()
 
 
-def _writer(directory: Path, setting: Setting, open_shard: Callable[[Path], Shard]) -> Writer:
+def open_olmo(directory: Path, setting: Setting) -> Writer:
+    """A writer of headerless memmaps with the bounds of documents beside them."""
+    dtype = smallest(setting.vocab_size)
+    return Sharded(directory, setting.shard_bytes, lambda path: _Bounded(path, dtype))
+
+
+def open_megatron(directory: Path, setting: Setting) -> Writer:
+    """A writer of .bin and .idx."""
+    dtype = token_dtype(setting.vocab_size)
+    return Sharded(directory, setting.shard_bytes, lambda path: _Tokens(MegatronWriter(path, dtype), dtype))
+
+
+def open_nanotron(directory: Path, setting: Setting) -> Writer:
+    """A writer of .ds with index and metadata."""
+    dtype = smallest(setting.vocab_size)
+
+    def open_shard(path: Path) -> Shard:
+        return _Tokens(DatatroveWriter(path, dtype, setting.tokenizer), dtype)
+
     return Sharded(directory, setting.shard_bytes, open_shard)
 
 
-def open_olmo(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:  # noqa: ARG001
-    """A writer of headerless memmaps with the bounds of documents beside them."""
-    dtype = smallest(setting.vocab_size)
-    return _writer(directory, setting, lambda path: _Bounded(path, dtype))
-
-
-def open_megatron(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:  # noqa: ARG001
-    """A writer of .bin and .idx."""
-    dtype = token_dtype(setting.vocab_size)
-    return _writer(directory, setting, lambda path: _Tokens(MegatronWriter(path, dtype), dtype))
-
-
-def open_nanotron(directory: Path, setting: Setting, schema: pa.Schema) -> Writer:  # noqa: ARG001
-    """A writer of .ds with index and metadata."""
-    dtype = smallest(setting.vocab_size)
-    return _writer(directory, setting, lambda path: _Tokens(DatatroveWriter(path, dtype, setting.tokenizer), dtype))
-
-
-def olmo_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def olmo_snippet(exported: Exported) -> str:
     """For OLMo-core's training script."""
+    out, setting, share = exported.out, exported.setting, exported.share
     dtype = smallest(setting.vocab_size).name
     common = f"""\
     sequence_length={setting.window},
@@ -134,8 +133,9 @@ dataset = NumpyFSLDatasetConfig.from_src_mix(
 {common}"""
 
 
-def megatron_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def megatron_snippet(exported: Exported) -> str:
     """For Megatron-LM's command line: each file weighs as many tokens as it holds."""
+    out, share, files = exported.out, exported.share, exported.files
     total = sum(num_tokens for _, num_tokens in files)
     lines = [f"    {share * tokens / total:.6g} {out}/{name.removesuffix('.bin')} \\" for name, tokens in files]
     if share < 1:
@@ -143,8 +143,9 @@ def megatron_snippet(out: str, setting: Setting, share: float, files: list[tuple
     return "\n".join(["--data-path \\", *lines, "--split 100,0,0", ""])
 
 
-def nanotron_snippet(out: str, setting: Setting, share: float, files: list[tuple[str, int]]) -> str:  # noqa: ARG001
+def nanotron_snippet(exported: Exported) -> str:
     """For the stage of nanotron's configuration."""
+    out, share, vocab_size = exported.out, exported.share, exported.setting.vocab_size
     folders, weights = (f"[{out}]", "[1.0]") if share == 1 else (f"[{out}, STABLE]", f"[{share:g}, {1 - share:g}]")
     return f"""\
 data_stages:
@@ -154,6 +155,6 @@ data_stages:
       dataset:
         dataset_folder: {folders}
         dataset_weights: {weights}  # shares of sequences
-        vocab_size: {setting.vocab_size}
-        token_size_in_bytes: {smallest(setting.vocab_size).itemsize}
+        vocab_size: {vocab_size}
+        token_size_in_bytes: {smallest(vocab_size).itemsize}
 """
