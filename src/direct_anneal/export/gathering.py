@@ -62,7 +62,7 @@ def _record(
     record: dict[str, Any] = {fields.id: row["id"][0].as_py(), fields.domain: row["domain"][0].as_py()}
     name = fields.prompt or ""
     if isinstance(found.get(fields.text), str):
-        texts = {name: found[name]} if isinstance(found.get(name), str) else {}
+        texts = {name: found[name]} if name and isinstance(found.get(name), str) else {}
         record |= {**texts, fields.text: found[fields.text]}
         types |= dict.fromkeys([*texts, fields.text], pa.large_string())
         return record
