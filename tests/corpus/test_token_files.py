@@ -251,7 +251,7 @@ class TestHarm:
         write_index(path, lengths)
         self.fails(path, "one after another|it counts")
 
-    @pytest.mark.parametrize("bounds", [[0, 2**60], [0, 3, 1, 4], [1, 4], [0, 3], [-1, 4]])
+    @pytest.mark.parametrize("bounds", [[0, 2**60], [0, 3, 1, 4], [1, 4], [0, 3], [-1, 4], [0, 1, -(2**63), -1, 4]])
     def test_documents_of_sequences_that_are_not_there(self, tmp_path, bounds):
         path = write(tmp_path, "bin")
         write_index(path, [4, 2, 6, 3], bounds=bounds)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -126,14 +125,19 @@ def _write(choices: Sequence[_Choice], format: str, path: Path) -> None:
 
 def _write_tokens(corpus: Corpus, selected: np.ndarray, format: str, out_dir: Path) -> list[Path]:
     is_ours = np.repeat([source.format == format for source in corpus.sources], np.diff(corpus.bounds))
-    with TemporaryDirectory(dir=out_dir, prefix="selected.", suffix=TEMPORARY_SUFFIX) as temporary:
-        writer = token_writer(format, Path(temporary) / "selected", corpus.vocab_size)
+    temporary = out_dir / f"{_NAMES[format]}{TEMPORARY_SUFFIX}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        writer = token_writer(format, temporary / "selected", corpus.vocab_size)
         for position in np.flatnonzero(is_ours & selected).tolist():
             writer.add(corpus.tokens(position))
         writer.close()
         for path in writer.paths:
             flush_to_disk(path)
         return [path.replace(out_dir / path.name) for path in reversed(writer.paths)]
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_lines(choices: Sequence[_Choice], path: Path) -> None:
