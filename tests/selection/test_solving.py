@@ -147,9 +147,9 @@ def assert_evidence_is_true(instance: Instance, selection: Selection) -> None:
     if np.linalg.norm(direction) > 0:
         expected = instance.features @ direction / np.linalg.norm(direction)
         np.testing.assert_allclose(selection.scores, expected, atol=1e-12)
-    assert np.all(np.diff(selection.scores[selection.indices]) <= 0)  # strongest first
-
     size = np.ones(len(chosen)) if instance.tokens is None else instance.tokens
+    assert np.all(np.diff((selection.scores / size)[selection.indices]) <= 0)  # strongest first
+
     capacity = instance.num_selected if instance.tokens is None else instance.token_budget
     weights = selection.weights
     assert weights.shape == selection.scores.shape == (len(chosen),)
