@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -134,11 +135,11 @@ def command_line(arguments: Sequence[str], log: Path, file_limit: int | None = N
     from direct_anneal.cli import main
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in a shell's background would ignore
     with log.open("w") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
     if file_limit is not None:
         import resource
-        import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with EFBIG instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
