@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "durable", "claims", "progress", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
-    {"baselines"},
+    {"baselines", "cluster"},
     {"pipeline", "report", "demo", "annealing", "evaluation"},
     {"comparison"},
     {"cli"},
@@ -27,7 +27,15 @@ LAYERS = (
 LAYER_OF = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
 CORE = {"gradients", "curvature", "selection", "features", "corpus"}
-CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers"}
+CORE_NEEDS = {
+    "torch",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "safetensors",
+    "transformers",
+    "fsspec",
+}  # the last comes with torch
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "checkpoint": {"huggingface_hub"},
@@ -35,6 +43,7 @@ ALSO = {
     "report": {"rich"},
     "progress": {"rich"},
     "demo": {"rich"},
+    "cluster": {"ray"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
     "comparison": {"yaml", "matplotlib"},
@@ -109,6 +118,8 @@ def test_no_cycle_between_packages() -> None:
         "features/checking.py",
         "features/store.py",
         "features/loading.py",
+        "features/documents.py",
+        "features/places.py",
     ],
 )
 def test_arrays_are_enough(place: str) -> None:

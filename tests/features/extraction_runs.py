@@ -12,7 +12,7 @@ import torch
 from corpus.corpus_samples import prepared
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus
-from direct_anneal.features import FeatureStore, extract
+from direct_anneal.features import FeatureStore, Local, extract
 from direct_anneal.gradients import GradientSketcher
 from pipeline.tiny import CONTEXT, SKETCH_SIZE
 
@@ -40,7 +40,7 @@ def extracted(
 ) -> FeatureStore:
     """The store of the corpus's features, complete."""
     store = store_for(corpus, directory, rows_per_shard)
-    extract(corpus, store, lambda: sketcher(checkpoint), **({"max_length": CONTEXT} | options))
+    extract(corpus, store, Local(lambda: sketcher(checkpoint)), **({"max_length": CONTEXT} | options))
     return store
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
+from direct_anneal.features import place_at
 from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference, require
 from direct_anneal.selection import Objective, Unit
@@ -28,7 +29,7 @@ DEFAULT_EIGENPAIRS = 32
 _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
-            *("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens"),
+            *("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens", "workers"),
             *("num_stiff", "num_eigenpairs", "bands"),
         ),
         int | np.integer,
@@ -46,6 +47,7 @@ _TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             *("quota_unit", "force_in", "force_out"),
             *("projection", "reduction", "optimizer", "device", "dtype"),
             *("text_field", "id_field", "domain_field", "prompt_field"),
+            *("engine", "ray_address", "features"),
         ),
         str,
         "a text",
@@ -62,7 +64,7 @@ SOLVING_FIELDS = frozenset(
 )
 
 # These change where and how fast a run goes, not what it gives.
-_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
+_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens", "engine", "ray_address", "workers", "features"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,11 @@ class SelectConfig:
         device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
         batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
             rounding (see `features.extract`).
+        engine: "local", this process; or "ray", workers on this machine or many, with a model each.
+        ray_address: of the cluster; RAY_ADDRESS of the environment, or else this machine, where left out.
+        workers: how many, for ray; one for each GPU, or each core, where left out.
+        features: where shards are written, if not below `out`: any path or URL of fsspec ("s3://bucket/run"). They are
+            fetched below `out` in the end. With ray, every machine must see it, or `out` where it is left out.
         trust_remote_code: run Python code that the checkpoint brings.
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
@@ -150,6 +157,10 @@ class SelectConfig:
     device: str = "cpu"
     dtype: DtypeName = "float32"
     batch_tokens: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    workers: int | None = None
+    features: str | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -167,7 +178,7 @@ class SelectConfig:
             if getattr(self, field) is not None or field != "optimizer":
                 require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
                 object.__setattr__(self, field, str(getattr(self, field)))
-        for field in ("force_in", "force_out"):
+        for field in ("force_in", "force_out", "features"):
             if isinstance(getattr(self, field), PathLike):
                 object.__setattr__(self, field, str(getattr(self, field)))
         for field in ("floors", "ceilings"):
@@ -200,6 +211,7 @@ class SelectConfig:
             ("projection", ("two-sided", "gaussian")),
             ("reduction", ("mean", "sum")),
             ("dtype", ("float32", "bfloat16", "float16")),
+            ("engine", ("local", "ray")),
         ):
             must = " or ".join(choice for choice in choices if choice)
             require(getattr(self, field) in choices, field, must, getattr(self, field))
@@ -207,12 +219,34 @@ class SelectConfig:
         for field in ("filter", "damping", "gradients"):  # so that equal runs have equal configurations
             object.__setattr__(self, field, getattr(member, field))
         self._settle_curvature()
+        self._check_engine()
         require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
         number = int(self.device.partition(":")[2] or 0)
-        if self.device != "cpu" and number >= torch.cuda.device_count():
+        elsewhere = (
+            self.engine == "ray" and self.curvature == "empirical-fisher"
+        )  # then the model runs on workers alone
+        if self.device != "cpu" and not elsewhere and number >= torch.cuda.device_count():
             raise InputError(
                 f"--device {self.device} needs that device, but torch sees {torch.cuda.device_count()}: use another"
             )
+
+    def _check_engine(self) -> None:
+        if self.features is not None:
+            place_at(self.features)
+        require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
+        if self.engine == "ray":
+            from direct_anneal.cluster import check_installed  # not before: it brings Ray's part of us along
+
+            check_installed()
+            if self.device.startswith("cuda:"):
+                raise InputError(
+                    f"--engine ray gives each worker a GPU of its own, got --device {self.device}: pass --device cuda"
+                )
+            return
+        for field in ("workers", "ray_address"):
+            if (value := getattr(self, field)) is not None:
+                flag = "--" + field.replace("_", "-")
+                raise InputError(f"{flag} is for --engine ray, got {value} without it: pass both, or neither")
 
     def _settle_curvature(self) -> None:
         share = isinstance(self.elbow, int | float) and not isinstance(self.elbow, bool)

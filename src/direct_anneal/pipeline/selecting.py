@@ -74,9 +74,9 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
     config.size_of(pool_corpus.num_tokens)  # to fail before the long part
 
-    sketch = Sketching(config, checkpoint, max_length, stages, found)
-    validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-    pool = sketch("pool", pool_corpus)
+    with Sketching(config, checkpoint, max_length, stages, found) as sketch:
+        validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
+        pool = sketch("pool", pool_corpus)
 
     gathered = Gathered(
         pool_corpus=pool_corpus,
