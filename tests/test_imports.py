@@ -27,15 +27,8 @@ LAYERS = (
 LAYER_OF = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
 CORE = {"gradients", "curvature", "selection", "features", "corpus"}
-CORE_NEEDS = {
-    "torch",
-    "numpy",
-    "scipy",
-    "pyarrow",
-    "safetensors",
-    "transformers",
-    "fsspec",
-}  # the last comes with torch
+# fsspec comes with torch.
+CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "checkpoint": {"huggingface_hub"},

@@ -24,7 +24,7 @@ def sketcher(checkpoint: Path) -> GradientSketcher:
     return GradientSketcher(Checkpoint(str(checkpoint)).load_model("cpu", "float32"), SKETCH_SIZE)
 
 
-def store_for(corpus: Corpus, directory: Path, rows_per_shard: int = ROWS_PER_SHARD) -> FeatureStore:
+def store_for(corpus: Corpus, directory: Path | str, rows_per_shard: int = ROWS_PER_SHARD) -> FeatureStore:
     """A store that fits the corpus."""
     return FeatureStore(
         directory,
@@ -36,7 +36,7 @@ def store_for(corpus: Corpus, directory: Path, rows_per_shard: int = ROWS_PER_SH
 
 
 def extracted(
-    checkpoint: Path, corpus: Corpus, directory: Path, rows_per_shard: int = 5, **options: Any
+    checkpoint: Path, corpus: Corpus, directory: Path | str, rows_per_shard: int = 5, **options: Any
 ) -> FeatureStore:
     """The store of the corpus's features, complete."""
     store = store_for(corpus, directory, rows_per_shard)

@@ -4,7 +4,7 @@ from direct_anneal.features.checking import Finding, Header, verify
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.extraction import Engine, Extraction, Local, extract, shard_rows
 from direct_anneal.features.loading import OUTLIER_FACTOR, SketchedGradients
-from direct_anneal.features.places import Place, is_url, place_at
+from direct_anneal.features.places import UnreachableError, is_url, place_at
 from direct_anneal.features.store import FeatureStore, ShardRows
 
 __all__ = [
@@ -16,9 +16,9 @@ __all__ = [
     "Finding",
     "Header",
     "Local",
-    "Place",
     "ShardRows",
     "SketchedGradients",
+    "UnreachableError",
     "extract",
     "is_url",
     "place_at",

@@ -18,6 +18,10 @@ from direct_anneal.errors import InputError
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|[a-z][a-z0-9+.-]+::", re.IGNORECASE)
 
 
+class UnreachableError(OSError):
+    """A place behind a URL could not be read or written; says which, and what its library says."""
+
+
 class Place(Protocol):
     """A flat collection of files by name."""
 
@@ -104,16 +108,15 @@ class Url:
         return self.url
 
     def names(self) -> list[str]:
-        with self._failing_as_oserror():
+        with self._reaching():
             self._files.invalidate_cache(self._root)  # others write here, too
-            try:
-                found: list[str] = self._files.ls(self._root, detail=False)
-            except FileNotFoundError:
-                return []
+            found: list[str] = []
+            with suppress(FileNotFoundError):
+                found = self._files.ls(self._root, detail=False)
         return [path.rstrip("/").rpartition("/")[2] for path in found]
 
     def read(self, name: str) -> bytes:
-        with self._failing_as_oserror():
+        with self._reaching(missing=FileNotFoundError):
             content: bytes = self._files.cat_file(f"{self._root}/{name}")
         return content
 
@@ -122,19 +125,19 @@ class Url:
         return whole
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        with self._failing_as_oserror():
+        with self._reaching():
             self._files.pipe_file(f"{self._root}/{name}", bytes(content))
 
     def remove(self, name: str) -> None:
-        with self._failing_as_oserror(), suppress(FileNotFoundError):
+        with self._reaching(), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
     @contextmanager
-    def _failing_as_oserror(self) -> Iterator[None]:
+    def _reaching(self, missing: type[OSError] = UnreachableError) -> Iterator[None]:
         """Each of fsspec's libraries has errors of its own for a network or a permission that is lacking."""
         try:
             yield
-        except OSError:
+        except missing:
             raise
         except Exception as error:
-            raise OSError(f"{self.url}: {type(error).__name__}: {error}") from error
+            raise UnreachableError(f"{self.url}: {' '.join(str(error).split()) or type(error).__name__}") from error

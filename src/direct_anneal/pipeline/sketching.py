@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, extract, is_url
+from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract
 from direct_anneal.gradients import (
     FACTOR_SIZE,
     SKETCH_VERSION,
@@ -149,8 +146,13 @@ class Sketching:
         if not self._probe:
             rows = range(min(2, corpus.num_samples))
             self._probe = tuple(corpus.tokens(row)[:_PROBE_TOKENS] for row in rows)
-        with _reaching(self._config.features):
+        try:
             store = self._extracted(role, corpus)
+        except UnreachableError as error:
+            raise InputError(
+                f"--features must be a place that can be read and written, but {error}: mend it, and run the same "
+                "command again to go on"
+            ) from error
         gradients = SketchedGradients.load(store, corpus.index)
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
@@ -178,12 +180,12 @@ class Sketching:
             )
         if slow := [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]:
             store.remember(slow)
-        if (coverage := engine.coverage()) is not None:
-            write_coverage(Path(config.out), manifest.coverage_entry(coverage))
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         if config.features is not None:
             with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards) as advance:
                 store = store.fetched(self._home(role), replace=config.overwrite, advance=advance)
+        if (coverage := engine.coverage()) is not None:
+            write_coverage(Path(config.out), manifest.coverage_entry(coverage))
         return store
 
     def build(self) -> GradientSketcher:
@@ -237,20 +239,6 @@ class Sketching:
             "seed": config.seed,
             "dtype": config.dtype,
         }
-
-
-@contextmanager
-def _reaching(features: str | None) -> Iterator[None]:
-    """Failures of a place that is not a disk of this machine are the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        if features is None or not is_url(features) or error.errno == errno.ENOSPC:
-            raise
-        raise InputError(
-            f"--features must be a place that can be read and written, but {' '.join(str(error).split())}: mend it, "
-            "and run the same command again to go on"
-        ) from error
 
 
 def _absolute(name: str) -> str:
