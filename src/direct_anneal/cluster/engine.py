@@ -167,8 +167,8 @@ class RayEngine:
         assert self._num_workers is not None
         alive = num_busy + len(self._idle) + len(self._starting)
         for _ in range(min(self._num_workers, num_busy + num_waiting) - alive):
-            worker = self._worker.remote(self._builder)
-            self._starting[worker.start.remote()] = worker
+            worker = self._worker.remote()
+            self._starting[worker.start.remote(self._builder)] = worker
 
     def _await_worker(self) -> None:
         while not self._idle:
@@ -202,8 +202,9 @@ class RayEngine:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_ATTEMPTS:
                 raise InputError(
-                    f"workers must be able to load the model, but {self._failed_starts} in a row were lost while they "
-                    f"did, which is often for want of memory: {' '.join(str(error).split()):.200}"
+                    f"workers must be able to start and to load the model, but {self._failed_starts} in a row were "
+                    f"lost, which is often for want of memory, or of direct-anneal on that machine: "
+                    f"...{' '.join(str(error).split())[-200:]}"
                 ) from error
             return
         except self._ray.exceptions.RayTaskError as error:

@@ -53,18 +53,11 @@ class Made:
 
 
 class Worker:
-    """Holds the model.
+    """Holds the model, once it has started."""
 
-    Args:
-        build_sketcher: called by `start`.
-    """
-
-    def __init__(self, build_sketcher: Callable[[], GradientSketcher]) -> None:
-        self._build_sketcher = build_sketcher
-
-    def start(self) -> Coverage:
+    def start(self, build_sketcher: Callable[[], GradientSketcher]) -> Coverage:
         """Load the model; which way every parameter goes."""
-        self._sketcher = self._build_sketcher()
+        self._sketcher = build_sketcher()
         return self._sketcher.describe()
 
     def find_batch_tokens(self, longest: np.ndarray) -> int:
