@@ -25,6 +25,7 @@ from direct_anneal.errors import InputError
 from direct_anneal.features import extract
 from features.extraction_runs import extracted, store_for
 from features.object_store import bucket, objects_below
+from pipeline.pools import chosen, write_pool, write_validation
 from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
 
 TESTS = str(Path(__file__).parent.parent)
@@ -58,6 +59,8 @@ def nodes(s3: str) -> Iterator[TwoNodes]:  # which takes the way to the bucket f
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
         )  # workers import them, too
+        for patience in ("raylet_start_wait_time_s", "worker_register_timeout_seconds"):
+            patch.setenv(f"RAY_{patience}", "300")  # where other work leaves Ray's processes little of the machine
         cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "include_dashboard": False})
         yield TwoNodes(cluster, cluster.add_node(**_NODE))
         cluster.shutdown()
@@ -105,6 +108,20 @@ def test_two_workers_give_them_also_into_a_bucket(
 def test_what_is_amiss_on_a_worker_is_told_as_if_it_were_here(corpus: Corpus, nodes: TwoNodes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--model must be a checkpoint directory"):
         made(corpus, tmp_path / "store", nodes, no_model, 1)
+
+
+def test_select_on_a_cluster_is_select_here(checkpoint: Path, nodes: TwoNodes, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    write_pool(tmp_path / "pool")
+    write_validation(tmp_path / "validation.jsonl")
+    here = chosen(checkpoint, tmp_path, tmp_path / "here")
+    options = {"engine": "ray", "ray_address": nodes.address, "workers": 1}
+    there = chosen(checkpoint, tmp_path, tmp_path / "there", **options)
+    for part in ("features", "corpus"):
+        assert files_below(there.out / part) == files_below(here.out / part)
+    assert (there.out / "selection.parquet").read_bytes() == (here.out / "selection.parquet").read_bytes()
+    untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
+    assert untimed[0] == untimed[1]
 
 
 def test_four_workers_give_them_though_one_and_then_a_machine_with_two_is_lost(
