@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -77,7 +79,8 @@ class Directory:
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path / name) as temporary:
+        # A worker that was given up as lost may still write what another writes now.
+        with replacing(self.path / name, mark=f".{socket.gethostname()}-{os.getpid()}") as temporary:
             temporary.write_bytes(content)
 
     def remove(self, name: str) -> None:
