@@ -71,7 +71,7 @@ class RayEngine:
             except self._lost:
                 self._idle.pop()
             except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+                raise error.cause from error
 
     def make(self, extraction: Extraction, shards: Sequence[int]) -> list[int]:
         self._connect()
@@ -103,6 +103,20 @@ class RayEngine:
                 raise error
             waiting.appendleft(shard)
 
+        def lose(shard: int, error: Exception) -> None:
+            if store.holds(shard):  # its worker had come so far
+                finish(shard)
+                return
+            redone.append(shard)
+            begin_again(
+                shard,
+                InputError(
+                    f"workers must survive a shard, but {_MOST_ATTEMPTS} were lost one after the other while they made "
+                    f"shard {shard} of {place}, which is often for want of memory (pass a smaller --batch-tokens or "
+                    f"--max-length): {' '.join(str(error).split()):.200}"
+                ),
+            )
+
         try:
             while waiting or making:
                 self._keep_starting(len(making), len(waiting))
@@ -114,15 +128,11 @@ class RayEngine:
                         made = self._ray.get(ready)
                     except self._lost as error:
                         self._ray.kill(worker)  # it may be out of reach, and not dead
-                        if store.holds(shard):
-                            finish(shard)
-                        else:
-                            redone.append(shard)
-                            begin_again(shard, error)
+                        lose(shard, error)
                         continue
                     except self._ray.exceptions.RayTaskError as error:
                         if not isinstance(error.cause, OSError) or error.cause.errno in _FINAL:
-                            raise error.cause from None
+                            raise error.cause from error
                         self._idle.append(worker)
                         begin_again(shard, error.cause)  # a network has its moments
                         continue
@@ -208,7 +218,7 @@ class RayEngine:
                 ) from error
             return
         except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise error.cause from error
         self._failed_starts = 0
         self._coverage = self._coverage or coverage
         self._idle.append(worker)
