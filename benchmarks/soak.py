@@ -1,6 +1,6 @@
 """A long run under faults: workers and drivers killed at random moments, reads that are slow or fail.
 
-    OMP_NUM_THREADS=1 python benchmarks/soak.py [--minutes 30] [--workers 2] [--documents 2000] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/soak.py [--minutes 30] [--workers 2] [--documents 2000] [--kill-every 10]
 
 Round after round a driver fills a store with a Ray cluster of this machine, while this process kills a worker every
 ten seconds or so, and every third time the driver, which is then started again. Of reads, one in 50 fails and one in 50
@@ -39,7 +39,6 @@ from pipeline.tiny import CONTEXT, documents, files_below, write_checkpoint, wri
 
 HERE = Path(__file__).parent
 ROWS = 20
-KILL_SECONDS = 10.0
 FAULTY = 1 / 50
 
 
@@ -95,6 +94,7 @@ class Soak:
 
     def __init__(self, directory: Path, address: str, options: argparse.Namespace) -> None:
         self.directory, self.address, self.workers = directory, address, options.workers
+        self.kill_every = options.kill_every
         self.rng = random.Random(options.seed)
         self.killed = {"worker": 0, "driver": 0}
         self.redone = self.rounds = self.shards = 0
@@ -122,7 +122,7 @@ class Soak:
     def _driver(self, until: float) -> int:
         command = [sys.executable, __file__, "--drive", str(self.directory), self.address, str(self.workers)]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        strike = time.monotonic() + self.rng.uniform(0.5, 1.5) * KILL_SECONDS
+        strike = time.monotonic() + self.rng.uniform(0.5, 1.5) * self.kill_every
         while driver.poll() is None:
             time.sleep(0.5)
             alive = [int(path.name) for path in (self.directory / "workers").iterdir() if resident(int(path.name))]
@@ -130,7 +130,7 @@ class Soak:
                 if (size := resident(pid)) is not None:
                     self.memory.setdefault((kind, pid), []).append(size)
             if strike < time.monotonic() < until and alive:
-                strike = time.monotonic() + self.rng.uniform(0.5, 1.5) * KILL_SECONDS
+                strike = time.monotonic() + self.rng.uniform(0.5, 1.5) * self.kill_every
                 kind = "driver" if self.rng.random() < 1 / 3 else "worker"
                 os.kill(driver.pid if kind == "driver" else self.rng.choice(alive), signal.SIGKILL)
                 self.killed[kind] += 1
@@ -160,6 +160,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument(
+        "--kill-every", type=float, default=10, metavar="S", help="seconds, half to one and a half of it"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drive", nargs=3, metavar=("DIR", "ADDRESS", "WORKERS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
