@@ -1,12 +1,13 @@
 # make demo   the main job on an embedded default      make test    the tests
-# make check  what CI runs: lint, types, tests         make bench   ratios, measured here
+# make check  what CI runs: lint, types, docs, tests   make bench   ratios, measured here
+# make docs   the documentation, as a site in site/     make dist    what is released, in dist/
 # Each sets up .venv first; nothing but Python >= 3.11 is needed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench docs dist format clean
 
 demo: .venv/installed
 	$(BIN)/direct-anneal demo --out runs/demo
@@ -18,17 +19,26 @@ check: .venv/developing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/zensical build --clean --strict
 	$(BIN)/pytest
 
 bench: .venv/developing
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: .venv/developing
+	$(BIN)/zensical build --clean --strict
+
+dist: .venv/developing
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 format: .venv/developing
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs dist site .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "direct-anneal needs Python >= 3.11: make PYTHON=python3.11 ...")'

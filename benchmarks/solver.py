@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.selection import FeatureMatrix, Quota, SelectionProblem, solve
-from direct_anneal.selection.energy import _ascend, _swap
+from direct_anneal.selection.energy import _ascend
 from direct_anneal.selection.linear_step import OneBudget
+from direct_anneal.selection.swapping import swap
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference import algorithm_2, linear_problem
@@ -63,9 +64,9 @@ def best_of_many(problem: SelectionProblem, seed: int) -> float:
     directions = np.random.default_rng(seed).normal(size=(problem.features.shape[1], RANDOM_STARTS))
     gains = features.dot(directions).T
     solutions, *_ = _ascend(features, polytope, [polytope.maximise(np.ascontiguousarray(gain)) for gain in gains])
-    norms = features.squared_norms()
-    distinct = {solution.chosen.tobytes(): solution.chosen for solution in solutions}
-    return max(_swap(features, polytope, chosen, norms)[1] for chosen in distinct.values())
+    distinct = list({solution.chosen.tobytes(): solution.chosen for solution in solutions}.values())
+    totals = features.weighted_sum(np.stack(distinct, axis=1).astype(np.float64))
+    return max(search.value for search in swap(features, polytope, distinct, totals))
 
 
 def published(instances: int, literal: int, seed: int) -> None:

@@ -10,11 +10,13 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from direct_anneal.pipeline import selecting
 from pipeline.tiny import write_checkpoint
 
 
@@ -22,6 +24,14 @@ from pipeline.tiny import write_checkpoint
 def _one_thread() -> None:
     """For torch too, whoever imported it first."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def without_reports() -> Iterator[None]:
+    """For tests of whole runs: a page takes longer to draw than such a run takes. tests/report has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selecting, "_report", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

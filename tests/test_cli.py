@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from direct_anneal import cli
+from direct_anneal import cli, doctor
 from direct_anneal.cli import main
 from direct_anneal.pipeline import SelectConfig
 from pipeline.tiny import (
@@ -34,6 +37,8 @@ from pipeline.tiny import (
     write_jsonl,
 )
 
+pytestmark = pytest.mark.usefixtures("without_reports")
+
 DONE, BUG, INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -45,10 +50,10 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The last line of the standard error; those before it tell of the stages that were done."""
+        """The last line of the standard error; those before it tell of stages, to come or done."""
         assert "Traceback" not in self.err
         *stages, message = self.err.splitlines()
-        assert all(": done, " in line for line in stages), self.err
+        assert all(": done, " in line or line.startswith("Gradients of ") for line in stages), self.err
         assert message.startswith("direct-anneal: ")
         return message
 
@@ -120,10 +125,19 @@ def model(desk: Desk) -> Path:
 
 
 class TestThatWorks:
+    def num_tokens(self, desk: Desk) -> int:
+        """One a byte."""
+        lines = [line for name in ("pool", "validation") for line in (desk.directory / f"{name}.jsonl").open()]
+        return sum(len(json.loads(line)["text"]) for line in lines)
+
     def test_select_prints_a_summary_and_writes_the_run(self, desk: Desk) -> None:
         outcome = desk()
         assert outcome.code == DONE
         assert "Selected 6 of 24 documents" in outcome.out
+        assert (
+            f"Gradients of 24 + 8 documents, {self.num_tokens(desk):,} tokens; their features take 0.0 MB"
+            in outcome.err
+        )
         assert "Traceback" not in outcome.err
         assert manifest(desk.out)["num_selected"] == 6
         assert str(desk.out / "selected.jsonl") in outcome.out
@@ -222,6 +236,131 @@ class TestConfigFile:
         outcome = desk.run(["select", "--config", str(self.whole(desk, **{option: value}))])
         assert outcome.code == INPUT, outcome.err
         assert option.replace("_", "-") in outcome.message or option in outcome.message
+
+    def test_a_finished_runs_own_options_do_it_again(self, desk: Desk) -> None:
+        assert desk().code == DONE
+        kept, before = desk.out / "options.json", (desk.out / "selection.parquet").read_bytes()
+        assert set(json.loads(kept.read_text())) == {field.name for field in fields(SelectConfig)}
+        again = desk.directory / "again"
+        assert desk.run(["select", "--config", str(kept), "--out", str(again)]).code == DONE
+        assert (again / "selection.parquet").read_bytes() == before
+        config = self.write(desk, {"fraction": 0.5, "objective": "descent", "frontier": [0.5, 2.0]})
+        solved = desk.directory / "solved"
+        assert desk.run(["solve", str(desk.out), "--config", str(config), "--out", str(solved)]).code == DONE
+        assert len(chosen_ids(solved)) == 12
+        assert [row["ratio"] for row in manifest(solved)["frontier"]] == [0.5, 2.0]
+
+    @pytest.mark.parametrize("command", ["anneal", "evaluate", "select"])
+    def test_every_command_with_options_takes_one_and_knows_its_own(self, desk: Desk, command: str) -> None:
+        path = str(self.write(desk, {"model": "m", "speed": "high", "quiet": True}))
+        outcome = desk.run([command, "--config", path])
+        assert outcome.code == INPUT
+        assert "has quiet, speed: known are " in outcome.message
+
+
+class TestForJobs:
+    def test_objects_on_the_standard_error_and_the_result_at_the_end(self, desk: Desk) -> None:
+        outcome = desk("--log-format", "json")
+        assert outcome.code == DONE
+        lines = [json.loads(line) for line in outcome.err.splitlines()]
+        stages = [line for line in lines if line["event"] == "done"]
+        assert all({"stage", "done", "total", "unit", "seconds", "seconds_left"} <= set(line) for line in stages)
+        assert "Gradients of the pool" in {line["stage"] for line in stages}
+        result = lines[-1]
+        assert (result["event"], result["command"], result["num_selected"]) == ("result", "select", 6)
+        assert result["out"] == str(desk.out)
+        assert "Selected 6 of 24" in outcome.out
+
+    def test_quiet_says_nothing(self, desk: Desk) -> None:
+        outcome = desk("--quiet")
+        assert (outcome.code, outcome.out, outcome.err) == (DONE, "", "")
+
+    def test_quiet_does_not_hide_what_is_wrong(self, desk: Desk) -> None:
+        outcome = desk("--quiet", fraction=2)
+        assert outcome.code == INPUT
+        assert "--fraction" in outcome.message
+
+    def test_what_is_wrong_as_an_object(self, desk: Desk) -> None:
+        outcome = desk("--log-format", "json", fraction=2)
+        assert outcome.code == INPUT
+        (error,) = map(json.loads, outcome.err.splitlines())
+        assert (error["event"], error["code"]) == ("error", INPUT)
+        assert "--fraction must be in (0, 1], got 2.0" in error["message"]
+
+    def test_a_bug_as_objects(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*args: object, **kwargs: object) -> NoReturn:
+            warnings.warn("odd", stacklevel=1)
+            raise RuntimeError("impossible")
+
+        monkeypatch.setattr("direct_anneal.pipeline.choosing.formulate", fail)
+        outcome = desk("--log-format", "json")
+        assert outcome.code == BUG
+        *_, warning, traceback, error = map(json.loads, outcome.err.splitlines())
+        assert warning == {"event": "warning", "message": "odd"}
+        assert traceback["lines"][-1] == "RuntimeError: impossible"
+        assert "report it" in error["message"]
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh"])
+    def test_the_script_knows_commands_and_options(self, desk: Desk, shell: str) -> None:
+        pytest.importorskip("shtab", reason="completion needs the extra 'completion'")
+        outcome = desk.run(["--print-completion", shell])
+        assert outcome.code == DONE
+        assert "--budget-ratio" in outcome.out
+        assert "evaluate" in outcome.out
+
+    def test_bash_takes_it(self, desk: Desk) -> None:
+        pytest.importorskip("shtab", reason="completion needs the extra 'completion'")
+        script = desk.run(["--print-completion", "bash"]).out
+        asked = "COMP_WORDS=(direct-anneal select --budg); COMP_CWORD=2; _shtab_direct_anneal; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["--budget-ratio", "--budget-reference"]
+
+    def test_without_the_library_it_says_what_to_install(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "shtab", None)
+        outcome = desk.run(["--print-completion", "bash"])
+        assert outcome.code == INPUT
+        assert "direct-anneal[completion]" in outcome.message
+
+
+class TestDoctor:
+    def test_a_sound_installation(self, desk: Desk) -> None:
+        outcome = desk.run(["doctor", "--log-format", "json"])
+        assert outcome.code == DONE
+        found = {finding["name"]: finding for finding in json.loads(outcome.err.splitlines()[-1])["findings"]}
+        tests = [name for name in found if name.startswith("self-test")]
+        assert len(tests) >= 3
+        assert all(found[name]["ok"] for name in tests)
+        assert found["torch"]["value"] == torch.__version__
+        assert "can work here" in outcome.out
+
+    def test_one_that_computes_something_else(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        finish = doctor.GradientSketcher.sketch
+
+        def wrong(self: Any, ids: Any) -> Any:
+            sketches = finish(self, ids)
+            sketches.values.mul_(1.01)
+            return sketches
+
+        monkeypatch.setattr(doctor.GradientSketcher, "sketch", wrong)
+        outcome = desk.run(["doctor"])
+        assert outcome.code == BUG
+        assert "must be within 1e-3 of autograd's, but are off by" in outcome.out
+        assert "broken: self-test: gradients" in outcome.out
+
+    def test_what_extras_lack(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = [
+            "torch>=2.0",
+            "no-such-thing>=1; extra == 'report'",
+            "direct-anneal[report]; extra == 'all'",
+            "numpy>=99; extra == 'all'",
+        ]
+        monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: wanted)
+        assert [requirement.name for requirement in doctor._requirements(None)] == ["torch"]
+        named = doctor._requirements("all")
+        assert [requirement.name for requirement in named] == ["no-such-thing", "numpy"]
+        assert not any(doctor._version(requirement).ok for requirement in named)
 
 
 class TestRequest:
@@ -456,6 +595,26 @@ class TestForeignCode:
         assert "the weights of" in desk.refused(model=model)
         assert not proof.exists()
 
+    @pytest.mark.parametrize("protocol", [0, 2, 5])
+    def test_nor_is_one_of_an_optimizers_state_or_of_training_arguments(
+        self, desk: Desk, model: Path, protocol: int
+    ) -> None:
+        """The first is refused in a line; the second, which Trainer leaves beside a checkpoint, nobody opens."""
+        proof = desk.directory / "it-ran"
+        for name in ("training_args.bin", "optimizer.pt"):
+            (model / name).write_bytes(pickle.dumps(_Touches(proof), protocol))
+        assert "code in it is never run" in desk.refused(model=model, optimizer=model / "optimizer.pt")
+        assert desk(model=model, out=desk.directory / "without").code == DONE
+        assert not proof.exists()
+
+
+class _Touches:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (Path.touch, (self._path,))
+
 
 class TestInterruptions:
     def test_ctrl_c_tells_how_to_go_on_and_loses_nothing(self, desk: Desk) -> None:
@@ -470,12 +629,14 @@ class TestInterruptions:
         process.join()
         told = (desk.directory / "log").read_text()
         assert process.exitcode == INTERRUPTED, told
-        assert Outcome(INTERRUPTED, "", told).message.startswith("direct-anneal: interrupted: what was done is kept")
+        message = Outcome(INTERRUPTED, "", told).message
+        assert message.startswith("direct-anneal: interrupted: what was done is kept")
+        assert shlex.split(message.split("to go on: ")[1]) == ["direct-anneal", *words]
         assert not (desk.out / "manifest.json").exists()
         assert desk.run([*words, "--batch-tokens", "8192"]).code == DONE
         assert not list(desk.out.rglob("*.tmp"))
 
-    @pytest.mark.parametrize("limit", [300, 3_000, 20_000])
+    @pytest.mark.parametrize("limit", [1_000, 3_000, 20_000])  # the log has this limit, too
     def test_a_full_disk_is_told_and_the_run_can_go_on(self, desk: Desk, limit: int) -> None:
         """From not even the configuration fits to all but the features do."""
         # Features of 24 rows in float16: 24,576 bytes, above every limit.

@@ -15,11 +15,11 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "claims", "progress", "checkpoint"},
+    {"errors", "durable", "claims", "notebook", "options", "progress", "redaction", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
     {"baselines", "cluster"},
-    {"pipeline", "report", "demo", "annealing", "evaluation"},
+    {"pipeline", "report", "demo", "annealing", "evaluation", "doctor"},
     {"comparison"},
     {"cli"},
     {"__main__"},
@@ -32,14 +32,15 @@ CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "checkpoint": {"huggingface_hub"},
-    "cli": {"yaml", "rich"},
-    "report": {"rich"},
+    "cli": {"yaml", "rich", "shtab"},
+    "doctor": {"packaging"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
     "cluster": {"ray"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
-    "comparison": {"yaml", "matplotlib"},
+    "comparison": {"yaml", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

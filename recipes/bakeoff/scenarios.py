@@ -31,21 +31,23 @@ TARGETS = {
 CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
 POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 4000, 600, 40  # the last for each domain
 DAMAGED_SHARE = 0.25
+OPTIMIZER = "optimizer.pt"  # in an arm: the stable checkpoint's own
 KINDS = ("shuffled", "random", "boilerplate", "duplicated")  # of damage, equal shares
 
 # `direct-paper`: the paper's constants, or the nearest feasible budget.
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"baseline": "random"},
-    "low-perplexity": {"baseline": "low-perplexity"},
-    "middle-perplexity": {"baseline": "middle-perplexity"},
-    "dsir": {"baseline": "dsir"},
-    "gradient-cosine": {"baseline": "gradient-cosine"},
+    "direct": {"select": {}},
     "quality-classifier": {"baseline": "quality-classifier"},
+    "gradient-cosine": {"baseline": "gradient-cosine"},
+    "gradient-cosine-adam": {"baseline": "gradient-cosine", "select": {"optimizer": OPTIMIZER}},
+    "dsir": {"baseline": "dsir"},
     "direct-paper": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
-    "direct": {"select": {"objective": "descent"}},
 }
 # The rest, for a machine with more time: they are added to what has been run already.
 MORE_ARMS: dict[str, dict[str, Any]] = {
+    "low-perplexity": {"baseline": "low-perplexity"},
+    "middle-perplexity": {"baseline": "middle-perplexity"},
     "whole-pool": {"baseline": "whole-pool"},
     "random-deduplicated": {"baseline": "random", "deduplicate": "minhash"},
     "dsir-deduplicated": {"baseline": "dsir", "deduplicate": "minhash"},
@@ -120,11 +122,16 @@ def main() -> None:
     directory = arguments.cache / "bakeoff"
     roles: tuple[tuple[str, Role], ...] = (("bakeoff", "test"), ("development", "development"))
     for name, held_out in roles:
+        model = arguments.cache / f"stable-{arguments.size}"
+        arms = {**ARMS, **(MORE_ARMS if arguments.all_arms else {})}
+        for arm in arms.values():
+            if arm.get("select", {}).get("optimizer") == OPTIMIZER:
+                arm["select"] = {**arm["select"], "optimizer": str(model / OPTIMIZER)}
         recipe = {
-            "model": str(arguments.cache / f"stable-{arguments.size}"),
+            "model": str(model),
             "model_name": arguments.size,
             "scenarios": write_scenarios(arguments.data, directory, held_out),
-            "arms": {**ARMS, **(MORE_ARMS if arguments.all_arms else {})},
+            "arms": arms,
             "seeds": list(range(arguments.seeds)),
             "fractions": [0.1, 0.2],
             "epochs": 2.0,

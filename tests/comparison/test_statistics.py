@@ -98,7 +98,6 @@ def test_the_table_for_people(rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("name", ["pareto.svg", "pareto.png"])
 def test_the_plot_names_every_arm(rows: list[Row], tmp_path: Any, name: str) -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs the extra 'compare'")
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none"}):

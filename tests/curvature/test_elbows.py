@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from direct_anneal.curvature import Spectrum, cross_fit, energy_share, fixed_number, widest_gap
+from direct_anneal.curvature import Spectrum, cross_energies, cross_fit, energy_share, fixed_number, widest_gap
 
 Float = NDArray[np.float64]
 
@@ -118,3 +118,20 @@ def test_samples_that_the_other_half_never_saw_cost_nothing() -> None:
     crossed = cross_fit(z, (Spectrum.from_sketches(z[0::2]), Spectrum.from_sketches(z[1::2])))
     np.testing.assert_array_equal(crossed.held_out, 0.0)
     assert crossed.overfit == float("inf")
+
+
+def test_energies_of_directions_by_their_definition() -> None:
+    z = np.random.default_rng(7).normal(size=(9, 6))  # an odd number: halves of 5 and 4
+    halves = (Spectrum.from_sketches(z[0::2]), Spectrum.from_sketches(z[1::2]))
+    in_sample, held_out = cross_energies(z, halves)
+    for j in range(4):
+        own, other = [], []
+        for spectrum, samples, rest in ((halves[0], z[0::2], z[1::2]), (halves[1], z[1::2], z[0::2])):
+            direction = spectrum.eigenvectors[:, j]
+            own.append(sum(float(direction @ row) ** 2 for row in samples) / len(samples))
+            other.append(sum(float(direction @ row) ** 2 for row in rest) / len(rest))
+        assert in_sample[j] == pytest.approx(np.mean(own), rel=1e-12)
+        assert held_out[j] == pytest.approx(np.mean(other), rel=1e-12)
+    assert in_sample.shape == held_out.shape == (4,)
+    # Of the empirical Fisher the former is what its eigenvalues are.
+    np.testing.assert_allclose(in_sample, np.mean([half.eigenvalues[:4] for half in halves], axis=0), rtol=1e-10)

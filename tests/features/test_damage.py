@@ -18,6 +18,7 @@ import pytest
 from corpus.corpus_samples import prepared
 from direct_anneal.cli import main
 from direct_anneal.corpus import Corpus
+from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, Local, extract, verify
 from direct_anneal.gradients import GradientSketcher
 from features.extraction_runs import ROWS_PER_SHARD, extracted, sketcher, store_for
@@ -130,8 +131,6 @@ ONE_SHARD: dict[str, tuple[Callable[[Path], None], str]] = {
     "other dtype": (_rows(lambda rows: rows.astype(np.float32)), "float16 of shape .*, but is float32"),
     "other shape": (_rows(lambda rows: rows[:, 1:]), rf"but is float16 of \(5, {SKETCH_SIZE - 1}\)"),
     "row missing": (_rows(lambda rows: rows[1:]), rf"but is float16 of \(4, {SKETCH_SIZE}\)"),
-    "rows not of norm one": (_scaled(1.01), r"norm 1 or 0, but row 3 has 1\.0"),
-    "rows of NaN": (_scaled(np.nan), "norm 1 or 0, but row 3 has nan"),
     "no npy": (_no_format(ARRAY), f"{ARRAY} is no npy file"),
     "no Parquet": (_no_format(SIDECAR), f"{SIDECAR} is no Parquet file"),
     "sidecar column missing": (_table(lambda table: table.drop_columns("loss")), "must have the columns id, source"),
@@ -180,6 +179,52 @@ def test_one_shard_is_named_and_computed_again(
     assert recomputed(checkpoint, corpus, copied) == [DAMAGED]
     assert files_below(copied) == files_below(whole)
     assert list(verify(copied)) == []
+
+
+@pytest.mark.parametrize("factor", [1.01, np.nan])
+def test_rows_of_another_norm_are_named_and_computed_again_without_their_record(
+    checkpoint: Path, corpus: Corpus, whole: Path, copied: Path, factor: float
+) -> None:
+    """No accident after writing does that under a true sha256, so that only `verify` looks."""
+    _scaled(factor)(copied)
+    (finding,) = verify(copied)
+    assert re.search(rf"norm 1 or 0, but row 3 has {factor:.2g}", finding.wrong), finding.wrong
+    assert finding.remedy.startswith(f"remove {RECORD} there, and run select again")
+    (copied / RECORD).unlink()
+    assert recomputed(checkpoint, corpus, copied) == [DAMAGED]
+    assert files_below(copied) == files_below(whole)
+
+
+@pytest.mark.parametrize("name", [ARRAY, SIDECAR, RECORD])
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_directory_in_a_files_place_is_named_before_anything_is_computed(
+    checkpoint: Path, corpus: Corpus, whole: Path, copied: Path, name: str, committed: bool
+) -> None:
+    if not committed:
+        (copied / RECORD).unlink()
+    (copied / name).unlink(missing_ok=True)
+    (copied / name).mkdir()
+    (copied / name / "mine").touch()
+    (finding,) = verify(copied)
+    assert str(finding).endswith(f"{name} must be a file, but is a directory: move it away, and run select again")
+    damaged = files_below(copied)
+    with pytest.raises(InputError, match=f"{name} must be a file, but is a directory: move it away"):
+        recomputed(checkpoint, corpus, copied)
+    assert files_below(copied) == damaged
+    (copied / name).rename(copied.parent / "away")
+    assert recomputed(checkpoint, corpus, copied) == [DAMAGED]
+    assert files_below(copied) == files_below(whole)
+
+
+def test_a_directory_in_the_headers_place_is_named(corpus: Corpus, copied: Path) -> None:
+    (copied / "store.json").unlink()
+    (copied / "store.json").mkdir()
+    (finding,) = verify(copied)
+    assert finding.wrong == "store.json must be a file, but is a directory"
+    with pytest.raises(InputError, match=r"store\.json must be a file, but is a directory: move it away"):
+        store_for(corpus, copied)
+    with pytest.raises(InputError, match=r"store\.json must be a file"):
+        FeatureStore.open(copied)
 
 
 def test_swapped_shards_are_both_named(checkpoint: Path, corpus: Corpus, whole: Path, copied: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from direct_anneal.errors import InputError
 from direct_anneal.features import OUTLIER_FACTOR, FeatureStore, ShardRows, SketchedGradients
+from direct_anneal.features.rows import StoredRows
 from pipeline.tiny import files_below
 
 NUM_SAMPLES, SKETCH_SIZE, ROWS_PER_SHARD = 10, 4, 3  # shards of 3, 3, 3 and 1 rows
@@ -65,7 +66,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     whole = content(range(NUM_SAMPLES))
     assert store.missing() == []
     np.testing.assert_array_equal(np.concatenate(store.features()), whole.features)
-    assert store.features()[0].dtype == np.float16
+    assert store.features()[0][:].dtype == np.float16
     table = store.samples()
     assert table.column_names == ["id", "source", "row", "domain", "num_tokens", "loss", "grad_norm", "reason"]
     assert table["domain"].to_pylist() == whole.samples["domain"].to_pylist()
@@ -251,7 +252,7 @@ class TestLoading:
         whole = content(range(NUM_SAMPLES))
         assert len(gradients) == NUM_SAMPLES
         assert len(gradients.quarantined) == 0
-        assert all(isinstance(block, np.memmap) for block in gradients.units)
+        assert all(isinstance(block, StoredRows) for block in gradients.units)  # neither memory nor open files
         np.testing.assert_array_equal(gradients.dense(), whole.features.astype(np.float64) * whole.norms[:, None])
 
     def test_rows_that_are_not_finite_are_left_out_and_told(self, tmp_path: Path) -> None:

@@ -9,6 +9,11 @@ from direct_anneal.checkpoint import Checkpoint
 from pipeline.pools import write_pool, write_validation
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_reports(without_reports: None) -> None:
+    """Of all that is here."""
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool in every format, and a validation set. To be read, not changed."""

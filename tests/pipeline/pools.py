@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from corpus.corpus_samples import FORMATS, write_records
 from direct_anneal.pipeline import Run, select
+from direct_anneal.pipeline.family import DAMPING
 from direct_anneal.progress import Progress
 from pipeline.tiny import SKETCH_SIZE, byte_tokenizer, documents, manifest, write_jsonl
 
@@ -43,7 +44,8 @@ def write_validation(path: Path, count: int = NUM_VALIDATION) -> Path:
 
 
 def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = None, **options: Any) -> Run:
-    """`select` over directory/pool and directory/validation.jsonl; a quarter unless another size is asked for."""
+    """`select` over directory/pool and directory/validation.jsonl; a quarter, and by the paper's objective, unless
+    something else is asked for."""
     if not {"num_samples", "num_tokens", "fraction"} & options.keys():
         options["fraction"] = 0.25
     given: dict[str, Any] = {
@@ -52,6 +54,7 @@ def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = 
         "validation": str(directory / "validation.jsonl"),
         "out": out,
         "sketch_size": SKETCH_SIZE,
+        "objective": "energy",
     }
     return select(progress=progress, **(given | options))
 
@@ -105,4 +108,6 @@ def recomputed(
     if objective == "energy":
         x = x - x @ stiff @ stiff.T
         return cost, x, x[selected].sum(0)
-    return cost, x, vectors @ ((vectors.T @ z.mean(0)) / (eigenvalues + 0.1 * eigenvalues[0]))
+    u = z / np.linalg.norm(z, axis=1, keepdims=True)
+    H = (x.T @ x / len(x) + u.T @ u / len(u)) / 2
+    return cost, x, np.linalg.solve(H + DAMPING * np.linalg.eigvalsh(H)[-1] * np.eye(len(H)), u.mean(0))

@@ -52,8 +52,10 @@ MEMBERS: list[dict[str, Any]] = [
     {"objective": "energy"},
     {"objective": "energy", "filter": "none", "gradients": "unit", "noise": "centred"},
     {"objective": "energy", "filter": "flat", "gradients": "unit"},
-    {"objective": "descent"},
-    {"objective": "descent", "damping": 0.01, "gradients": "raw"},
+    {"objective": "descent", "budget_ratio": 1.0},
+    {"objective": "descent", "filter_curvature": "pool", "damping": 0.1, "gradients": "raw"},
+    {"objective": "descent", "filter_curvature": "validation", "damping": 0.01, "gradients": "raw"},
+    {"objective": "descent", "filter_curvature": "validation"},
     {"objective": "descent", "filter": "flat", "noise": "centred"},
     {"objective": "descent", "filter": "none", "gradients": "raw", "noise": "centred"},
 ]
@@ -63,9 +65,8 @@ MEMBERS: list[dict[str, Any]] = [
 def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, member: dict[str, Any]) -> None:
     content = chosen(checkpoint, world, tmp_path / "out", num_stiff=5, **member).manifest
     form = content["objective"]
-    assert {name: form[name] for name in member if name != "objective"} == {
-        name: value for name, value in member.items() if name != "objective"
-    }
+    own = {name: value for name, value in member.items() if name not in ("objective", "budget_ratio")}
+    assert {name: form[name] for name in own} == own
     z, table = stored(tmp_path / "out", "validation"), evidence(tmp_path / "out")
     selected = table["selected"].to_numpy()
     x = rows(stored(tmp_path / "out", "pool"), form["gradients"])
@@ -73,19 +74,25 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
     rtol = RAW_RTOL if form["gradients"] == "raw" else UNIT_RTOL
     cost = stiff_costs(x, eigenvalues, V, form["noise"]).sum(axis=1)
     np.testing.assert_allclose(table["stiff_cost"].to_numpy(), cost, rtol=rtol, atol=rtol * cost.mean())
-    assert content["budget"]["limit"] == pytest.approx(cost.mean() * selected.sum(), rel=rtol)
+    if form["name"] == "energy" or "budget_ratio" in member:
+        assert content["budget"]["limit"] == pytest.approx(cost.mean() * selected.sum(), rel=rtol)
+    else:
+        assert content["budget"]["limit"] is content["budget"]["ratio"] is None
     flat = np.eye(len(V)) - V @ V.T
     if form["name"] == "energy":
         total = (x @ flat if form["filter"] == "flat" else x)[selected].sum(axis=0)
         value = total @ total
     else:
-        fisher = z.T @ z / len(z)
+        counted = rows(z, form["gradients"])
+        moments = {"pool": x.T @ x / len(x), "validation": z.T @ z / len(z)}
+        moments["both"] = (moments["pool"] + counted.T @ counted / len(z)) / 2
+        H = moments[form["filter_curvature"] or "validation"]
         f = {
             "none": np.eye(len(V)),
             "flat": flat,
-            "newton": np.linalg.inv(fisher + (form["damping"] or 0.0) * np.eye(len(V)) * eigenvalues[0]),
+            "newton": np.linalg.inv(H + (form["damping"] or 0.0) * np.eye(len(V)) * np.linalg.eigvalsh(H)[-1]),
         }[form["filter"]]
-        value = x[selected].sum(axis=0) @ f @ z.mean(axis=0)
+        value = x[selected].sum(axis=0) @ f @ counted.mean(axis=0)
     assert form["value"] == pytest.approx(value, rel=2 * rtol)
 
 
@@ -145,7 +152,7 @@ class TestBands:
         more = ["--out", tmp_path / "out", "--fraction", "0.25", "--sketch-size", "32", "--bands", "2"]
         assert main(["select", *map(str, given + more), "--elbow", "gap", "--num-stiff", "2"]) == 2
         assert "leave one out" in capsys.readouterr().err
-        assert main(["select", *map(str, given + more), "--num-stiff", "2"]) == 0
+        assert main(["select", *map(str, given + more), "--num-stiff", "2", "--budget-ratio", "1"]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Budget")]
         assert line.count("%") == 2
 
@@ -175,8 +182,8 @@ class TestElbows:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"filter": "newton"}, "--objective descent, or --filter flat"),
-        ({"damping": 0.1}, "--damping is of --filter newton"),
+        ({"objective": "energy", "filter": "newton"}, "--objective descent, or --filter flat"),
+        ({"objective": "energy", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "filter": "flat", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "damping": 0.0}, "--damping must be above 0"),
         ({"objective": "descent", "damping": float("nan")}, "--damping must be above 0"),
@@ -196,6 +203,10 @@ class TestElbows:
         ({"curvature": "hessian", "dtype": "bfloat16"}, "--dtype float32"),
         ({"curvature": "hessian", "optimizer": "adam.pt"}, "leave out --optimizer"),
         ({"curvature": "mc-fisher", "reduction": "sum"}, "--reduction mean"),
+        ({"curvature": "mc-fisher", "filter_curvature": "pool"}, "--curvature empirical-fisher"),
+        ({"filter": "flat", "filter_curvature": "pool"}, "--filter newton"),
+        ({"objective": "energy", "filter_curvature": "both"}, "--filter newton"),
+        ({"filter_curvature": "both", "sketch_size": 20_000}, "--sketch-size"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str) -> None:
@@ -208,17 +219,26 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str
 def test_every_choice_defines_the_run() -> None:
     base = SelectConfig(model="m", pool=("p",), validation=("v",), out="o", fraction=0.5, objective="descent")
     changes: list[dict[str, Any]] = [
-        {"filter": "none", "damping": None},
+        {"filter": "none", "damping": None, "filter_curvature": None},
         {"damping": 0.2},
+        {"filter_curvature": "pool"},
+        {"budget_ratio": 1.0},
         {"gradients": "raw"},
         {"noise": "centred"},
         {"bands": 2},
-        {"curvature": "mc-fisher"},
-        {"curvature": "ggn", "num_eigenpairs": 8},
+        {"curvature": "mc-fisher", "filter_curvature": None},
+        {"curvature": "ggn", "num_eigenpairs": 8, "filter_curvature": None},
         {"elbow": "gap"},
         {"num_stiff": 3},
     ]
-    assert replace(base, filter="newton", damping=0.1, gradients="unit").defining == base.defining
+    same = {
+        "filter": "newton",
+        "damping": 0.01,
+        "filter_curvature": "both",
+        "gradients": "unit",
+        "budget_ratio": "none",
+    }
+    assert replace(base, **same).defining == base.defining
     for change in changes:
         assert replace(base, **change).defining != base.defining
 

@@ -78,7 +78,7 @@ class TestRefused:
         assert len(chosen_ids(copy)) == 3
 
     def test_what_is_no_run(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="RUN_DIR must be the directory of a select run"):
+        with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):
             reselect(tmp_path, out=tmp_path / "out")
 
     def test_features_that_are_not_complete(self, done: Run, tmp_path: Path) -> None:

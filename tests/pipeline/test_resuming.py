@@ -231,6 +231,25 @@ class TestInterrupted:
             assert manifest(out)["num_selected"] == 12
 
 
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("left", ["features/coverage.json.tmp", "selected.jsonl.gz.tmp", "frontier.parquet.tmp"])
+def test_what_a_kill_left_half_written_goes(checkpoint: Path, world: Path, done: Run, out: Path, left: str) -> None:
+    """Whether or not the next run writes the same file."""
+    (out / left).write_bytes(b"half")
+    chosen(checkpoint, world, out)
+    assert files_below(out).keys() == files_below(done.out).keys()
+
+
+def test_a_kill_before_the_directory_is_marked_leaves_it_free(
+    checkpoint: Path, world: Path, done: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("direct-anneal.lock", "direct-anneal.json.tmp"):
+        (tmp_path / "out" / name).write_bytes(b"half")
+    chosen(checkpoint, world, tmp_path / "out")
+    assert files_below(tmp_path / "out").keys() == files_below(done.out).keys()
+
+
 def test_a_run_that_failed_leaves_no_result_of_another(checkpoint: Path, world: Path, out: Path) -> None:
     """What lies in `out` must be what direct-anneal.json there says."""
     with pytest.raises(InputError, match="least feasible"):

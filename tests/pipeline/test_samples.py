@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import direct_anneal
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.pipeline.family import DAMPING
 from gradients.tiny_models import explicit_matrix
 
 R, N, M, K = 24, 30, 12, 7
@@ -58,7 +59,7 @@ def chosen(pool: list[Sample] = POOL, **options: Any) -> direct_anneal.Selection
 
 @pytest.mark.parametrize("objective", ["energy", "descent"])
 def test_both_objectives_by_their_formulas(objective: Any) -> None:
-    selection = chosen(objective=objective)
+    selection = chosen(objective=objective, budget_ratio=1.0)
     z, x = sketched(built(), VALIDATION), sketched(built(), POOL)
     values, vectors = np.linalg.eigh(z.T @ z / M)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -70,8 +71,10 @@ def test_both_objectives_by_their_formulas(objective: Any) -> None:
     if objective == "energy":
         objective_value = np.sum((total - vectors[:, :s] @ (vectors[:, :s].T @ total)) ** 2)
     else:
-        newton = np.linalg.inv(z.T @ z / M + 0.1 * values[0] * np.eye(R))
-        objective_value = total @ newton @ z.mean(axis=0)
+        u = z / np.linalg.norm(z, axis=1, keepdims=True)
+        H = (x.T @ x / N + u.T @ u / M) / 2
+        newton = np.linalg.inv(H + DAMPING * np.linalg.eigvalsh(H)[-1] * np.eye(R))
+        objective_value = total @ newton @ u.mean(axis=0)
     # Gradients are float32: 1e-5 of a row, twice that of a square, and sums cancel a little.
     assert len(set(selection.indices.tolist())) == K
     assert selection.budget == pytest.approx(cost.mean() * K, rel=1e-4)
@@ -107,7 +110,8 @@ def test_unusable_gradients_are_left_out_by_position() -> None:
         ({"num_selected": 0}, r"num_selected must be in 1\.\.30"),
         ({"fraction": 0.5}, "given once"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"filter": "newton"}, "--objective descent"),
+        ({"objective": "energy", "filter": "newton"}, "^filter newton weighs progress .* pass objective descent"),
+        ({"budget_ratio": 0.0}, "^budget_ratio must be a number above 0"),
         ({"budget_ratio": 1e-6}, "budget_ratio must allow 7 samples"),
     ],
 )

@@ -389,3 +389,21 @@ def test_a_shortfall_of_tokens_is_told(checkpoint: Path, world: Path, tmp_path: 
     content = chosen(checkpoint, world, tmp_path / "out", num_tokens=900, budget_ratio=1e-4, relax_budget=True).manifest
     held = int(column(tmp_path / "out", "num_tokens")[column(tmp_path / "out", "selected")].sum())
     assert any("tokens asked for" in warning for warning in content["warnings"]) == (held < 0.95 * 900)
+
+
+def test_by_tokens_a_sample_counts_for_each_of_its_tokens(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    content = chosen(
+        checkpoint, world, tmp_path / "out", objective="descent", num_tokens=900, budget_ratio=0.9
+    ).manifest
+    selected, num_tokens = (column(tmp_path / "out", name) for name in ("selected", "num_tokens"))
+    cost, x, direction = recomputed(tmp_path / "out", "descent", selected)
+    share = num_tokens / num_tokens.mean()
+    score = share * (x @ direction) / np.linalg.norm(direction)
+    rtol = 2.0**-9  # as above
+    np.testing.assert_allclose(column(tmp_path / "out", "score"), score, rtol=rtol, atol=rtol * share.max())
+    np.testing.assert_allclose(column(tmp_path / "out", "stiff_cost"), share * cost, rtol=rtol)
+    limit = 0.9 * (num_tokens @ cost / num_tokens.sum()) * 900 / num_tokens.mean()
+    assert content["budget"]["limit"] == pytest.approx(limit, rel=rtol)
+    rank = column(tmp_path / "out", "rank")
+    for part in (selected, ~selected):
+        assert np.all(np.diff((column(tmp_path / "out", "score") / num_tokens)[part][np.argsort(rank[part])]) <= 0)

@@ -5,6 +5,7 @@ N samples, R sketch size, S removed directions, k columns.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,69 @@ def test_large_blocks_are_worked_on_in_parts(
     np.testing.assert_allclose(features.dot(np.eye(R)), X, **EXACT)
     np.testing.assert_allclose(features.gram(), X.T @ X, **EXACT)
     np.testing.assert_allclose(features.squared_norms(), np.sum(X**2, axis=1), **EXACT)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small a matrix is, a thread reads it, four rows at a time."""
+    monkeypatch.setattr(matrix, "_ALONE", 0)
+    monkeypatch.setattr(matrix, "_AHEAD_BYTES", 8 * R * 4)
+
+
+def products(features: FeatureMatrix) -> list[bytes]:
+    rng = np.random.default_rng(4)
+    directions, weights = rng.normal(size=(R, 3)), rng.normal(size=(N, 3))
+    found = (features.dot(directions), features.weighted_sum(weights), features.gram(), features.squared_norms())
+    return [product.tobytes() for product in found]
+
+
+def test_reading_ahead_changes_no_bit(
+    pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    features, _ = pair
+    monkeypatch.setattr(matrix, "_BLOCK_BYTES", 8 * R * 2)
+    alone, passes = products(features), features.passes
+    request.getfixturevalue("ahead")
+    assert products(features) == alone
+    assert features.passes == 2 * passes
+
+
+def test_how_rows_are_cut_into_blocks_changes_no_bit(pair: tuple[FeatureMatrix, Float], ahead: None) -> None:
+    z = np.random.default_rng(5).normal(size=(N, R))
+    cuts = ([z], [z[:1], z[1:20], z[20:20], z[20:]], [z[i : i + 1] for i in range(N)])
+    assert len({tuple(products(FeatureMatrix(blocks))) for blocks in cuts}) == 1
+
+
+class Broken:
+    """Rows of which the last can never be read."""
+
+    shape = (N, R)
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, rows: slice) -> Float:
+        if rows.stop >= N:
+            raise OSError("the disk is gone")
+        return np.ones((rows.stop - rows.start, R))
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+
+
+def test_what_fails_while_reading_ahead_is_raised_as_it_is(ahead: None) -> None:
+    with pytest.raises(OSError, match=r"^the disk is gone$"):
+        FeatureMatrix([Broken()]).weighted_sum(np.ones(N))
+    assert threads() == 0
+
+
+def test_reading_ahead_ends_with_whoever_asks(ahead: None) -> None:
+    blocks = FeatureMatrix(np.ones((N, R))).blocks()
+    next(blocks)
+    assert threads() == 1
+    blocks.close()
+    assert threads() == 0
 
 
 def test_nothing_given_is_written_to(tmp_path: Path) -> None:

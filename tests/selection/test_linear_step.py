@@ -6,7 +6,7 @@ N samples, K selected, τ budget.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from scipy.optimize import linprog
 
 from direct_anneal.selection import InfeasibleBudgetError, SelectionProblem
 from direct_anneal.selection.linear_step import OneBudget
+from direct_anneal.selection.polytope import nth_largest
 
 Float = NDArray[np.float64]
 
@@ -282,3 +283,37 @@ def test_max_count_bounds_the_sum_of_weights(instance: Instance) -> None:
     )
     # HiGHS may hold 1e-10 tokens too many, of samples no shorter than one token.
     assert instance.polytope(np.inf).max_count() == pytest.approx(-most.fun, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ascending", "few values", "forced", "misleading sample"])
+def test_nth_largest_is_what_sorting_finds(kind: str) -> None:
+    rng, size = np.random.default_rng(0), 40_000  # enough for the bracket from a sample
+    values = {
+        "normal": rng.normal(size=size),
+        "ascending": np.arange(size, dtype=np.float64),
+        "few values": rng.integers(0, 3, size).astype(np.float64),
+        "forced": np.where(np.arange(size) < 100, np.inf, np.where(rng.random(size) < 0.5, -np.inf, rng.random(size))),
+        # Every ninth value is high, and the sample is of every ninth.
+        "misleading sample": np.where(np.arange(size) % 9 == 0, 1.0, 0.0) + 0.1 * rng.random(size),
+    }[kind]
+    descending = np.sort(values)[::-1]
+    for count in (1, 2, 100, 101, 4_444, 4_445, 20_000, size - 1, size):
+        assert nth_largest(values, count) == descending[count - 1]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_thousands_that_tie_at_one_multiplier(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Gains in proportion to costs: every filling is optimal at one multiplier, and steps by what is used find nothing.
+    rng = np.random.default_rng(1)
+    cost = rng.integers(1, 9, 2_000).astype(np.float64)
+    instance = Instance(3.0 * cost, cost, 400)
+    least, most = np.sort(cost)[:400].sum(), np.sort(cost)[-400:].sum()
+    budget = float(least + share * (most - least))
+    polytope = instance.polytope(budget)
+    found = polytope.maximise(instance.gain)
+    assert found.value == pytest.approx(3.0 * budget, rel=1e-12)  # sums of 400 terms, in another order
+    beside = replace(found, multipliers=np.array([2.9]))  # 3 lies between this and 1.1 times as much
+    fillings, fill = [], polytope.fill
+    monkeypatch.setattr(polytope, "fill", lambda value: fillings.append(1) or fill(value))
+    assert polytope.maximise(instance.gain, after=beside).value == pytest.approx(3.0 * budget, rel=1e-12)
+    assert len(fillings) <= 6  # two for the guess, then one by what is used, which changes nothing, and the crossing

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
-from os import PathLike
 from typing import Any, Literal
 
-import torch
-
-from direct_anneal.annealing.schedules import SCHEDULES, ScheduleName
-from direct_anneal.checkpoint import DtypeName
-from direct_anneal.errors import InputError
-
-# A recipe can hold anything, and text like "1e-3" (YAML 1.1 wants 1.0e-3) must not pass for what it is not.
-_TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
-    (
-        ("num_tokens", "warm_up_steps", "batch_size", "micro_batch_size", "max_length", "seed", "checkpoint_steps"),
-        int,
-        "a whole number",
-    ),
-    (
-        ("learning_rate", "epochs", "mix_share", "weight_decay", "beta1", "beta2", "clip"),
-        int | float,
-        "a number (in YAML 0.1 or 1.0e-1)",
-    ),
-    (("keep_optimizer_state", "trust_remote_code", "overwrite"), bool, "true or false"),
-    (
-        ("schedule", "optimizer_state", "device", "dtype", "track", "text_field", "id_field", "domain_field"),
-        str,
-        "a text",
-    ),
-)
+from direct_anneal.annealing.schedules import ScheduleName
+from direct_anneal.options import described, require, require_device, settle
 
 # These change where and how fast a run goes, and what is kept of it, not the model it gives.
 _INCIDENTAL = frozenset({"out", "device", "checkpoint_steps", "track", "overwrite", "keep_optimizer_state"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AnnealConfig:
     """One annealing run, in full.
 
@@ -86,7 +61,7 @@ class AnnealConfig:
     clip: float = 1.0
     seed: int = 0
     device: str = "cpu"
-    dtype: DtypeName = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_steps: int = 500
     track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     keep_optimizer_state: bool = False
@@ -96,57 +71,34 @@ class AnnealConfig:
     trust_remote_code: bool = False
     overwrite: bool = False
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def __post_init__(self) -> None:
-        for field in ("data", "mix"):
-            given = getattr(self, field)
-            patterns = given if isinstance(given, list | tuple) else [given]
-            _require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
-            object.__setattr__(self, field, tuple(map(str, patterns)))
-        for field in ("model", "out"):
-            object.__setattr__(self, field, str(getattr(self, field)))
-        for names, kind, must in _TYPES:
-            for field in names:
-                value = getattr(self, field)
-                optional = value is None and type(self).__dataclass_fields__[field].default is None
-                fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-                _require(optional or fits, field, must, repr(value))
-        _require((self.epochs is None) != (self.num_tokens is None), "epochs", "given, or --num-tokens", "both or none")
-        _require(self.epochs is None or self.epochs > 0, "epochs", "above 0", self.epochs)
-        _require(self.num_tokens is None or self.num_tokens > 0, "num_tokens", "above 0", self.num_tokens)
-        _require(0 < self.learning_rate < 10, "learning_rate", "above 0 and below 10", self.learning_rate)
+        settle(self)
+        require((self.epochs is None) != (self.num_tokens is None), "epochs", "given, or --num-tokens", "both or none")
+        require(self.epochs is None or self.epochs > 0, "epochs", "above 0", self.epochs)
+        require(self.num_tokens is None or self.num_tokens > 0, "num_tokens", "above 0", self.num_tokens)
+        require(0 < self.learning_rate < 10, "learning_rate", "above 0 and below 10", self.learning_rate)
         for field in ("batch_size", "checkpoint_steps"):
-            _require(getattr(self, field) >= 1, field, "at least 1", getattr(self, field))
+            require(getattr(self, field) >= 1, field, "at least 1", getattr(self, field))
         micro = self.micro_batch_size or self.batch_size
-        _require(
+        require(
             1 <= micro <= self.batch_size and self.batch_size % micro == 0,
             "micro_batch_size",
             f"a divisor of --batch-size {self.batch_size}",
             micro,
         )
-        _require(bool(self.mix) == (self.mix_share > 0), "mix_share", "given together with --mix", self.mix_share)
-        _require(0 <= self.mix_share < 1, "mix_share", "in [0, 1)", self.mix_share)
+        require(bool(self.mix) == (self.mix_share > 0), "mix_share", "given together with --mix", self.mix_share)
+        require(0 <= self.mix_share < 1, "mix_share", "in [0, 1)", self.mix_share)
         for field in ("weight_decay", "warm_up_steps", "seed"):
-            _require(getattr(self, field) >= 0, field, "at least 0", getattr(self, field))
+            require(getattr(self, field) >= 0, field, "at least 0", getattr(self, field))
         for field in ("beta1", "beta2"):
-            _require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
-        _require(self.clip > 0, "clip", "above 0", self.clip)
-        for field, choices in (
-            ("schedule", tuple(SCHEDULES)),
-            ("optimizer_state", ("kept", "fresh")),
-            ("dtype", ("float32", "bfloat16")),
-            ("track", ("none", "tensorboard", "wandb", "trackio")),
-        ):
-            _require(getattr(self, field) in choices, field, " or ".join(choices), getattr(self, field))
-        _require(re.fullmatch(r"cpu|cuda", self.device) is not None, "device", "cpu or cuda", self.device)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda needs a CUDA device, but torch sees none: use cpu")
+            require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
+        require(self.clip > 0, "clip", "above 0", self.clip)
+        require_device(self.device, numbered=False)
 
     @property
     def defining(self) -> dict[str, Any]:
         """What the annealed model depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
-
-
-def _require(holds: bool, field: str, must: str, value: object) -> None:
-    if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")

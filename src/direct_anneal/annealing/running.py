@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from direct_anneal.claims import claim
 from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.options import keep
 from direct_anneal.progress import Progress, Silent
+from direct_anneal.redaction import redacted
 
 RECORD = "annealing.json"  # written last: a run without it goes on
 _WORK = "unfinished"  # tokens and checkpoints, until the model is there
@@ -55,9 +58,20 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for found in sources.values() for source in found],
     }
-    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
-        return finished
+    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+        return _annealed(config, checkpoint, sources, wanted, shown) if finished is None else finished
 
+
+def _annealed(
+    config: AnnealConfig,
+    checkpoint: Checkpoint,
+    sources: dict[str, list[Source]],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Train, save and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
     work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
     windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
@@ -102,7 +116,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "seconds": seconds,
     }
     with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(redacted(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(work)
     return record
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.baselines.candidates import Candidates
+from direct_anneal.selection import FeatureMatrix
 
 DAMPING = 0.1  # in units of the mean eigenvalue, as LoGra (arXiv:2405.13954)
 
@@ -32,13 +33,8 @@ def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa
     Gradients keep their lengths, as in Koh and Liang (arXiv:1703.04730). Cost: O(n R²).
     """
     pool = candidates.pool_gradients
-    size = pool.units[0].shape[1]
-    fisher, start = np.zeros((size, size)), 0
-    for block in pool.units:
-        z = block.astype(np.float64) * pool.norms[start : start + len(block), None]
-        fisher += z.T @ z
-        start += len(block)
-    fisher /= len(pool)
+    fisher = FeatureMatrix(pool.units, scale=pool.norms).gram() / len(pool)
+    size = len(fisher)
     damping = DAMPING * max(float(np.trace(fisher)) / size, np.finfo(np.float64).tiny)
     mean = candidates.validation_gradients.dense().mean(0)
     direction = np.linalg.solve(fisher + damping * np.eye(size), mean)
@@ -47,9 +43,7 @@ def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa
 
 def _along(candidates: Candidates, direction: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inner products of the unit gradients with a direction, (n,)."""
-    # Row by row, not by BLAS: equal gradients must get equal scores wherever they stand.
-    blocks = [np.einsum("nr,r->n", block.astype(np.float64), direction) for block in candidates.pool_gradients.units]
-    return np.concatenate(blocks)
+    return FeatureMatrix(candidates.pool_gradients.units).dot(direction)
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:

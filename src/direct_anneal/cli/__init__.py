@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +13,14 @@ from typing import Any
 
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
+from direct_anneal.cli.completion import add_print_completion
+from direct_anneal.cli.diagnosis import add_doctor
 from direct_anneal.cli.evaluation import add_evaluate
-from direct_anneal.cli.selection import add_select, add_solve
+from direct_anneal.cli.planning import add_plan
+from direct_anneal.cli.reporting import add_report
+from direct_anneal.cli.selection import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
+from direct_anneal.cli.telling import Telling, add_telling, progress_of
 from direct_anneal.cli.verifying import add_verify
 from direct_anneal.errors import InputError
 
@@ -35,63 +40,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 1 a bug, 2 the user's input or request, 130 interrupted.
+        0 done, 1 a bug or a broken installation, 2 the user's input or request, 130 interrupted.
     """
-    options = vars(_parser().parse_args(arguments))
-    command: Callable[[dict[str, Any]], None] = options.pop("command")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
+    telling, options = Telling({}), dict[str, Any]()
     try:
-        command(options)
+        given = vars(_parser().parse_args(words))
+        options = {**given.pop("config", {}), **given}
+        telling = Telling(options)
+        command: Callable[[dict[str, Any]], dict[str, Any]] = options.pop("command")
+        with telling.streams():
+            result = command(options)
+        telling.result(result)
+        return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:
-        return _fail(str(error), EXIT_INPUT)
+        return telling.failure(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        return _fail("interrupted: what was done is kept, run the same command again to go on", EXIT_INTERRUPTED)
+        return telling.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            return _fail(
-                f"the disk must have room for the run, but is full ({error.strerror}): free some, and run the same "
-                "command again to go on; what was done is kept",
+            return telling.failure(
+                f"the disk must have room for {options.get('out', 'the run')}, but is full ({error.strerror}): make "
+                f"some; {to_go_on}",
                 EXIT_INPUT,
             )
         if error.errno in _NOT_ALLOWED:
-            return _fail(
+            return telling.failure(
                 f"files must be readable and --out writable, but {error.filename or 'a file'}: {error.strerror}: "
                 "change its permissions or choose another",
                 EXIT_INPUT,
             )
-        return _bug()
+        return _bug(telling)
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-            return _fail(
+            return telling.failure(
                 "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
                 "--dtype bfloat16, and run the command again to go on; what was done is kept",
                 EXIT_INPUT,
             )
-        return _bug()
-    return 0
+        return _bug(telling)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"direct-anneal: {message}", file=sys.stderr)
-    return code
-
-
-def _bug() -> int:
-    traceback.print_exc()
-    return _fail(
+def _bug(telling: Telling) -> int:
+    telling.trace()
+    return telling.failure(
         f"this is a bug in direct-anneal {version('direct-anneal')}: please report it with the lines above and the "
         "command; what was done is kept",
         EXIT_BUG,
     )
 
 
-def _demo(options: dict[str, Any]) -> None:
+def _demo(options: dict[str, Any]) -> dict[str, Any]:
     from rich.console import Console
 
     from direct_anneal.demo.story import run_demo
-    from direct_anneal.progress import for_stream
 
     quieten_transformers()
-    run_demo(Path(options["out"]), progress=for_stream(sys.stderr), console=Console())
+    run_demo(Path(options["out"]), progress=progress_of(options), console=Console())
+    return {"command": "demo", "out": options["out"]}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,14 +107,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Choose the data of the annealing phase: progress in flat directions, a budget in stiff ones.",
     )
     parser.add_argument("--version", action="version", version=f"direct-anneal {version('direct-anneal')}")
+    add_print_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_select(commands)
+    add_features(commands)
+    add_plan(commands)
     add_solve(commands)
     add_verify(commands)
+    add_report(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)
+    add_doctor(commands)
 
     demo = commands.add_parser(
         "demo",
@@ -116,4 +128,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
+    add_telling(demo)
     return parser

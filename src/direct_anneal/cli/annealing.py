@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
+from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
+from direct_anneal.cli.telling import add_telling, progress_of
 
 
 def add_anneal(commands: Any) -> None:
@@ -18,6 +18,7 @@ def add_anneal(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_anneal)
+    add_config(parser)
     data = parser.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument(
@@ -53,15 +54,18 @@ def add_anneal(commands: Any) -> None:
     machine.add_argument("--keep-optimizer-state", action="store_true", help="leave optimizer.pt beside the model")
     machine.add_argument("--track", choices=("none", "tensorboard", "wandb", "trackio"), help="send metrics there too")
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+    add_telling(parser)
 
 
-def _anneal(options: dict[str, Any]) -> None:
+def _anneal(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "anneal", ("model", "data", "out", "learning_rate"))
     from direct_anneal.annealing import anneal
-    from direct_anneal.progress import for_stream
 
     quieten_transformers()
-    record = anneal(progress=for_stream(sys.stderr), **options)
+    record = anneal(progress=progress_of(options), **options)
     ran = f"{record['num_steps']:,} steps, {record['num_tokens']:,} tokens, {record['seconds']:.0f} s"
     last = f"; loss {record['losses'][-1][1]:.3f} at the end" if record["losses"] else ""
     print(f"{options['out']}: annealed on {record['num_documents']['data']:,} documents ({ran}){last}")
+    counts = {name: record[name] for name in ("num_documents", "num_steps", "num_tokens", "seconds")}
+    loss = record["losses"][-1][1] if record["losses"] else None
+    return {"command": "anneal", "out": str(options["out"]), **counts, "loss": loss}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
-from direct_anneal.errors import InputError
+from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
+from direct_anneal.cli.telling import add_telling, progress_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,11 +21,13 @@ def add_evaluate(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_evaluate)
+    add_config(parser)
     parser.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     parser.add_argument("--data", nargs="+", action="extend", metavar="GLOB", help="held-out documents with text")
     parser.add_argument("--out", metavar="DIR", help="the run's directory")
     parser.add_argument(
         "--benchmark",
+        dest="benchmarks",
         action="append",
         metavar="NAME=FILE",
         help="winogrande, copa, piqa, sciq, arc_easy, gsm8k or humaneval from a JSONL file; may be given several times",
@@ -40,30 +41,25 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (8192)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+    add_telling(parser)
 
 
-def _evaluate(options: dict[str, Any]) -> None:
+def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "evaluate", ("model", "out"))
-    options["benchmarks"] = _benchmarks(options.pop("benchmark", []))
     from rich.console import Console
 
     from direct_anneal.evaluation import evaluate
-    from direct_anneal.progress import for_stream
 
     quieten_transformers()
-    record = evaluate(progress=for_stream(sys.stderr), **options)
+    record = evaluate(progress=progress_of(options), **options)
     console = Console()
     if "domains" in record:
         console.print(_domains(record))
     if record["benchmarks"]:
         console.print(_scores(record["benchmarks"]))
-
-
-def _benchmarks(given: list[str]) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in given]
-    if not all(name and path for name, _, path in pairs):
-        raise InputError(f"--benchmark must be NAME=FILE, got {', '.join(given)}")
-    return {name: path for name, _, path in pairs}
+    accuracies = {name: score["accuracy"] for name, score in record["benchmarks"].items()}
+    mean = record.get("mean_bits_per_byte")
+    return {"command": "evaluate", "out": str(options["out"]), "mean_bits_per_byte": mean, "benchmarks": accuracies}
 
 
 def _scores(benchmarks: dict[str, Any]) -> Table:

@@ -1,14 +1,17 @@
-"""`select` and `solve`: choosing documents, and choosing again."""
+"""`select`, `features` and `solve`: choosing documents, what it takes, and choosing again."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.shared import add_data_fields, quieten_transformers, require
+from direct_anneal.cli.shared import add_config, add_data_fields, quieten_transformers, require
+from direct_anneal.cli.telling import add_telling, progress_of
 from direct_anneal.errors import InputError
+
+if TYPE_CHECKING:
+    from direct_anneal.pipeline import Run
 
 
 def add_select(commands: Any) -> None:
@@ -20,7 +23,25 @@ def add_select(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     select.set_defaults(command=_select)
-    select.add_argument("--config", metavar="FILE", help="YAML of these options; flags go before it")
+    add_options(select)
+
+
+def add_features(commands: Any) -> None:
+    """The command and its options: those of `select` that features depend on."""
+    features = commands.add_parser(
+        "features",
+        help="compute what select chooses by, and choose later",
+        description="Compute and store the gradients of a pool and a validation set, as select does first. Then select "
+        "with the same --out, or solve, uses them.",
+        argument_default=argparse.SUPPRESS,
+    )
+    features.set_defaults(command=_features)
+    add_options(features, solving=False)
+
+
+def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> None:
+    """What a selection is made from; and, where `solving`, how it is made."""
+    add_config(select, unused=frozenset() if solving else _solving_names())
     data = select.add_argument_group("what goes in, and where it comes out")
     data.add_argument("--model", metavar="DIR", help="checkpoint directory, or hub name")
     data.add_argument("--pool", action="append", metavar="GLOB", help="candidate documents; may be given several times")
@@ -35,9 +56,11 @@ def add_select(commands: Any) -> None:
     data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
-    _add_size(select)
+    if solving:
+        _add_size(select)
     method = select.add_argument_group("the method")
-    _add_method(method)
+    if solving:
+        _add_method(method)
     method.add_argument("--sketch-size", type=int, metavar="R", help="numbers per sketched gradient (2048)")
     method.add_argument(
         "--projection", choices=("two-sided", "gaussian"), help="fast (default), or the paper's dense one"
@@ -51,7 +74,8 @@ def add_select(commands: Any) -> None:
     )
     method.add_argument("--max-length", type=int, metavar="T", help="tokens of a window (the context, at most 2048)")
     method.add_argument("--seed", type=int, metavar="S", help="of the projection (0)")
-    _add_constraints(select)
+    if solving:
+        _add_constraints(select)
     machine = select.add_argument_group("the machine")
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
@@ -67,6 +91,7 @@ def add_select(commands: Any) -> None:
         help="write shards there, as s3://bucket/run, and fetch them below --out in the end",
     )
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
+    add_telling(select)
 
 
 def add_solve(commands: Any) -> None:
@@ -79,19 +104,23 @@ def add_solve(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     solve.set_defaults(command=_solve)
-    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select")
+    solve.add_argument("run", metavar="RUN_DIR", help="what was --out of select or features")
+    add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
-    solve.add_argument(
-        "--frontier",
-        nargs="?",
-        const="",
-        metavar="X1,X2,...",
-        help="trace objective and composition over these budget ratios (without any: over eight)",
-    )
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
+    add_telling(solve)
+
+
+def _solving_names() -> frozenset[str]:
+    """Of the options that only choosing depends on: a selection's file will do for `features`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_size(parser)
+    _add_method(parser.add_argument_group())
+    _add_constraints(parser)
+    return frozenset(action.dest for action in parser._actions)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -104,15 +133,22 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
-        choices=("energy", "descent"),
-        help="the paper's (default), or ours that knows the sign of progress",
+        choices=("descent", "energy"),
+        help="ours, which knows the sign of progress (default), or the paper's",
     )
     method.add_argument(
         "--filter",
         choices=("newton", "flat", "none"),
         help="what is gained in a direction: damped Newton (descent), nothing if stiff (energy), or as it is",
     )
-    method.add_argument("--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.1)")
+    method.add_argument(
+        "--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.01)"
+    )
+    method.add_argument(
+        "--filter-curvature",
+        choices=("validation", "pool", "both"),
+        help="of newton: whose gradients' second moment (both)",
+    )
     method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1 (descent)")
     method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
     method.add_argument(
@@ -120,9 +156,10 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--budget-ratio",
-        type=float,
+        type=_number_or("none"),
         metavar="X",
-        help="stiff budget per selected document, in units of the reference's mean (1.0; paper: 0.1)",
+        help="stiff budget per selected document, in units of the reference's mean, or none (energy 1.0, descent none; "
+        "paper: 0.1)",
     )
     method.add_argument("--budget-reference", choices=("pool", "validation"), help="whose mean stiff cost (pool)")
     method.add_argument(
@@ -138,11 +175,18 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
     )
     method.add_argument(
         "--elbow",
-        type=_elbow,
+        type=_number_or("gap"),
         metavar="E",
         help="share of the curvature that is stiff (0.945), or gap, its widest",
     )
     method.add_argument("--num-stiff", type=int, metavar="S", help="stiff directions, instead of an elbow")
+    method.add_argument(
+        "--frontier",
+        nargs="?",
+        const="",
+        metavar="X1,X2,...",
+        help="trace objective and composition over these budget ratios, too (without any: over eight)",
+    )
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
@@ -167,73 +211,84 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _elbow(text: str) -> float | str:
-    return text if text == "gap" else float(text)
+def _number_or(word: str) -> Callable[[str], float | str]:
+    def number(text: str) -> float | str:  # argparse's messages name it
+        return text if text == word else float(text)
+
+    return number
 
 
-def _select(options: dict[str, Any]) -> None:
-    given = {**_from_file(options.pop("config", None)), **options}
-    require(given, "select", ("model", "pool", "validation", "out"))
-    from rich.console import Console
-
+def _select(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "select", ("model", "pool", "validation", "out"))
     from direct_anneal.pipeline import select
-    from direct_anneal.progress import for_stream
-    from direct_anneal.report import print_summary
+
+    read_ratios(options)
+    quieten_transformers()
+    return _shown("select", select(progress=progress_of(options), **options))
+
+
+def _features(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "features", ("model", "pool", "validation", "out"))
+    from direct_anneal.pipeline import features
 
     quieten_transformers()
-    run = select(progress=for_stream(sys.stderr), **given)
-    print_summary(run.manifest, run.out, Console())
+    run = features(progress=progress_of(options), **options)
+    for role, corpus in run.corpora.items():
+        print(
+            f"{role}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
+            f"{corpus['quarantined']['count']:,} quarantined"
+        )
+    for remark in run.warnings:
+        print(f"Note: {remark}")
+    print(
+        f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
+    )
+    return {"command": "features", "out": str(run.out), "corpora": run.corpora, "warnings": run.warnings}
 
 
-def _solve(options: dict[str, Any]) -> None:
+def _solve(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "solve", ("out",))
+    from direct_anneal.pipeline import reselect
+
+    read_ratios(options)
+    quieten_transformers()
+    return _shown("solve", reselect(options.pop("run"), progress=progress_of(options), **options))
+
+
+def _shown(command: str, run: Run) -> dict[str, Any]:
+    """Print the summary, and return what a job's log needs to know; manifest.json has all of it."""
     from rich.console import Console
 
-    from direct_anneal.pipeline import reselect
-    from direct_anneal.progress import for_stream
     from direct_anneal.report import print_frontier, print_summary
 
-    if (ratios := options.pop("frontier", None)) is not None:
-        options["frontier"] = _ratios(ratios)
-    quieten_transformers()
-    run = reselect(options.pop("run"), progress=for_stream(sys.stderr), **options)
     print_summary(run.manifest, run.out, Console())
-    if ratios is not None:
+    if "frontier" in run.manifest:
         print_frontier(run.manifest["frontier"], run.out, Console())
+    budget, objective = run.manifest["budget"], run.manifest["objective"]
+    return {
+        "command": command,
+        "out": str(run.out),
+        "num_selected": run.manifest["num_selected"],
+        "num_pool": run.manifest["corpora"]["pool"]["documents"],
+        "objective": {name: objective[name] for name in ("name", "value", "bound")},
+        "budget": {name: budget[name] for name in ("ratio", "limit", "used", "relaxed")},
+        "status": run.manifest["status"],
+        "files": run.manifest["files"],
+        "warnings": run.manifest["warnings"],
+        "seconds": run.manifest["timings"],
+    }
 
 
-def _ratios(text: str) -> tuple[float, ...]:
-    """Of "0.1,0.5"; none of an empty text, for a grid of our own."""
+def read_ratios(options: dict[str, Any]) -> None:
+    """Make the ratios of a frontier, "0.1,0.5" or a list, numbers; an empty text stands for a grid of our own."""
+    if "frontier" not in options:
+        return
+    given = options["frontier"]
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
     try:
         ratios = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         ratios = (-1.0,)
     if not all(0 < ratio <= 1e6 for ratio in ratios):
         raise InputError(f"--frontier must be budget ratios above 0, separated by commas, got {text}")
-    return ratios
-
-
-def _from_file(path: str | None) -> dict[str, Any]:
-    """Options from a YAML or JSON file, by the names of `SelectConfig`'s fields; flags go before them."""
-    if path is None:
-        return {}
-    from dataclasses import fields
-
-    import yaml
-
-    from direct_anneal.pipeline import SelectConfig
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"--config must be a YAML file of options, but {path}: {' '.join(str(error).split())}"
-        ) from error
-    known = {field.name for field in fields(SelectConfig)}
-    if not isinstance(content, dict) or not set(content) <= known:
-        unknown = sorted(map(str, set(content) - known)) if isinstance(content, dict) else [type(content).__name__]
-        raise InputError(
-            f"--config must map option names to values, but {path} has {', '.join(unknown)}: known are "
-            f"{', '.join(sorted(known))}"
-        )
-    return content
+    options["frontier"] = ratios

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 from direct_anneal.errors import InputError
@@ -14,6 +16,45 @@ def add_data_fields(group: Any) -> None:
     group.add_argument(
         "--domain-field", metavar="NAME", help="field with the domain (domain); the file's name where there is none"
     )
+
+
+def add_config(parser: argparse.ArgumentParser, unused: frozenset[str] = frozenset()) -> None:
+    """Options from a file. For commands that leave out what was not given, since flags go before the file.
+
+    Args:
+        unused: names that the file may have, and that mean nothing to this command.
+    """
+    assert parser.argument_default is argparse.SUPPRESS
+    parser.add_argument(
+        "--config",
+        action=_FromFile,
+        const=unused,
+        metavar="FILE",
+        help="YAML or JSON of these options, such as options.json of an earlier run; flags go before it",
+    )
+
+
+class _FromFile(argparse.Action):
+    """Reads the file, whose names are those of the parser's flags as they are kept: `num_samples`, `floors`."""
+
+    def __call__(self, parser: Any, namespace: Any, path: Any, option_string: str | None = None) -> None:  # noqa: ARG002
+        import yaml
+
+        known = {action.dest for action in parser._actions if action.option_strings} - {"help", "config"}
+        known = (known | self.const) - {"quiet", "log_format"}  # these are of how it is told, not of what is done
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(
+                f"--config must be a YAML file of options, but {path}: {' '.join(str(error).split())}"
+            ) from error
+        if not isinstance(content, dict) or not set(content) <= known:
+            unknown = sorted(map(str, set(content) - known)) if isinstance(content, dict) else [type(content).__name__]
+            raise InputError(
+                f"--config must map option names to values, but {path} has {', '.join(unknown)}: known are "
+                f"{', '.join(sorted(known))}"
+            )
+        namespace.config = {name: value for name, value in content.items() if name not in self.const}
 
 
 def require(options: dict[str, Any], command: str, names: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from direct_anneal.cli.telling import add_telling
 from direct_anneal.errors import InputError
 
 _ROLES = ("validation", "pool")  # the stores of a run
@@ -20,9 +21,10 @@ def add_verify(commands: Any) -> None:
     )
     parser.set_defaults(command=_verify)
     parser.add_argument("directory", metavar="DIR", help="a run's directory, its features/, or one store in there")
+    add_telling(parser)
 
 
-def _verify(options: dict[str, Any]) -> None:
+def _verify(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.features import Finding, verify
 
     directory = Path(options["directory"])
@@ -38,6 +40,7 @@ def _verify(options: dict[str, Any]) -> None:
     if damages:
         raise InputError(f"{directory} must be whole, but has {damages:,} damages: do what the lines above say")
     print(f"{directory}: {', '.join(store.name for store in stores)}: every shard is there and whole")
+    return {"command": "verify", "directory": str(directory), "stores": [store.name for store in stores]}
 
 
 def _stores(directory: Path) -> Iterator[Path]:

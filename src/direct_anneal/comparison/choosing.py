@@ -153,8 +153,8 @@ class Choices:
             validation=self._scenario.validation,
             out=directory,
             overwrite=True,
-            **self._recipe.fields,
-            **given,
+            report=False,
+            **{**self._recipe.fields, **given},
         )
 
     @cached_property

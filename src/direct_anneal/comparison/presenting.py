@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from direct_anneal.comparison.recipe import BEFORE
 from direct_anneal.comparison.statistics import Difference, Row
 from direct_anneal.durable import replacing
@@ -71,14 +73,8 @@ def plot_pareto(rows: Sequence[Row], path: Path) -> None:
     Up and to the right is better; an arm is on the front where none is better in both.
 
     Raises:
-        InputError: matplotlib is not installed, or there is nothing to plot.
+        InputError: there is nothing to plot.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            "the plot needs matplotlib, which is not installed: pip install 'direct-anneal[compare]'"
-        ) from error
     before = {(row.scenario, row.model): row for row in rows if row.arm == BEFORE}
     groups = list(dict.fromkeys((row.scenario, row.model, row.fraction) for row in rows if row.fraction > 0))
     if not groups:

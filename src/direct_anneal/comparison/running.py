@@ -17,6 +17,7 @@ import torch
 
 from direct_anneal.annealing import anneal
 from direct_anneal.checkpoint import Checkpoint
+from direct_anneal.claims import held
 from direct_anneal.comparison.choosing import Choice, Choices
 from direct_anneal.comparison.provenance import commit
 from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
@@ -61,10 +62,13 @@ def compare(
     """
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
-    shown = progress or Silent()
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    known = _known(out / RESULTS)
+    with held(out):
+        return _completed(recipe, out, workers, progress or Silent())
+
+
+def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
+    known = known_runs(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
@@ -196,7 +200,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def _known(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The finished runs. The last line of a run that was killed while writing it is cut off."""
     if not path.exists():
         return {}

@@ -11,7 +11,8 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
-from direct_anneal.corpus.texts import texts
+from direct_anneal.corpus.sampling import Part, sample
+from direct_anneal.corpus.texts import texts, texts_at
 from direct_anneal.corpus.writing import check_writable, write_selected
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "Corpus",
     "Fields",
     "Incident",
+    "Part",
     "Source",
     "check_writable",
     "expand",
     "prepare",
     "reopen",
+    "sample",
     "texts",
+    "texts_at",
     "write_selected",
 ]

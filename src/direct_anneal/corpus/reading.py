@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from direct_anneal.corpus import lines
 from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, batch_records, dataset_files, read_batches
@@ -110,6 +113,30 @@ class Source:
             return
         for first_row, batch in read_batches(self.path, self.format, columns=columns):
             for row, record in enumerate(batch_records(batch), start=first_row):
+                yield row, BadRecord(f"not UTF-8: {record}") if isinstance(record, UnicodeDecodeError) else record
+
+    def records_at(
+        self, rows: np.ndarray, columns: Collection[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | BadRecord]]:
+        """Those of `records` at these rows, shape (K,), sorted; no other line is parsed.
+
+        Raises:
+            InputError: as `records`.
+        """
+        wanted = set(rows.tolist())
+        if self.format in _COMPRESSION:
+            with suppress(lines.TruncatedError):
+                for row, line in lines.read_lines(self.path, self.compression):
+                    if row in wanted and line is not None:
+                        yield row, _parse(line)
+                        wanted.remove(row)
+                    if not wanted:
+                        return
+            return
+        for first_row, batch in read_batches(self.path, self.format, columns=columns, rows=rows):
+            start, stop = np.searchsorted(rows, [first_row, first_row + batch.num_rows])
+            for row in rows[start:stop].tolist():
+                (record,) = batch_records(batch.slice(row - first_row, 1))
                 yield row, BadRecord(f"not UTF-8: {record}") if isinstance(record, UnicodeDecodeError) else record
 
     def _json_records(self) -> Iterator[tuple[int, Mapping[str, Any] | BadRecord]]:

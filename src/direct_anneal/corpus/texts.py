@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+
+import numpy as np
 
 from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.reading import BadRecord
@@ -36,3 +38,28 @@ def texts(corpus: Corpus, field: str = "text") -> Iterator[str]:
                 )
             yield text
             next_row = next(wanted, None)
+
+
+def texts_at(corpus: Corpus, positions: Collection[int], field: str = "text") -> dict[int, str | None]:
+    """The texts of a few samples by position; None where a sample has tokens alone.
+
+    Cost: reads the sources that hold them, of Parquet only the row groups.
+
+    Raises:
+        InputError: a source changed since the corpus was prepared.
+    """
+    rows, wanted = corpus.index["row"], np.array(sorted(set(positions)), dtype=np.int64)
+    found: dict[int, str | None] = {}
+    for source, state, start, stop in zip(
+        corpus.sources, corpus.states, corpus.bounds[:-1], corpus.bounds[1:], strict=True
+    ):
+        here = wanted[(wanted >= start) & (wanted < stop)]
+        if not len(here):
+            continue
+        if source.state() != state:
+            raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
+        position_of = dict(zip(rows.take(here).to_pylist(), here.tolist(), strict=True))
+        for row, record in source.records_at(np.array(sorted(position_of)), {field}):
+            text = None if isinstance(record, BadRecord) else record.get(field)
+            found[position_of[row]] = text if isinstance(text, str) else None
+    return found

@@ -1,6 +1,6 @@
 """The curvature of the validation loss: its eigenpairs, and the split into stiff and flat directions."""
 
-from direct_anneal.curvature.crossfit import CrossFit, cross_fit
+from direct_anneal.curvature.crossfit import CrossFit, cross_energies, cross_fit
 from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.curvature.estimation import (
     CurvatureEstimator,
@@ -25,6 +25,7 @@ __all__ = [
     "MatrixFree",
     "SecondMoment",
     "Spectrum",
+    "cross_energies",
     "cross_fit",
     "energy_share",
     "estimate",

@@ -52,3 +52,31 @@ def cross_fit(values: ArrayLike, halves: tuple[Spectrum, Spectrum], num_bands: i
         in_sample[own] = spectrum.band_costs(z[own], num_bands)
         held_out[other] = spectrum.band_costs(z[other], num_bands)
     return CrossFit(in_sample, held_out)
+
+
+def cross_energies(
+    values: ArrayLike, halves: tuple[Spectrum, Spectrum]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (v_jᵀ z)² along each direction, of the half that v_j is from and of the other, averaged over the two.
+
+    Of the empirical Fisher the first is the mean of the halves' eigenvalues, and the second what they are worth to new
+    samples: a spectrum that has learned its own falls off much slower there.
+
+    Args:
+        values: Z, shape (M, R).
+        halves: as for `cross_fit`.
+
+    Returns:
+        in sample and held out, shape (r,) each, r the smaller rank.
+
+    Source: ours. Cost O(M R r).
+    """
+    z = np.asarray(values, dtype=np.float64)
+    rank = min(len(spectrum.eigenvalues) for spectrum in halves)
+    even, odd = z[0::2], z[1::2]
+    energies = [
+        [np.square(part @ spectrum.eigenvectors[:, :rank]).mean(axis=0) for part in parts]
+        for spectrum, parts in zip(halves, ((even, odd), (odd, even)), strict=True)
+    ]
+    in_sample, held_out = np.mean(energies, axis=0)
+    return in_sample, held_out

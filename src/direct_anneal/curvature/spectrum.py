@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from html import escape
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share
+from direct_anneal.notebook import scree
 
 Float = NDArray[np.float64]
 
@@ -163,6 +165,9 @@ class Spectrum:
         v = np.asarray(vector, dtype=np.float64)
         null = float(filter(np.zeros(1))[0])
         return null * v + self.eigenvectors @ ((filter(self.eigenvalues) - null) * (self.eigenvectors.T @ v))
+
+    def _repr_html_(self) -> str:
+        return f"{escape(repr(self))}<br>{scree(self.eigenvalues.tolist(), self.num_stiff)}"
 
     def __repr__(self) -> str:
         share = self.eigenvalues[: self.num_stiff].sum() / self.eigenvalues.sum()

@@ -75,6 +75,11 @@ def bits_per_byte(
     }
 
 
+def count_windows(corpus: Corpus, window: int, prefix: int | None) -> int:
+    """How many windows `bits_per_byte` will score."""
+    return sum(1 for _ in _pieces(corpus, window, prefix))
+
+
 def macro_mean(scores: dict[str, DomainScore], domains: Sequence[str] | None = None) -> float:
     """The mean of the domains' bits per byte, each domain counting the same.
 
@@ -133,11 +138,7 @@ def _batches(
     corpus: Corpus, window: int, prefix: int | None, batch_tokens: int
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]]:
     """(owners, ids (B, T), lengths (B,)): windows of like length together, padded on the right."""
-    pieces: list[tuple[int, int, int]] = []  # document, start and stop in its tokens with the prefix
-    for i in range(corpus.num_samples):
-        total = len(_prefixed(corpus, i, prefix))
-        pieces += [(i, start, min(start + window, total)) for start in range(0, total - 1, window - 1)]
-    pieces.sort(key=lambda piece: piece[1] - piece[2])  # longest first
+    pieces = sorted(_pieces(corpus, window, prefix), key=lambda piece: piece[1] - piece[2])  # longest first
     batch: list[tuple[int, int, int]] = []
     for piece in pieces:
         if batch and (len(batch) + 1) * (batch[0][2] - batch[0][1]) > batch_tokens:
@@ -145,6 +146,13 @@ def _batches(
             batch = []
         batch.append(piece)
     yield _padded(corpus, batch, prefix)
+
+
+def _pieces(corpus: Corpus, window: int, prefix: int | None) -> Iterator[tuple[int, int, int]]:
+    """Each window: document, start and stop in its tokens with the prefix."""
+    for i in range(corpus.num_samples):
+        total = len(_prefixed(corpus, i, prefix))
+        yield from ((i, start, min(start + window, total)) for start in range(0, total - 1, window - 1))
 
 
 def _padded(

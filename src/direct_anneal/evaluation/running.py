@@ -16,8 +16,10 @@ from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.evaluation.benchmarks import check_benchmarks, score_benchmark
-from direct_anneal.evaluation.bits_per_byte import BATCH_TOKENS, bits_per_byte, macro_mean
+from direct_anneal.evaluation.bits_per_byte import BATCH_TOKENS, bits_per_byte, count_windows, macro_mean
+from direct_anneal.options import described, keep, require, require_device, settle
 from direct_anneal.progress import Progress, Silent
+from direct_anneal.redaction import redacted
 
 RECORD = "evaluation.json"
 
@@ -25,7 +27,7 @@ RECORD = "evaluation.json"
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EvaluateConfig:
     """One evaluation, in full.
 
@@ -34,7 +36,8 @@ class EvaluateConfig:
         data: files, directories or globs of held-out documents with text; none where there are benchmarks.
         out: the run's directory.
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
-        benchmarks: by name (see `BENCHMARKS`) the JSONL file of its items; limit: the first items of each alone.
+        benchmarks: by name (see `BENCHMARKS`) the JSONL file of its items, or texts "piqa=FILE".
+        limit: the first items of each benchmark alone.
         run_generated_code: let HumanEval run what the model wrote.
         device, dtype, batch_tokens, text_field, id_field, domain_field, trust_remote_code, overwrite: as for `select`.
 
@@ -58,20 +61,32 @@ class EvaluateConfig:
     trust_remote_code: bool = False
     overwrite: bool = False
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def __post_init__(self) -> None:
-        given: Any = self.data
-        patterns = given if isinstance(given, list | tuple) else [given]
-        if not all(isinstance(pattern, str | PathLike) for pattern in patterns):
-            raise InputError(f"--data must be paths or globs, got {given}")
-        object.__setattr__(self, "data", tuple(map(str, patterns)))
-        for name in ("model", "out"):
-            object.__setattr__(self, name, str(getattr(self, name)))
+        settle(self)
+        object.__setattr__(self, "benchmarks", _by_name(self.benchmarks))
+        require_device(self.device)
         if not self.data and not self.benchmarks:
             raise InputError("there must be something to score on: give --data, --benchmark, or both")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit must be at least 1, got {self.limit}")
-        if self.batch_tokens < 1:
-            raise InputError(f"--batch-tokens must be at least 1, got {self.batch_tokens}")
+        require(self.limit is None or self.limit >= 1, "limit", "at least 1", self.limit)
+        require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+
+
+def _by_name(given: object) -> dict[str, str]:
+    """Benchmark → file, from that or from texts "benchmark=file"."""
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(given, Mapping):
+        pairs += given.items()
+    else:
+        for text in given if isinstance(given, list | tuple) else [given]:
+            name, _, path = text.partition("=") if isinstance(text, str) else (text, "", "")
+            pairs.append((name, path))
+    for name, path in pairs:
+        fits = isinstance(name, str) and isinstance(path, str | PathLike) and bool(name) and bool(str(path))
+        require(fits, "benchmark", "NAME=FILE", given)
+    return {name: str(path) for name, path in pairs}
 
 
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
@@ -102,8 +117,21 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
         "sources": [source.state() for source in sources],
         "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
     }
-    if (finished := claim(out, wanted, RECORD, overwrite=config.overwrite)) is not None:
-        return finished
+    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+        return _scored(config, checkpoint, sources, files, wanted, shown) if finished is None else finished
+
+
+def _scored(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    sources: list[Source],
+    files: dict[str, Path],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Score and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
     model = checkpoint.load_model(config.device, config.dtype)
     record: dict[str, Any] = {
         "config": wanted,
@@ -113,7 +141,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
         fields = Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
         with shown.stage("Reading the data", "documents") as advance:
             corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
-        with shown.stage("Scoring", "windows") as advance:
+        with shown.stage("Scoring", "windows", count_windows(corpus, window, checkpoint.separator)) as advance:
             scores = bits_per_byte(
                 model,
                 corpus,
@@ -136,7 +164,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
             advance(score.num_items)
         record["benchmarks"][name] = asdict(score)
     with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(redacted(record), indent=1) + "\n", encoding="utf-8")
     return record
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from direct_anneal.features.places import Directory, Place
 
@@ -42,10 +45,23 @@ _COLUMNS = {
 }
 
 _COMPUTE = "run select again, it computes just this shard"
+_WRITE_HEADER = "run select again, it writes it anew where the shards are of the same run"
+_WORKERS = min(8, os.cpu_count() or 1)  # threads: sha256 and reading let go of the interpreter
 
 
 class DamagedError(ValueError):
-    """A file of a store is not what it must be; says what is wrong with it."""
+    """A file of a store is not what it must be; says what is wrong, and what to do if that is more than to go on."""
+
+    def __init__(self, wrong: str, remedy: str | None = None) -> None:
+        super().__init__(wrong)
+        self.remedy = remedy
+
+
+class BlockedError(DamagedError):
+    """A directory stands in the place of a file, so that no shard can be written there, either."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} must be a file, but is a directory", "move it away, and run select again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +91,8 @@ class Header:
             found = json.loads(place.read(HEADER))
         except FileNotFoundError as error:
             raise DamagedError(f"{HEADER} is not there") from error
+        except IsADirectoryError as error:
+            raise BlockedError(HEADER) from error
         except ValueError as error:
             raise DamagedError(f"{HEADER} is no JSON") from error
         numbers = ("num_samples", "sketch_size", "rows_per_shard")
@@ -130,21 +148,55 @@ def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryvi
     }
 
 
-def check_shard(place: Place, header: Header, shard: int) -> None:
+def damages(place: Place, header: Header, *, norms: bool = False) -> Iterator[tuple[int, DamagedError]]:
+    """The shards that do not count, in order, with what is wrong: not there, not whole, or not this store's.
+
+    Args:
+        norms: also look at every row. That takes three times what the rest does, and finds nothing but shards that were
+            written wrongly, since a record's sha256 covers all that happens to them afterwards.
+
+    Cost: reads the store once, some shards at a time into memory.
+    """
+
+    def damage(shard: int) -> DamagedError | None:
+        try:
+            check_shard(place, header, shard, norms=norms)
+        except DamagedError as error:
+            return error
+        return None
+
+    pool = ThreadPoolExecutor(_WORKERS)
+    try:
+        for shard, error in enumerate(pool.map(damage, range(header.num_shards))):
+            if error is not None:
+                yield shard, error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_shard(place: Place, header: Header, shard: int, *, norms: bool = False) -> None:
     """See that a shard is there, whole, and this store's. Cost: reads its files once, into memory.
+
+    Args:
+        norms: as for `damages`.
 
     Raises:
         DamagedError: it is not.
     """
+    array, sidecar, committing = (file_name(shard, suffix) for suffix in ("npy", "parquet", "json"))
+    for name in (array, sidecar, committing):
+        if place.blocked(name):
+            raise BlockedError(name)
     record = _record(place, header, shard)
-    array, sidecar = (file_name(shard, suffix) for suffix in ("npy", "parquet"))
     if not isinstance(record.get("files"), dict) or record["files"].keys() != {array, sidecar}:
         # Nothing that a record names is opened unless it is one of the two.
         named = ", ".join(map(str, record.get("files") or ())) or "none"
         raise DamagedError(f"its record must name {array} and {sidecar}, but names {named}")
     shape = (len(header.rows(shard)), header.sketch_size)
-    _check_array(array, _content(place, array, record["files"][array]), shape)
+    rows = _array(array, _content(place, array, record["files"][array]), shape)
     _check_sidecar(sidecar, _content(place, sidecar, record["files"][sidecar]), shape[0])
+    if norms:
+        _check_norms(array, rows, f"remove {committing} there, and {_COMPUTE}")
 
 
 def is_of(place: Place, header: Header) -> bool:
@@ -171,13 +223,10 @@ def verify(directory: Path) -> Iterator[Finding]:
     try:
         header = Header.read(place)
     except DamagedError as error:
-        yield Finding(directory, str(error), "run select again, it writes it anew where the shards are of the same run")
+        yield Finding(directory, str(error), error.remedy or _WRITE_HEADER)
         return
-    for shard in range(header.num_shards):
-        try:
-            check_shard(place, header, shard)
-        except DamagedError as error:
-            yield Finding(directory, f"shard {shard}: {error}", _COMPUTE)
+    for shard, damage in damages(place, header, norms=True):
+        yield Finding(directory, f"shard {shard}: {damage}", damage.remedy or _COMPUTE)
     own = {HEADER, *ASIDE}
     own |= {file_name(shard, suffix) for shard in range(header.num_shards) for suffix in ("npy", "parquet", "json")}
     for name in sorted(name for name in place.names() if name not in own):
@@ -191,7 +240,7 @@ def _records(place: Place) -> Iterator[dict[str, Any]]:
     for name in fnmatch.filter(place.names(), "features-*.json"):
         try:
             record = json.loads(place.read(name))
-        except ValueError:
+        except (ValueError, IsADirectoryError):
             continue
         if isinstance(record, dict):
             yield record
@@ -230,17 +279,21 @@ def _content(place: Place, name: str, expected: Any) -> bytes:
     return content
 
 
-def _check_array(name: str, content: bytes, shape: tuple[int, int]) -> None:
+def _array(name: str, content: bytes, shape: tuple[int, int]) -> NDArray[np.float16]:
     try:
-        rows = np.load(BytesIO(content), allow_pickle=False)
+        rows: NDArray[np.float16] = np.load(BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DamagedError(f"{name} is no npy file") from error
     if rows.dtype != np.float16 or rows.shape != shape:
         raise DamagedError(f"{name} must be float16 of shape {shape}, but is {rows.dtype} of {rows.shape}")
+    return rows
+
+
+def _check_norms(name: str, rows: NDArray[np.float16], remedy: str) -> None:
     norms = np.linalg.norm(rows.astype(np.float32), axis=1)
     bad = np.flatnonzero(~((norms == 0) | (np.abs(norms - 1) <= _NORM_ATOL)))  # NaN is bad, too
     if len(bad):
-        raise DamagedError(f"{name} must have rows of norm 1 or 0, but row {bad[0]} has {norms[bad[0]]:.4g}")
+        raise DamagedError(f"{name} must have rows of norm 1 or 0, but row {bad[0]} has {norms[bad[0]]:.4g}", remedy)
 
 
 def _check_sidecar(name: str, content: bytes, num_rows: int) -> None:

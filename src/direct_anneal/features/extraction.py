@@ -159,6 +159,16 @@ def extract(
     return engine.make(extraction, missing)
 
 
+def windows_of(documents: Documents, max_length: int) -> list[Window]:
+    """The windows of these documents that predict something."""
+    windows = [
+        Window(document, tokens[first : first + max_length], max(0, int(documents.num_prompt[document]) - first))
+        for document, tokens in enumerate(documents.tokens)
+        for first in range(0, len(tokens), max_length)
+    ]
+    return [window for window in windows if window.predicts]
+
+
 def shard_rows(
     documents: Documents,
     sketcher: GradientSketcher,
@@ -177,12 +187,7 @@ def shard_rows(
     averaged = sketcher.reduction == "mean"
     done = 0
     losses, predicted = np.zeros(num_documents), np.zeros(num_documents)
-    windows = [
-        Window(document, tokens[first : first + max_length], max(0, int(documents.num_prompt[document]) - first))
-        for document, tokens in enumerate(documents.tokens)
-        for first in range(0, len(tokens), max_length)
-    ]
-    for batch in batches([window for window in windows if window.predicts], batch_tokens):
+    for batch in batches(windows_of(documents, max_length), batch_tokens):
         try:
             sketches = sketched(sketcher, batch)
         except BatchTooLargeError:

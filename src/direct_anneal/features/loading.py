@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from direct_anneal.features.rows import StoredRows
 from direct_anneal.features.store import FeatureStore, not_finite
 
 # In units of the corpus's median norm. A sample beyond it would alone outweigh a hundred others in any sum, and ten
@@ -21,20 +23,20 @@ class SketchedGradients:
     """The gradients of one corpus, z = norm · unit, those that can be used.
 
     Attributes:
-        units: rows of unit norm, memory-mapped blocks of shape (n_b, R), n in all.
+        units: rows of unit norm, in blocks of shape (n_b, R) that are read when asked for; n in all.
         norms: ‖z‖, shape (n,).
         samples: their rows of the corpus's index, with loss and grad_norm; n.
         quarantined: the same of those that are left out, with the reason: "nan", "infinite" or "outlier".
     """
 
-    units: list[NDArray[np.float16]]
+    units: Sequence[StoredRows | NDArray[np.float16]]
     norms: NDArray[np.float64]
     samples: pa.Table
     quarantined: pa.Table
 
     @classmethod
     def load(cls, store: FeatureStore, index: pa.Table) -> SketchedGradients:
-        """Map a complete store. Memory: its table, and a copy of the shards that hold quarantined rows.
+        """What a complete store holds. Memory: its table.
 
         Left out is what is not finite, and what has a norm above `OUTLIER_FACTOR` times the median of all finite norms
         but zeros. A gradient of zero is kept: it moves nothing, and harms nothing.
@@ -51,11 +53,11 @@ class SketchedGradients:
         table = index
         for name in ("loss", "grad_norm"):
             table = table.append_column(name, sidecars[name])
-        units = []
-        for shard, block in enumerate(store.features()):
-            rows = store.rows(shard)
-            kept = usable[rows.start : rows.stop]
-            units.append(block if kept.all() else block[kept])
+        units = [
+            block.only(kept) if isinstance(block, StoredRows) else block[kept]
+            for shard, block in enumerate(store.features())
+            for kept in [usable[store.rows(shard).start : store.rows(shard).stop]]
+        ]
         samples = table.filter(pa.array(usable))
         quarantined = table.append_column("reason", reasons).filter(pa.array(~usable))
         return cls(units, samples["grad_norm"].to_numpy(), samples, quarantined)
@@ -65,7 +67,7 @@ class SketchedGradients:
 
     def dense(self) -> NDArray[np.float64]:
         """Z with its norms, shape (n, R), float64, in memory."""
-        return np.concatenate([block.astype(np.float64) for block in self.units]) * self.norms[:, None]
+        return np.concatenate(self.units).astype(np.float64) * self.norms[:, None]
 
 
 def reasons_to_leave_out(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
+from direct_anneal.features.rows import StoredRows
 
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|[a-z][a-z0-9+.-]+::", re.IGNORECASE)
 
@@ -33,8 +34,11 @@ class Place(Protocol):
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError where there is none."""
 
-    def array(self, name: str) -> NDArray[Any]:
-        """A whole npy file, memory-mapped where that is possible."""
+    def blocked(self, name: str) -> bool:
+        """Whether a directory stands in the place of a file."""
+
+    def rows(self, name: str, shape: tuple[int, int]) -> StoredRows | NDArray[np.float16]:
+        """Those of a shard's npy file, read when they are asked for where that is possible."""
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Make or replace a file; killed at any moment, it is there whole or as it was."""
@@ -73,9 +77,11 @@ class Directory:
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
-    def array(self, name: str) -> NDArray[Any]:
-        mapped: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-        return mapped
+    def blocked(self, name: str) -> bool:
+        return (self.path / name).is_dir()
+
+    def rows(self, name: str, shape: tuple[int, int]) -> StoredRows:
+        return StoredRows(self.path / name, shape)
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -123,9 +129,12 @@ class Url:
             content: bytes = self._files.cat_file(f"{self._root}/{name}")
         return content
 
-    def array(self, name: str) -> NDArray[Any]:
-        whole: NDArray[Any] = np.load(BytesIO(self.read(name)), allow_pickle=False)
-        return whole
+    def blocked(self, name: str) -> bool:  # noqa: ARG002
+        return False  # an object store knows no directories, and to ask elsewhere is a request for every file
+
+    def rows(self, name: str, shape: tuple[int, int]) -> NDArray[np.float16]:
+        whole: NDArray[np.float16] = np.load(BytesIO(self.read(name)), allow_pickle=False)
+        return whole.reshape(shape)
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         with self._reaching():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,14 +24,17 @@ from direct_anneal.errors import InputError
 from direct_anneal.features.checking import (
     ASIDE,
     HEADER,
+    BlockedError,
     DamagedError,
     Header,
     check_shard,
+    damages,
     file_name,
     is_of,
     make_record,
 )
 from direct_anneal.features.places import Place, place_at
+from direct_anneal.features.rows import StoredRows
 
 ROWS_PER_SHARD = 1024
 
@@ -93,6 +96,8 @@ class FeatureStore:
         self.header = Header(
             num_samples=num_samples, sketch_size=sketch_size, rows_per_shard=rows_per_shard, fingerprint=fingerprint
         )
+        if self._place.blocked(HEADER):
+            raise InputError(f"{directory}/{HEADER} must be a file, but is a directory: move it away, run select again")
         difference = _difference(self._place, self.header)
         if difference is not None:
             if not replace:
@@ -146,8 +151,17 @@ class FeatureStore:
         return self.header.rows(shard)
 
     def missing(self) -> list[int]:
-        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
-        return [shard for shard in range(self.num_shards) if not self.holds(shard)]
+        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once.
+
+        Raises:
+            InputError: a directory stands where a file must be written.
+        """
+        found = []
+        for shard, error in damages(self._place, self.header):
+            if isinstance(error, BlockedError):
+                raise InputError(f"{self.directory}: {error}: {error.remedy}")
+            found.append(shard)
+        return found
 
     def holds(self, shard: int) -> bool:
         """Whether a shard is there, and whole. Cost: reads it once."""
@@ -161,10 +175,12 @@ class FeatureStore:
         """As `write_shard` does."""
         write_shard(self._place, self.header, shard, content)
 
-    def features(self) -> list[NDArray[np.float16]]:
-        """All rows as blocks, in the corpus's order; memory-mapped, or in memory where the store lies at a URL. Every
-        shard must be committed."""
-        return [self._place.array(file_name(shard, "npy")) for shard in range(self.num_shards)]
+    def features(self) -> Sequence[StoredRows | NDArray[np.float16]]:
+        """All rows, a block for each shard, in the corpus's order; in memory where the store lies at a URL. Every shard
+        must be committed."""
+        size = self.header.sketch_size
+        shapes = [(len(self.rows(shard)), size) for shard in range(self.num_shards)]
+        return [self._place.rows(file_name(shard, "npy"), shape) for shard, shape in enumerate(shapes)]
 
     def samples(self) -> pa.Table:
         """All sidecars as one table of N rows. Every shard must be committed."""

@@ -52,6 +52,11 @@ class Sketches:
     norms: Tensor
     num_tokens: Tensor
 
+    def __repr__(self) -> str:
+        size, sketch_size = self.values.shape
+        loss = float(self.losses.mean()) if size else float("nan")
+        return f"Sketches({size} samples, R={sketch_size}, mean loss {loss:.4g})"
+
 
 class GradientSketcher:
     """Turns samples into sketches of their gradients, for less than a training step.
@@ -121,6 +126,14 @@ class GradientSketcher:
         self._checked = False
         self._squared_norms: dict[str, float] = {}
         self._announced: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        entries = sum(parameter.numel() for parameter in self.parameters.values())
+        kind, sketch_size = type(self.projection).__name__, self.projection.sketch_size
+        return (
+            f"GradientSketcher({type(self.model).__name__}, {len(self.parameters)} parameters of {entries:,} entries, "
+            f"{kind} to {sketch_size})"
+        )
 
     @property
     def slow_parameters(self) -> tuple[str, ...]:

@@ -2,6 +2,19 @@
 
 from direct_anneal.pipeline.choosing import Run
 from direct_anneal.pipeline.config import SOLVING_FIELDS, SelectConfig
-from direct_anneal.pipeline.selecting import reselect, select
+from direct_anneal.pipeline.planning import Plan, plan
+from direct_anneal.pipeline.selecting import Features, features, reselect, select
+from direct_anneal.pipeline.selector import DirectSelector
 
-__all__ = ["SOLVING_FIELDS", "Run", "SelectConfig", "reselect", "select"]
+__all__ = [
+    "SOLVING_FIELDS",
+    "DirectSelector",
+    "Features",
+    "Plan",
+    "Run",
+    "SelectConfig",
+    "features",
+    "plan",
+    "reselect",
+    "select",
+]

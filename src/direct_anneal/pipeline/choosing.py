@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.corpus import Corpus, write_selected
-from direct_anneal.curvature import CurvatureName, cross_fit
+from direct_anneal.curvature import CurvatureName, cross_energies, cross_fit
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.notebook import table
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.estimating import estimate_curvature
@@ -28,6 +30,7 @@ from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, writ
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.selection import Objective, Selection
 
+_MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
     "empirical-fisher": "samples",
     "mc-fisher": "tokens",
@@ -49,6 +52,16 @@ class Run:
     out: Path
     selection: Selection
     manifest: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        domains = self.manifest["composition"]["domains"]
+        largest = sorted(domains.items(), key=lambda item: (-item[1]["selected"], item[0]))[:_MOST_DOMAINS]
+        rows = [(name, f"{entry['selected']:,}", f"{entry['pool']:,}") for name, entry in largest]
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.manifest["warnings"])
+        return (
+            f"{self.selection._repr_html_()}{table(('domain', 'selected', 'pool'), rows)}"
+            f"{f'<ul>{notes}</ul>' if notes else ''}<code>{escape(str(self.out))}</code>"
+        )
 
     def __repr__(self) -> str:
         return f"Run({str(self.out)!r}, {self.selection!r})"
@@ -115,6 +128,7 @@ def choose(
             advance=advance,
         )
         crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
+        energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
     with stages.stage("Choosing", "samples", len(pool)) as advance:
         formulation = formulate(config.objective, config, pool, z, estimate)
@@ -131,11 +145,11 @@ def choose(
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
             retire(out, config, max_length)
-        table = evidence(pool_corpus, pool, formulation.problem, selection)
-        write_table(out / "selection.parquet", table)
+        rows = evidence(pool_corpus, pool, formulation.problem, selection)
+        write_table(out / "selection.parquet", rows)
         if traced is not None:
             write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
-        files = write_selected(pool_corpus, table["selected"].to_numpy(), out)
+        files = write_selected(pool_corpus, rows["selected"].to_numpy(), out)
         advance(len(selection.indices))
 
     coverage = read_coverage(gathered.directory)
@@ -159,9 +173,9 @@ def choose(
             "pool": manifest.corpus_entry(pool_corpus, pool),
             "validation": manifest.corpus_entry(validation_corpus, validation),
         },
-        "composition": manifest.composition(table, validation_corpus),
+        "composition": manifest.composition(rows, validation_corpus),
         "coverage": coverage,
-        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, config),
+        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
         "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
         "objective": manifest.objective_entry(config, selection),
         "alternative": manifest.alternative_entry(other, alternative, selection, pool),

@@ -7,11 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as having
-from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
@@ -19,45 +17,18 @@ from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_sh
 from direct_anneal.errors import InputError
 from direct_anneal.features import place_at
 from direct_anneal.gradients import ProjectionName, Reduction
-from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference, require
+from direct_anneal.options import require, require_device
+from direct_anneal.pipeline.family import BUDGET_RATIOS, Member
 from direct_anneal.selection import Objective, Unit
 
-DEFAULT_WINDOW = 2048
 DEFAULT_EIGENPAIRS = 32
-
-# A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
-_TYPES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
-    (
-        (
-            *("num_samples", "num_tokens", "sketch_size", "max_length", "seed", "batch_tokens", "workers"),
-            *("num_stiff", "num_eigenpairs", "bands"),
-        ),
-        int | np.integer,
-        "a whole number",
-    ),
-    (
-        ("fraction", "budget_ratio", "damping"),
-        int | float | np.floating | np.integer,
-        "a number (in YAML 0.1 or 1.0e-1)",
-    ),
-    (("relax_budget", "trust_remote_code", "overwrite"), bool, "true or false"),
-    (
-        (
-            *("objective", "filter", "gradients", "noise", "budget_reference", "curvature"),
-            *("quota_unit", "force_in", "force_out"),
-            *("projection", "reduction", "optimizer", "device", "dtype"),
-            *("text_field", "id_field", "domain_field", "prompt_field"),
-            *("engine", "ray_address", "features"),
-        ),
-        str,
-        "a text",
-    ),
-)
+_WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
 
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "gradients", "noise", "bands"),
+        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "filter_curvature"),
+        *("gradients", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
@@ -67,23 +38,26 @@ SOLVING_FIELDS = frozenset(
 _INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens", "engine", "ray_address", "workers", "features"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelectConfig:
-    """One selection, in full.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SelectConfig(Member):
+    """One selection, in full: a member of the family of objectives, and what it is chosen from.
 
     Attributes:
         model: checkpoint directory or hub name: the model at the onset of annealing.
         pool, validation: files, directories or globs.
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
-        objective: "energy" (the paper's) or "descent" (ours).
+        objective: "descent" (ours, downhill on the validation loss) or "energy" (the paper's).
         filter: f of what is gained in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), of
             descent alone) or "none"; flat for energy and newton for descent where left out.
-        damping: δ of the filter newton, in units of λ₁; 0.1 where left out.
+        damping: δ of the filter newton, in units of λ₁; 0.01 where left out.
+        filter_curvature: H of the filter newton: second moment of the gradients of the "validation" set, of the "pool",
+            or the mean of "both"; both where left out, and validation for a curvature that is no empirical Fisher.
         gradients: "raw" or "unit" (of length 1); raw for energy and unit for descent where left out.
         noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
         bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
-        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost.
+        budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost, or "none"; 1.0
+            for energy and none for descent where left out.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
         curvature: "empirical-fisher" (the paper's), "mc-fisher", "ggn" or "hessian".
@@ -125,14 +99,6 @@ class SelectConfig:
     num_samples: int | None = None
     num_tokens: int | None = None
     fraction: float | None = None
-    objective: Objective = "energy"
-    filter: Filter | None = None
-    damping: float | None = None
-    gradients: Gradients | None = None
-    noise: Noise = "raw"
-    bands: int = 1
-    budget_ratio: float = 1.0
-    budget_reference: Reference = "pool"
     relax_budget: bool = False
     curvature: CurvatureName = "empirical-fisher"
     num_eigenpairs: int | None = None
@@ -165,30 +131,11 @@ class SelectConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("pool", "validation"):  # one pattern is as good as a list of one
-            given = getattr(self, field)
-            patterns = given if isinstance(given, list | tuple) else [given]
-            require(all(isinstance(p, str | PathLike) for p in patterns), field, "paths or globs", given)
-            object.__setattr__(self, field, tuple(map(str, patterns)))
-        if self.parameters is not None:
-            given = self.parameters if isinstance(self.parameters, list | tuple) else [self.parameters]
-            require(bool(given) and all(isinstance(p, str) for p in given), "parameters", "patterns", self.parameters)
-            object.__setattr__(self, "parameters", tuple(given))
-        for field in ("model", "out", "optimizer"):  # so are paths
-            if getattr(self, field) is not None or field != "optimizer":
-                require(isinstance(getattr(self, field), str | PathLike), field, "a path", getattr(self, field))
-                object.__setattr__(self, field, str(getattr(self, field)))
-        for field in ("force_in", "force_out", "features"):
-            if isinstance(getattr(self, field), PathLike):
-                object.__setattr__(self, field, str(getattr(self, field)))
+        self._settle_filter_curvature()
+        super().__post_init__()
         for field in ("floors", "ceilings"):
             object.__setattr__(self, field, _amounts(field[:-1], getattr(self, field)))
-        for names, kind, must in _TYPES:
-            for field in names:
-                value = getattr(self, field)
-                optional = value is None and type(self).__dataclass_fields__[field].default is None
-                fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-                require(optional or fits, field, must, repr(value))
+        require(self.parameters != (), "parameters", "patterns", "none")
         sizes = {"num_samples": self.num_samples, "num_tokens": self.num_tokens, "fraction": self.fraction}
         given = [name for name, size in sizes.items() if size is not None]
         if len(given) != 1:
@@ -205,30 +152,17 @@ class SelectConfig:
         differs = self.prompt_field not in (self.text_field, "input_ids")
         require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
-        for field, choices in (
-            ("curvature", ("empirical-fisher", "mc-fisher", "ggn", "hessian")),
-            ("quota_unit", ("samples", "tokens", None)),
-            ("projection", ("two-sided", "gaussian")),
-            ("reduction", ("mean", "sum")),
-            ("dtype", ("float32", "bfloat16", "float16")),
-            ("engine", ("local", "ray")),
-        ):
-            must = " or ".join(choice for choice in choices if choice)
-            require(getattr(self, field) in choices, field, must, getattr(self, field))
-        member = self.member(self.objective)
-        for field in ("filter", "damping", "gradients"):  # so that equal runs have equal configurations
-            object.__setattr__(self, field, getattr(member, field))
+        if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:
+            raise InputError(
+                f"--filter-curvature {self.filter_curvature} takes a matrix of --sketch-size squared, at "
+                f"most {_WIDEST_MOMENT}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
+            )
         self._settle_curvature()
         self._check_engine()
-        require(re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "device", "cpu or cuda", self.device)
-        number = int(self.device.partition(":")[2] or 0)
-        elsewhere = (
-            self.engine == "ray" and self.curvature == "empirical-fisher"
-        )  # then the model runs on workers alone
-        if self.device != "cpu" and not elsewhere and number >= torch.cuda.device_count():
-            raise InputError(
-                f"--device {self.device} needs that device, but torch sees {torch.cuda.device_count()}: use another"
-            )
+        if self.engine == "ray" and self._is_empirical:  # then the model runs on workers alone
+            require(self.device in ("cpu", "cuda"), "device", "cpu or cuda", self.device)
+        else:
+            require_device(self.device)
 
     def _check_engine(self) -> None:
         if self.features is not None:
@@ -249,8 +183,7 @@ class SelectConfig:
                 raise InputError(f"{flag} is for --engine ray, got {value} without it: pass both, or neither")
 
     def _settle_curvature(self) -> None:
-        share = isinstance(self.elbow, int | float) and not isinstance(self.elbow, bool)
-        require(self.elbow == "gap" or (share and 0 < self.elbow <= 1), "elbow", 'in (0, 1], or "gap"', self.elbow)
+        require(self.elbow == "gap" or 0 < self.elbow <= 1, "elbow", 'in (0, 1], or "gap"', self.elbow)
         require(self.num_stiff is None or self.num_stiff >= 1, "num_stiff", "at least 1", self.num_stiff)
         if self.num_stiff is not None and self.elbow != PAPER_SHARE:
             raise InputError(
@@ -290,18 +223,35 @@ class SelectConfig:
         object.__setattr__(self, "num_eigenpairs", pairs)
 
     def member(self, objective: Objective) -> Member:
-        """Of the family of objectives: the one asked for, or the other under the same budget, with its defaults."""
-        own = objective == self.objective
+        """Of the family of objectives: the one asked for, or the other with its defaults.
+
+        A budget that is not the default of the one asked for is the other's, too.
+        """
+        if objective == self.objective:
+            return self
         return Member(
             objective=objective,
-            filter=self.filter if own else None,
-            damping=self.damping if own else None,
-            gradients=self.gradients if own else None,
+            filter_curvature=None if objective == "energy" or self._is_empirical else "validation",
             noise=self.noise,
             bands=self.bands,
-            budget_ratio=self.budget_ratio,
+            budget_ratio=None if self.budget_ratio == BUDGET_RATIOS[self.objective] else self.budget_ratio,
             budget_reference=self.budget_reference,
         )
+
+    def _settle_filter_curvature(self) -> None:
+        """Of a curvature that is known of the validation set alone, where the filter needs one."""
+        if self._is_empirical or self.objective != "descent" or self.filter not in (None, "newton"):
+            return
+        if self.filter_curvature not in (None, "validation"):
+            raise InputError(
+                f"--filter-curvature {self.filter_curvature} is of --curvature empirical-fisher, but it is "
+                f"{self.curvature}, which is of the validation set alone: leave it out"
+            )
+        object.__setattr__(self, "filter_curvature", "validation")
+
+    @property
+    def _is_empirical(self) -> bool:
+        return self.curvature == "empirical-fisher"
 
     @property
     def elbow_rule(self) -> Elbow:
@@ -314,21 +264,6 @@ class SelectConfig:
     def defining(self) -> dict[str, Any]:
         """What the result depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
-
-    def window(self, context_length: int | None) -> int:
-        """T for a model of this context.
-
-        Raises:
-            InputError: `max_length` is beyond it.
-        """
-        if self.max_length is None:
-            return min(context_length or DEFAULT_WINDOW, DEFAULT_WINDOW)
-        if context_length is not None and self.max_length > context_length:
-            raise InputError(
-                f"--max-length must fit the model's context of {context_length} tokens, got {self.max_length}: longer "
-                "documents are split into windows of that length anyway"
-            )
-        return self.max_length
 
     def size_of(self, num_tokens: NDArray[np.int64]) -> tuple[int | None, int | None]:
         """K or B, for a pool of documents of these lengths, shape (N,).
@@ -352,6 +287,18 @@ class SelectConfig:
             return self.num_samples, None
         assert self.fraction is not None
         return max(1, math.floor(self.fraction * count + 0.5)), None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FeaturesConfig(SelectConfig):
+    """What features depend on. The fields that only choosing depends on are there, and mean nothing."""
+
+    fraction: float | None = 1.0
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What the features depend on."""
+        return {name: value for name, value in super().defining.items() if name not in SOLVING_FIELDS}
 
 
 def _amounts(flag: str, given: object) -> dict[str, int | float]:

@@ -106,7 +106,7 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
     doubts = []
     if least is not None:
         doubts.append(
-            f"the budget was relaxed: a ratio of {config.budget_ratio:g} is infeasible at this size, the least "
+            f"the budget was relaxed: a ratio of {config.budget_ratio} is infeasible at this size, the least "
             f"feasible is {least:.4g}, and {RELAXED_MARGIN:g} times that was used"
         )
     if config.num_tokens is not None:

@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from direct_anneal.errors import InputError
+from direct_anneal.options import described, require, settle
 from direct_anneal.selection import Objective
 
 Filter = Literal["newton", "flat", "none"]
+FilterCurvature = Literal["validation", "pool", "both"]
 Gradients = Literal["raw", "unit"]
 Noise = Literal["raw", "centred"]
 Reference = Literal["pool", "validation"]
+Ratio = float | Literal["none"]
 
 # Of each objective, where nothing else is asked for.
 FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton"}
 GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit"}
-DAMPING = 0.1
+BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none"}
+DAMPING = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
     Attributes:
-        objective, filter, damping, gradients, noise, bands, budget_ratio, budget_reference: as in `SelectConfig`.
+        objective, filter, damping, filter_curvature, gradients, noise, bands, budget_ratio, budget_reference: as in
+            `SelectConfig`.
 
     Raises:
         InputError: a value is out of range, or two exclude each other.
 
-    >>> Member(objective="descent").filter
-    'newton'
+    >>> Member(objective="energy").filter
+    'flat'
     """
 
-    objective: Objective = "energy"
+    objective: Objective = "descent"
     filter: Filter | None = None
     damping: float | None = None
+    filter_curvature: FilterCurvature | None = None
     gradients: Gradients | None = None
     noise: Noise = "raw"
     bands: int = 1
-    budget_ratio: float = 1.0
+    budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("objective", ("energy", "descent")),
-            ("filter", (None, "newton", "flat", "none")),
-            ("gradients", (None, "raw", "unit")),
-            ("noise", ("raw", "centred")),
-            ("budget_reference", ("pool", "validation")),
-        ):
-            must = " or ".join(choice for choice in choices if choice)
-            require(getattr(self, field) in choices, field, must, getattr(self, field))
-        require(0 < self.budget_ratio <= 1e6, "budget_ratio", "above 0 and at most 1e6", self.budget_ratio)
+        settle(self)
+        ratio = BUDGET_RATIOS[self.objective] if self.budget_ratio is None else self.budget_ratio
+        must = "a number above 0 and at most 1e6, or none"
+        require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
         filter = self.filter or FILTERS[self.objective]
         if (self.objective, filter) == ("energy", "newton"):
@@ -60,20 +64,21 @@ class Member:
                 "--filter newton weighs progress along a direction, which --objective energy has none of: pass "
                 "--objective descent, or --filter flat or none"
             )
-        if self.damping is not None and filter != "newton":
-            raise InputError(f"--damping is of --filter newton, but the filter is {filter}: leave it out")
+        for field in ("damping", "filter_curvature"):
+            if getattr(self, field) is not None and filter != "newton":
+                flag = f"--{field.replace('_', '-')}"
+                raise InputError(f"{flag} is of --filter newton, but the filter is {filter}: leave it out")
         damping = (DAMPING if self.damping is None else self.damping) if filter == "newton" else None
         require(damping is None or 0 < damping <= 1e6, "damping", "above 0 and at most 1e6", damping)
         object.__setattr__(self, "filter", filter)
         object.__setattr__(self, "damping", damping)
+        if filter == "newton":
+            object.__setattr__(self, "filter_curvature", self.filter_curvature or "both")
         object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
+        object.__setattr__(self, "budget_ratio", ratio)
 
-
-def require(holds: bool, field: str, must: str, value: object) -> None:
-    """Refuse a value of an option.
-
-    Raises:
-        InputError: it does not hold.
-    """
-    if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")
+    @property
+    def allowance(self) -> float:
+        """The budget's ratio as a number: infinite where there is no budget."""
+        assert self.budget_ratio is not None
+        return math.inf if self.budget_ratio == "none" else self.budget_ratio

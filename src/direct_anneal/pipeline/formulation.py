@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import scipy.linalg
 from numpy.typing import NDArray
 
 from direct_anneal.curvature import Estimate, Spectrum, cross_fit
@@ -20,6 +21,7 @@ from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.family import Member
 from direct_anneal.selection import (
+    Block,
     FeatureMatrix,
     InfeasibleBudgetError,
     InfeasibleError,
@@ -29,10 +31,11 @@ from direct_anneal.selection import (
     solve,
 )
 
+_COST_BLOCK_BYTES = 8 << 20  # of float64 rows: what BLAS does well with
 RELAXED_MARGIN = 1.1  # at the least feasible budget itself nothing is left to choose
 
 Float = NDArray[np.float64]
-Blocks = Sequence[NDArray[np.floating]]
+Blocks = Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Formulation:
         return _budget(ratio, self.units)
 
     def ratio(self, budget: float | Float) -> float:
-        """Absolute budgets as a ratio; of several bands the largest."""
+        """Absolute budgets as a ratio, infinite where there is none; of several bands the largest."""
         ratios = np.divide(budget, self.units, out=np.zeros_like(self.units), where=self.units > 0)
         return float(ratios.max())
 
@@ -80,13 +83,17 @@ def formulate(
     num_selected, token_budget = config.size_of(num_tokens)
     expected = num_selected if token_budget is None else token_budget / float(num_tokens.mean())
     assert expected is not None
+    member = config.member(objective)
+    # Training sees each token once, and raw gradients of summed losses count them already.
+    weighed = token_budget is not None and not (config.reduction == "sum" and member.gradients == "raw")
     return formulate_arrays(
-        config.member(objective),
+        member,
         pool.units,
         pool.norms,
         validation,
         estimate,
         expected,
+        num_tokens / num_tokens.mean() if weighed else None,
         num_selected=num_selected,
         num_tokens=num_tokens,
         token_budget=token_budget,
@@ -102,6 +109,7 @@ def formulate_arrays(
     validation: Float,
     estimate: Estimate,
     expected: float,
+    token_weights: Float | None = None,
     **size_and_constraints: Any,
 ) -> Formulation:
     """The problem of one objective: the family that docs/departures.md derives, in one place.
@@ -109,8 +117,10 @@ def formulate_arrays(
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
-        gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit")
+        gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
         filter:    f(λ_j) = 1 ("none"); 0 for j ≤ s and 1 beyond ("flat"); 1 / (λ_j + δ), δ = damping · λ₁ ("newton")
+        filter curvature, of newton: H̃ is the validation set's ("validation"), (1/N) Σ_pool x xᵀ ("pool"), or the mean
+            of that and of (1/M) Σ_val x xᵀ ("both")
         noise:     c = 0 ("raw"), or the mean of x over the pool; over the validation set for its own costs ("centred")
         budget:    τ_b = ratio · mean of the reference's A_b · expected number selected
 
@@ -122,35 +132,35 @@ def formulate_arrays(
         validation: Z of the validation set, shape (M, R).
         estimate: spectra, split at the elbow.
         expected: how many samples are selected, as far as that is known.
+        token_weights: n / n̄, shape (N,), the lengths of samples in units of their mean, where the size is in tokens and
+            z is of a sample's mean loss; None: every sample counts alike.
         size_and_constraints: further arguments of `SelectionProblem`.
 
     Raises:
         InputError: there are fewer stiff directions than bands, or the budget's reference is not to be had.
     """
-    unit_length = member.gradients == "unit"
     spectrum = estimate.whole
     if member.bands > spectrum.num_stiff:
         raise InputError(
             f"--bands must leave a stiff direction to each, but {member.bands} are asked for and {spectrum.num_stiff} "
             "directions are stiff: ask for fewer, or raise --elbow"
         )
-    cost = _band_costs(spectrum, units, np.ones(len(norms)) if unit_length else norms, member)
+    scale = None if member.gradients == "unit" else norms
+    counted = FeatureMatrix(units, scale=scale)
+    cost = _band_costs(spectrum, counted, member)
+    if token_weights is not None:
+        cost = cost * token_weights[:, None]
+        scale = token_weights if scale is None else scale * token_weights
     reference = cost if member.budget_reference == "pool" else _held_out(validation, estimate, member)
     budget_units = reference.mean(axis=0) * expected
     target = None
     if member.objective == "descent":
-        target = validation.mean(0)
-        if member.filter == "flat":
-            target = spectrum.flat(target[None])[0]
-        elif member.filter == "newton":
-            assert member.damping is not None
-            delta = member.damping * float(spectrum.eigenvalues[0])
-            target = spectrum.apply(lambda curvature: 1 / (curvature + delta), target)
+        target = _target(member, spectrum, counted, _counted(validation, member))
     removed = spectrum.stiff if member.objective == "energy" and member.filter == "flat" else None
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=None if unit_length else norms, removed=removed),
+        features=FeatureMatrix(units, scale=scale, removed=removed),
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
-        budget=_budget(member.budget_ratio, budget_units),
+        budget=_budget(member.allowance, budget_units),
         objective=member.objective,
         target=target,
         **size_and_constraints,
@@ -158,20 +168,50 @@ def formulate_arrays(
     return Formulation(problem, budget_units)
 
 
-def _band_costs(spectrum: Spectrum, units: Blocks, scale: Float, member: Member) -> Float:
+def _target(member: Member, spectrum: Spectrum, pool: FeatureMatrix, x: Float) -> Float:
+    """f(H̃) z̄, shape (R,).
+
+    Args:
+        pool: its N gradients as they are counted.
+        x: the validation set's as they are counted, shape (M, R).
+    """
+    mean: Float = x.mean(axis=0)
+    if member.filter == "none":
+        return mean
+    if member.filter == "flat":
+        return np.asarray(spectrum.flat(mean[None])[0])
+    assert member.damping is not None
+    if member.filter_curvature == "validation":
+        delta = member.damping * float(spectrum.eigenvalues[0])
+        return spectrum.apply(lambda curvature: 1 / (curvature + delta), mean)
+    num_samples, size = pool.shape
+    moment = pool.gram() / num_samples
+    if member.filter_curvature == "both":
+        moment = (moment + x.T @ x / len(x)) / 2
+    largest = float(scipy.linalg.eigvalsh(moment, subset_by_index=[size - 1, size - 1])[0])
+    if largest <= 0:
+        return mean  # no gradient at all
+    moment[np.diag_indices(size)] += member.damping * largest
+    solved: Float = scipy.linalg.solve(moment, mean, assume_a="pos")
+    return solved
+
+
+def _counted(validation: Float, member: Member) -> Float:
+    """x of the validation set: its gradients, or their directions."""
+    if member.gradients == "raw":
+        return validation
+    lengths = np.linalg.norm(validation, axis=1, keepdims=True)
+    return np.asarray(validation / np.where(lengths > 0, lengths, 1.0))
+
+
+def _band_costs(spectrum: Spectrum, features: FeatureMatrix, member: Member) -> Float:
     """A of the pool, shape (N, m), block by block."""
-    starts = np.cumsum([0, *(len(block) for block in units)])
-    parts = [scale[start : start + len(block)] for start, block in zip(starts[:-1], units, strict=True)]
-    centre = np.zeros(spectrum.eigenvectors.shape[0])
-    if member.noise == "centred":
-        for block, factors in zip(units, parts, strict=True):
-            centre += factors @ block.astype(np.float64) / len(scale)
-    return np.concatenate(
-        [
-            spectrum.band_costs(block.astype(np.float64) * factors[:, None] - centre, member.bands)
-            for block, factors in zip(units, parts, strict=True)
-        ]
-    )
+    count, size = features.shape
+    centre = features.weighted_sum(np.ones(count)) / count if member.noise == "centred" else np.zeros(size)
+    cost = np.empty((count, member.bands))
+    for start, rows in features.blocks(_COST_BLOCK_BYTES):
+        cost[start : start + len(rows)] = spectrum.band_costs(rows - centre, member.bands)
+    return cost
 
 
 def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
@@ -181,10 +221,7 @@ def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
             f"--budget-reference validation needs at least 4 validation samples to hold some out, got "
             f"{len(validation)}: add samples, or use --budget-reference pool"
         )
-    x = validation
-    if member.gradients == "unit":
-        lengths = np.linalg.norm(x, axis=1, keepdims=True)
-        x = x / np.where(lengths > 0, lengths, 1.0)
+    x = _counted(validation, member)
     if member.noise == "centred":
         x = x - x.mean(axis=0)
     if (fewest := min(half.num_stiff for half in estimate.halves)) < member.bands:
@@ -196,7 +233,8 @@ def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:
 
 
 def _budget(ratio: float, units: Float) -> float | Float:
-    return ratio * (float(units[0]) if len(units) == 1 else units)
+    budgets = ratio * units if np.isfinite(ratio) else np.full_like(units, np.inf)
+    return float(budgets[0]) if len(units) == 1 else budgets
 
 
 def relaxed(formulation: Formulation, least_feasible: float | Float) -> Formulation:
@@ -219,7 +257,7 @@ def solve_within(formulation: Formulation, config: SelectConfig) -> tuple[Formul
         least = formulation.ratio(error.least_feasible)
         if not config.relax_budget:
             raise InputError(
-                f"the stiff budget must allow the size asked for, but --budget-ratio {config.budget_ratio:g} (of the "
+                f"the stiff budget must allow the size asked for, but --budget-ratio {config.budget_ratio} (of the "
                 f"{config.budget_reference}'s mean stiff cost) is below the least feasible ratio {least:.4g}: pass "
                 f"--budget-ratio {rounded_up(least)} or more, select less, or pass --relax-budget"
             ) from error

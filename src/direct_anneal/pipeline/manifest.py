@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
@@ -20,6 +21,8 @@ from direct_anneal.selection import Selection
 
 _DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
 QUARANTINE_COLUMNS = ["id", "source", "row", "reason"]
+Energies = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
 
 
@@ -38,6 +41,7 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
     return {
         "documents": corpus.num_samples,
         "tokens": int(corpus.num_tokens.sum()),
+        "vocab_size": corpus.vocab_size,
         "sources": [str(source) for source in corpus.sources],
         "incidents": corpus.incidents.to_manifest(),
         "quarantined": {
@@ -82,12 +86,18 @@ def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
     }
 
 
-def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, config: SelectConfig) -> dict[str, Any]:
-    """Eigenvalues and elbow, and mean stiff costs of the validation set in sample and held out.
+def spectrum_entry(
+    spectrum: Spectrum, crossed: CrossFit | None, energies: Energies | None, config: SelectConfig
+) -> dict[str, Any]:
+    """Eigenvalues and elbow, and what the validation set costs and holds in sample and held out.
 
     `energy` is the share of the eigenvalues listed that is stiff; for ggn and hessian these are leading ones only.
+
+    Args:
+        energies: as `cross_energies` gives them.
     """
     eigenvalues = spectrum.eigenvalues
+    in_sample, held_out = (None, None) if energies is None else (part.tolist() for part in energies)
     return {
         "eigenvalues": spectrum.eigenvalues.tolist(),
         "num_stiff": spectrum.num_stiff,
@@ -97,17 +107,23 @@ def spectrum_entry(spectrum: Spectrum, crossed: CrossFit | None, config: SelectC
         "bands": [band.stop for band in spectrum.bands(config.bands)],
         "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.sum(axis=1).mean()),
         "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.sum(axis=1).mean()),
+        "directions_in_sample": in_sample,
+        "directions_held_out": held_out,
     }
 
 
 def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
-    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios."""
+    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
+
+    The ratio and the limits are null where there is no budget.
+    """
     least = selection.stats["least_feasible"]
     return {
-        "ratio": formulation.ratio(selection.budget),
+        "ratio": _finite(formulation.ratio(selection.budget)),
         "reference": reference,
         "limit": _plain(selection.budget),
         "used": _plain(selection.budget_used),
+        "used_ratio": formulation.ratio(selection.budget_used),
         "least_feasible": _plain(least),
         "least_feasible_ratio": formulation.ratio(least),
         "relaxed": relaxed,
@@ -120,6 +136,7 @@ def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any
         "name": config.objective,
         "filter": config.filter,
         "damping": config.damping,
+        "filter_curvature": config.filter_curvature,
         "gradients": config.gradients,
         "noise": config.noise,
         "value": selection.objective,
@@ -146,16 +163,20 @@ def alternative_entry(
         "objective": name,
         "feasible": True,
         "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
-        "ratio": formulation.ratio(other.budget),
+        "ratio": _finite(formulation.ratio(other.budget)),
         "relaxed": least is not None,
         "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
     }
 
 
-def _plain(budget: Any) -> float | list[float]:
+def _plain(budget: Any) -> float | list[float | None] | None:
     """As JSON takes it: one number, or one for each band."""
-    plain: float | list[float] = np.asarray(budget, dtype=np.float64).tolist()
-    return plain
+    return _finite(float(budget)) if np.ndim(budget) == 0 else [_finite(float(one)) for one in budget]
+
+
+def _finite(number: float) -> float | None:
+    """Null stands for no limit."""
+    return number if np.isfinite(number) else None
 
 
 def _mean(column: pa.ChunkedArray) -> float:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from direct_anneal.claims import MARK, check_free, held
 from direct_anneal.corpus import Corpus
 from direct_anneal.curvature import PAPER_SHARE
-from direct_anneal.durable import replacing
+from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
-from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.options import OPTIONS_FILE, keep
+from direct_anneal.pipeline.config import SOLVING_FIELDS, FeaturesConfig, SelectConfig
+from direct_anneal.redaction import redacted
 from direct_anneal.selection import Selection, SelectionProblem
 
 EVIDENCE_COLUMNS = [
@@ -34,39 +40,47 @@ EVIDENCE_COLUMNS = [
     "rank",
     "selected",
 ]
-# What a directory holds that a run has begun in; no name that a checkpoint, or anyone else, would use.
-_MARK = "direct-anneal.json"
 # A manifest may name anything; only these are ever removed.
 _OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
 _OUTPUT_DATASET = "selected"
+_PAGES = ("selection.parquet", "frontier.parquet", "report.html")
+_WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
+_COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
-    "objective": {"filter": None, "damping": None, "gradients": None},
-    "filter": {"damping": None},
-    "curvature": {"num_eigenpairs": None},
+    "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
+    "filter": {"damping": None, "filter_curvature": None},
+    "curvature": {"num_eigenpairs": None, "filter_curvature": None},
     "elbow": {"num_stiff": None},
     "num_stiff": {"elbow": PAPER_SHARE},
 }
 
 
-def claim(out: Path, config: SelectConfig, max_length: int) -> None:
-    """Make the directory this run's own, or see that it already is. An unfinished run may be taken over by any other.
+@contextmanager
+def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
+    """Hold the directory as this run's own. An unfinished run may be taken over by any other, which then calls `mark`.
 
     Raises:
-        InputError: it holds another finished run and `overwrite` is off, or files that are no run's.
+        InputError: it holds another finished run and `overwrite` is off, or files that are no run's, or a run is under
+            way there.
     """
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
-        raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
-    wanted = _resolved(config, max_length)
-    finished, begun = out / "manifest.json", out / _MARK
-    if out.exists() and any(out.iterdir()) and not begun.exists():
-        raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
-    if finished.exists():
-        if not config.overwrite and (difference := _difference(finished, wanted)):
+    check_free(out)
+    with held(out):
+        finished = out / "manifest.json"
+        wanted = _resolved(config, max_length)
+        if finished.exists() and not config.overwrite and (difference := _difference(finished, wanted)):
             raise InputError(f"{out} holds another run ({difference}): choose another --out, or pass --overwrite")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(begun, wanted)
+        if not (out / MARK).exists():
+            write_json(out / MARK, wanted)
+            _keep(out, config)
+        _sweep(out)
+        yield
+
+
+def mark(out: Path, config: SelectConfig, max_length: int) -> None:
+    """Say of which configuration an unfinished run is: for `recorded`, and once what is there has proved to fit it."""
+    if not (out / "manifest.json").exists():
+        write_json(out / MARK, _resolved(config, max_length))
+        _keep(out, config)
 
 
 def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
@@ -77,14 +91,14 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     """
     try:
         finished = run / "manifest.json"
-        mark = json.loads((run / _MARK).read_bytes())
-        known = {name: mark[name] for name in SelectConfig.__dataclass_fields__ if name in mark}
+        begun = json.loads((run / MARK).read_bytes())
+        known = {name: begun[name] for name in SelectConfig.__dataclass_fields__ if name in begun}
         if finished.exists():
             known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"RUN_DIR must be the directory of a select run, but {run} holds none that can be read: pass what was "
-            "given to select as --out"
+            f"RUN_DIR must be the directory of a select or features run, but {run} holds none that can be read: pass "
+            "what was given to them as --out"
         ) from error
     sizes = ("num_samples", "num_tokens", "fraction")
     if any(changes.get(size) is not None for size in sizes):
@@ -99,6 +113,12 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     return config
 
 
+def is_of_another(out: Path, config: SelectConfig, max_length: int) -> bool:
+    """Whether a finished run lies there that was configured otherwise."""
+    finished = out / "manifest.json"
+    return finished.exists() and _difference(finished, _resolved(config, max_length)) is not None
+
+
 def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
     finished = out / "manifest.json"
@@ -107,18 +127,32 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     finished.unlink(missing_ok=True)
-    for name in ("selection.parquet", "frontier.parquet"):
+    for name in _PAGES:
         (out / name).unlink(missing_ok=True)
     for name in _OUTPUT_FILES & files:
         (out / name).unlink(missing_ok=True)
     if _OUTPUT_DATASET in files and (out / _OUTPUT_DATASET / "state.json").is_file():
         shutil.rmtree(out / _OUTPUT_DATASET)
-    write_json(out / _MARK, _resolved(config, max_length))
+    write_json(out / MARK, _resolved(config, max_length))
+    _keep(out, config)
+
+
+def _keep(out: Path, config: SelectConfig) -> None:
+    without = SOLVING_FIELDS if isinstance(config, FeaturesConfig) else frozenset[str]()
+    keep({name: value for name, value in asdict(config).items() if name not in without}, out)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a kill left half-written; the directories below features/ and corpus/ see to themselves."""
+    for directory, names in ((out, _WRITTEN), (out / "features", (_COVERAGE,))):
+        for name in names:
+            (directory / (name + TEMPORARY_SUFFIX)).unlink(missing_ok=True)
 
 
 def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
     """What the result depends on, as JSON gives it back."""
-    wanted: dict[str, Any] = json.loads(json.dumps({**config.defining, "max_length": max_length}))
+    content = redacted({**config.defining, "max_length": max_length})
+    wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted
 
 
@@ -135,18 +169,18 @@ def _difference(finished: Path, wanted: dict[str, Any]) -> str | None:
 
 def write_coverage(run: Path, coverage: dict[str, Any]) -> None:
     """Keep beside a run's features which way every parameter went."""
-    write_json(run / "features" / "coverage.json", coverage)
+    write_json(run / "features" / _COVERAGE, coverage)
 
 
 def read_coverage(run: Path) -> dict[str, Any] | None:
     """What `write_coverage` kept; None where that is lost."""
-    path = run / "features" / "coverage.json"
+    path = run / "features" / _COVERAGE
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a JSON file whole or not at all, and return what a reader will find in it."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a JSON file whole or not at all, without secrets, and return what a reader will find in it."""
+    text = json.dumps(redacted(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     written: dict[str, Any] = json.loads(text)
@@ -169,7 +203,7 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
     chosen[selection.indices] = True
     rest = np.flatnonzero(~chosen)
     assert problem.tie_order is not None
-    rest = rest[np.lexsort((problem.tie_order[rest], -selection.scores[rest]))]
+    rest = rest[np.lexsort((problem.tie_order[rest], -(selection.scores / problem.sizes)[rest]))]
     rank = np.empty(count, dtype=np.int64)
     rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
     table = pool.samples

@@ -5,7 +5,6 @@ N samples, M of them for validation, K selected, R sketch size.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,20 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
-from direct_anneal.errors import InputError
+from direct_anneal.curvature import PAPER_SHARE
+from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features.loading import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
-from direct_anneal.pipeline.family import Filter, Gradients, Member, Noise, Reference
-from direct_anneal.pipeline.formulation import formulate_arrays, rounded_up
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Noise, Ratio, Reference
+from direct_anneal.pipeline.selector import DirectSelector
 from direct_anneal.progress import Advance, Progress, Silent
-from direct_anneal.selection import InfeasibleBudgetError, Objective, Selection, solve
+from direct_anneal.selection import Objective, Selection
 
 _BATCH_SIZE = 32
 
 Float = NDArray[np.float64]
 
 
+@named_as_in_python()
 def select_samples(
     model: nn.Module,
     samples: Sequence[Any],
@@ -37,11 +37,12 @@ def select_samples(
     *,
     num_selected: int | None = None,
     fraction: float | None = None,
-    objective: Objective = "energy",
-    budget_ratio: float = 1.0,
+    objective: Objective = "descent",
+    budget_ratio: Ratio | None = None,
     budget_reference: Reference = "pool",
     filter: Filter | None = None,
     damping: float | None = None,
+    filter_curvature: FilterCurvature | None = None,
     gradients: Gradients | None = None,
     noise: Noise = "raw",
     elbow: float | Literal["gap"] = PAPER_SHARE,
@@ -67,7 +68,8 @@ def select_samples(
         num_selected, fraction: K, or K / N; exactly one is given.
         batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
         sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, budget_ratio, budget_reference, filter, damping, gradients, noise, elbow: as in `SelectConfig`.
+        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, elbow: as in
+            `SelectConfig`.
         progress: shows the stages; silent where left out.
 
     Returns:
@@ -92,47 +94,32 @@ def select_samples(
     for name, given in (("samples", samples), ("validation", validation)):
         if not len(given):
             raise InputError(f"{name} must hold at least one sample, got none")
-    if (num_selected is None) == (fraction is None):
-        raise InputError("the size of the selection must be given once, by num_selected or fraction")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise InputError(f"fraction must be in (0, 1], got {fraction}")
     if num_selected is not None and not 1 <= num_selected <= len(samples):
         raise InputError(f"num_selected must be in 1..{len(samples)}, the number of samples, got {num_selected}")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    member = Member(
+    selector = DirectSelector(
+        num_selected=num_selected,
+        fraction=fraction,
         objective=objective,
         filter=filter,
         damping=damping,
+        filter_curvature=filter_curvature,
         gradients=gradients,
         noise=noise,
         budget_ratio=budget_ratio,
         budget_reference=budget_reference,
+        elbow=elbow,
     )
-    rule = widest_gap if elbow == "gap" else energy_share(elbow)
+    selector.check()  # before the long part
     sketcher = GradientSketcher(model, sketch_size, projection, seed, parameters=parameters, scales=scales)
     size = batch_size or _BATCH_SIZE * sketcher.projection.batch_factor
     usable, sketches = {}, {}
     for name, given in (("validation", validation), ("samples", samples)):  # the small one shows trouble early
         with (progress or Silent()).stage(f"Gradients of the {name}", "samples", len(given)) as advance:
             usable[name], sketches[name] = _sketched(sketcher, name, given, loss_fn, collate, size, advance)
-    kept, z = usable["samples"], sketches["validation"].astype(np.float64)
-    if num_selected is None:
-        assert fraction is not None
-        num_selected = max(1, math.floor(fraction * len(kept) + 0.5))
-    if num_selected > len(kept):
-        raise InputError(f"num_selected must be at most the {len(kept)} usable samples, got {num_selected}")
-    found = estimate(SecondMoment(z), len(z)).split(rule)
-    norms = np.linalg.norm(sketches["samples"].astype(np.float64), axis=1)
-    units = (sketches["samples"] / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    formulation = formulate_arrays(member, [units], norms, z, found, num_selected, num_selected=num_selected)
-    try:
-        selection = solve(formulation.problem)
-    except InfeasibleBudgetError as error:
-        raise InputError(
-            f"budget_ratio must allow {num_selected} samples, got {budget_ratio:g}: pass "
-            f"{rounded_up(formulation.ratio(error.least_feasible))} or more, or select less"
-        ) from error
+    kept = usable["samples"]
+    selection = selector.fit(sketches["validation"]).select(sketches["samples"])
     weights, scores = np.zeros(len(samples)), np.full(len(samples), np.nan)
     weights[kept], scores[kept] = selection.weights, selection.scores
     return Selection(**{**vars(selection), "indices": kept[selection.indices], "weights": weights, "scores": scores})
@@ -161,6 +148,6 @@ def _sketched(
     if len(left_out) == len(samples):
         raise InputError(f"gradients of the {name} must be finite, but all {len(samples)} are NaN or infinite")
     if left_out:
-        warnings.warn(f"{name} left out for their gradients, by position: {', '.join(left_out)}", stacklevel=3)
+        warnings.warn(f"{name} left out for their gradients, by position: {', '.join(left_out)}", stacklevel=5)
     kept = np.flatnonzero([reason is None for reason in reasons])
     return kept, values[kept]

@@ -1,30 +1,38 @@
-"""`select`, top to bottom as the method goes; and `reselect`, which begins where features are there."""
+"""`select`, top to bottom as the method goes; `features`, which ends before choosing; `reselect`, which begins so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
 
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare, reopen
+from direct_anneal.corpus import check_writable, reopen
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.gradients import GradientSketcher, LossFunction
+from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.choosing import Gathered, Run, choose
-from direct_anneal.pipeline.config import SelectConfig
-from direct_anneal.pipeline.outputs import claim, recorded
+from direct_anneal.pipeline.config import SOLVING_FIELDS, FeaturesConfig, SelectConfig
+from direct_anneal.pipeline.gathering import fields_of, gathered, sources_of
+from direct_anneal.pipeline.outputs import claim, is_of_another, mark, read_coverage, recorded, retire
 from direct_anneal.pipeline.samples import select_samples
-from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Progress, Silent
 from direct_anneal.selection import Selection
 
 
 @overload
-def select(*, progress: Progress | None = None, **options: Any) -> Run: ...
+def select(
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
+) -> Run: ...
 
 
 @overload
@@ -49,6 +57,8 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
 
     Args:
         progress: shows the stages; silent where left out.
+        frontier: as for `reselect`.
+        report: write report.html, too (the default). Should that fail, it is a warning: the selection is whole by then.
         options: the fields of `SelectConfig`.
 
     Raises:
@@ -58,50 +68,72 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     """
     if module_and_samples or isinstance(options.get("model"), nn.Module):
         return select_samples(*module_and_samples, progress=progress, **options)
+    frontier, report = options.pop("frontier", None), options.pop("report", True)
     config = SelectConfig(**options)
-    stages = Stages(progress or Silent())
-    out = Path(config.out)
+    stages, found = Stages(progress or Silent()), list[str]()
+    with gathered(config, stages, found) as of_run:
+        run = choose(config, of_run, stages, found, frontier=frontier)
+        if report:
+            _report(run, stages)
+        return run
 
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = config.window(checkpoint.context_length)
-    found: list[str] = []
-    pool_sources = _sources("pool", config.pool, out, found)
-    validation_sources = _sources("validation", config.validation, out, found)
-    check_writable(pool_sources)
-    claim(out, config, max_length)
 
-    pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
-    validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
-    config.size_of(pool_corpus.num_tokens)  # to fail before the long part
+@dataclass(frozen=True)
+class Features:
+    """What `features` leaves.
 
-    with Sketching(config, checkpoint, max_length, stages, found) as sketch:
-        validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-        pool = sketch("pool", pool_corpus)
+    Attributes:
+        out: the directory, for `reselect` or for `select` to go on in.
+        corpora: of "pool" and "validation" what the manifest of a selection says of them.
+        warnings: remarks for the user.
+    """
 
-    gathered = Gathered(
-        pool_corpus=pool_corpus,
-        validation_corpus=validation_corpus,
-        pool=pool,
-        validation=validation,
-        fingerprint=sketch.fingerprint(validation_corpus),
-        tokenizer=checkpoint.tokenizer_fingerprint(),
-        max_length=max_length,
-        directory=out,
-        build_sketcher=sketch.build,
-    )
-    return choose(config, gathered, stages, found)
+    out: Path
+    corpora: dict[str, dict[str, Any]]
+    warnings: list[str]
+
+
+def features(*, progress: Progress | None = None, **options: Any) -> Features:
+    """Compute and store the gradients of pool and validation set, as `select` does before it chooses.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        options: the fields of `SelectConfig`, but those that choosing alone depends on (`SOLVING_FIELDS`).
+
+    Raises:
+        InputError: something given cannot be used; says what to do.
+    """
+    if solving := sorted(SOLVING_FIELDS & options.keys()):
+        raise InputError(f"features are the same for every selection, but got {', '.join(solving)}: pass that to solve")
+    config = FeaturesConfig(**options)
+    stages, found, out = Stages(progress or Silent()), list[str](), Path(config.out)
+    with gathered(config, stages, found) as of_run:
+        if config.overwrite and is_of_another(out, config, of_run.max_length):
+            retire(out, config, of_run.max_length)
+        parts = {"pool": (of_run.pool_corpus, of_run.pool), "validation": (of_run.validation_corpus, of_run.validation)}
+        found += doubts.of_coverage(read_coverage(out))
+        for role, (corpus, gradients) in parts.items():
+            found += doubts.of_corpus(corpus, gradients, role)
+        found += doubts.of_overlap(of_run.pool_corpus, of_run.validation_corpus)
+        return Features(out, {role: manifest.corpus_entry(*part) for role, part in parts.items()}, found)
 
 
 def reselect(
-    run: str | Path, *, progress: Progress | None = None, frontier: tuple[float, ...] | None = None, **options: Any
+    run: str | Path,
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
 ) -> Run:
     """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
 
     Args:
-        run: the directory of a `select` run whose features are complete, finished otherwise or not.
+        run: the directory of a `select` run whose features are complete, finished otherwise or not; or of `features`.
         progress: shows the stages; silent where left out.
         frontier: also solve under these budget ratios, or where empty under a grid of them, and write
             frontier.parquet: objective, bound, budget used and composition by domain for each.
+        report: as for `select`.
         options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
             objective, budget, elbow, floors and ceilings, forced documents.
 
@@ -112,18 +144,18 @@ def reselect(
     stages = Stages(progress or Silent())
     origin, out = Path(run), Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = config.window(checkpoint.context_length)
+    max_length = checkpoint.window(config.max_length)
     found: list[str] = []
-    sources = {role: _sources(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
+    sources = {role: sources_of(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
-    with stages.stage("Opening the features", "corpora", 2) as advance:
+    with stages.stage("Opening the features", "stores", 2) as advance:
         stores = {role: FeatureStore.open(origin / "features" / role) for role in ("validation", "pool")}
         for role, store in stores.items():
             corpora[role] = reopen(
                 sources[role],
                 role=role,
-                fields=_fields(config),
+                fields=fields_of(config),
                 tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
                 vocab_size=checkpoint.vocab_size,
                 max_length=max_length,
@@ -133,7 +165,6 @@ def reselect(
             gradients[role] = SketchedGradients.load(store, corpora[role].index)
             found += [remark for remark in store.remarks() if remark not in found]
             advance(1)
-    claim(out, config, max_length)
 
     def no_model() -> GradientSketcher:
         raise InputError(
@@ -141,7 +172,7 @@ def reselect(
             f"{config.curvature} first"
         )
 
-    gathered = Gathered(
+    of_run = Gathered(
         pool_corpus=corpora["pool"],
         validation_corpus=corpora["validation"],
         pool=gradients["pool"],
@@ -152,36 +183,17 @@ def reselect(
         directory=origin,
         build_sketcher=no_model,
     )
-    return choose(config, gathered, stages, found, frontier=frontier)
+    with claim(out, config, max_length):
+        mark(out, config, max_length)
+        chosen = choose(config, of_run, stages, found, frontier=frontier)
+        if report:
+            _report(chosen, stages)
+        return chosen
 
 
-def _sources(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
-    """What the patterns stand for, without the run's own files where its directory lies among the documents."""
-    expanded = expand(patterns, role)
-    sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
-    if not sources:
-        raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
-    if len(sources) < len(expanded):
-        found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below --out")
-    return sources
+def _report(run: Run, stages: Stages) -> None:
+    from direct_anneal.report import try_report  # rich, which a library need not bring along
 
-
-def _fields(config: SelectConfig) -> Fields:
-    return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
-
-
-def _read(
-    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
-) -> Corpus:
-    with stages.stage(f"Reading the {role}", "documents") as advance:
-        return prepare(
-            sources,
-            role=role,
-            fields=_fields(config),
-            load_tokenizer=checkpoint.load_tokenizer,
-            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
-            vocab_size=checkpoint.vocab_size,
-            max_length=max_length,
-            directory=Path(config.out) / "corpus" / role,
-            advance=advance,
-        )
+    with stages.stage("Report", "pages", 1) as advance:
+        try_report(run.out)
+        advance(1)

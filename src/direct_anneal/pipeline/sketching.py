@@ -143,9 +143,7 @@ class Sketching:
         Raises:
             InputError: not one gradient is usable, or the optimiser's state does not fit the model.
         """
-        if not self._probe:
-            rows = range(min(2, corpus.num_samples))
-            self._probe = tuple(corpus.tokens(row)[:_PROBE_TOKENS] for row in rows)
+        self.probe(corpus)
         try:
             store = self._extracted(role, corpus)
         except UnreachableError as error:
@@ -162,11 +160,18 @@ class Sketching:
             )
         return gradients
 
+    def probe(self, corpus: Corpus) -> None:
+        """Let the sketcher be checked on the beginnings of this corpus, unless another one came first."""
+        if not self._probe:
+            rows = range(min(2, corpus.num_samples))
+            self._probe = tuple(corpus.tokens(row)[:_PROBE_TOKENS] for row in rows)
+
     def _extracted(self, role: str, corpus: Corpus) -> FeatureStore:
         config, engine = self._config, self._engine()
         store = self._store(role, corpus)
+        tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", int(corpus.num_tokens.sum())) as advance,
+            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always", SlowPathWarning)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from direct_anneal.progress import Advance, Progress
+from direct_anneal.progress import Advance, Items, Progress
 
 
 class Stages:
@@ -21,9 +21,13 @@ class Stages:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Advance]:
+    def stage(self, name: str, unit: str, total: int | None = None, items: Items | None = None) -> Iterator[Advance]:
         """As `Progress.stage`; the time counts when it ends well."""
         started = time.monotonic()
-        with self._progress.stage(name, unit, total) as advance:
+        with self._progress.stage(name, unit, total, items) as advance:
             yield advance
         self.seconds[name] = round(time.monotonic() - started, 3)
+
+    def note(self, line: str) -> None:
+        """As `Progress.note`."""
+        self._progress.note(line)

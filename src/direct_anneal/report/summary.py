@@ -37,7 +37,10 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         *((name, "the chosen documents, as they came") for name in manifest["files"]),
         ("selection.parquet", "every document of the pool with its evidence"),
         ("manifest.json", "configuration, fingerprints, figures"),
+        ("report.html", "all of it to look at, in a browser or on paper"),
     ):
+        if not (out / name).exists():  # a report that could not be written was told of, and is no reason to fail
+            continue
         console.print(f"[green]Written[/]   {escape(str(out / name))}: {content}", highlight=False, soft_wrap=True)
 
 
@@ -98,7 +101,12 @@ def _spectrum(spectrum: dict[str, Any]) -> str:
 
 
 def _budget(budget: dict[str, Any]) -> str:
-    bands = [budget] if isinstance(budget["limit"], float) else _by_band(budget)
+    if budget["ratio"] is None:
+        return (
+            f"[bold]Budget[/]    none: the objective alone holds back stiff directions; what is chosen costs "
+            f"{budget['used_ratio']:.4g} times the {budget['reference']}'s mean"
+        )
+    bands = _by_band(budget) if isinstance(budget["limit"], list) else [budget]
     shares = [band["used"] / band["limit"] if band["limit"] > 0 else 0.0 for band in bands]
     shown = " / ".join(f"{share:.1%}" for share in shares)
     return (

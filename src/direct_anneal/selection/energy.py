@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.selection.matrix import FeatureMatrix
-from direct_anneal.selection.polytope import Polytope, Relaxed, largest
+from direct_anneal.selection.polytope import Polytope, Relaxed
+from direct_anneal.selection.swapping import swap
 
 Float = NDArray[np.float64]
 
@@ -24,9 +25,6 @@ _MAX_STEPS = 100
 _SETTLED = 1e-6  # relative: a rise below it ends an ascent: in large pools there is no end of steps that bring less
 _HOPE = 4  # a start is given up when so many more rises like its last would not bring it among the best
 _PROMISING = 0.98  # of the best rounded objective: what swaps are tried on
-_SWAP_CANDIDATES = 64
-_MAX_SWAPS = 10_000
-_WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no end of pairs that bring less
 _BOUND_DIRECTIONS = 16
 
 
@@ -65,57 +63,59 @@ def maximise_energy(
         chosen (N,) bool; relaxed weights (N,); an upper bound on the objective; one record for each start.
 
     Source: arXiv:2605.31175, Algorithm 2; the exact step, the starts, the swaps and the bound are ours.
-    Cost: one pass for the Gram matrix (2 N R²), some seventy passes of 2 N R k, O(k) eigenproblem work beside them.
+    Cost: one pass for the Gram matrix (2 N R²), some sixty passes of 2 N R k, O(k) eigenproblem work beside them.
     """
-    eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
-    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
-    along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
-    bound = _bound(along, eigenvalues, polytope)
-
-    names, gains = _starts(features, along)
-    solutions = [polytope.maximise(gain) for gain in gains]
+    names, solutions, bound = _begin(features, polytope)
     solutions, relaxed, steps = _ascend(features, polytope, solutions)
     for number in range(_ROUNDS if polytope.is_cheap else 0):
         best_before = max(relaxed)
         crossings, gains = _cross(features, solutions, relaxed)
         if not gains:
             break
-        first = [polytope.maximise(gain) for gain in gains]
-        ascended, reached, counts = _ascend(features, polytope, first, beside=relaxed)
+        crossed = [polytope.maximise(gain) for gain in gains]
+        ascended, reached, counts = _ascend(features, polytope, crossed, beside=relaxed)
         names += [f"round {number + 1}: {crossing}" for crossing in crossings]
         solutions, relaxed, steps = solutions + ascended, relaxed + reached, steps + counts
         if max(relaxed) <= best_before * (1 + 1e-9):
             break
 
-    norms = features.squared_norms()
-    sums = features.weighted_sum(np.stack([solution.chosen for solution in solutions], axis=1).astype(np.float64))
+    chosen = [solution.chosen for solution in solutions]
+    sums = features.weighted_sum(np.stack(chosen, axis=1).astype(np.float64))  # (R, k)
     rounded = np.einsum("rk,rk->k", sums, sums).tolist()
-    best: tuple[float, NDArray[np.bool_], Float] | None = None
-    records: list[Ascent] = []
-    seen: dict[bytes, tuple[float, int]] = {}
-    for k, solution in enumerate(solutions):
-        key = solution.chosen.tobytes()
-        if rounded[k] < _PROMISING * max(rounded):  # swaps would not bring it to the front
-            seen.setdefault(key, (rounded[k], 0))
-        elif key not in seen:  # starts often meet; their swaps would, too
-            chosen, final, swaps = _swap(features, polytope, solution.chosen, norms)
-            seen[key] = (final, swaps)
-            if best is None or final > best[0] * (1 + 1e-12):  # starts that are equal but for rounding: the first
-                best = (final, chosen, solution.weights)
-        final, swaps = seen[key]
-        records.append(Ascent(names[k], steps[k], relaxed[k], rounded[k], final, swaps))
-    assert best is not None
-    return best[1], best[2], bound, records
+    ends = [selection.tobytes() for selection in chosen]
+    firsts = [ends.index(end) for end in ends]  # starts often meet
+    # Swaps would not bring the others to the front.
+    tried = [k for k in sorted(set(firsts)) if rounded[k] >= _PROMISING * max(rounded)]
+    found = dict(zip(tried, swap(features, polytope, [chosen[k] for k in tried], sums[:, tried]), strict=True))
+    records = []
+    for k, (name, first) in enumerate(zip(names, firsts, strict=True)):
+        final, swaps = (found[first].value, found[first].swaps) if first in found else (rounded[k], 0)
+        records.append(Ascent(name, steps[k], relaxed[k], rounded[k], final, swaps))
+    # Among those that are equal but for rounding, the first.
+    value = max(search.value for search in found.values())
+    best = next(k for k in tried if found[k].value >= value * (1 - 1e-12))
+    return found[best].chosen, solutions[best].weights, bound, records
 
 
-def _starts(features: FeatureMatrix, along: Float) -> tuple[list[str], list[Float]]:
-    """Names and first gains: the gradient at uniform weights, and both signs of the leading directions."""
-    uniform = features.dot(features.weighted_sum(np.ones(features.shape[0])))
-    names, gains = ["uniform"], [uniform]
-    for j in range(min(_START_DIRECTIONS, along.shape[1])):
-        names += [f"+direction {j + 1}", f"-direction {j + 1}"]
-        gains += [along[:, j], -along[:, j]]
-    return names, gains
+def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list[Relaxed], float]:
+    """The starts' names and first answers, and an upper bound on the objective.
+
+    Starts are the gradient at uniform weights, and both signs of the leading directions.
+    """
+    eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
+    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
+    along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
+    names = ["uniform"]
+    solutions = [polytope.maximise(features.dot(features.weighted_sum(np.ones(features.shape[0]))))]
+    reached = np.empty(along.shape[1])
+    for j, gain in enumerate(along.T):
+        loose = [polytope.maximise(sign * gain, full=False) for sign in (1.0, -1.0)]
+        reached[j] = max(solution.value for solution in loose)
+        if j < _START_DIRECTIONS:
+            names += [f"+direction {j + 1}", f"-direction {j + 1}"]
+            by_samples = polytope.size is None  # no difference then
+            solutions += loose if by_samples else [polytope.maximise(sign * gain) for sign in (1.0, -1.0)]
+    return names, solutions, _bound(reached, eigenvalues, polytope.max_count())
 
 
 def _cross(features: FeatureMatrix, solutions: list[Relaxed], values: list[float]) -> tuple[list[str], list[Float]]:
@@ -166,76 +166,18 @@ def _ascend(
     return solutions, values, steps
 
 
-def _energy(features: FeatureMatrix, chosen: NDArray[np.bool_]) -> float:
-    total = features.weighted_sum(chosen.astype(np.float64))
-    return float(total @ total)
-
-
-def _swap(
-    features: FeatureMatrix, polytope: Polytope, chosen: NDArray[np.bool_], norms: Float
-) -> tuple[NDArray[np.bool_], float, int]:
-    """Exchange one chosen sample for one that is not, best pair first, while the objective rises.
-
-    A swap of i (in) for o (out) changes ‖u‖² by 2⟨u, x_i − x_o⟩ + ‖x_i − x_o‖². The pairs looked at are those of the
-    64 samples on either side with the largest terms of their own; among these, swaps follow one another without a pass
-    over the features, until none helps. Then a pass finds the next 64, and the search ends when those have none.
-
-    Returns:
-        the selection and its objective after, and how many swaps were made.
-    """
-    start, chosen = chosen, chosen.copy()
-    total = features.weighted_sum(chosen.astype(np.float64))
-    before = float(total @ total)
-    swaps, helped = 0, True
-    while helped and swaps < _MAX_SWAPS:
-        slope = 2.0 * features.dot(total)
-        # In comes what is first among equals, out goes what is last.
-        outside = polytope.free[~chosen[polytope.free]]
-        inside = polytope.free[chosen[polytope.free]][::-1]
-        if not len(outside) or not len(inside):
-            break
-        ins = largest(slope + norms, min(_SWAP_CANDIDATES, len(outside)), outside)
-        outs = largest(norms - slope, min(_SWAP_CANDIDATES, len(inside)), inside)
-        x_in, x_out = features.rows(ins), features.rows(outs)
-        up, down = slope[ins] + norms[ins], norms[outs] - slope[outs]
-        cross = 2.0 * x_in @ x_out.T
-        helped = False
-        while True:
-            gain = up[:, None] + down[None, :] - cross
-            # A sample that was swapped is on the other side now; a later pass may swap it back.
-            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(chosen, ins, outs)
-            gain = np.where(open_, gain, -np.inf)
-            best, least = gain.max(), total @ total
-            if best <= _WORTH * least:
-                break
-            # Among pairs that are equal but for rounding, the first in the order of ties.
-            i, o = np.argwhere(gain >= best - 1e-12 * least)[0]
-            chosen[ins[i]], chosen[outs[o]] = True, False
-            if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
-                chosen[ins[i]], chosen[outs[o]] = False, True
-                helped = False
-                break
-            step = x_in[i] - x_out[o]
-            total = total + step
-            up, down = up + 2.0 * x_in @ step, down - 2.0 * x_out @ step
-            swaps, helped = swaps + 1, True
-    completed = polytope.complete(chosen, 2.0 * features.dot(total) + norms)
-    value = _energy(features, completed)
-    # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
-    return (completed, value, swaps) if value >= before else (start, before, 0)
-
-
-def _bound(along: Float, eigenvalues: Float, polytope: Polytope) -> float:
+def _bound(reached: Float, eigenvalues: Float, count: float) -> float:
     """An upper bound on the objective, ours.
 
     With V the eigenvectors of XᵀX, ‖Xᵀw‖² = Σ_j (Σ_i w_i ⟨x_i, v_j⟩)². Each of the first m terms is at most the
     square of a linear problem's optimum; the rest is at most λ_{m+1} ‖w‖² ≤ λ_{m+1} Σ w_i. The least over m ≤ 16 is
     returned; m = 0 is the plain σ₁² K.
+
+    Args:
+        reached: the optima for v_j and −v_j, the larger of both, shape (16,).
+        eigenvalues: λ, descending.
+        count: the largest Σ w_i.
     """
-    count = polytope.max_count()
-    head, bound = 0.0, float(eigenvalues[0]) * count
-    for j in range(along.shape[1]):
-        head += max(polytope.maximise(sign * along[:, j], full=False).value for sign in (1.0, -1.0)) ** 2
-        tail = float(eigenvalues[j + 1]) if j + 1 < len(eigenvalues) else 0.0
-        bound = min(bound, head + tail * count)
-    return bound
+    heads = np.cumsum([0.0, *np.square(reached)])
+    tails = np.append(eigenvalues, 0.0)[: len(heads)] * count
+    return float((heads + tails).min())

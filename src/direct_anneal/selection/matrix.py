@@ -5,7 +5,11 @@ N samples, R sketch size, S removed directions, k columns worked on at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,19 +17,34 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.float64]
 
 # Of float64 rows. Small blocks stay in cache from their conversion to the last product; the Gram matrix, itself R × R,
-# needs large ones for BLAS.
+# needs large ones for BLAS; and so does a thread that is to be ahead, for handing over to cost nothing.
 _BLOCK_BYTES = 1 << 20
-_GRAM_BLOCK_BYTES = 64 << 20
+_GRAM_BLOCK_BYTES = 32 << 20
+_AHEAD_BYTES = 8 << 20
+_BUFFERS = 3  # one is worked on, while the next two are filled
+_ALONE = 64 << 20  # matrices up to this size, in float64, are read without a thread
+
+
+class Block(Protocol):
+    """Rows in memory or on disk, shape (n, R), of any float type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
 
 
 class FeatureMatrix:
     """X = F diag(scale) Z: rows z_i, rescaled, with the span of an orthonormal basis removed (F = I − B Bᵀ).
 
-    Rows may be float16 or float32 and memory-mapped; arithmetic is float64. Equal rows give equal products to the
-    last bit, wherever they stand, so that ties are ties. Memory: one block of rows beside O(N) scalars.
+    Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64. Equal rows give equal
+    products to the last bit, wherever they stand, so that ties are ties. Large matrices are read and converted by a
+    thread, while what it read before is multiplied. Memory: three blocks of rows beside O(N) scalars.
 
     Args:
-        blocks: arrays of shape (n_b, R), Σ n_b = N; or a single array (N, R).
+        blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.
         scale: (N,) factor of each row, all ones where it is left out.
         removed: B, shape (R, S) with orthonormal columns; nothing is removed where it is left out.
 
@@ -43,13 +62,13 @@ class FeatureMatrix:
 
     def __init__(
         self,
-        blocks: NDArray[np.floating] | Sequence[NDArray[np.floating]],
+        blocks: NDArray[np.floating] | Sequence[Block],
         *,
         scale: ArrayLike | None = None,
         removed: Float | None = None,
     ) -> None:
-        self._blocks = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
-        if not self._blocks or any(b.ndim != 2 or b.shape[1] != self._blocks[0].shape[1] for b in self._blocks):
+        self._blocks: list[Block] = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
+        if not self._blocks or any(len(b.shape) != 2 or b.shape[1:] != self._blocks[0].shape[1:] for b in self._blocks):
             raise ValueError("features must be one (N, R) array or blocks of it with the same R")
         self.passes = 0
         self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
@@ -67,24 +86,24 @@ class FeatureMatrix:
         """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
         # F is symmetric: X U = Z (F U), one small product instead of N.
         flat = np.ascontiguousarray(np.atleast_2d(self._flatten(directions.T)))  # (k, R)
-        out = np.empty((self.shape[0], len(flat)))
-        for start, rows in self._scaled():
+        out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
+        for start, rows in self.blocks():
             for column, direction in enumerate(flat):
                 # Row by row: a matrix product rounds a row by its place in the block.
-                out[start : start + len(rows), column] = np.vecdot(rows, direction)
-        return out.reshape(self.shape[0], *directions.shape[1:])
+                out[column, start : start + len(rows)] = np.vecdot(rows, direction)
+        return out.T if directions.ndim == 2 else out[0]
 
     def weighted_sum(self, weights: Float) -> Float:
         """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
         total = np.zeros((self.shape[1], *weights.shape[1:]))
-        for start, rows in self._scaled():
+        for start, rows in self.blocks():
             total += rows.T @ weights[start : start + len(rows)]
         return self._flatten(total.T).T
 
     def gram(self) -> Float:
         """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
         total = np.zeros((self.shape[1], self.shape[1]))
-        for _, rows in self._scaled(_GRAM_BLOCK_BYTES):
+        for _, rows in self.blocks(_GRAM_BLOCK_BYTES):
             total += rows.T @ rows
         return self._flatten(self._flatten(total).T)
 
@@ -103,24 +122,54 @@ class FeatureMatrix:
     def squared_norms(self) -> Float:
         """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S."""
         out = np.empty(self.shape[0])
-        for start, rows in self._scaled():
+        for start, rows in self.blocks():
             flat = self._flatten(rows)
             out[start : start + len(rows)] = np.einsum("nr,nr->n", flat, flat)
         return out
 
-    def _scaled(self, block_bytes: int | None = None) -> Iterator[tuple[int, Float]]:
-        """Where a block of rows starts, and the rows, which the next one overwrites: memory that is warm already."""
+    def blocks(self, block_bytes: int | None = None) -> Generator[tuple[int, Float]]:
+        """Where a block of rows starts, and the rows z_i, scaled; they are overwritten when more are asked for.
+
+        Cost: one pass.
+        """
         self.passes += 1
-        step = max(1, (block_bytes or _BLOCK_BYTES) // (8 * self.shape[1]))
-        buffer = np.empty((min(step, max(map(len, self._blocks))), self.shape[1]))
-        for start, block in zip(self._starts[:-1], self._blocks, strict=True):
-            for first in range(0, len(block), step):
-                stored = block[first : first + step]
-                rows = buffer[: len(stored)]
-                np.copyto(rows, stored)
-                if self._scale is not None:
-                    rows *= self._scale[start + first : start + first + len(rows), None]
-                yield int(start) + first, rows
+        block_bytes = block_bytes or _BLOCK_BYTES
+        step = max(1, block_bytes // (8 * self.shape[1]))
+        for start, rows in self._read_all(step * max(1, _AHEAD_BYTES // block_bytes)):
+            for first in range(0, len(rows), step):
+                yield start + first, rows[first : first + step]
+
+    def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
+        """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
+        count, size = self.shape
+        starts = range(0, count, step)
+        alone = 8 * count * size <= _ALONE
+        buffers = [np.empty((min(step, count), size)) for _ in range(1 if alone else min(_BUFFERS, len(starts)))]
+        if alone:
+            yield from ((start, self._read(start, buffers[0])) for start in starts)
+            return
+        # The thread ends with the last block, or when no more are asked for.
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            ahead: deque[tuple[int, Future[Float]]] = deque()
+            for start, buffer in zip(starts, cycle(buffers), strict=False):
+                ahead.append((start, reader.submit(self._read, start, buffer)))
+                if len(ahead) == len(buffers):
+                    first, rows = ahead.popleft()
+                    yield first, rows.result()
+            yield from ((first, rows.result()) for first, rows in ahead)
+
+    def _read(self, start: int, buffer: Float) -> Float:
+        """Rows from `start` on, as many as there are and fit, scaled, in the buffer."""
+        rows = buffer[: self.shape[0] - start]
+        block, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
+        while filled < len(rows):
+            first = start + filled - int(self._starts[block])
+            stored = self._blocks[block][first : first + len(rows) - filled]
+            np.copyto(rows[filled : filled + len(stored)], stored)
+            block, filled = block + 1, filled + len(stored)
+        if self._scale is not None:
+            rows *= self._scale[start : start + len(rows), None]
+        return rows
 
     def _flatten(self, rows: Float) -> Float:
         return rows if self._removed is None else rows - (rows @ self._removed) @ self._removed.T

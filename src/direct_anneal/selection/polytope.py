@@ -22,6 +22,7 @@ Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ROUNDING = 5e-13  # relative: sums of costs in another order differ by less; twice this is what budgets are met up to
+_SAMPLED, _SAMPLE = 32_768, 4_096  # from so many values on a sample of so many pays
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,13 @@ class Polytope(ABC):
         """The largest Σ w_i for this size and these forced samples, which bounds ‖w‖²."""
         return float(self.fill(np.ones(len(self.cost))).sum())
 
-    def fill(self, value: Float) -> Float:
-        """The weights that fill capacity by value per size, ties by order; the last one may be fractional."""
+    def fill(self, value: Float) -> Float | Mask:
+        """The weights that fill capacity by value per size, ties by order.
+
+        By samples a mask, a byte a sample; by tokens float64, and the last one may be fractional.
+        """
         if self.size is None:
-            return self._largest(value).astype(np.float64)
+            return self._largest(value)
         weights = self.forced_in.astype(np.float64)
         room = self.capacity - float(self.size[self.forced_in].sum())
         density = (value / self.size)[self.free]
@@ -196,7 +200,7 @@ class Polytope(ABC):
         """Forced samples, and of the free ones those where value is largest, K in all; ties by order."""
         if len(self.free) < len(value):
             value = np.where(self.forced_in, np.inf, np.where(self.forced_out, -np.inf, value))
-        threshold = np.partition(value, len(value) - self._count)[len(value) - self._count]
+        threshold = nth_largest(value, self._count)
         taken: Mask = value >= threshold
         if (surplus := np.count_nonzero(taken) - self._count) > 0:
             equal = np.flatnonzero(value == threshold)
@@ -272,12 +276,28 @@ def band_name(band: int, count: int) -> str:
     return "the budget" if count == 1 else f"the budget of band {band + 1}"
 
 
+def nth_largest(value: Float, count: int) -> float:
+    """The count-th largest value. O(N): in large arrays a sample brackets it, and only what lies between is sorted."""
+    if len(value) >= _SAMPLED:
+        sample = np.sort(value[:: len(value) // _SAMPLE])
+        place = len(sample) * (1 - count / len(value))
+        reach = 3 * np.sqrt(len(sample)) / 2  # three standard deviations, at most
+        low, high = sample[np.clip([int(place - reach), int(place + reach)], 0, len(sample) - 1)]
+        above = int(np.count_nonzero(value > high))
+        between = value[(value >= low) & (value <= high)]
+        if above < count <= above + len(between):
+            value, count = between, count - above
+    value = value.copy()
+    value.partition(len(value) - count)
+    return float(value[len(value) - count])
+
+
 def largest(value: Float, count: int, order: NDArray[np.intp]) -> NDArray[np.intp]:
     """Those `count` positions of `order` where `value` is largest, in that order; among equals the first. O(N)."""
     if count == 0:
         return order[:0]
     ordered = value[order]
-    threshold = np.partition(ordered, len(ordered) - count)[len(ordered) - count]
+    threshold = nth_largest(ordered, count)
     taken: Mask = ordered > threshold
     taken[np.flatnonzero(ordered == threshold)[: count - int(taken.sum())]] = True
     return order[taken]

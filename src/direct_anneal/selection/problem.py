@@ -17,6 +17,8 @@ from direct_anneal.selection.matrix import FeatureMatrix
 Objective = Literal["energy", "descent"]
 Unit = Literal["samples", "tokens"]
 
+_FORCED: tuple[Literal["forced_in"], Literal["forced_out"]] = ("forced_in", "forced_out")
+
 
 @dataclass(frozen=True)
 class Quota:
@@ -143,6 +145,22 @@ class SelectionProblem:
             raise ValueError("stiff_cost must be finite and ≥ 0: leave out samples whose gradient is not finite")
         if not np.all(budget >= 0):
             raise ValueError(f"budget must be ≥ 0, got {self.budget}")
+
+    def __repr__(self) -> str:
+        num_samples, sketch_size = self.features.shape
+        size = f"{self.num_selected} of {num_samples} samples"
+        if self.num_selected is None:
+            size = f"{self.token_budget} tokens of {num_samples} samples"
+        budget = " ".join(f"{one:.6g}" for one in np.atleast_1d(self.budget))
+        beside = [f"{len(self.all_quotas)} quotas"] if self.all_quotas else []
+        beside += [f"{self.mask(name).sum()} {name}" for name in _FORCED if self.mask(name).any()]
+        return f"SelectionProblem({', '.join([self.objective, size, f'R={sketch_size}', f'budget {budget}', *beside])})"
+
+    @property
+    def sizes(self) -> NDArray[np.float64]:
+        """What each sample takes of the size asked for, shape (N,): its tokens, or 1."""
+        tokens = np.ones(self.features.shape[0]) if self.token_budget is None else self.num_tokens
+        return np.asarray(tokens, dtype=np.float64)
 
     @property
     def all_quotas(self) -> tuple[Quota, ...]:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.notebook import facts
+
 
 @dataclass(frozen=True)
 class Selection:
     """The chosen samples, and what shows that they are a good choice.
 
     Attributes:
-        indices: (K,), the chosen samples, strongest first (by `score`, then by the order of ties).
+        indices: (K,), the chosen samples, strongest first (by score, by tokens score per token; then by the order of
+            ties).
         weights: (N,), the solution of the relaxed problem that `indices` was rounded, and for `energy` improved, from.
         scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), or of
             the target (`descent`).
@@ -36,6 +39,18 @@ class Selection:
     budget_used: Any
     status: str
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        used, budget = (" ".join(f"{one:.4g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget))
+        within = f", within {1 - self.objective / self.bound:.2%} of its bound" if self.bound > 0 else ""
+        return facts(
+            f"Selection of {len(self.indices):,} from {len(self.weights):,} samples",
+            {
+                "objective": f"{self.objective:.6g} ({self.status}{within})",
+                "budget": f"{used} used of {budget}",
+                "strongest": ", ".join(map(str, self.indices[:8])) + (", ..." if len(self.indices) > 8 else ""),
+            },
+        )
 
     def __repr__(self) -> str:
         used, budget = (" ".join(f"{one:.6g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget))

@@ -28,7 +28,7 @@ def solve(problem: SelectionProblem) -> Selection:
         InfeasibleBudgetError: no selection of this size stays within the budget; names the least that would.
         ValueError: features are not finite.
 
-    Cost: `descent` one pass over the features, `energy` some seventy; O(N) memory beside one block of features.
+    Cost: `descent` one pass over the features, `energy` some sixty; O(N) memory beside one block of features.
 
     >>> X = np.array([[2.0, 0.0], [1.0, 0.1], [-2.0, 0.0], [0.0, 0.5]])
     >>> solve(SelectionProblem(X, np.array([3.0, 1.0, 1.0, 1.0]), num_selected=2, budget=4.0)).indices
@@ -91,4 +91,4 @@ def _strongest_first(
 ) -> NDArray[np.intp]:
     indices = np.flatnonzero(chosen)
     ties = indices if problem.tie_order is None else np.asarray(problem.tie_order)[indices]
-    return indices[np.lexsort((ties, -scores[indices]))]
+    return indices[np.lexsort((ties, -(scores / problem.sizes)[indices]))]

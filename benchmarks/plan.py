@@ -1,0 +1,103 @@
+"""How near `plan` comes to what `select` then takes: predicted over actual, of time, disk and memory.
+
+    python benchmarks/plan.py [--out DIR]
+
+Two settings, the demo's model and pool, and each part of a run; one thread. Time is the processor's, in which what else
+the machine does hardly counts; plan and select are processes of their own, one after the other, so that each has a peak
+of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from direct_anneal.demo import demo_model_path, write_demo_corpus
+from direct_anneal.pipeline import plan, select
+from direct_anneal.progress import Silent
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "energy, R = 2048, T = 256": {"objective": "energy"},
+    "descent, R = 512, T = 96": {"objective": "descent", "sketch_size": 512, "max_length": 96},
+}
+
+
+class ProcessorTime(Silent):
+    """Seconds of the processor by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], object]]:  # noqa: ARG002
+        started = time.process_time()
+        yield lambda _: None
+        self.seconds[name] = time.process_time() - started
+
+
+def planned(options: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    started = time.process_time()
+    predicted = asdict(plan(clock=time.process_time, **options))
+    return predicted | {"cost": time.process_time() - started}
+
+
+def selected(options: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    progress = ProcessorTime()
+    select(progress=progress, **options)
+    out = Path(options["out"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": progress.seconds,
+        "disk": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        "memory": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="keep documents and runs there")
+    arguments = parser.parse_args()
+    out = arguments.out or Path(tempfile.mkdtemp(prefix="plan-"))
+    corpus = write_demo_corpus(out / "data")
+    context = multiprocessing.get_context("spawn")
+    for number, (name, setting) in enumerate(SETTINGS.items()):
+        options = {
+            "model": str(demo_model_path()),
+            "pool": [str(path) for path in corpus.pool],
+            "validation": str(corpus.validation),
+            "fraction": 0.2,
+            "out": str(out / f"run-{number}"),
+            "overwrite": True,
+            **setting,
+        }
+        done = []
+        for work in (planned, selected):
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                done.append(pool.submit(work, options).result())
+        predicted, actual = done
+        taken = sum(actual["seconds"].values())
+        print(f"{name}: predicted / actual (plan itself took {predicted['cost'] / taken:.2f} of select's time)")
+        for stage, seconds in actual["seconds"].items():
+            near = predicted["seconds"].get(stage, 0.0) / seconds
+            print(f"  {stage:<32} {near:6.2f}   {seconds / taken:6.1%} of the time")
+        print(f"  {'time':<32} {sum(predicted['seconds'].values()) / taken:6.2f}")
+        print(f"  {'disk':<32} {sum(predicted['disk'].values()) / actual['disk']:6.2f}")
+        print(f"  {'memory':<32} {predicted['memory'] / actual['memory']:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

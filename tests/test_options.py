@@ -1,0 +1,84 @@
+"""Options against their annotations: what fits comes out in one form, everything else is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from direct_anneal.errors import InputError
+from direct_anneal.options import require_device, settle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    count: int = 1
+    share: float | None = None
+    flag: bool = False
+    name: str = ""
+    files: tuple[str, ...] = ()
+    kind: Literal["one", "two"] | None = None
+    edge: float | Literal["gap"] = 0.5
+    quotas: Mapping[str, int | float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({"count": np.int64(3)}, 3),
+        ({"share": 1}, 1.0),
+        ({"share": np.float32(0.5)}, 0.5),
+        ({"share": None}, None),
+        ({"name": Path("a/b")}, "a/b"),
+        ({"files": "a*"}, ("a*",)),
+        ({"files": ["a", Path("b")]}, ("a", "b")),
+        ({"kind": "two"}, "two"),
+        ({"edge": "gap"}, "gap"),
+        ({"quotas": "whatever"}, "whatever"),  # its owner's to check
+    ],
+)
+def test_what_fits_comes_out_in_one_form(given: dict[str, Any], settled: object) -> None:
+    found = getattr(Wanted(**given), next(iter(given)))
+    assert found == settled
+    assert type(found) is type(settled)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"count": 4.5}, "--count must be a whole number, got 4.5"),
+        ({"count": True}, "--count must be a whole number, got True"),
+        ({"count": None}, "--count must be a whole number, got None"),
+        ({"share": "1e-1"}, r"--share must be a number \(in YAML 0.1 or 1.0e-1\), got '1e-1'"),
+        ({"flag": "no"}, "--flag must be true or false, got 'no'"),
+        ({"flag": 1}, "--flag must be true or false, got 1"),
+        ({"name": 0}, "--name must be a text, got 0"),
+        ({"files": ["a", 5]}, "--files must be a text or a list of texts"),
+        ({"kind": "three"}, "--kind must be one or two, got three"),
+        ({"kind": ["one"]}, "--kind must be one or two"),
+        ({"edge": "knee"}, "--edge must be a number .* or gap, got 'knee'"),
+        ({"edge": False}, "--edge must be a number"),
+    ],
+)
+def test_what_does_not_fit_is_named(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told) as refusal:
+        Wanted(**given)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "cuda:", "cuda:99", "cpu:0"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(InputError, match="--device"):
+        require_device(device)
+
+
+def test_a_numbered_device_where_only_the_first_will_do() -> None:
+    with pytest.raises(InputError, match="--device must be cpu or cuda, got cuda:0"):
+        require_device("cuda:0", numbered=False)
