@@ -1,19 +1,23 @@
 # make demo   the main job on an embedded default      make test    the tests
 # make check  what CI runs: lint, types, docs, tests   make bench   ratios, measured here
 # make docs   the documentation, as a site in site/     make dist    what is released, in dist/
+# make test-formats   reads every export back with its trainer's own library, in an environment of their own
 # Each sets up .venv first; nothing but Python >= 3.11 is needed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench docs dist format clean
+.PHONY: demo test test-formats check bench docs dist format clean
 
 demo: .venv/installed
 	$(BIN)/direct-anneal demo --out runs/demo
 
 test: .venv/developing
 	$(BIN)/pytest
+
+test-formats: .venv-formats/installed
+	.venv-formats/bin/pytest -rs tests/export/test_trainers_read_it.py
 
 check: .venv/developing
 	$(BIN)/ruff check
@@ -38,7 +42,7 @@ format: .venv/developing
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv runs dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-formats runs dist site .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "direct-anneal needs Python >= 3.11: make PYTHON=python3.11 ...")'
@@ -52,4 +56,11 @@ clean:
 
 .venv/developing: .venv/installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+.venv-formats/installed: pyproject.toml constraints.txt formats-constraints.txt
+	$(PYTHON) -m venv .venv-formats
+	$(PIP:.venv/%=.venv-formats/%) torch
+	$(PIP:.venv/%=.venv-formats/%) --editable . pytest hypothesis datasets
+	$(PIP:.venv/%=.venv-formats/%) --no-deps --requirement formats-constraints.txt
 	touch $@

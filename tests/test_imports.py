@@ -20,7 +20,7 @@ LAYERS = (
     {"corpus", "features", "curvature", "selection"},
     {"baselines", "cluster"},
     {"pipeline", "report", "demo", "annealing", "evaluation", "doctor"},
-    {"comparison"},
+    {"comparison", "export", "conversion"},
     {"cli"},
     {"__main__"},
 )

@@ -179,6 +179,11 @@ class Checkpoint:
 def _locate(name: str) -> Path:
     directory = Path(name).expanduser()
     if directory.is_dir():
+        if (directory / ".metadata").is_file() and not (directory / "config.json").is_file():
+            raise InputError(
+                f"--model must be a Hugging Face checkpoint, but {name} is one of torch.distributed.checkpoint: make "
+                f"one of it with direct-anneal convert {name} --config CONFIG --out DIR"
+            )
         if not (directory / "config.json").is_file():
             raise InputError(
                 f"--model must be a checkpoint directory with config.json and weights, but {name} has no config.json: "

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tracemalloc
 
 import datasets
 import numpy as np
@@ -81,6 +82,36 @@ def test_a_line_over_the_bound_is_bad_and_never_held(tmp_path, monkeypatch, name
     assert "longer than 1000 bytes" in bad.reason
     assert after == (1, {"text": "after"})
     assert "longer" in bad_end.reason
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_what_unpacks_without_end_takes_no_memory(tmp_path, monkeypatch, name):
+    bound, chunk = 2**20, 2**20
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", bound)
+    path = tmp_path / name
+    with pa.CompressedOutputStream(str(path), {"gz": "gzip", "st": "zstd"}[name[-2:]]) as stream:
+        stream.write(b'{"text": "')
+        for _ in range(64):
+            stream.write(bytes(2**20))
+        stream.write(b'"}\n{"text": "after"}\n')
+    assert path.stat().st_size < 2**17
+    tracemalloc.start()
+    found = read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # A line at most, the chunk that is read, and both once more where they are cut and joined.
+    assert peak < 2 * (bound + chunk) + 2**19
+    assert ["longer" in found[0][1].reason, found[1][1]] == [True, {"text": "after"}]
+
+
+def test_a_dataset_reads_no_file_outside_itself(tmp_path):
+    write_records(tmp_path, "secret", "arrow", [{"text": "a"}] * 2)
+    write_records(tmp_path, "docs", "arrow", [{"text": "b"}] * 2)
+    state = tmp_path / "docs" / "state.json"
+    for name in ("../secret/data-00000-of-00002.arrow", str(tmp_path / "secret" / "data-00000-of-00002.arrow"), ".."):
+        state.write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        with pytest.raises(InputError, match="must list files beside it"):
+            read(tmp_path / "docs")
 
 
 @pytest.mark.parametrize("codec", ["gz", "zst"])

@@ -68,6 +68,21 @@ def test_a_run_that_was_stopped_before_its_end_will_do(done: Run, tmp_path: Path
 
 
 class TestRefused:
+    def test_code_that_the_run_says_may_run(self, done: Run, checkpoint: Path, tmp_path: Path) -> None:
+        copy, model = shutil.copytree(done.out, tmp_path / "copy"), shutil.copytree(checkpoint, tmp_path / "model")
+        (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        config = json.loads((model / "config.json").read_text())
+        told = {"auto_map": {"AutoConfig": "evil.Evil"}, "model_type": "evil"}
+        (model / "config.json").write_text(json.dumps(config | told))
+        mark = json.loads((copy / "direct-anneal.json").read_text())
+        (copy / "direct-anneal.json").write_text(json.dumps(mark | {"model": str(model), "trust_remote_code": True}))
+        with pytest.raises(InputError, match="--trust-remote-code"):
+            reselect(copy, out=tmp_path / "out")
+        assert not (tmp_path / "ran").exists()
+        with pytest.raises(InputError):  # it has no class Evil: but it ran, as was asked
+            reselect(copy, out=tmp_path / "out", trust_remote_code=True)
+        assert (tmp_path / "ran").exists()
+
     def test_the_runs_own_directory_unless_asked(self, done: Run, tmp_path: Path) -> None:
         copy = shutil.copytree(done.out, tmp_path / "copy")
         before = files_below(copy)

@@ -17,7 +17,7 @@ from direct_anneal.annealing.config import AnnealConfig
 from direct_anneal.annealing.packing import PackedWindows, Part
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.claims import claim
-from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
+from direct_anneal.corpus import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.options import keep
@@ -51,7 +51,8 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
     window = checkpoint.window(config.max_length)
     _need_accelerate()
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
-    sources = {role: expand(patterns, role) for role, patterns in roles.items()}
+    layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
+    sources = {role: expand(patterns, role, layout) for role, patterns in roles.items()}
     wanted = {
         **config.defining,
         "max_length": window,

@@ -14,8 +14,10 @@ from typing import Any
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
 from direct_anneal.cli.completion import add_print_completion
+from direct_anneal.cli.converting import add_convert
 from direct_anneal.cli.diagnosis import add_doctor
 from direct_anneal.cli.evaluation import add_evaluate
+from direct_anneal.cli.exporting import add_export
 from direct_anneal.cli.planning import add_plan
 from direct_anneal.cli.reporting import add_report
 from direct_anneal.cli.selection import add_features, add_select, add_solve
@@ -116,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add_solve(commands)
     add_verify(commands)
     add_report(commands)
+    add_export(commands)
+    add_convert(commands)
     add_anneal(commands)
     add_evaluate(commands)
     add_compare(commands)

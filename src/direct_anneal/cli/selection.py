@@ -54,6 +54,12 @@ def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> Non
         "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
     )
     data.add_argument(
+        "--token-dtype",
+        choices=("uint16", "uint32"),
+        help="of tokens in .npy, and in .ds without metadata (as the vocabulary needs)",
+    )
+    data.add_argument("--eos-id", type=int, metavar="ID", help="token that ends a document in .npy (the model's)")
+    data.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in --out; fitting features are kept"
     )
     if solving:
@@ -108,6 +114,7 @@ def add_solve(commands: Any) -> None:
     add_config(solve)
     solve.add_argument("--out", metavar="DIR", help="the new run's directory")
     solve.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+    solve.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.comparison.recipe import WHOLE_POOL, Arm, Recipe, Scenario
-from direct_anneal.corpus import Corpus, Fields, expand, prepare, write_selected
+from direct_anneal.corpus import Corpus, Fields, TokenLayout, expand, prepare, write_selected
 from direct_anneal.durable import replacing
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.pipeline import SOLVING_FIELDS, select
@@ -165,7 +165,7 @@ class Choices:
         fields = self._recipe.fields
         with self._progress.stage(f"Reading {self._scenario.name}: {role}", "documents") as advance:
             return prepare(
-                expand(patterns, role),
+                expand(patterns, role, TokenLayout.of(self._checkpoint.vocab_size, self._checkpoint.separator)),
                 role=role,
                 fields=Fields(text=fields["text_field"], id=fields["id_field"], domain=fields["domain_field"]),
                 load_tokenizer=self._checkpoint.load_tokenizer,

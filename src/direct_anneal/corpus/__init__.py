@@ -12,7 +12,9 @@ from direct_anneal.corpus.incidents import MAX_PLACES, Incident
 from direct_anneal.corpus.preparation import prepare, reopen
 from direct_anneal.corpus.reading import Fields, Source, expand
 from direct_anneal.corpus.sampling import Part, sample
-from direct_anneal.corpus.texts import texts, texts_at
+from direct_anneal.corpus.tables import write_dataset_state
+from direct_anneal.corpus.texts import chosen_records, texts, texts_at
+from direct_anneal.corpus.tokenised import TokenLayout
 from direct_anneal.corpus.writing import check_writable, write_selected
 
 __all__ = [
@@ -22,12 +24,15 @@ __all__ = [
     "Incident",
     "Part",
     "Source",
+    "TokenLayout",
     "check_writable",
+    "chosen_records",
     "expand",
     "prepare",
     "reopen",
     "sample",
     "texts",
     "texts_at",
+    "write_dataset_state",
     "write_selected",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-# A few kilobytes of zstd can unpack to one line of many gigabytes; no document is a quarter of a gigabyte long.
-MAX_LINE_BYTES = 256 * 2**20
+# A few kilobytes of zstd can unpack to one line of many gigabytes, and JSON becomes Python objects of many times its
+# length; no document is 64 MiB long.
+MAX_LINE_BYTES = 64 * 2**20
 
 _CHUNK_BYTES = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

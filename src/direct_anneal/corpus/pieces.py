@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from direct_anneal.corpus.incidents import REJECTIONS, Incident
 from direct_anneal.corpus.reading import Fields, Source, State
+from direct_anneal.corpus.tokenised import smallest
 from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError
 
@@ -57,7 +58,7 @@ class Options:
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The smallest of uint16 and uint32 that holds every token."""
-        return np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
+        return smallest(self.vocab_size)
 
     def fingerprint(self) -> str:
         """A hash of the options and of the version of the piece's format."""
@@ -125,7 +126,8 @@ class Piece:
 
 def piece_of(source: Source, options: Options, directory: Path) -> Piece:
     """The piece that this source gets under these options."""
-    return Piece(directory, _short_hash(f"{source}\0{options.fingerprint()}"))
+    layout = "" if source.layout is None else f"\0{source.layout}"
+    return Piece(directory, _short_hash(f"{source}\0{options.fingerprint()}{layout}"))
 
 
 def reusable_record(piece: Piece, source: Source) -> PieceRecord | None:

@@ -14,6 +14,15 @@ import numpy as np
 
 from direct_anneal.corpus import lines
 from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, batch_records, dataset_files, read_batches
+from direct_anneal.corpus.tokenised import (
+    MAX_DOCUMENT_TOKENS,
+    TOKENISED,
+    TokenLayout,
+    documents,
+    has_header,
+    main_file,
+    parts,
+)
 from direct_anneal.errors import InputError
 
 _FORMATS = {
@@ -24,6 +33,7 @@ _FORMATS = {
     ".jsonl.zst": "jsonl.zst",
     ".ndjson.zst": "jsonl.zst",
     ".parquet": "parquet",
+    **TOKENISED,
 }
 _COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 _SUPPORTED = ", ".join(_FORMATS) + ", or a directory that datasets.save_to_disk wrote"
@@ -59,11 +69,14 @@ class Source:
 
     Attributes:
         path: relative to the working directory if below it, else absolute; `str(source)` gives it with slashes.
-        format: "jsonl", "jsonl.gz", "jsonl.zst", "parquet" or "arrow" (a dataset saved to disk).
+        format: "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow" (a dataset saved to disk), or of tokens "npy"
+            (headerless), "bin" (Megatron's) or "ds" (datatrove's).
+        layout: of files of tokens; None for the other formats.
     """
 
     path: Path
     format: str
+    layout: TokenLayout | None = None
 
     def __str__(self) -> str:
         return self.path.as_posix()
@@ -90,6 +103,8 @@ class Source:
         files = [self.path]
         if self.format == "arrow":
             files = [self.path / STATE_FILE, self.path / INFO_FILE, *dataset_files(self.path)]
+        elif self.layout is not None:
+            files = parts(self.path, self.format)
         try:
             stats = [(file.name, file.stat()) for file in files]
         except OSError as error:
@@ -106,10 +121,15 @@ class Source:
             columns: of Parquet and Arrow, the columns to read, where they exist; JSON records are always whole.
 
         Raises:
-            InputError: a Parquet or Arrow file cannot be opened or is damaged.
+            InputError: a Parquet or Arrow file, or one of tokens, cannot be opened or is damaged.
         """
         if self.format in _COMPRESSION:
             yield from self._json_records()
+            return
+        if self.layout is not None:
+            for row, tokens in enumerate(documents(self.path, self.format, self.layout)):
+                too_long = BadRecord(f"the document is longer than {MAX_DOCUMENT_TOKENS:,} tokens")
+                yield row, too_long if len(tokens) > MAX_DOCUMENT_TOKENS else {"input_ids": tokens}
             return
         for first_row, batch in read_batches(self.path, self.format, columns=columns):
             for row, record in enumerate(batch_records(batch), start=first_row):
@@ -166,7 +186,7 @@ def _parse(line: bytes) -> Mapping[str, Any] | BadRecord:
     return record if isinstance(record, dict) else BadRecord(f"not a JSON object but {type(record).__name__}")
 
 
-def expand(patterns: Sequence[str], role: str) -> list[Source]:
+def expand(patterns: Sequence[str], role: str, layout: TokenLayout | None = None) -> list[Source]:
     """The sources that the patterns name, sorted by path, each real file once however often it is named.
 
     A pattern is a file, a directory or a glob (`**` crosses directories). A directory that `datasets.save_to_disk`
@@ -175,6 +195,7 @@ def expand(patterns: Sequence[str], role: str) -> list[Source]:
 
     Args:
         role: what the sources are for ("pool", "validation"), for the messages.
+        layout: of files of tokens; 32-bit tokens and no end token where left out.
 
     Raises:
         InputError: a pattern matches nothing; a file's extension is unknown; a DatasetDict stands where one split
@@ -184,7 +205,7 @@ def expand(patterns: Sequence[str], role: str) -> list[Source]:
         raise InputError(f"the {role} needs at least one file, but none was named")
     sources: dict[Path, Source] = {}
     for pattern in patterns:
-        found = [source for path in _matches(pattern) for source in _sources_at(path, ())]
+        found = [source for path in _matches(pattern) for source in _sources_at(path, (), layout or TokenLayout())]
         if not found:
             raise InputError(
                 f"every {role} pattern must match a file, but {pattern!r} matches none in {Path.cwd()}: "
@@ -206,9 +227,10 @@ def _matches(pattern: str) -> list[Path]:
     return sorted(path for path in paths if not datasets.intersection(path.parents))
 
 
-def _sources_at(path: Path, above: tuple[Path, ...]) -> list[Source]:
+def _sources_at(path: Path, above: tuple[Path, ...], layout: TokenLayout) -> list[Source]:
     if path.is_dir():
-        return _sources_in(path, above)
+        return _sources_in(path, above, layout)
+    path = main_file(path) or path
     suffix = _suffix(path.name)
     if suffix is None:
         raise InputError(f"{path} has no extension that says how to read it: supported are {_SUPPORTED}")
@@ -219,10 +241,11 @@ def _sources_at(path: Path, above: tuple[Path, ...]) -> list[Source]:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions, or leave it out") from error
     except UnicodeEncodeError as error:
         raise InputError(f"{str(path)!r} is not a UTF-8 name: rename the file") from error
-    return [Source(_relative(path), _FORMATS[suffix])]
+    format = _FORMATS[suffix]
+    return [Source(_relative(path), format, layout if format in TOKENISED.values() else None)]
 
 
-def _sources_in(directory: Path, above: tuple[Path, ...]) -> list[Source]:
+def _sources_in(directory: Path, above: tuple[Path, ...], layout: TokenLayout) -> list[Source]:
     if (directory / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in directory.glob(f"*/{STATE_FILE}"))
         example = directory / (splits[0] if splits else "SPLIT")
@@ -242,8 +265,19 @@ def _sources_in(directory: Path, above: tuple[Path, ...]) -> list[Source]:
         raise InputError(
             f"{directory} cannot be listed ({error.strerror}): check its permissions, or leave it out"
         ) from error
-    usable = [entry for entry in entries if entry.is_dir() or _suffix(entry.name) is not None]
-    return [source for entry in usable for source in _sources_at(entry, (*above, real))]
+    usable = [entry for entry in entries if entry.is_dir() or _is_documents(entry)]
+    return [source for entry in usable for source in _sources_at(entry, (*above, real), layout)]
+
+
+def _is_documents(entry: Path) -> bool:
+    """Whether a file that was met, not named, is meant: other arrays and binaries bear the endings of tokens, too."""
+    format = _FORMATS.get(_suffix(entry.name) or "")
+    if format == "npy":
+        try:
+            return not has_header(entry)
+        except OSError:  # to be told of where it is opened
+            return True
+    return format is not None and (format != "bin" or entry.with_suffix(".idx").is_file())
 
 
 def _suffix(name: str) -> str | None:

@@ -71,7 +71,7 @@ def sample(
     """
     picked = [sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, _MAX_FILES).astype(int))]
     limit = max(_FEWEST_RECORDS, num_records // len(picked))
-    beginnings = [_Beginning(source.path, source.format, limit) for source in picked]
+    beginnings = [_Beginning(source.path, source.format, source.layout, limit) for source in picked]
     corpus = prepare(
         beginnings,
         role=role,
@@ -98,7 +98,7 @@ def sample(
 class _Beginning(Source):
     """The first records of a source; `more` once it is known that they are not all."""
 
-    limit: int
+    limit: int = _FEWEST_RECORDS
     _rest: list[bool] = field(default_factory=list, compare=False)
 
     @property
@@ -121,6 +121,8 @@ def _num_records(source: Source, max_bytes: int) -> float:
             with pa.memory_map(str(path)) as mapped:
                 count += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
         return float(count)
+    if source.format not in ("jsonl", "jsonl.gz", "jsonl.zst"):  # tokens: nothing is parsed, so that all can be read
+        return float(sum(1 for _ in Source(source.path, source.format, source.layout).records()))
     size, lines = source.path.stat().st_size, 0
     with pa.OSFile(str(source.path)) as raw:
         stream = raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,35 @@ def dataset_files(directory: Path) -> list[Path]:
             f"{directory} holds its rows in another order than its files (an indices mapping): "
             "call flatten_indices() on the dataset and save it again"
         )
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{state_path} must list files beside it, but lists {name!r}: save the dataset again")
     files = [directory / name for name in names]
     for file in files:
         if not file.is_file():
             raise InputError(f"{state_path} lists {file.name}, which is not there: save the dataset again")
     return files
+
+
+def write_dataset_state(directory: Path, names: Sequence[str], fingerprint: str, info: Mapping[str, Any]) -> None:
+    """Makes Arrow stream files that lie in the directory a dataset for `datasets.load_from_disk`.
+
+    Args:
+        names: of the files, in the dataset's order.
+        fingerprint: another for other content; `datasets` finds its caches by it.
+        info: what the dataset says of itself.
+    """
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    for name, content in ((STATE_FILE, state), (INFO_FILE, info)):
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_schema(path: Path, format: str) -> pa.Schema | None:

@@ -1,8 +1,9 @@
-"""A corpus's documents as text, for what counts words or bytes instead of tokens."""
+"""A corpus's documents as they stand in its sources, for what needs text instead of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +18,47 @@ def texts(corpus: Corpus, field: str = "text") -> Iterator[str]:
     Raises:
         InputError: a sample has tokens and no text, or a source changed since the corpus was prepared.
     """
+    everything = np.ones(corpus.num_samples, dtype=bool)
+    for position, record in chosen_records(corpus, everything, {field}):
+        text = record.get(field)
+        if not isinstance(text, str):
+            source, row = (corpus.index[column][position].as_py() for column in ("source", "row"))
+            raise InputError(
+                f"{source} must hold text in {field!r} for this, but its row {row} has tokens alone: "
+                "give documents with their text"
+            )
+        yield text
+
+
+def chosen_records(
+    corpus: Corpus, selected: np.ndarray, columns: Collection[str]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yields (position in the corpus, record) of those selected, in the corpus's order; memory a batch of records.
+
+    Args:
+        selected: (N,) bool.
+        columns: of Parquet and Arrow, those to read; other records are whole.
+
+    Raises:
+        InputError: a source changed since the corpus was prepared.
+    """
     rows = corpus.index["row"].to_numpy()
     for source, state, start, stop in zip(
         corpus.sources, corpus.states, corpus.bounds[:-1], corpus.bounds[1:], strict=True
     ):
         if source.state() != state:
             raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
-        wanted = iter(rows[start:stop].tolist())
-        next_row = next(wanted, None)
-        for row, record in source.records({field}):
-            if next_row is None:
-                break
-            if row != next_row:
+        wanted = iter((start + np.flatnonzero(selected[start:stop])).tolist())
+        position = next(wanted, None)
+        if position is None:
+            continue
+        for row, record in source.records(columns):
+            if row != rows[position]:
                 continue
-            text = None if isinstance(record, BadRecord) else record.get(field)
-            if not isinstance(text, str):
-                raise InputError(
-                    f"{source} must hold text in {field!r} for this, but its row {row} has tokens alone: "
-                    "give documents with their text"
-                )
-            yield text
-            next_row = next(wanted, None)
+            yield position, {} if isinstance(record, BadRecord) else record
+            position = next(wanted, None)
+            if position is None:
+                break
 
 
 def texts_at(corpus: Corpus, positions: Collection[int], field: str = "text") -> dict[int, str | None]:

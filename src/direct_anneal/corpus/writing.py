@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from direct_anneal.corpus.assembly import Corpus
 from direct_anneal.corpus.lines import TruncatedError, read_lines
 from direct_anneal.corpus.reading import Source, State
 from direct_anneal.corpus.schemas import common_schema, hugging_face_features
-from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, read_batches
+from direct_anneal.corpus.tables import INFO_FILE, STATE_FILE, read_batches, write_dataset_state
+from direct_anneal.corpus.tokenised import TOKENISED, token_writer
 from direct_anneal.durable import TEMPORARY_SUFFIX, flush_to_disk, replacing
 from direct_anneal.errors import InputError
 
@@ -29,6 +30,7 @@ _NAMES = {
     "jsonl.zst": "selected.jsonl.zst",
     "parquet": "selected.parquet",
     "arrow": "selected",
+    **{format: f"selected.{format}" for format in TOKENISED.values()},
 }
 _TABULAR = ("parquet", "arrow")
 
@@ -67,15 +69,16 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
 
     JSON lines are copied byte for byte under the same compression (`selected.jsonl`, `.jsonl.gz`, `.jsonl.zst`),
     tables with all columns and types: `selected.parquet`, and `selected/` for `datasets.load_from_disk`. Where
-    sources lack a column that others have, it is null. The same selection gives the same bytes. An output of an
-    earlier call is replaced.
+    sources lack a column that others have, it is null. Tokens go into `selected.npy`, `.bin` or `.ds` and what belongs
+    beside these, in the type that the format's trainer takes for the vocabulary. The same selection gives the same
+    bytes. An output of an earlier call is replaced.
 
     Args:
         selected: (N,) bool.
         out_dir: made if need be.
 
     Returns:
-        The outputs.
+        The outputs, every file.
 
     Raises:
         ValueError: `selected` is not (N,) bool.
@@ -102,7 +105,10 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
     out_dir.mkdir(parents=True, exist_ok=True)
     outputs = []
     for format, name in _NAMES.items():
-        if alike := [choice for choice in choices if choice.source.format == format]:
+        alike = [choice for choice in choices if choice.source.format == format]
+        if alike and format in TOKENISED.values():
+            outputs += _write_tokens(corpus, selected, format, out_dir)
+        elif alike:
             outputs.append(out_dir / name)
             _write(alike, format, outputs[-1])
     return outputs
@@ -115,6 +121,23 @@ def _write(choices: Sequence[_Choice], format: str, path: Path) -> None:
         _write_dataset(choices, path)
     else:
         _write_lines(choices, path)
+
+
+def _write_tokens(corpus: Corpus, selected: np.ndarray, format: str, out_dir: Path) -> list[Path]:
+    is_ours = np.repeat([source.format == format for source in corpus.sources], np.diff(corpus.bounds))
+    temporary = out_dir / f"{_NAMES[format]}{TEMPORARY_SUFFIX}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        writer = token_writer(format, temporary / "selected", corpus.vocab_size)
+        for position in np.flatnonzero(is_ours & selected).tolist():
+            writer.add(corpus.tokens(position))
+        writer.close()
+        for path in writer.paths:
+            flush_to_disk(path)
+        return [path.replace(out_dir / path.name) for path in reversed(writer.paths)]
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_lines(choices: Sequence[_Choice], path: Path) -> None:
@@ -153,17 +176,7 @@ def _write_dataset(choices: Sequence[_Choice], path: Path) -> None:
         with pa.OSFile(str(data_path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for portion in _portions(_chosen_batches(choices, schema)):
                 writer.write_table(portion)
-        state: dict[str, Any] = {
-            "_data_files": [{"filename": data_path.name}],
-            "_fingerprint": _fingerprint(data_path),
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        _write_json(temporary / STATE_FILE, state)
-        _write_json(temporary / INFO_FILE, _dataset_info(sources, schema))
+        write_dataset_state(temporary, [data_path.name], _fingerprint(data_path), _dataset_info(sources, schema))
         for file_path in temporary.iterdir():
             flush_to_disk(file_path)
 
@@ -209,10 +222,6 @@ def _dataset_info(sources: Sequence[Source], schema: pa.Schema) -> dict[str, Any
         if all(info.get(key) == infos[0].get(key) for info in infos)
     }
     return {**shared, "features": hugging_face_features(schema) or None}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _fingerprint(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from direct_anneal.checkpoint import Checkpoint, DtypeName
 from direct_anneal.claims import claim
-from direct_anneal.corpus import Corpus, Fields, Source, expand, prepare
+from direct_anneal.corpus import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.evaluation.benchmarks import check_benchmarks, score_benchmark
@@ -107,7 +107,8 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     window = checkpoint.window(config.max_length)
-    sources = expand(config.data, "data") if config.data else []
+    layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
+    sources = expand(config.data, "data", layout) if config.data else []
     files = {name: Path(path) for name, path in config.benchmarks.items()}
     check_benchmarks(files, run_generated_code=config.run_generated_code)
     wanted = {

@@ -122,6 +122,13 @@ def _scale(entry: Any, group: Mapping[str, Any], name: str, parameter: Tensor, p
     return scale
 
 
+def trainer_groups(model: nn.Module) -> list[list[str]]:
+    """The trainable parameters' names in the two groups of transformers' Trainer: with weight decay, and without."""
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _UNDECAYED))
+    return [[name for name in trainable if name in decayed], [name for name in trainable if name not in decayed]]
+
+
 def _names_by_group(groups: list[Any], counts: list[int], model: nn.Module, path: Path) -> list[list[str]]:
     """Which parameters the optimiser's numbers stand for: by its own word, or by the orders in which it is built."""
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -129,12 +136,7 @@ def _names_by_group(groups: list[Any], counts: list[int], model: nn.Module, path
         named = [[re.sub(r"^module\.", "", name) for name in group["param_names"]] for group in groups]
         if {name for names in named for name in names} == set(trainable):
             return named
-    decayed = set(get_parameter_names(model, [nn.LayerNorm], _UNDECAYED))
-    orders = [
-        [trainable],
-        [[name for name in trainable if name in decayed], [name for name in trainable if name not in decayed]],
-    ]
-    for order in orders:
+    for order in ([trainable], trainer_groups(model)):
         if [len(names) for names in order] == counts:
             return order
     raise ValueError(

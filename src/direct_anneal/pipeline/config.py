@@ -76,6 +76,8 @@ class SelectConfig(Member):
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
         text_field, id_field, domain_field: names in the documents' records.
         prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
+        token_dtype: "uint16" or "uint32", of files of tokens that do not say it; by the vocabulary where left out.
+        eos_id: the token that ends a document in headerless files of tokens; the model's where left out.
         seed: of the projection.
         device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
         batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
@@ -119,6 +121,8 @@ class SelectConfig(Member):
     id_field: str = "id"
     domain_field: str = "domain"
     prompt_field: str | None = None
+    token_dtype: Literal["uint16", "uint32"] | None = None
+    eos_id: int | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: DtypeName = "float32"
@@ -152,6 +156,7 @@ class SelectConfig(Member):
         differs = self.prompt_field not in (self.text_field, "input_ids")
         require(differs, "prompt_field", "another field than the text's", self.prompt_field)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
         if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:
             raise InputError(
                 f"--filter-curvature {self.filter_curvature} takes a matrix of --sketch-size squared, at "

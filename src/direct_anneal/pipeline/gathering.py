@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, Source, check_writable, expand, prepare
+from direct_anneal.corpus import Corpus, Fields, Source, TokenLayout, check_writable, expand, prepare
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline.choosing import Gathered
 from direct_anneal.pipeline.config import SelectConfig
@@ -30,8 +30,8 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = checkpoint.window(config.max_length)
-    pool_sources = sources_of("pool", config.pool, out, found)
-    validation_sources = sources_of("validation", config.validation, out, found)
+    pool_sources = sources_of("pool", config, checkpoint, out, found)
+    validation_sources = sources_of("validation", config, checkpoint, out, found)
     check_writable(pool_sources)
     with claim(out, config, max_length):
         pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
@@ -57,9 +57,11 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
         )
 
 
-def sources_of(role: str, patterns: tuple[str, ...], out: Path, found: list[str]) -> list[Source]:
+def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
-    expanded = expand(patterns, role)
+    eos_id = checkpoint.separator if config.eos_id is None else config.eos_id
+    layout = TokenLayout.of(checkpoint.vocab_size, eos_id, config.token_dtype)
+    expanded = expand(getattr(config, role), role, layout)
     sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
     if not sources:
         raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
@@ -69,6 +71,7 @@ def sources_of(role: str, patterns: tuple[str, ...], out: Path, found: list[str]
 
 
 def fields_of(config: SelectConfig) -> Fields:
+    """Where a record's text, id, domain and prompt are."""
     return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
 
 

@@ -41,7 +41,10 @@ EVIDENCE_COLUMNS = [
     "selected",
 ]
 # A manifest may name anything; only these are ever removed.
-_OUTPUT_FILES = {"selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"}
+_OUTPUT_FILES = {
+    *("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"),
+    *("selected.npy", "selected.bin", "selected.idx", "selected.ds", "selected.ds.index", "selected.ds.metadata"),
+}
 _OUTPUT_DATASET = "selected"
 _PAGES = ("selection.parquet", "frontier.parquet", "report.html")
 _WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
@@ -93,6 +96,11 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
         finished = run / "manifest.json"
         begun = json.loads((run / MARK).read_bytes())
         known = {name: begun[name] for name in SelectConfig.__dataclass_fields__ if name in begun}
+        # Whoever wrote the run's files does not decide whether code is run here: who opens it does.
+        known |= {"out": str(run), "trust_remote_code": False}
+        missing = {"model", "pool", "validation"} - known.keys()
+        if missing:
+            raise KeyError(*missing)
         if finished.exists():
             known |= {"batch_tokens": json.loads(finished.read_bytes())["config"]["batch_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -178,7 +178,7 @@ class _Calibration:
 
     def _read(self, role: str) -> Part:
         config, checkpoint = self._config, self._checkpoint
-        sources = sources_of(role, getattr(config, role), Path(config.out), self._remarks)
+        sources = sources_of(role, config, checkpoint, Path(config.out), self._remarks)
         if role == "pool":
             check_writable(sources)
         load = checkpoint.load_tokenizer

@@ -146,7 +146,7 @@ def reselect(
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = checkpoint.window(config.max_length)
     found: list[str] = []
-    sources = {role: sources_of(role, getattr(config, role), origin, found) for role in ("pool", "validation")}
+    sources = {role: sources_of(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
     with stages.stage("Opening the features", "stores", 2) as advance:
