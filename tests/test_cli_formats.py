@@ -48,7 +48,7 @@ def test_convert_then_say_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
     model = model_of("llama")
     model.config.save_pretrained(tmp_path / "config")
     save(tmp_path / "dcp", torchtitan_state(model, old=False))
-    words = ["convert", tmp_path / "dcp", "--config", tmp_path / "config", "--out", tmp_path / "out"]
+    words = ["convert", tmp_path / "dcp", "--model-config", tmp_path / "config", "--out", tmp_path / "out"]
     assert main([str(word) for word in words]) == 0
     out = capsys.readouterr().out
     assert "21 weights" in out
@@ -70,7 +70,7 @@ def test_select_says_what_to_do_with_a_distributed_checkpoint(
         (["export", ".", "--to", "hf", "--out", "y"], "must hold a finished run"),
         (["export", ".", "--to", "hf", "--out", "y", "--shard-size", "lots"], "--shard-size must be a number of bytes"),
         (["export", ".", "--to", "hf", "--out", "y", "--mixture-share", "2"], "--mixture-share must be in (0, 1]"),
-        (["convert", ".", "--config", "./none", "--out", "y"], "./none does not exist"),
+        (["convert", ".", "--model-config", "./none", "--out", "y"], "./none does not exist"),
     ],
 )
 def test_refused_in_one_line(

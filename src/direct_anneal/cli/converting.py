@@ -19,7 +19,7 @@ def add_convert(commands: Any) -> None:
     parser.set_defaults(command=_convert)
     parser.add_argument("checkpoint", metavar="DCP_DIR", help="directory with .metadata and .distcp files")
     parser.add_argument(
-        "--config",
+        "--model-config",
         required=True,
         metavar="PATH",
         help="the model's config.json, or its directory, tokenizer included",
@@ -32,7 +32,9 @@ def _convert(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.conversion import convert
 
     quieten_transformers()
-    record = convert(options.pop("checkpoint"), progress=progress_of(options), **options)
+    record = convert(
+        options["checkpoint"], config=options["model_config"], out=options["out"], progress=progress_of(options)
+    )
     moments = "Adam's state in optimizer.pt" if record["optimizer"] else "no optimizer's state"
     print(
         f"{options['out']}: {record['num_weights']:,} weights, {record['num_parameters']:,} parameters, under "

@@ -62,7 +62,7 @@ def convert(
     for name, shape in shapes.items():
         if (found := tensors[naming.found[name]].shape) != shape:
             raise InputError(
-                f"the checkpoint must be of the model that --config describes, but its {naming.found[name]} has shape "
+                f"the checkpoint must be of --model-config's model, but its {naming.found[name]} has shape "
                 f"{found} where {name} has {shape}: give its own config"
             )
     shown = progress or Silent()
@@ -97,7 +97,7 @@ def _skeleton(described: Checkpoint) -> nn.Module:
             model: nn.Module = AutoModelForCausalLM.from_config(described.config)
     except ValueError as error:
         raise InputError(
-            f"--config must describe a causal language model that transformers knows, but {described.name} does not "
+            f"--model-config must be of a causal language model that transformers knows, but {described.name} does not "
             f"({' '.join(str(error).split())[:120]})"
         ) from error
     return model
