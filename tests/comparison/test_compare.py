@@ -154,9 +154,9 @@ class TestRuns:
         assert (out / "pareto.svg").read_text().startswith("<?xml")
 
 
-def test_the_readmes_recipe_is_one(checkpoint: Path, tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+def test_the_documented_recipe_is_one(checkpoint: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "anneal.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "recipe.yaml").write_text(block)
     recipe = read_recipe(tmp_path / "recipe.yaml")
     assert recipe.reference in {arm.name for arm in recipe.arms}

@@ -30,9 +30,10 @@ def hold(directory: Path) -> None:
 
 
 def content(out: Path) -> dict[str, Any]:
-    """Every file of a run with its bytes: the manifest without its seconds and the directory's name, which the report
-    shows, too, so that of this it counts that it is there."""
+    """Every file of a run with its bytes: the manifest without its seconds, and without the directory's name as the
+    options are; the report shows both, so that of this it counts that it is there."""
     files: dict[str, Any] = dict(files_below(out))
-    written = json.loads(files["manifest.json"])
-    del written["timings"], written["config"]["out"]
-    return {**files, "manifest.json": written, "report.html": "report.html" in files}
+    written, options = (json.loads(files[name]) for name in ("manifest.json", "options.json"))
+    del written["timings"], written["config"]["out"], options["out"]
+    report = {"report.html": "report.html" in files}
+    return {**files, "manifest.json": written, "options.json": options, **report}

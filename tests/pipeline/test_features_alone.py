@@ -52,7 +52,7 @@ def out(alone: Features, tmp_path: Path) -> Path:
 
 
 def test_they_are_those_of_a_selection_and_nothing_else_is_there(alone: Features, selected: Run) -> None:
-    assert {path.name for path in alone.out.iterdir()} == {"corpus", "direct-anneal.json", "features"}
+    assert {path.name for path in alone.out.iterdir()} == {"corpus", "direct-anneal.json", "features", "options.json"}
     assert below(alone.out, "features/") == below(selected.out, "features/")
     assert alone.corpora == selected.manifest["corpora"]
     assert (alone.corpora["pool"]["documents"], alone.corpora["validation"]["documents"]) == (NUM_POOL, NUM_VALIDATION)
@@ -97,7 +97,7 @@ class TestAgain:
             computed(checkpoint, world, out, seed=1)
         assert files_below(out) == files_below(selected.out)
         computed(checkpoint, world, out, seed=1, overwrite=True)
-        assert {path.name for path in out.iterdir()} == {"corpus", "direct-anneal.json", "features"}
+        assert {path.name for path in out.iterdir()} == {"corpus", "direct-anneal.json", "features", "options.json"}
         reselect(out, out=tmp_path / "solved", num_samples=5)
         assert manifest(tmp_path / "solved")["config"]["seed"] == 1
 
