@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "durable", "claims", "notebook", "options", "progress", "redaction", "checkpoint"},
     {"gradients"},
     {"corpus", "features", "curvature", "selection"},
-    {"baselines"},
+    {"baselines", "cluster"},
     {"pipeline", "report", "demo", "annealing", "evaluation", "doctor"},
     {"comparison", "export", "conversion"},
     {"cli"},
@@ -27,7 +27,8 @@ LAYERS = (
 LAYER_OF = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
 CORE = {"gradients", "curvature", "selection", "features", "corpus"}
-CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers"}
+# fsspec comes with torch.
+CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "checkpoint": {"huggingface_hub"},
@@ -36,6 +37,7 @@ ALSO = {
     "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
+    "cluster": {"ray"},
     "baselines": {"sklearn"},
     "evaluation": {"yaml", "lm_eval"},
     "comparison": {"yaml", "matplotlib", "markupsafe"},
@@ -110,6 +112,8 @@ def test_no_cycle_between_packages() -> None:
         "features/checking.py",
         "features/store.py",
         "features/loading.py",
+        "features/documents.py",
+        "features/places.py",
     ],
 )
 def test_arrays_are_enough(place: str) -> None:

@@ -11,13 +11,17 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, mark: str = "") -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there takes the name `path` on a clean exit.
 
     The content is on the disk before the name is. After an error the temporary is gone and `path` as it was; after
     a kill the temporary may be left, under a name that nothing reads.
+
+    Args:
+        path: to be made or replaced.
+        mark: put into the temporary's name, where several processes may write the same file at once.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = path.with_name(path.name + mark + TEMPORARY_SUFFIX)
     try:
         yield temporary
         flush_to_disk(temporary)

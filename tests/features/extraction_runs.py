@@ -12,7 +12,7 @@ import torch
 from corpus.corpus_samples import prepared
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus
-from direct_anneal.features import FeatureStore, extract
+from direct_anneal.features import FeatureStore, Local, extract
 from direct_anneal.gradients import GradientSketcher
 from pipeline.tiny import CONTEXT, SKETCH_SIZE
 
@@ -24,7 +24,7 @@ def sketcher(checkpoint: Path) -> GradientSketcher:
     return GradientSketcher(Checkpoint(str(checkpoint)).load_model("cpu", "float32"), SKETCH_SIZE)
 
 
-def store_for(corpus: Corpus, directory: Path, rows_per_shard: int = ROWS_PER_SHARD) -> FeatureStore:
+def store_for(corpus: Corpus, directory: Path | str, rows_per_shard: int = ROWS_PER_SHARD) -> FeatureStore:
     """A store that fits the corpus."""
     return FeatureStore(
         directory,
@@ -36,11 +36,11 @@ def store_for(corpus: Corpus, directory: Path, rows_per_shard: int = ROWS_PER_SH
 
 
 def extracted(
-    checkpoint: Path, corpus: Corpus, directory: Path, rows_per_shard: int = 5, **options: Any
+    checkpoint: Path, corpus: Corpus, directory: Path | str, rows_per_shard: int = 5, **options: Any
 ) -> FeatureStore:
     """The store of the corpus's features, complete."""
     store = store_for(corpus, directory, rows_per_shard)
-    extract(corpus, store, lambda: sketcher(checkpoint), **({"max_length": CONTEXT} | options))
+    extract(corpus, store, Local(lambda: sketcher(checkpoint)), **({"max_length": CONTEXT} | options))
     return store
 
 

@@ -14,7 +14,7 @@ import torch
 from corpus.corpus_samples import prepared
 from direct_anneal.corpus import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, batching, extract
+from direct_anneal.features import FeatureStore, Local, batching, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
 from features.extraction_runs import extracted, sketcher, store_for
 from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_halved_once_and_for_all(
     limited = Limited(sketcher(checkpoint), 130, error)
     store, amounts = store_for(corpus, tmp_path), list[int]()
     build: Any = lambda: limited  # noqa: E731 (it stands for a type)
-    extract(corpus, store, build, max_length=CONTEXT, batch_tokens=asked, advance=amounts.append)
+    extract(corpus, store, Local(build), max_length=CONTEXT, batch_tokens=asked, advance=amounts.append)
     assert_same_features(store, reference)
     assert sum(amounts) == corpus.num_tokens.sum()
     assert kept(store)["asked"] == asked
@@ -105,16 +105,16 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(checkpoint: Path, cor
     limit = 5 * int(corpus.num_tokens[4])
     whole = Limited(sketcher(checkpoint), limit)
     build: Any = lambda: whole  # noqa: E731 (it stands for a type)
-    extract(corpus, store_for(corpus, tmp_path / "whole"), build, max_length=CONTEXT)
+    extract(corpus, store_for(corpus, tmp_path / "whole"), Local(build), max_length=CONTEXT)
     assert whole.done[0] == limit, "the first shard must fit as one batch"
     assert whole.refused >= 1
     for moment in range(0, len(whole.done), 2):
         store = store_for(corpus, tmp_path / f"{moment}")
         first: Any = lambda moment=moment: Limited(sketcher(checkpoint), limit, interrupted_at=moment)  # noqa: E731
         with pytest.raises(KeyboardInterrupt):
-            extract(corpus, store, first, max_length=CONTEXT)
+            extract(corpus, store, Local(first), max_length=CONTEXT)
         second: Any = lambda: Limited(sketcher(checkpoint), limit)  # noqa: E731
-        extract(corpus, store, second, max_length=CONTEXT)
+        extract(corpus, store, Local(second), max_length=CONTEXT)
         assert files_below(store.directory) == files_below(tmp_path / "whole")
 
 
@@ -136,7 +136,7 @@ def test_memory_that_runs_out_amid_a_shard_begins_it_again(checkpoint: Path, cor
     """So that its bytes are those of the smaller size, and no token is counted twice."""
     store, amounts = store_for(corpus, tmp_path / "short", rows_per_shard=23), list[int]()
     build: Any = lambda: OnceShort(sketcher(checkpoint))  # noqa: E731 (it stands for a type)
-    extract(corpus, store, build, max_length=CONTEXT, batch_tokens=256, advance=amounts.append)
+    extract(corpus, store, Local(build), max_length=CONTEXT, batch_tokens=256, advance=amounts.append)
     assert min(amounts) < 0
     assert sum(amounts) == corpus.num_tokens.sum()
     used = kept(store)["used"]
@@ -151,23 +151,23 @@ def test_a_size_that_was_found_is_not_looked_for_again(
     monkeypatch.setattr("direct_anneal.features.extraction.found_batch_tokens", lambda *_: next(found))
     build: Any = lambda: Limited(sketcher(checkpoint), 10**6, interrupted_at=3)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
-        extract(corpus, store, build, max_length=CONTEXT)
+        extract(corpus, store, Local(build), max_length=CONTEXT)
     second = Limited(sketcher(checkpoint), 10**6)
     again: Any = lambda: second  # noqa: E731
-    extract(corpus, store, again, max_length=CONTEXT)
+    extract(corpus, store, Local(again), max_length=CONTEXT)
     assert max(second.done) <= 100
 
 
 def test_a_window_that_does_not_fit_is_told_with_what_to_do(checkpoint: Path, corpus: Corpus, tmp_path: Path) -> None:
     build: Any = lambda: Limited(sketcher(checkpoint), CONTEXT - 1)  # noqa: E731
     with pytest.raises(InputError, match=r"one window of 64 tokens must fit into memory.*--max-length"):
-        extract(corpus, store_for(corpus, tmp_path), build, max_length=CONTEXT)
+        extract(corpus, store_for(corpus, tmp_path), Local(build), max_length=CONTEXT)
 
 
 def test_other_errors_are_no_matter_of_memory(checkpoint: Path, corpus: Corpus, tmp_path: Path) -> None:
     build: Any = lambda: Limited(sketcher(checkpoint), 0, RuntimeError("a bug"))  # noqa: E731
     with pytest.raises(RuntimeError, match="a bug"):
-        extract(corpus, store_for(corpus, tmp_path), build, max_length=CONTEXT)
+        extract(corpus, store_for(corpus, tmp_path), Local(build), max_length=CONTEXT)
 
 
 class Device:

@@ -19,7 +19,7 @@ from corpus.corpus_samples import prepared
 from direct_anneal.cli import main
 from direct_anneal.corpus import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, extract, verify
+from direct_anneal.features import FeatureStore, Local, extract, verify
 from direct_anneal.gradients import GradientSketcher
 from features.extraction_runs import ROWS_PER_SHARD, extracted, sketcher, store_for
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
@@ -160,7 +160,7 @@ def recomputed(checkpoint: Path, corpus: Corpus, directory: Path) -> list[int]:
         rows_per_shard=header.rows_per_shard,
     )
     build: Callable[[], GradientSketcher] = lambda: sketcher(checkpoint)  # noqa: E731
-    extract(corpus, store, build, max_length=CONTEXT)
+    extract(corpus, store, Local(build), max_length=CONTEXT)
     return written
 
 
@@ -255,7 +255,7 @@ def test_a_shard_of_another_model_is_named(
         fingerprint={**header.fingerprint, "model": "another"},
         rows_per_shard=ROWS_PER_SHARD,
     )
-    extract(corpus, other, lambda: sketcher(checkpoint), max_length=CONTEXT)
+    extract(corpus, other, Local(lambda: sketcher(checkpoint)), max_length=CONTEXT)
     for name in (ARRAY, SIDECAR, RECORD):
         shutil.copy(other.directory / name, copied / name)
     (finding,) = verify(copied)

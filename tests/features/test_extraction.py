@@ -17,7 +17,7 @@ import torch
 from corpus.corpus_samples import prepared
 from direct_anneal.checkpoint import Checkpoint, DtypeName
 from direct_anneal.corpus import Corpus, Fields
-from direct_anneal.features import FeatureStore, SketchedGradients, extract
+from direct_anneal.features import FeatureStore, Local, SketchedGradients, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
 from features.extraction_runs import extract_until_killed, extracted, sketcher, store_for
 from gradients.tiny_models import exact_gradients, explicit_matrix
@@ -100,7 +100,7 @@ def test_a_model_in_half_precision_gives_the_same_to_its_digits(
 ) -> None:
     store = store_for(corpus, tmp_path)
     build = lambda: GradientSketcher(Checkpoint(str(checkpoint)).load_model("cpu", dtype), SKETCH_SIZE)  # noqa: E731
-    extract(corpus, store, build, max_length=CONTEXT)
+    extract(corpus, store, Local(build), max_length=CONTEXT)
     # Some ten operations in a row round to 2⁻ᵈ⁻¹ of their results; a third of the sum was seen.
     np.testing.assert_allclose(rows(store), rows(reference), rtol=0, atol=10 * 2.0 ** (-digits - 1))
     assert store.samples()["reason"].null_count == corpus.num_samples
@@ -124,9 +124,9 @@ def test_the_sketcher_is_built_once_and_only_for_what_is_missing(
         return sketcher(checkpoint)
 
     store = store_for(corpus, tmp_path)
-    extract(corpus, store, build, max_length=CONTEXT)
+    extract(corpus, store, Local(build), max_length=CONTEXT)
     assert len(built) == 1
-    extract(corpus, store, build, max_length=CONTEXT)
+    extract(corpus, store, Local(build), max_length=CONTEXT)
     assert len(built) == 1
 
 
@@ -136,7 +136,7 @@ def test_progress_counts_every_token_once_resumed_or_not(checkpoint: Path, corpu
         for shard in removed:
             (tmp_path / f"features-{shard:05d}.json").unlink(missing_ok=True)
         amounts: list[int] = []
-        extract(corpus, store, lambda: sketcher(checkpoint), max_length=CONTEXT, advance=amounts.append)
+        extract(corpus, store, Local(lambda: sketcher(checkpoint)), max_length=CONTEXT, advance=amounts.append)
         assert sum(amounts) == corpus.num_tokens.sum()
 
 
@@ -183,7 +183,7 @@ def test_the_faintest_gradient_still_has_a_unit_row(checkpoint: Path, corpus: Co
 
     store = store_for(corpus, tmp_path)
     build: Callable[[], Any] = lambda: Faint(sketcher(checkpoint))  # noqa: E731 (it stands for a type)
-    extract(corpus, store, build, max_length=CONTEXT)
+    extract(corpus, store, Local(build), max_length=CONTEXT)
     assert 0 < store.samples()["grad_norm"].to_numpy().min() < np.finfo(np.float32).tiny
     assert store.missing() == []
 
@@ -209,7 +209,7 @@ def test_interrupted_between_shards_it_goes_on_to_the_same_bytes(
     store = store_for(corpus, tmp_path)
     build: Callable[[], Any] = lambda: _Interrupted(sketcher(checkpoint), after)  # noqa: E731 (it stands for a type)
     with pytest.raises(KeyboardInterrupt):
-        extract(corpus, store, build, max_length=CONTEXT)
+        extract(corpus, store, Local(build), max_length=CONTEXT)
     assert len(store.missing()) == 5 - after  # a shard is one batch here
     extracted(checkpoint, corpus, tmp_path)
     assert files_below(tmp_path) == files_below(reference.directory)

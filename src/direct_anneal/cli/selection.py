@@ -86,6 +86,16 @@ def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> Non
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
+    machine.add_argument("--engine", choices=("local", "ray"), help="this process (local), or workers of a Ray cluster")
+    machine.add_argument("--ray-address", metavar="A", help="of the cluster (RAY_ADDRESS, or else this machine)")
+    machine.add_argument(
+        "--workers", type=int, metavar="W", help="for ray: how many models at once (one a GPU, or core)"
+    )
+    machine.add_argument(
+        "--features",
+        metavar="URL",
+        help="write shards there, as s3://bucket/run, and fetch them below --out in the end",
+    )
     machine.add_argument("--trust-remote-code", action="store_true", help="run Python code that the checkpoint brings")
     add_telling(select)
 

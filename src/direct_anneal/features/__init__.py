@@ -1,8 +1,27 @@
 """Features on disk: the store's format, the extraction that fills it, and the way back to gradients."""
 
-from direct_anneal.features.checking import Finding, verify
-from direct_anneal.features.extraction import extract
+from direct_anneal.features.checking import Finding, Header, verify
+from direct_anneal.features.documents import Documents
+from direct_anneal.features.extraction import Engine, Extraction, Local, extract, shard_rows
 from direct_anneal.features.loading import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.features.places import UnreachableError, is_url, place_at
 from direct_anneal.features.store import FeatureStore, ShardRows
 
-__all__ = ["OUTLIER_FACTOR", "FeatureStore", "Finding", "ShardRows", "SketchedGradients", "extract", "verify"]
+__all__ = [
+    "OUTLIER_FACTOR",
+    "Documents",
+    "Engine",
+    "Extraction",
+    "FeatureStore",
+    "Finding",
+    "Header",
+    "Local",
+    "ShardRows",
+    "SketchedGradients",
+    "UnreachableError",
+    "extract",
+    "is_url",
+    "place_at",
+    "shard_rows",
+    "verify",
+]

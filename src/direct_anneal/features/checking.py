@@ -5,6 +5,7 @@ N samples, R sketch size, n rows of one shard.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from direct_anneal.features.places import Directory, Place
 
 FORMAT = 3
 HEADER = "store.json"
@@ -78,14 +81,14 @@ class Header:
     fingerprint: Mapping[str, Any]
 
     @classmethod
-    def read(cls, directory: Path) -> Header:
+    def read(cls, place: Place) -> Header:
         """The header that lies there.
 
         Raises:
             DamagedError: there is none, or none of this format.
         """
         try:
-            found = json.loads((directory / HEADER).read_bytes())
+            found = json.loads(place.read(HEADER))
         except FileNotFoundError as error:
             raise DamagedError(f"{HEADER} is not there") from error
         except IsADirectoryError as error:
@@ -145,7 +148,7 @@ def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryvi
     }
 
 
-def damages(directory: Path, header: Header, *, norms: bool = False) -> Iterator[tuple[int, DamagedError]]:
+def damages(place: Place, header: Header, *, norms: bool = False) -> Iterator[tuple[int, DamagedError]]:
     """The shards that do not count, in order, with what is wrong: not there, not whole, or not this store's.
 
     Args:
@@ -157,7 +160,7 @@ def damages(directory: Path, header: Header, *, norms: bool = False) -> Iterator
 
     def damage(shard: int) -> DamagedError | None:
         try:
-            _check_shard(directory, header, shard, norms)
+            check_shard(place, header, shard, norms=norms)
         except DamagedError as error:
             return error
         return None
@@ -171,26 +174,34 @@ def damages(directory: Path, header: Header, *, norms: bool = False) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _check_shard(directory: Path, header: Header, shard: int, norms: bool) -> None:
+def check_shard(place: Place, header: Header, shard: int, *, norms: bool = False) -> None:
+    """See that a shard is there, whole, and this store's. Cost: reads its files once, into memory.
+
+    Args:
+        norms: as for `damages`.
+
+    Raises:
+        DamagedError: it is not.
+    """
     array, sidecar, committing = (file_name(shard, suffix) for suffix in ("npy", "parquet", "json"))
     for name in (array, sidecar, committing):
-        if (directory / name).is_dir():
+        if place.blocked(name):
             raise BlockedError(name)
-    record = _record(directory, header, shard)
+    record = _record(place, header, shard)
     if not isinstance(record.get("files"), dict) or record["files"].keys() != {array, sidecar}:
         # Nothing that a record names is opened unless it is one of the two.
         named = ", ".join(map(str, record.get("files") or ())) or "none"
         raise DamagedError(f"its record must name {array} and {sidecar}, but names {named}")
     shape = (len(header.rows(shard)), header.sketch_size)
-    rows = _array(array, _content(directory / array, record["files"][array]), shape)
-    _check_sidecar(sidecar, _content(directory / sidecar, record["files"][sidecar]), shape[0])
+    rows = _array(array, _content(place, array, record["files"][array]), shape)
+    _check_sidecar(sidecar, _content(place, sidecar, record["files"][sidecar]), shape[0])
     if norms:
         _check_norms(array, rows, f"remove {committing} there, and {_COMPUTE}")
 
 
-def is_of(directory: Path, header: Header) -> bool:
+def is_of(place: Place, header: Header) -> bool:
     """Whether no record that can be read there is of another store."""
-    return all(record.get("store") == header.digest for record in _records(directory))
+    return all(record.get("store") == header.digest for record in _records(place))
 
 
 @dataclass(frozen=True)
@@ -208,36 +219,37 @@ class Finding:
 
 def verify(directory: Path) -> Iterator[Finding]:
     """Everything amiss in the store that lies there, by shard. Nothing is written. Cost: reads the store once."""
+    place = Directory(directory)
     try:
-        header = Header.read(directory)
+        header = Header.read(place)
     except DamagedError as error:
         yield Finding(directory, str(error), error.remedy or _WRITE_HEADER)
         return
-    for shard, damage in damages(directory, header, norms=True):
+    for shard, damage in damages(place, header, norms=True):
         yield Finding(directory, f"shard {shard}: {damage}", damage.remedy or _COMPUTE)
     own = {HEADER, *ASIDE}
     own |= {file_name(shard, suffix) for shard in range(header.num_shards) for suffix in ("npy", "parquet", "json")}
-    for name in sorted(path.name for path in directory.iterdir() if path.name not in own):
+    for name in sorted(name for name in place.names() if name not in own):
         if name.endswith(".tmp"):
             yield Finding(directory, f"{name} was left half-written", "the next select removes it", harmless=True)
         else:
             yield Finding(directory, f"{name} is none of the store's", "nothing reads it, move it away", harmless=True)
 
 
-def _records(directory: Path) -> Iterator[dict[str, Any]]:
-    for path in directory.glob("features-*.json"):
+def _records(place: Place) -> Iterator[dict[str, Any]]:
+    for name in fnmatch.filter(place.names(), "features-*.json"):
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(place.read(name))
         except (ValueError, IsADirectoryError):
             continue
         if isinstance(record, dict):
             yield record
 
 
-def _record(directory: Path, header: Header, shard: int) -> dict[str, Any]:
+def _record(place: Place, header: Header, shard: int) -> dict[str, Any]:
     name = file_name(shard, "json")
     try:
-        record = json.loads((directory / name).read_bytes())
+        record = json.loads(place.read(name))
     except FileNotFoundError as error:
         raise DamagedError(f"{name} is not there: lost, or never written") from error
     except ValueError as error:
@@ -252,18 +264,18 @@ def _record(directory: Path, header: Header, shard: int) -> dict[str, Any]:
     return record
 
 
-def _content(path: Path, expected: Any) -> bytes:
+def _content(place: Place, name: str, expected: Any) -> bytes:
     """A file, if it is what its record says."""
     if not isinstance(expected, dict):
-        raise DamagedError(f"its record says neither size nor sha256 of {path.name}")
+        raise DamagedError(f"its record says neither size nor sha256 of {name}")
     try:
-        if (size := path.stat().st_size) != expected.get("bytes"):
-            raise DamagedError(f"{path.name} must have {expected.get('bytes')} bytes, but has {size}")
-        content = path.read_bytes()
+        content = place.read(name)
     except FileNotFoundError as error:
-        raise DamagedError(f"{path.name} is not there") from error
+        raise DamagedError(f"{name} is not there") from error
+    if (size := len(content)) != expected.get("bytes"):
+        raise DamagedError(f"{name} must have {expected.get('bytes')} bytes, but has {size}")
     if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
-        raise DamagedError(f"{path.name} has another sha256 than its record")
+        raise DamagedError(f"{name} has another sha256 than its record")
     return content
 
 

@@ -1,18 +1,21 @@
-"""From a corpus to a store of features, shard by shard.
+"""From a corpus to a store of features, shard by shard, by whatever engine.
 
 n documents of a shard, W windows, R sketch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from direct_anneal.corpus import Corpus
 from direct_anneal.features.batching import BatchTooLargeError, Window, batches, found_batch_tokens, sketched
+from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import FeatureStore, ShardRows
-from direct_anneal.gradients import GradientSketcher
+from direct_anneal.gradients import Coverage, GradientSketcher
 
 _SMALLER_BATCHES = (
     "a batch did not fit into memory: batches were made smaller, by halves, as batches.json beside the features says; "
@@ -20,15 +23,102 @@ _SMALLER_BATCHES = (
 )
 
 
+@dataclass
+class Extraction:
+    """What engines have in common: where shards come from and go to, and how large batches are by now.
+
+    Attributes:
+        corpus: the documents.
+        store: takes the shards.
+        max_length: T, tokens of a window.
+        advance: told the tokens of what is done.
+        asked: padded tokens of a batch that the user asked for, if any.
+        batch_tokens: of a batch that is begun now.
+    """
+
+    corpus: Corpus
+    store: FeatureStore
+    max_length: int
+    advance: Callable[[int], object]
+    asked: int | None
+    batch_tokens: int
+
+    def documents(self, shard: int) -> Documents:
+        """Those that the shard is made from."""
+        return Documents.of(self.corpus, self.store.rows(shard))
+
+    def shrink(self, batch_tokens: int) -> None:
+        """A larger batch did not fit into memory: keep this size, and say so."""
+        self.batch_tokens = min(self.batch_tokens, batch_tokens)
+        self.store.keep_batch_tokens(self.asked, self.batch_tokens)
+        self.store.remember([_SMALLER_BATCHES])
+
+
+class Engine(Protocol):
+    """Makes shards, wherever that may be."""
+
+    def find_batch_tokens(self, longest: np.ndarray) -> int:
+        """As `found_batch_tokens`."""
+
+    def make(self, extraction: Extraction, shards: Sequence[int]) -> list[int]:
+        """Make these shards and commit them to the store, in whatever order.
+
+        Returns:
+            those that were begun again, because whoever had begun them was lost.
+        """
+
+    def coverage(self) -> Coverage | None:
+        """Which way every parameter goes; None where nothing had to be made."""
+
+
+class Local:
+    """This process, one shard after the other.
+
+    Args:
+        build_sketcher: called only where something is to be made.
+    """
+
+    def __init__(self, build_sketcher: Callable[[], GradientSketcher]) -> None:
+        self._build_sketcher = build_sketcher
+        self._sketcher: GradientSketcher | None = None
+
+    @property
+    def sketcher(self) -> GradientSketcher:
+        """Built on first use."""
+        if self._sketcher is None:
+            self._sketcher = self._build_sketcher()
+        return self._sketcher
+
+    def find_batch_tokens(self, longest: np.ndarray) -> int:
+        return found_batch_tokens(self.sketcher, longest)
+
+    def make(self, extraction: Extraction, shards: Sequence[int]) -> list[int]:
+        for shard in shards:
+            documents, content = extraction.documents(shard), None
+            while content is None:
+                # The shard anew, not the batch: its bytes must not depend on where in it memory ran out.
+                try:
+                    content = shard_rows(
+                        documents, self.sketcher, extraction.max_length, extraction.batch_tokens, extraction.advance
+                    )
+                except BatchTooLargeError as error:
+                    extraction.shrink(error.tokens)
+            extraction.store.write(shard, content)
+        return []
+
+    def coverage(self) -> Coverage | None:
+        return None if self._sketcher is None else self._sketcher.describe()
+
+
 def extract(
     corpus: Corpus,
     store: FeatureStore,
-    build_sketcher: Callable[[], GradientSketcher],
+    engine: Engine,
     *,
     max_length: int,
     batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
-) -> None:
+) -> list[int]:
     """Compute every shard that the store lacks.
 
     A document longer than `max_length` is split into windows; its gradient and loss are the means over its windows,
@@ -43,11 +133,14 @@ def extract(
     Args:
         corpus: N documents; the store's rows, in order.
         store: of N rows.
-        build_sketcher: called once, and only where something is missing.
+        engine: who makes the shards; asked only where something is missing.
         max_length: T, tokens of a window.
         batch_tokens: padded tokens of a batch, at least one window; found by itself where left out.
-        advance: told the tokens of each batch as it is done, and those of shards that were there; less than zero
-            where a shard is begun again.
+        advance: told the tokens of each batch or shard as it is done, and those of shards that were there; less than
+            zero where a shard is begun again.
+
+    Returns:
+        the shards that were begun again, because a worker or its machine was lost.
 
     Raises:
         InputError: not even one window fits into memory.
@@ -57,49 +150,44 @@ def extract(
     missing = store.missing()
     advance(int(corpus.num_tokens.sum() - sum(corpus.num_tokens[store.rows(s)].sum() for s in missing)))
     if not missing:
-        return
-    sketcher = build_sketcher()
+        return []
     tokens = store.batch_tokens(batch_tokens) or batch_tokens
     if tokens is None:
-        tokens = found_batch_tokens(sketcher, corpus.tokens(int(corpus.num_tokens.argmax()))[:max_length])
+        tokens = engine.find_batch_tokens(corpus.tokens(int(corpus.num_tokens.argmax()))[:max_length])
     store.keep_batch_tokens(batch_tokens, tokens)
-    for shard in missing:
-        content = None
-        while content is None:
-            # The shard anew, not the batch: its bytes must not depend on where in it memory ran out.
-            try:
-                content = _shard(corpus, store.rows(shard), sketcher, max_length, tokens, advance)
-            except BatchTooLargeError as error:
-                tokens = error.tokens
-                store.keep_batch_tokens(batch_tokens, tokens)
-                store.remember([_SMALLER_BATCHES])
-        store.write(shard, content)
+    extraction = Extraction(corpus, store, max_length, advance, asked=batch_tokens, batch_tokens=tokens)
+    return engine.make(extraction, missing)
 
 
-def windows_of(corpus: Corpus, rows: range, max_length: int) -> list[Window]:
+def windows_of(documents: Documents, max_length: int) -> list[Window]:
     """The windows of these documents that predict something."""
     windows = [
-        Window(document, tokens[first : first + max_length], max(0, int(corpus.num_prompt[row]) - first))
-        for document, row in enumerate(rows)
-        for tokens in [corpus.tokens(row)]
+        Window(document, tokens[first : first + max_length], max(0, int(documents.num_prompt[document]) - first))
+        for document, tokens in enumerate(documents.tokens)
         for first in range(0, len(tokens), max_length)
     ]
     return [window for window in windows if window.predicts]
 
 
-def _shard(
-    corpus: Corpus,
-    rows: range,
+def shard_rows(
+    documents: Documents,
     sketcher: GradientSketcher,
     max_length: int,
     batch_tokens: int,
-    advance: Callable[[int], object],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> ShardRows:
-    sums = np.zeros((len(rows), sketcher.projection.sketch_size))
+    """What one shard holds.
+
+    Raises:
+        BatchTooLargeError: a batch does not fit into memory; what `advance` was told is taken back.
+        InputError: not even one window fits.
+    """
+    num_documents = len(documents.tokens)
+    sums = np.zeros((num_documents, sketcher.projection.sketch_size))
     averaged = sketcher.reduction == "mean"
     done = 0
-    losses, predicted = np.zeros(len(rows)), np.zeros(len(rows))
-    for batch in batches(windows_of(corpus, rows, max_length), batch_tokens):
+    losses, predicted = np.zeros(num_documents), np.zeros(num_documents)
+    for batch in batches(windows_of(documents, max_length), batch_tokens):
         try:
             sketches = sketched(sketcher, batch)
         except BatchTooLargeError:
@@ -114,7 +202,7 @@ def _shard(
         amount = sum(len(window.tokens) for window in batch)
         advance(amount)
         done += amount
-    advance(int(corpus.num_tokens[rows.start : rows.stop].sum()) - done)  # windows that predict nothing
+    advance(documents.num_tokens - done)  # windows that predict nothing
     gradients = sums / predicted[:, None] if averaged else sums  # every document predicts at least one token
     norms = np.linalg.norm(gradients, axis=1)
     losses /= predicted
@@ -122,9 +210,4 @@ def _shard(
     finite = np.isfinite(norms) & np.isfinite(losses)
     scale = np.where(finite & (norms > 0), norms, np.inf)
     units = np.where(finite[:, None], gradients, 0.0) / scale[:, None]
-    return ShardRows(
-        features=units.astype(np.float16),
-        samples=corpus.index.slice(rows.start, len(rows)),
-        losses=losses,
-        norms=norms,
-    )
+    return ShardRows(features=units.astype(np.float16), samples=documents.samples, losses=losses, norms=norms)

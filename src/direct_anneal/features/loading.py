@@ -54,8 +54,9 @@ class SketchedGradients:
         for name in ("loss", "grad_norm"):
             table = table.append_column(name, sidecars[name])
         units = [
-            block.only(usable[store.rows(shard).start : store.rows(shard).stop])
+            block.only(kept) if isinstance(block, StoredRows) else block[kept]
             for shard, block in enumerate(store.features())
+            for kept in [usable[store.rows(shard).start : store.rows(shard).stop]]
         ]
         samples = table.filter(pa.array(usable))
         quarantined = table.append_column("reason", reasons).filter(pa.array(~usable))

@@ -6,8 +6,9 @@ a shard count.
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from direct_anneal.durable import replacing
+from direct_anneal.durable import TEMPORARY_SUFFIX
 from direct_anneal.errors import InputError
 from direct_anneal.features.checking import (
     ASIDE,
@@ -26,11 +27,13 @@ from direct_anneal.features.checking import (
     BlockedError,
     DamagedError,
     Header,
+    check_shard,
     damages,
     file_name,
     is_of,
     make_record,
 )
+from direct_anneal.features.places import Place, place_at
 from direct_anneal.features.rows import StoredRows
 
 ROWS_PER_SHARD = 1024
@@ -66,7 +69,7 @@ class FeatureStore:
     """A store for `num_samples` rows under one fingerprint: opened where it exists, else created.
 
     Args:
-        directory: where it lies, or shall lie.
+        directory: where it lies, or shall lie: a path, or a URL that fsspec opens.
         num_samples: N.
         sketch_size: R.
         fingerprint: what the features depend on (model, data, projection, seed), as plain JSON values.
@@ -80,7 +83,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | str,
         *,
         num_samples: int,
         sketch_size: int,
@@ -89,13 +92,13 @@ class FeatureStore:
         replace: bool = False,
     ) -> None:
         self.directory = directory
+        self._place = place_at(directory)
         self.header = Header(
             num_samples=num_samples, sketch_size=sketch_size, rows_per_shard=rows_per_shard, fingerprint=fingerprint
         )
-        path = directory / HEADER
-        if path.is_dir():
-            raise InputError(f"{path} must be a file, but is a directory: move it away, and run select again")
-        difference = _difference(directory, self.header)
+        if self._place.blocked(HEADER):
+            raise InputError(f"{directory}/{HEADER} must be a file, but is a directory: move it away, run select again")
+        difference = _difference(self._place, self.header)
         if difference is not None:
             if not replace:
                 raise InputError(
@@ -103,21 +106,20 @@ class FeatureStore:
                     "--overwrite to compute them anew"
                 )
             self._discard()
-        if not path.exists() or not _readable(path):
-            directory.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(self.header.content, indent=2, sort_keys=True).encode())
-        for leftover in directory.glob("*.tmp"):
-            leftover.unlink()
+        if _header(self._place) is None:
+            self._place.write(HEADER, json.dumps(self.header.content, indent=2, sort_keys=True).encode())
+        for leftover in fnmatch.filter(self._place.names(), "*" + TEMPORARY_SUFFIX):
+            self._place.remove(leftover)
 
     @classmethod
-    def open(cls, directory: Path) -> FeatureStore:
+    def open(cls, directory: Path | str) -> FeatureStore:
         """The complete store that lies there, whatever its fingerprint. Cost: reads it once.
 
         Raises:
             InputError: there is none, or shards are missing or damaged.
         """
         try:
-            header = Header.read(directory)
+            header = Header.read(place_at(directory))
         except (OSError, DamagedError) as error:
             raise InputError(
                 f"features must lie in {directory}, but there are none that can be read ({error}): run select first"
@@ -155,81 +157,128 @@ class FeatureStore:
             InputError: a directory stands where a file must be written.
         """
         found = []
-        for shard, error in damages(self.directory, self.header):
+        for shard, error in damages(self._place, self.header):
             if isinstance(error, BlockedError):
                 raise InputError(f"{self.directory}: {error}: {error.remedy}")
             found.append(shard)
         return found
 
+    def holds(self, shard: int) -> bool:
+        """Whether a shard is there, and whole. Cost: reads it once."""
+        try:
+            check_shard(self._place, self.header, shard)
+        except DamagedError:
+            return False
+        return True
+
     def write(self, shard: int, content: ShardRows) -> None:
-        """Commit one shard. Killed at any moment, the shard is either there whole or counts as missing.
+        """As `write_shard` does."""
+        write_shard(self._place, self.header, shard, content)
 
-        Raises:
-            ValueError: the rows are not those of this shard.
-            OSError: the disk is full, or worse; what was committed before stays.
-        """
-        shape = (len(self.rows(shard)), self.header.sketch_size)
-        if content.features.shape != shape or content.features.dtype != np.float16:
-            raise ValueError(
-                f"shard {shard} has float16 rows of shape {shape}, got features of shape {content.features.shape} and "
-                f"dtype {content.features.dtype}"
-            )
-        table = content.samples
-        for name, values in (("loss", content.losses), ("grad_norm", content.norms)):
-            table = table.append_column(name, pa.array(values, from_pandas=True))  # NaN is no number: null
-        table = table.append_column("reason", pa.array(content.reasons, pa.string()))
-        array, sidecar = BytesIO(), BytesIO()
-        np.save(array, content.features, allow_pickle=False)
-        pq.write_table(table, sidecar, compression="zstd")
-        files = {file_name(shard, "npy"): array.getbuffer(), file_name(shard, "parquet"): sidecar.getbuffer()}
-        for name, buffer in files.items():
-            _write(self.directory / name, buffer)
-        record = json.dumps(make_record(self.header, shard, files), indent=2)
-        _write(self.directory / file_name(shard, "json"), record.encode())
-
-    def features(self) -> list[StoredRows]:
-        """All rows, a block for each shard, in the corpus's order. Every shard must be committed."""
+    def features(self) -> Sequence[StoredRows | NDArray[np.float16]]:
+        """All rows, a block for each shard, in the corpus's order; in memory where the store lies at a URL. Every shard
+        must be committed."""
         size = self.header.sketch_size
-        return [
-            StoredRows(self.directory / file_name(shard, "npy"), (len(self.rows(shard)), size))
-            for shard in range(self.num_shards)
-        ]
+        shapes = [(len(self.rows(shard)), size) for shard in range(self.num_shards)]
+        return [self._place.rows(file_name(shard, "npy"), shape) for shard, shape in enumerate(shapes)]
 
     def samples(self) -> pa.Table:
         """All sidecars as one table of N rows. Every shard must be committed."""
-        paths = [self.directory / file_name(shard, "parquet") for shard in range(self.num_shards)]
-        return pa.concat_tables(map(pq.read_table, paths))
+        names = (file_name(shard, "parquet") for shard in range(self.num_shards))
+        return pa.concat_tables(pq.read_table(pa.BufferReader(self._place.read(name))) for name in names)
+
+    def fetched(
+        self, directory: Path, *, replace: bool = False, advance: Callable[[int], object] = lambda _: None
+    ) -> FeatureStore:
+        """A copy in a directory, complete as this one must be. What is there and whole is not fetched again.
+
+        Args:
+            replace: discard a store of another fingerprint that lies there.
+            advance: told how many shards are there.
+
+        Raises:
+            InputError: it holds a store of another fingerprint.
+        """
+        copy = FeatureStore(
+            directory,
+            num_samples=self.header.num_samples,
+            sketch_size=self.header.sketch_size,
+            fingerprint=self.fingerprint,
+            rows_per_shard=self.header.rows_per_shard,
+            replace=replace,
+        )
+        advance(self.num_shards - len(lacking := copy.missing()))
+        for shard in lacking:
+            for suffix in ("npy", "parquet", "json"):
+                name = file_name(shard, suffix)
+                copy._place.write(name, self._place.read(name))
+            advance(1)
+        for name in set(ASIDE) & set(self._place.names()):
+            copy._place.write(name, self._place.read(name))
+        return copy
 
     def _discard(self) -> None:
         """Remove a store's own files, and nothing else that may lie there."""
+        names = self._place.names()
         for pattern in _OWN:
-            for path in self.directory.glob(pattern):
-                path.unlink()
+            for name in fnmatch.filter(names, pattern):
+                self._place.remove(name)
 
     def remember(self, remarks: list[str]) -> None:
         """Keep what should be said of these features whenever they are used."""
         kept = self.remarks()
-        _write(self.directory / "remarks.json", json.dumps([*kept, *(r for r in remarks if r not in kept)]).encode())
+        content = [*kept, *(remark for remark in remarks if remark not in kept)]
+        self._place.write("remarks.json", json.dumps(content).encode())
 
     def remarks(self) -> list[str]:
         """What `remember` was told, in order."""
-        path = self.directory / "remarks.json"
-        return [str(remark) for remark in json.loads(path.read_bytes())] if path.exists() else []
+        return [str(remark) for remark in self._kept("remarks.json") or ()]
 
     def keep_batch_tokens(self, asked: int | None, used: int) -> None:
         """Keep the size of batches for whoever goes on, so that bytes do not depend on interruptions."""
-        _write(self.directory / "batches.json", json.dumps({"asked": asked, "used": used}).encode())
+        self._place.write("batches.json", json.dumps({"asked": asked, "used": used}).encode())
 
     def batch_tokens(self, asked: int | None) -> int | None:
         """The size that was kept for this request, if any."""
-        path = self.directory / "batches.json"
-        kept = json.loads(path.read_bytes()) if path.exists() else None
+        kept = self._kept("batches.json")
         return int(kept["used"]) if kept is not None and kept["asked"] == asked else None
 
     def list_quarantined(self, samples: pa.Table) -> None:
         """Write quarantined.jsonl, a line of JSON for every row."""
         lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
-        _write(self.directory / "quarantined.jsonl", lines.encode("ascii"))
+        self._place.write("quarantined.jsonl", lines.encode("ascii"))
+
+    def _kept(self, name: str) -> Any:
+        try:
+            return json.loads(self._place.read(name))
+        except FileNotFoundError:
+            return None
+
+
+def write_shard(place: Place, header: Header, shard: int, content: ShardRows) -> None:
+    """Commit one shard. Killed at any moment, the shard is either there whole or counts as missing.
+
+    Raises:
+        ValueError: the rows are not those of this shard.
+        OSError: the disk is full, or worse; what was committed before stays.
+    """
+    shape = (len(header.rows(shard)), header.sketch_size)
+    if content.features.shape != shape or content.features.dtype != np.float16:
+        raise ValueError(
+            f"shard {shard} has float16 rows of shape {shape}, got features of shape {content.features.shape} and "
+            f"dtype {content.features.dtype}"
+        )
+    table = content.samples
+    for name, values in (("loss", content.losses), ("grad_norm", content.norms)):
+        table = table.append_column(name, pa.array(values, from_pandas=True))  # NaN is no number: null
+    table = table.append_column("reason", pa.array(content.reasons, pa.string()))
+    array, sidecar = BytesIO(), BytesIO()
+    np.save(array, content.features, allow_pickle=False)
+    pq.write_table(table, sidecar, compression="zstd")
+    files = {file_name(shard, "npy"): array.getbuffer(), file_name(shard, "parquet"): sidecar.getbuffer()}
+    for name, buffer in files.items():
+        place.write(name, buffer)
+    place.write(file_name(shard, "json"), json.dumps(make_record(header, shard, files), indent=2).encode())
 
 
 def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
@@ -238,15 +287,14 @@ def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[
     return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
 
 
-def _difference(directory: Path, header: Header) -> str | None:
+def _difference(place: Place, header: Header) -> str | None:
     """In which fields the header that lies there differs from the one wanted; None where there is no other store's.
 
     A header that is lost or cannot be read is no difference where every record there is of the store wanted.
     """
-    path = directory / HEADER
-    if not path.exists() or not _readable(path):
-        return None if is_of(directory, header) else f"its {HEADER} cannot be read, and shards are not of this run"
-    found = json.loads(path.read_bytes())
+    found = _header(place)
+    if found is None:
+        return None if is_of(place, header) else f"its {HEADER} cannot be read, and shards are not of this run"
     stored, wanted = {**found, **found["fingerprint"]}, {**header.content, **header.fingerprint}
     keys = [key for key in {**wanted, **stored} if key != "fingerprint"]
     differing = [key for key in keys if stored.get(key) != wanted.get(key)]
@@ -255,19 +303,15 @@ def _difference(directory: Path, header: Header) -> str | None:
     )
 
 
-def _readable(path: Path) -> bool:
-    """Whether it is a header, be it of another format."""
+def _header(place: Place) -> dict[str, Any] | None:
+    """The content of a header, be it of another format; None where there is none, or none that can be read."""
     try:
-        return isinstance(json.loads(path.read_bytes())["fingerprint"], dict)
-    except (ValueError, KeyError, TypeError):
-        return False
+        content = json.loads(place.read(HEADER))
+        return content if isinstance(content["fingerprint"], dict) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:14] + "…" + text[-3:]
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)

@@ -21,6 +21,7 @@ from direct_anneal.gradients.capture import Capture, UnexpectedLayoutError, find
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+from direct_anneal.gradients.sharding import differentiate, is_sharded, of_the_first, whole
 
 ProjectionName = Literal["two-sided", "gaussian"]
 Reduction = Literal["mean", "sum"]
@@ -65,6 +66,9 @@ class GradientSketcher:
     parameter, on two samples; what has no fast path, or fails the check, is done exactly one sample at a time, and a
     `SlowPathWarning` says so. Between calls the model is as it came: mode, `requires_grad`, hooks.
 
+    A model under FSDP (`fully_shard`) needs a fast path for all that is covered. Every process makes the sketcher, and
+    calls it as often as the others, with the same batch or one of its own; each gets the sketches of its own.
+
     Args:
         model: for `sketch`, a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`; for
             `sketch_samples`, any module. Covered are the parameters that require gradients when the sketcher is made.
@@ -107,6 +111,7 @@ class GradientSketcher:
         self.reduction = reduction
         self.parameters = _chosen({name: p for name, p in model.named_parameters() if p.requires_grad}, parameters)
         self.device = next(iter(self.parameters.values())).device
+        self._sharded = is_sharded(model.parameters())
         shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
         self.projection: Projection
         if projection == "two-sided":
@@ -158,7 +163,7 @@ class GradientSketcher:
             labels: (B, T), −100 where a token is not to be predicted; `input_ids` where left out.
 
         Raises:
-            ValueError: the shapes disagree.
+            ValueError: the shapes disagree; or a parameter of a sharded model has no fast path.
 
         Cost: forward and backward through activations, 4 D FLOPs a token, and the projections. A non-finite gradient
         gives a non-finite sketch of that sample alone.
@@ -195,6 +200,11 @@ class GradientSketcher:
                 self._check(batch)
             sums, num_terms = self._fast(batch, self.projection)
             slow = self.slow_parameters
+            if slow and self._sharded:
+                raise ValueError(
+                    f"every covered parameter of a sharded model needs a fast path, but {len(slow)} have none "
+                    f"({', '.join(slow[:4])}): leave them out by `parameters`"
+                )
             if slow and slow != self._announced:
                 self._announce(slow)
             for sample, gradients in self._exact(batch, slow):
@@ -230,7 +240,12 @@ class GradientSketcher:
             for parameter in wanted:
                 parameter.requires_grad_(True)
             try:
-                gradients = batch.alone(sample).losses(self.model).differentiate(wanted)
+                losses = batch.alone(sample).losses(self.model)
+                gradients: Sequence[Tensor | None]
+                if self._sharded:
+                    gradients = differentiate(losses.roots, losses.slopes, wanted)
+                else:
+                    gradients = losses.differentiate(wanted)
             finally:
                 for parameter in wanted:
                     parameter.requires_grad_(False)
@@ -238,6 +253,8 @@ class GradientSketcher:
 
     def _check(self, batch: Batch) -> None:
         """Hold every fast gradient against autograd's, on the first two samples that allow it."""
+        if self._sharded:  # autograd's gradients are then means over all processes
+            batch = of_the_first(batch, self.device)
         predicting = batch.predicting()
         for sample, other in zip(predicting, [*predicting[1:], None], strict=False):
             verdict = self._wrong_layers(batch.probe(sample, other))
@@ -257,12 +274,15 @@ class GradientSketcher:
         everything = [name for name, parameter in self.model.named_parameters() if parameter.is_floating_point()]
         squares = dict.fromkeys(everything, 0.0)
         for sample, gradients in self._exact(batch, everything):
-            norms = {name: float(torch.linalg.vector_norm(g, dtype=torch.float64)) for name, g in gradients.items()}
-            total = sum(norm**2 for norm in norms.values())
-            for name, gradient in gradients.items():
-                squares[name] += norms[name] ** 2 / total if total > 0 else 0.0
+            norms: dict[str, float] = {}
+            for name, part in gradients.items():
+                gradient = whole(part)
+                norms[name] = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
                 if name in shapes:
                     exact.full(name, gradient[None], sample)
+            total = sum(norm**2 for norm in norms.values())
+            for name, norm in norms.items():
+                squares[name] += norm**2 / total if total > 0 else 0.0
         totals = exact.squared_norms()
         if not torch.isfinite(totals).all():
             return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.checkpoint import DtypeName
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
+from direct_anneal.features import place_at
 from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.options import require, require_device
 from direct_anneal.pipeline.family import BUDGET_RATIOS, Member
@@ -34,7 +35,7 @@ SOLVING_FIELDS = frozenset(
 )
 
 # These change where and how fast a run goes, not what it gives.
-_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
+_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens", "engine", "ray_address", "workers", "features"})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,6 +82,11 @@ class SelectConfig(Member):
         device, dtype: where and in which precision the model runs; sketches add up in float32 in any case.
         batch_tokens: padded tokens of a batch, found by itself where left out; does not change the result beyond float
             rounding (see `features.extract`).
+        engine: "local", this process; or "ray", workers on this machine or many, with a model each.
+        ray_address: of the cluster; RAY_ADDRESS of the environment, or else this machine, where left out.
+        workers: how many, for ray; one for each GPU, or each core, where left out.
+        features: where shards are written, if not below `out`: any path or URL of fsspec ("s3://bucket/run"). They are
+            fetched below `out` in the end. With ray, every machine must see it, or `out` where it is left out.
         trust_remote_code: run Python code that the checkpoint brings.
         overwrite: replace an earlier run in `out`; its features are used where they still fit.
 
@@ -121,6 +127,10 @@ class SelectConfig(Member):
     device: str = "cpu"
     dtype: DtypeName = "float32"
     batch_tokens: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    workers: int | None = None
+    features: str | None = None
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -153,7 +163,29 @@ class SelectConfig(Member):
                 f"most {_WIDEST_MOMENT}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
             )
         self._settle_curvature()
-        require_device(self.device)
+        self._check_engine()
+        if self.engine == "ray" and self._is_empirical:  # then the model runs on workers alone
+            require(self.device in ("cpu", "cuda"), "device", "cpu or cuda", self.device)
+        else:
+            require_device(self.device)
+
+    def _check_engine(self) -> None:
+        if self.features is not None:
+            place_at(self.features)
+        require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
+        if self.engine == "ray":
+            from direct_anneal.cluster import check_installed  # not before: it brings Ray's part of us along
+
+            check_installed()
+            if self.device.startswith("cuda:"):
+                raise InputError(
+                    f"--engine ray gives each worker a GPU of its own, got --device {self.device}: pass --device cuda"
+                )
+            return
+        for field in ("workers", "ray_address"):
+            if (value := getattr(self, field)) is not None:
+                flag = "--" + field.replace("_", "-")
+                raise InputError(f"{flag} is for --engine ray, got {value} without it: pass both, or neither")
 
     def _settle_curvature(self) -> None:
         require(self.elbow == "gap" or 0 < self.elbow <= 1, "elbow", 'in (0, 1], or "gap"', self.elbow)

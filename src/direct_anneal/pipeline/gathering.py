@@ -39,10 +39,10 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
         config.size_of(pool_corpus.num_tokens)  # to fail before the long part
         stages.note(_extent(config, pool_corpus, validation_corpus))
 
-        sketch = Sketching(config, checkpoint, max_length, stages, found)
-        validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-        mark(out, config, max_length)
-        pool = sketch("pool", pool_corpus)
+        with Sketching(config, checkpoint, max_length, stages, found) as sketch:
+            validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
+            mark(out, config, max_length)
+            pool = sketch("pool", pool_corpus)
 
         yield Gathered(
             pool_corpus=pool_corpus,

@@ -25,11 +25,12 @@ from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Part, check_writable, sample, write_selected
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, ShardRows, SketchedGradients
+from direct_anneal.features import Documents, FeatureStore, ShardRows, SketchedGradients
 from direct_anneal.features.batching import batches, found_batch_tokens, sketched
 from direct_anneal.features.extraction import windows_of
 from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.options import require_device
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget
 from direct_anneal.pipeline.frontier import trace
@@ -97,6 +98,7 @@ def plan(
         InputError: something given cannot be used; says what to do.
     """
     config = SelectConfig(**options)  # type: ignore[arg-type]
+    require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
         return _Calibration(config, Path(scratch), clock, progress or Silent()).plan(frontier)
 
@@ -108,6 +110,8 @@ class _Calibration:
         self._remarks: list[str] = []
         self._checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
         self._window = self._checkpoint.window(config.max_length)
+        if config.engine == "ray":
+            self._remarks.append("gradients are timed in this process alone; workers of --engine ray share that time")
 
     def plan(self, frontier: tuple[float, ...] | None) -> Plan:
         config = self._config
@@ -204,7 +208,7 @@ class _Calibration:
     ) -> NDArray[np.float64]:
         """Times batches as select makes them, from the longest windows to the shortest; returns their rows, (n, R)."""
         rows = range(min(ROWS_PER_SHARD, part.corpus.num_samples))
-        planned = list(batches(windows_of(part.corpus, rows, self._window), size))
+        planned = list(batches(windows_of(Documents.of(part.corpus, rows), self._window), size))
         picked = np.unique(np.linspace(0, len(planned) - 1, _TIMED_BATCHES[role]).astype(int))
         sums = np.zeros((len(rows), sketcher.projection.sketch_size))
         sketched(sketcher, planned[0])  # a first time is slower
@@ -245,12 +249,11 @@ class _Calibration:
             losses=np.random.default_rng(0).random(count),
             norms=np.random.default_rng(1).random(count),
         )
-        store = FeatureStore(
-            self._scratch / "features", num_samples=count, sketch_size=rows.shape[1], fingerprint={"of": "a plan"}
-        )
+        directory = self._scratch / "features"
+        store = FeatureStore(directory, num_samples=count, sketch_size=rows.shape[1], fingerprint={"of": "a plan"})
         with self._timed("Gradients of the pool", part.num_samples / count):
             store.write(0, content)
-        return int((store.directory / "features-00000.parquet").stat().st_size / count) + 1
+        return int((directory / "features-00000.parquet").stat().st_size / count) + 1
 
     def _curvature(self, part: Part, sketcher: GradientSketcher, size: int) -> None:
         """Times what asks the model again."""

@@ -1,0 +1,56 @@
+"""To a cluster, or to workers on this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from direct_anneal.errors import InputError
+
+# Of Ray's shared memory, which nothing of ours goes through: shards are written by whoever made them.
+_OBJECT_STORE_BYTES = 100 * 2**20
+
+
+@contextmanager
+def connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Ray, connected while this lasts.
+
+    Args:
+        address: of a cluster, as `ray start` prints it, or "auto"; where left out, that of the environment's
+            RAY_ADDRESS, and without one, processes on this machine.
+        workers: how many processes there shall be room for on this machine, if not one a core.
+
+    Raises:
+        InputError: there is no such cluster.
+    """
+    import ray
+
+    if ray.is_initialized():  # by whoever calls us; theirs to end
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        where = f"the cluster at {address}" if address else "this machine"
+        raise InputError(f"--engine ray needs Ray to start on {where}, but it could not: {reason:.200}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def check_installed() -> None:
+    """See that Ray is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if find_spec("ray") is None:
+        raise InputError("--engine ray needs Ray, which is not installed: pip install 'direct-anneal[ray]'")

@@ -1,0 +1,54 @@
+"""Models of which every process holds a part of each weight: `torch.distributed.fsdp.fully_shard`.
+
+Hooks of FSDP gather a layer's weights before its forward and backward pass, and let them go afterwards. Sketches are
+made from what flows through the layers alone, so that no more than that is needed: nothing is reduced between
+processes, and each may sketch a batch of its own. All must make as many calls, since weights are gathered together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+if dist.is_available():
+    from torch.distributed.tensor import DTensor
+
+Shared = TypeVar("Shared")
+
+
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether any of them is spread over several processes."""
+    return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def of_the_first(value: Shared, device: torch.device) -> Shared:
+    """What the first process passed, on all of them."""
+    values = [value]
+    dist.broadcast_object_list(values, device=device)
+    return values[0]
+
+
+def differentiate(roots: Tensor, slopes: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of sharded parameters, spread as they are; the mean over processes, which is each's own if all are
+    the same. None where a parameter has no part in them.
+
+    FSDP gives gradients to the parameters' `.grad` alone; what was there before is put back.
+    """
+    kept = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        torch.autograd.backward(roots, slopes)
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be spread over processes, gathered on each of them."""
+    return tensor.full_tensor() if dist.is_available() and isinstance(tensor, DTensor) else tensor

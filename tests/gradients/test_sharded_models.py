@@ -1,0 +1,127 @@
+"""A model spread over two processes (FSDP) has the sketches that it has in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+from direct_anneal.gradients import GradientSketcher
+from gradients.tiny_models import FAMILIES, V
+from pipeline.tiny import start
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch came without gloo: no model is sharded")
+
+NUM_PROCESSES = 2
+SKETCH_SIZE = 64
+WAIT_SECONDS = 300
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four sequences of different lengths, and their mask."""
+    ids = torch.randint(0, V, (4, 12), generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(12) < torch.tensor([12, 7, 9, 3])[:, None]
+    return ids, mask
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's layers."""
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return found[0]
+
+
+class Odd(nn.Module):
+    """A model with a parameter that has no fast path."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.scale = model, nn.Parameter(torch.tensor([1.5]))
+
+    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        output = self.model(input_ids=input_ids, **options)
+        output.logits = output.logits * self.scale
+        return output
+
+
+def sketched_in_parts(rank: int, directory: Path) -> None:
+    """For a process of its own: everything that the tests look at, saved as `directory/<rank>.pt`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory / 'meeting'}", rank=rank, world_size=NUM_PROCESSES)
+    results: dict[str, Any] = {}
+    for family in ("llama", "llama-tied-biased", "gpt2"):
+        model = FAMILIES[family]()
+        for layer in blocks(model):
+            fully_shard(layer)
+        fully_shard(model)
+        before = {name: parameter.full_tensor().clone() for name, parameter in model.named_parameters()}
+        held = sum(parameter.to_local().numel() for parameter in model.parameters())
+        sketcher = GradientSketcher(model, SKETCH_SIZE, seed=3)
+        results[family] = {
+            "own": sketcher.sketch(*batch(rank)),  # checks the model first, on other samples than those of rank 1
+            "same": sketcher.sketch(*batch(7)),
+            "share": held / sum(parameter.numel() for parameter in model.parameters()),
+            "coverage": sketcher.describe(),
+            "slow": sketcher.slow_parameters,
+            "as it came": all(
+                p.requires_grad and p.grad is None and torch.equal(p.full_tensor(), before[name])
+                for name, p in model.named_parameters()
+            ),
+        }
+    odd = fully_shard(Odd(FAMILIES["llama"]()))
+    try:
+        GradientSketcher(odd, SKETCH_SIZE).sketch(*batch(0))
+    except ValueError as error:
+        results["refused"] = str(error)
+    some = GradientSketcher(odd, SKETCH_SIZE, parameters=["model.*"])
+    results["some"] = some.sketch(*batch(0)).values
+    torch.save(results, directory / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of every process."""
+    directory = tmp_path_factory.mktemp("sharded")
+    processes = [start(sketched_in_parts, rank, directory) for rank in range(NUM_PROCESSES)]
+    for process in processes:
+        process.join(WAIT_SECONDS)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(NUM_PROCESSES)]
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied-biased", "gpt2"])
+def test_sketches_are_those_of_one_process(results: list[dict[str, Any]], family: str) -> None:
+    """To the bit: gathered weights are the same numbers, and nothing else passes between processes."""
+    sketcher = GradientSketcher(FAMILIES[family](), SKETCH_SIZE, seed=3)
+    for rank, result in enumerate(results):
+        for name, seed in (("own", rank), ("same", 7)):
+            expected, found = sketcher.sketch(*batch(seed)), result[family][name]
+            assert torch.equal(found.values, expected.values)
+            assert torch.equal(found.losses, expected.losses)
+            assert torch.equal(found.num_tokens, expected.num_tokens)
+        assert result[family]["share"] < 0.6, "each must hold a part alone"
+        assert result[family]["slow"] == ()
+        assert result[family]["as it came"]
+
+
+def test_the_check_sees_the_gradients_that_one_process_sees(results: list[dict[str, Any]]) -> None:
+    sketcher = GradientSketcher(FAMILIES["llama"](), SKETCH_SIZE, seed=3)
+    sketcher.sketch(*batch(0))
+    expected = {way.name: way.squared_norm for way in sketcher.describe().ways}
+    for result in results:
+        # The mean over processes of the same number, in float32.
+        assert {way.name: way.squared_norm for way in result["llama"]["coverage"].ways} == pytest.approx(
+            expected, rel=1e-5
+        )
+
+
+def test_what_has_no_fast_path_is_refused_and_can_be_left_out(results: list[dict[str, Any]]) -> None:
+    expected = GradientSketcher(Odd(FAMILIES["llama"]()), SKETCH_SIZE, parameters=["model.*"]).sketch(*batch(0)).values
+    for result in results:
+        assert "needs a fast path, but 1 have none (scale): leave them out" in result["refused"]
+        assert torch.equal(result["some"], expected)
