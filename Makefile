@@ -1,6 +1,7 @@
 # make demo   the main job on an embedded default      make test    the tests
 # make check  what CI runs: lint, types, docs, tests   make bench   ratios, measured here
 # make docs   the documentation, as a site in site/     make dist    what is released, in dist/
+# make test-cluster   a Ray cluster of two nodes on this machine, which should be quiet
 # make test-formats   reads every export back with its trainer's own library, in an environment of their own
 # Each sets up .venv first; nothing but Python >= 3.11 is needed.
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-formats check bench docs dist format clean
+.PHONY: demo test test-formats test-cluster check bench docs dist format clean
 
 demo: .venv/installed
 	$(BIN)/direct-anneal demo --out runs/demo
@@ -18,6 +19,9 @@ test: .venv/developing
 
 test-formats: .venv-formats/installed
 	.venv-formats/bin/pytest -rs tests/export/test_trainers_read_it.py
+
+test-cluster: .venv/developing
+	DIRECT_ANNEAL_TEST_CLUSTER=1 $(BIN)/pytest tests/cluster
 
 check: .venv/developing
 	$(BIN)/ruff check
