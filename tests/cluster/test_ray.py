@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: nothing of --engine ray is tested")
-if (
-    "DIRECT_ANNEAL_TEST_CLUSTER" not in os.environ
-):  # two raylets that starve for a core can hang, and all else with them
+if "DIRECT_ANNEAL_TEST_CLUSTER" not in os.environ:  # raylets that starve for a core can hang, and all else
     pytest.skip("a cluster on this machine takes a quiet one: make test-cluster", allow_module_level=True)
 
 import ray
