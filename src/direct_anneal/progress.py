@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
@@ -121,7 +122,7 @@ class Silent:
         pass
 
 
-class _Lines:
+class _Lines(ABC):
     """A line when a stage ends, and one every ten seconds on the way.
 
     Args:
@@ -146,11 +147,13 @@ class _Lines:
         yield advance
         self._say(self._at_the_end(name, pace))
 
+    @abstractmethod
     def _on_the_way(self, name: str, pace: Pace) -> str:
-        raise NotImplementedError
+        """The line for a stage that goes on."""
 
+    @abstractmethod
     def _at_the_end(self, name: str, pace: Pace) -> str:
-        raise NotImplementedError
+        """The line for a stage that is done."""
 
     def note(self, line: str) -> None:
         self._say(line)

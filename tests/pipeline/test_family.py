@@ -186,6 +186,7 @@ class TestElbows:
         ({"objective": "energy", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "filter": "flat", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "damping": 0.0}, "--damping must be above 0"),
+        ({"objective": "descent", "damping": 1e-18}, "at least 1e-10"),
         ({"objective": "descent", "damping": float("nan")}, "--damping must be above 0"),
         ({"filter": "steep"}, "--filter must be newton or flat or none, got steep"),
         ({"gradients": "long"}, "--gradients must be raw or unit"),

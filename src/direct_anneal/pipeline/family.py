@@ -69,7 +69,9 @@ class Member:
                 flag = f"--{field.replace('_', '-')}"
                 raise InputError(f"{flag} is of --filter newton, but the filter is {filter}: leave it out")
         damping = (DAMPING if self.damping is None else self.damping) if filter == "newton" else None
-        require(damping is None or 0 < damping <= 1e6, "damping", "above 0 and at most 1e6", damping)
+        # Less would be lost in the rounding of H, which then need not be positive definite.
+        fits = damping is None or 1e-10 <= damping <= 1e6
+        require(fits, "damping", "above 0, at least 1e-10, and at most 1e6", damping)
         object.__setattr__(self, "filter", filter)
         object.__setattr__(self, "damping", damping)
         if filter == "newton":

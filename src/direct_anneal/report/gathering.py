@@ -104,25 +104,18 @@ def gather(run: Path) -> Findings:
     try:
         pool, validation = (_corpus(manifest, origin, role) for role in ("pool", "validation"))
     except InputError as error:
-        return Findings(
-            run=run,
-            manifest=manifest,
-            table=table,
-            excerpts=excerpts,
-            repeats=repeats,
-            overlaps=overlaps,
-            absent=dict.fromkeys(("excerpts", "repeats", "overlaps"), str(error)),
-        )
-    try:
-        excerpts = _excerpts(table, pool, manifest["config"]["text_field"])
-    except InputError as error:
-        absent["excerpts"] = str(error)
-    selected = np.flatnonzero(table["selected"].to_numpy())
-    repeats = {"pool": _repeats(pool, np.arange(pool.num_samples)), "selected": _repeats(pool, selected)}
-    try:
-        overlaps = _overlaps(manifest, table, pool, validation, origin)
-    except InputError as error:
-        absent["overlaps"] = str(error)
+        absent = dict.fromkeys(("excerpts", "repeats", "overlaps"), str(error))
+    else:
+        try:
+            excerpts = _excerpts(table, pool, manifest["config"]["text_field"])
+        except InputError as error:
+            absent["excerpts"] = str(error)
+        selected = np.flatnonzero(table["selected"].to_numpy())
+        repeats = {"pool": _repeats(pool, np.arange(pool.num_samples)), "selected": _repeats(pool, selected)}
+        try:
+            overlaps = _overlaps(manifest, table, pool, validation, origin)
+        except InputError as error:
+            absent["overlaps"] = str(error)
     return Findings(
         run=run,
         manifest=manifest,
