@@ -30,7 +30,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
     write_jsonl(directory / "pool.jsonl", documents(40, seed=31, prefix="p"))
     write_jsonl(directory / "validation.jsonl", documents(12, seed=32, prefix="v", domains=("prose",)))
     write_jsonl(directory / "held_out.jsonl", documents(15, seed=33, prefix="h"))
-    (directory / "ids.txt").write_text("".join(f"p{number}\n" for number in reversed(range(40))))
+    (directory / "ids.txt").write_text("".join(f"p{number:03d}\n" for number in reversed(range(40))))
     files = {role: str(directory / f"{role}.jsonl") for role in ("pool", "validation", "held_out")}
     return {
         "model": str(checkpoint),
@@ -99,7 +99,7 @@ class TestRuns:
         _, out, _ = done
         (chosen,) = out.glob("scenarios/one/choices/by-hand-*/selected.jsonl")
         ids = {json.loads(line)["id"] for line in chosen.read_text().splitlines()}
-        first = [f"p{number}" for number in reversed(range(40))]
+        first = [f"p{number:03d}" for number in reversed(range(40))]
         assert set(first[:3]) <= ids
         assert not ids & set(first[-20:])  # a quarter of the tokens is fewer than half the documents
 

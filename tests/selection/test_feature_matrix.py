@@ -70,6 +70,7 @@ def test_large_blocks_are_worked_on_in_parts(
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a matrix is, a thread reads it, four rows at a time."""
+    monkeypatch.setattr(matrix, "_KEPT", 0)
     monkeypatch.setattr(matrix, "_ALONE", 0)
     monkeypatch.setattr(matrix, "_AHEAD_BYTES", 8 * R * 4)
 

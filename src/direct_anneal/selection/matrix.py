@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -22,7 +23,8 @@ _BLOCK_BYTES = 1 << 20
 _GRAM_BLOCK_BYTES = 32 << 20
 _AHEAD_BYTES = 8 << 20
 _BUFFERS = 3  # one is worked on, while the next two are filled
-_ALONE = 64 << 20  # matrices up to this size, in float64, are read without a thread
+_KEPT = 8 << 20  # matrices up to this size, in float64, are read and converted once
+_ALONE = 64 << 20  # up to this size, without a thread
 
 
 class Block(Protocol):
@@ -147,6 +149,9 @@ class FeatureMatrix:
     def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
         """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
         count, size = self.shape[0], self._stored
+        if 8 * count * size <= _KEPT:
+            yield 0, self._whole
+            return
         starts = range(0, count, step)
         alone = 8 * count * size <= _ALONE
         buffers = [np.empty((min(step, count), size)) for _ in range(1 if alone else min(_BUFFERS, len(starts)))]
@@ -162,6 +167,11 @@ class FeatureMatrix:
                     first, rows = ahead.popleft()
                     yield first, rows.result()
             yield from ((first, rows.result()) for first, rows in ahead)
+
+    @cached_property
+    def _whole(self) -> Float:
+        """All rows of a small matrix, scaled."""
+        return self._read(0, np.empty((self.shape[0], self._stored)))
 
     def _read(self, start: int, buffer: Float) -> Float:
         """Rows from `start` on, as many as there are and fit, scaled, in the buffer."""
