@@ -24,12 +24,13 @@ from direct_anneal.notebook import table
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.estimating import estimate_curvature
+from direct_anneal.pipeline.family import counterpart
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
 from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Advance
-from direct_anneal.selection import Block, Objective, Selection
+from direct_anneal.selection import Block, Selection
 
 _MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
@@ -155,7 +156,7 @@ def choose(
         watched = replace(pool, units=[_Watched(block, advance) for block in pool.units])
         formulation = formulate(config.objective, config, watched, z, estimate)
         formulation, selection, least = solve_within(formulation, config)
-        other: Objective = "descent" if config.objective == "energy" else "energy"
+        other = counterpart(config.objective)
         alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate), config)
 
     traced = None
