@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, s
 from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
 from direct_anneal.pipeline.stages import Stages
-from direct_anneal.selection import Selection
+from direct_anneal.progress import Advance
+from direct_anneal.selection import Block, Selection
 
 _MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
@@ -93,6 +94,26 @@ class Gathered:
     build_sketcher: Callable[[], GradientSketcher]
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """A block of rows that tells how many are read."""
+
+    block: Block
+    advance: Advance
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.block.shape
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        read = self.block[rows]
+        self.advance(len(read))
+        return read
+
+
 def choose(
     config: SelectConfig,
     gathered: Gathered,
@@ -131,12 +152,12 @@ def choose(
         crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
         energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
-    with stages.stage("Choosing", "samples", len(pool)) as advance:
-        formulation = formulate(config.objective, config, pool, z, estimate)
+    with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+        watched = replace(pool, units=[_Watched(block, advance) for block in pool.units])
+        formulation = formulate(config.objective, config, watched, z, estimate)
         formulation, selection, least = solve_within(formulation, config)
         other = counterpart(config.objective)
-        alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate), config)
-        advance(len(pool))
+        alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate), config)
 
     traced = None
     if frontier is not None:
