@@ -153,7 +153,8 @@ def choose(
         energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
     with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
-        watched = replace(pool, units=[_Watched(block, advance) for block in pool.units])
+        units: list[Any] = [_Watched(block, advance) for block in pool.units]
+        watched = replace(pool, units=units)
         formulation = formulate(config.objective, config, watched, z, estimate)
         formulation, selection, least = solve_within(formulation, config)
         other = counterpart(config.objective)
