@@ -59,7 +59,7 @@ class _Tags(HTMLParser):
         ),
         (
             SelectConfig(model="m", pool="p", validation=["v"], out="o", fraction=0.5, damping=0.2),
-            "SelectConfig(filter='newton', damping=0.2, filter_curvature='both', gradients='unit', "
+            "SelectConfig(target_scale=8.0, filter='newton', damping=0.2, filter_curvature='both', gradients='unit', "
             "budget_ratio='none', model='m', pool=('p',), validation=('v',), out='o', fraction=0.5)",
         ),
         (

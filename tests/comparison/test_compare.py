@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -99,9 +100,10 @@ class TestRuns:
         _, out, _ = done
         (chosen,) = out.glob("scenarios/one/choices/by-hand-*/selected.jsonl")
         ids = {json.loads(line)["id"] for line in chosen.read_text().splitlines()}
-        first = [f"p{number:03d}" for number in reversed(range(40))]
-        assert set(first[:3]) <= ids
-        assert not ids & set(first[-20:])  # a quarter of the tokens is fewer than half the documents
+        places = sorted(39 - int(name[1:]) for name in ids)
+        assert places[:5] == [0, 1, 2, 3, 4]
+        # From the first that does not fit on, shorter ones fill what is left.
+        assert np.median(places) < 10
 
     def test_scores_are_those_of_their_domains(self, done: Done) -> None:
         for line in done[2]:
@@ -164,7 +166,9 @@ class TestRuns:
         assert (out / "pareto.svg").read_text().startswith("<?xml")
 
 
-def test_the_documented_recipe_is_one(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_documented_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("doc-7\n")
     page = (Path(__file__).parents[2] / "docs" / "anneal.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "recipe.yaml").write_text(block)

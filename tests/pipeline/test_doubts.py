@@ -52,11 +52,11 @@ def test_choosing_tells_how_far_it_is(checkpoint: Path, world: Path, tmp_path: P
 
 def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: Path, tmp_path: Path) -> None:
     budgets = {
-        name: chosen(checkpoint, world, tmp_path / name, objective=name).manifest for name in ("energy", "descent")
+        name: chosen(checkpoint, world, tmp_path / name, objective=name).manifest for name in ("energy", "matching")
     }
     least = {name: manifest["budget"]["least_feasible_ratio"] for name, manifest in budgets.items()}
     stricter, looser = max(least, key=least.__getitem__), min(least, key=least.__getitem__)
-    between = (least["energy"] + least["descent"]) / 2
+    between = (least["energy"] + least["matching"]) / 2
     run = chosen(checkpoint, world, tmp_path / "between", objective=looser, budget_ratio=between)
     other = run.manifest["alternative"]
     assert other["objective"] == stricter
@@ -78,18 +78,18 @@ def test_an_alternative_without_a_selection_stops_nothing(
     for number, error in enumerate((InfeasibleError("whole ones do not"), InfeasibleBudgetError(1.0, 2.0))):
 
         def only_energy(problem: SelectionProblem, error: InfeasibleError = error) -> Selection:
-            if problem.objective == "descent":
+            if problem.objective == "matching":
                 raise error
             return solve(problem)
 
         monkeypatch.setattr(formulation, "solve", only_energy)
         run = chosen(checkpoint, world, tmp_path / str(number))
-        assert run.manifest["alternative"] == {"objective": "descent", "feasible": False}
+        assert run.manifest["alternative"] == {"objective": "matching", "feasible": False}
         assert len(run.selection.indices) == 15
         print_summary(run.manifest, run.out, Console())
-        assert "--objective descent has no selection" in capsys.readouterr().out
+        assert "--objective matching has no selection" in capsys.readouterr().out
         with pytest.raises(InputError, match="must"):
-            chosen(checkpoint, world, tmp_path / f"asked {number}", objective="descent", relax_budget=True)
+            chosen(checkpoint, world, tmp_path / f"asked {number}", objective="matching", relax_budget=True)
 
 
 def test_what_was_said_of_features_is_said_again_where_they_are_reused(

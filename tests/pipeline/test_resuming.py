@@ -225,7 +225,7 @@ class TestInterrupted:
         for record in records[8:16]:  # the second shard
             record["text"] += "~"
         pool = write_jsonl(tmp_path / "pool.jsonl", records)
-        for objective in ("energy", "descent"):
+        for objective in ("energy", "descent", "matching"):
             out = chosen(model, world, tmp_path / objective, pool=str(pool), num_samples=12, objective=objective).out
             assert not chosen_ids(out) & {record["id"] for record in records[8:16]}
             assert manifest(out)["num_selected"] == 12

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import direct_anneal
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import GradientSketcher
-from direct_anneal.pipeline.family import DAMPING
+from direct_anneal.pipeline.family import DAMPING, TARGET_SCALE
 from gradients.tiny_models import explicit_matrix
 
 R, N, M, K = 24, 30, 12, 7
@@ -57,14 +57,14 @@ def chosen(pool: list[Sample] = POOL, **options: Any) -> direct_anneal.Selection
     )
 
 
-@pytest.mark.parametrize("objective", ["energy", "descent"])
-def test_both_objectives_by_their_formulas(objective: Any) -> None:
+@pytest.mark.parametrize("objective", ["energy", "descent", "matching"])
+def test_objectives_by_their_formulas(objective: Any) -> None:
     selection = chosen(objective=objective, budget_ratio=1.0)
     z, x = sketched(built(), VALIDATION), sketched(built(), POOL)
     values, vectors = np.linalg.eigh(z.T @ z / M)
     values, vectors = values[::-1], vectors[:, ::-1]
     s = int(np.argmax(np.cumsum(values) >= 0.945 * values.sum())) + 1
-    if objective == "descent":
+    if objective != "energy":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     cost = np.square(x @ vectors[:, :s]) @ values[:s]
     total = x[selection.indices].sum(axis=0)
@@ -75,6 +75,8 @@ def test_both_objectives_by_their_formulas(objective: Any) -> None:
         H = (x.T @ x / N + u.T @ u / M) / 2
         newton = np.linalg.inv(H + DAMPING * np.linalg.eigvalsh(H)[-1] * np.eye(R))
         objective_value = total @ newton @ u.mean(axis=0)
+        if objective == "matching":
+            objective_value = 2 * TARGET_SCALE * K * objective_value - total @ newton @ total
     # Gradients are float32: 1e-5 of a row, twice that of a square, and sums cancel a little.
     assert len(set(selection.indices.tolist())) == K
     assert selection.budget == pytest.approx(cost.mean() * K, rel=1e-4)
@@ -82,7 +84,7 @@ def test_both_objectives_by_their_formulas(objective: Any) -> None:
     assert selection.objective == pytest.approx(objective_value, rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["energy", "descent"])
+@pytest.mark.parametrize("objective", ["energy", "descent", "matching"])
 def test_batch_size_changes_nothing_but_rounding(objective: Any) -> None:
     one, all_at_once = (chosen(objective=objective, batch_size=size) for size in (1, N))
     assert set(one.indices.tolist()) == set(all_at_once.indices.tolist())
@@ -110,7 +112,10 @@ def test_unusable_gradients_are_left_out_by_position() -> None:
         ({"num_selected": 0}, r"num_selected must be in 1\.\.30"),
         ({"fraction": 0.5}, "given once"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"objective": "energy", "filter": "newton"}, "^filter newton weighs progress .* pass objective descent"),
+        (
+            {"objective": "energy", "filter": "newton"},
+            "^filter newton weighs progress .* pass objective matching or descent",
+        ),
         ({"budget_ratio": 0.0}, "^budget_ratio must be a number above 0"),
         ({"budget_ratio": 1e-6}, "budget_ratio must allow 7 samples"),
     ],
