@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from direct_anneal.selection import FeatureMatrix, matrix
+from direct_anneal.selection.matrix import Part
 
 Float = NDArray[np.float64]
 
@@ -120,7 +121,7 @@ def test_what_fails_while_reading_ahead_is_raised_as_it_is(ahead: None) -> None:
 
 
 def test_reading_ahead_ends_with_whoever_asks(ahead: None) -> None:
-    blocks = FeatureMatrix(np.ones((N, R))).blocks()
+    blocks = Part((N, R), ((np.ones((N, R)), 0, N),)).blocks()
     next(blocks)
     assert threads() == 1
     blocks.close()
