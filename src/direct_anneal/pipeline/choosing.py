@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -28,7 +29,7 @@ from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, s
 from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
 from direct_anneal.pipeline.stages import Stages
-from direct_anneal.selection import Objective, Selection
+from direct_anneal.selection import Map, Objective, Selection
 
 _MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
@@ -130,17 +131,18 @@ def choose(
         crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
         energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
-    with stages.stage("Choosing", "samples", len(pool)) as advance:
-        formulation = formulate(config.objective, config, pool, z, estimate)
-        formulation, selection, least = solve_within(formulation, config)
-        other: Objective = "descent" if config.objective == "energy" else "energy"
-        alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate), config)
-        advance(len(pool))
+    with _mapper(config) as mapper:
+        with stages.stage("Choosing", "samples", len(pool)) as advance:
+            formulation = formulate(config.objective, config, pool, z, estimate, mapper)
+            formulation, selection, least = solve_within(formulation, config)
+            other: Objective = "descent" if config.objective == "energy" else "energy"
+            alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate, mapper), config)
+            advance(len(pool))
 
-    traced = None
-    if frontier is not None:
-        with stages.stage("Frontier", "budgets") as advance:
-            traced = trace(formulation, frontier, pool.samples, advance)
+        traced = None
+        if frontier is not None:
+            with stages.stage("Frontier", "budgets") as advance:
+                traced = trace(formulation, frontier, pool.samples, advance)
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
@@ -190,6 +192,15 @@ def choose(
     if traced is not None:
         content["frontier"] = traced
     return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
+    """What carries out the products over all rows: this process, or tasks of a cluster."""
+    if config.engine == "local":
+        return nullcontext(map)
+    from direct_anneal.cluster import TaskMap
+
+    return TaskMap(address=config.ray_address, workers=config.workers)
 
 
 def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
