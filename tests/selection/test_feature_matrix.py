@@ -133,7 +133,7 @@ def test_parts_computed_elsewhere_give_the_same_bits(tmp_path: Path, parts: None
     np.testing.assert_array_equal(there.squared_norms(), here.squared_norms())
     np.testing.assert_array_equal(there.of_rows(cubed, 8 * R * 2), here.of_rows(cubed, 8 * R * 2))
     np.testing.assert_allclose(here.of_rows(cubed, 8 * R * 2), here.rows(np.arange(count)) ** 3, **EXACT)
-    assert there.passes == here.passes
+    assert there.passes == 5
 
 
 def cubed(rows: Float) -> Float:
