@@ -25,10 +25,12 @@ class Pickling:
         pass
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        there = pickle.dumps(function)
         for item in items:
-            sent = pickle.dumps(item)
-            received = pickle.dumps(pickle.loads(there)(pickle.loads(sent)))
-            self.sent.append(len(sent))
-            self.received.append(len(received))
-            yield pickle.loads(received)
+            result = _copied(_copied(function)(_copied(item)))
+            self.sent.append(len(pickle.dumps(item)))
+            self.received.append(len(pickle.dumps(result)))
+            yield result
+
+
+def _copied(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301, what was pickled just now
