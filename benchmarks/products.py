@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--size 1024] [--tasks 500]
 
-Bytes are those of the pickled items and results of products over a store of two full parts (zeros, in a file that takes no
-room). The driver's processor time is of tasks that do nothing, with two workers of Ray on this
-machine; it is this process's alone.
+Bytes are those of the pickled items and results of products over a store of two full parts: zeros, in a file that
+takes no room. The driver's processor time is of tasks that do nothing, with two workers of Ray on this machine; it is
+this process's alone.
 """
 
 from __future__ import annotations
