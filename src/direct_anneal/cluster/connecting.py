@@ -37,7 +37,7 @@ def connected(address: str | None, workers: int | None, store_bytes: int) -> Ite
     own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": store_bytes, "include_dashboard": False}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # which Ray itself raises, bare, where its processes do not come up in time
         reason = " ".join(str(error).split())
         where = f"the cluster at {address}" if address else "this machine"
         raise InputError(f"--engine ray needs Ray to start on {where}, but it could not: {reason:.200}") from error
