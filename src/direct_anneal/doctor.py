@@ -109,12 +109,13 @@ def _gradients(device: str) -> str:
 
 
 def _selection() -> str:
-    """Both objectives on drawn gradients: size, budget and bound are kept."""
+    """Every objective on drawn gradients: size, budget and bound are kept."""
     rng = np.random.default_rng(0)
     pool, validation = rng.normal(size=(200, 32)), rng.normal(size=(40, 32)) * np.geomspace(4, 0.1, 32)
     spectrum = Spectrum.from_sketches(validation)
     cost = spectrum.stiff_cost(pool)
-    cases: tuple[tuple[Objective, Any], ...] = (("energy", None), ("descent", validation.mean(0)))
+    mean = validation.mean(axis=0)
+    cases: tuple[tuple[Objective, Any], ...] = (("energy", None), ("descent", mean), ("matching", 40 * mean))
     for objective, target in cases:
         selection = solve(
             SelectionProblem(

@@ -30,6 +30,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
     write_jsonl(directory / "pool.jsonl", documents(40, seed=31, prefix="p"))
     write_jsonl(directory / "validation.jsonl", documents(12, seed=32, prefix="v", domains=("prose",)))
     write_jsonl(directory / "held_out.jsonl", documents(15, seed=33, prefix="h"))
+    (directory / "ids.txt").write_text("".join(f"p{number:03d}\n" for number in reversed(range(40))))
     files = {role: str(directory / f"{role}.jsonl") for role in ("pool", "validation", "held_out")}
     return {
         "model": str(checkpoint),
@@ -41,6 +42,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
             "cosine": {"baseline": "gradient-cosine"},
             "other-sketch": {"baseline": "less", "select": {"seed": 1}},
             "direct": {"select": {"objective": "descent"}},
+            "by-hand": {"ids": str(directory / "ids.txt")},
         },
         "seeds": [0, 1],
         "fractions": [0.25],
@@ -80,7 +82,7 @@ class TestRuns:
     def test_every_arm_seed_and_scenario_has_its_line(self, done: Done) -> None:
         _, out, lines = done
         places = {(line["scenario"], line["arm"], line["seed"]) for line in lines}
-        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct"}
+        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct", "by-hand"}
         assert places == {("one", arm, seed) for arm in arms for seed in (0, 1)} | {("one", BEFORE, 0)}
         assert file_lines(out) == lines
         assert not list(out.glob("scenarios/*/runs/*"))
@@ -92,6 +94,14 @@ class TestRuns:
         chosen = [line["num_tokens"] for line in annealed if line["arm"] != "everything"]
         assert max(chosen) <= annealed[0]["trained_tokens"] / 2
         assert min(chosen) > 0.9 * max(chosen)
+
+    def test_ids_are_taken_as_listed_as_long_as_they_fit(self, done: Done) -> None:
+        _, out, _ = done
+        (chosen,) = out.glob("scenarios/one/choices/by-hand-*/selected.jsonl")
+        ids = {json.loads(line)["id"] for line in chosen.read_text().splitlines()}
+        first = [f"p{number:03d}" for number in reversed(range(40))]
+        assert set(first[:3]) <= ids
+        assert not ids & set(first[-20:])  # a quarter of the tokens is fewer than half the documents
 
     def test_scores_are_those_of_their_domains(self, done: Done) -> None:
         for line in done[2]:
@@ -167,7 +177,10 @@ class TestRecipes:
         ("place", "value", "says"),
         [
             ("arms/odd", {"baseline": "none"}, "arm odd: baseline must be one of random, "),
-            ("arms/odd", {}, "must have 'baseline' or 'select'"),
+            ("arms/odd", {}, "must have 'baseline', 'ids' or 'select'"),
+            ("arms/odd", {"baseline": "random", "ids": "x.txt"}, "must have 'baseline', 'ids' or 'select'"),
+            ("arms/odd", {"ids": "nowhere.txt"}, "ids must be a text file"),
+            ("arms/odd", {"ids": 3}, "ids must be a text file"),
             ("arms/odd", {"baseline": "dsir", "select": {"seed": 1}}, "dsir needs no gradients"),
             ("arms/odd", {"select": {"fraction": 0.1}}, "unknown fraction"),
             ("arms/odd", {"select": {}, "deduplicate": "exact"}, "goes with baselines"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +13,7 @@ from rich.console import Console
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import capture
 from direct_anneal.pipeline import formulation
+from direct_anneal.progress import Advance, Silent
 from direct_anneal.report import print_summary
 from direct_anneal.selection import InfeasibleBudgetError, InfeasibleError, Selection, SelectionProblem, solve
 from pipeline.pools import chosen
@@ -22,6 +26,28 @@ def test_a_pool_that_holds_the_validation_set_is_told(checkpoint: Path, world: P
     count = len(validation.read_text().splitlines())
     mixed = chosen(checkpoint, world, tmp_path / "mixed", pool=[str(world / "pool"), str(validation)])
     assert any(doubt.startswith(f"{count:,} documents of the pool are in") for doubt in mixed.manifest["warnings"])
+
+
+def test_a_source_with_other_names_is_named(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"body": "under another name"}\n')
+    run = chosen(checkpoint, world, tmp_path / "out", pool=[str(world / "pool"), str(other)])
+    (told,) = [doubt for doubt in run.manifest["warnings"] if "names of fields must be the same" in doubt]
+    assert told.startswith(f"pool: no document of {other} can be used")
+
+
+def test_choosing_tells_how_far_it_is(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    amounts: list[int] = []
+
+    class Kept(Silent):
+        @contextmanager
+        def stage(self, name: str, *_: Any, **__: Any) -> Iterator[Advance]:
+            yield amounts.append if name == "Choosing" else lambda _: None
+
+    run = chosen(checkpoint, world, tmp_path / "out", progress=Kept())
+    num_documents = run.manifest["corpora"]["pool"]["num_documents"]
+    assert len(amounts) > 2
+    assert sum(amounts) > 2 * num_documents
 
 
 def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: Path, tmp_path: Path) -> None:

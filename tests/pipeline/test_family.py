@@ -53,6 +53,10 @@ MEMBERS: list[dict[str, Any]] = [
     {"objective": "energy", "filter": "none", "gradients": "unit", "noise": "centred"},
     {"objective": "energy", "filter": "flat", "gradients": "unit"},
     {"objective": "descent", "budget_ratio": 1.0},
+    {"objective": "matching"},
+    {"objective": "matching", "target_scale": 2.0, "filter_curvature": "validation", "gradients": "raw"},
+    {"objective": "matching", "filter": "flat", "budget_ratio": 1.0},
+    {"objective": "matching", "filter": "none", "gradients": "raw"},
     {"objective": "descent", "filter_curvature": "pool", "damping": 0.1, "gradients": "raw"},
     {"objective": "descent", "filter_curvature": "validation", "damping": 0.01, "gradients": "raw"},
     {"objective": "descent", "filter_curvature": "validation"},
@@ -92,7 +96,10 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
             "flat": flat,
             "newton": np.linalg.inv(H + (form["damping"] or 0.0) * np.eye(len(V)) * np.linalg.eigvalsh(H)[-1]),
         }[form["filter"]]
-        value = x[selected].sum(axis=0) @ f @ counted.mean(axis=0)
+        total = x[selected].sum(axis=0)
+        value = total @ f @ counted.mean(axis=0)
+        if form["name"] == "matching":
+            value = 2 * form["target_scale"] * selected.sum() * value - total @ f @ total
     assert form["value"] == pytest.approx(value, rel=2 * rtol)
 
 
@@ -182,7 +189,7 @@ class TestElbows:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"objective": "energy", "filter": "newton"}, "--objective descent, or --filter flat"),
+        ({"objective": "energy", "filter": "newton"}, "--objective matching or descent, or --filter flat"),
         ({"objective": "energy", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "filter": "flat", "damping": 0.1}, "--damping is of --filter newton"),
         ({"objective": "descent", "damping": 0.0}, "--damping must be above 0"),
@@ -206,6 +213,9 @@ class TestElbows:
         ({"curvature": "mc-fisher", "reduction": "sum"}, "--reduction mean"),
         ({"curvature": "mc-fisher", "filter_curvature": "pool"}, "--curvature empirical-fisher"),
         ({"filter": "flat", "filter_curvature": "pool"}, "--filter newton"),
+        ({"objective": "descent", "target_scale": 2.0}, "--objective matching"),
+        ({"target_scale": 0.0}, "--target-scale must be above 0"),
+        ({"target_scale": "far"}, "--target-scale"),
         ({"objective": "energy", "filter_curvature": "both"}, "--filter newton"),
         ({"filter_curvature": "both", "sketch_size": 20_000}, "--sketch-size"),
     ],

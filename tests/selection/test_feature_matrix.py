@@ -23,20 +23,23 @@ N, R, S = 23, 7, 3
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # sums of N ≤ 23 terms of order 1, in another order
 
 
-@pytest.fixture(params=["plain", "scaled", "removed", "both"])
+@pytest.fixture(params=["plain", "scaled", "removed", "both", "mapped"])
 def pair(request: pytest.FixtureRequest) -> tuple[FeatureMatrix, Float]:
     """A matrix of three blocks (one of them empty, all in float16), and the same numbers written out."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(N, R)).astype(np.float16)
     basis = np.linalg.qr(rng.normal(size=(R, S)))[0]
-    scale = rng.random(N) if request.param in ("scaled", "both") else None
+    scale = rng.random(N) if request.param in ("scaled", "both", "mapped") else None
     removed = basis if request.param in ("removed", "both") else None
     explicit = z.astype(np.float64)
     if scale is not None:
         explicit = np.diag(scale) @ explicit
     if removed is not None:
         explicit = explicit @ (np.eye(R) - removed @ removed.T)
-    return FeatureMatrix([z[:10], z[10:10], z[10:]], scale=scale, removed=removed), explicit
+    mapped = rng.normal(size=(R, R)) if request.param == "mapped" else None
+    if mapped is not None:
+        explicit = explicit @ mapped
+    return FeatureMatrix([z[:10], z[10:10], z[10:]], scale=scale, removed=removed, mapped=mapped), explicit
 
 
 def test_every_product_matches_the_explicit_matrix(pair: tuple[FeatureMatrix, Float]) -> None:
@@ -70,6 +73,7 @@ def test_large_blocks_are_worked_on_in_parts(
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a matrix is, a thread reads it, four rows at a time."""
+    monkeypatch.setattr(matrix, "_KEPT", 0)
     monkeypatch.setattr(matrix, "_ALONE", 0)
     monkeypatch.setattr(matrix, "_AHEAD_BYTES", 8 * R * 4)
 
@@ -107,7 +111,7 @@ def test_parts_together_are_the_matrix(
 ) -> None:
     monkeypatch.setattr(matrix, "_GRAMS", grams)
     whole, X = pair
-    again = FeatureMatrix(whole._blocks, scale=whole._scale, removed=whole._removed)
+    again = FeatureMatrix(whole._blocks, scale=whole._scale, removed=whole._map._removed, mapped=whole._map._mapped)
     assert len(again._parts) == 5
     test_every_product_matches_the_explicit_matrix((again, X))
 
@@ -212,7 +216,9 @@ def test_nothing_given_is_written_to(tmp_path: Path) -> None:
         (np.zeros(3), {}, "same R"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], {}, "same R"),
         (np.zeros((2, 3)), {"scale": np.ones(3)}, "one factor per row"),
-        (np.zeros((2, 3)), {"removed": np.eye(2)}, "removed directions have 2 entries"),
+        (np.zeros((2, 3)), {"removed": np.eye(2)}, r"removed must be of shape \(3, \.\.\.\)"),
+        (np.zeros((2, 3)), {"mapped": np.eye(2)}, r"mapped must be of shape \(3, \.\.\.\)"),
+        (np.zeros((2, 3)), {"removed": np.eye(3), "mapped": np.eye(3)}, "but not both"),
     ],
 )
 def test_shapes_that_disagree_are_refused(blocks: object, keywords: dict[str, Float], reason: str) -> None:

@@ -54,7 +54,7 @@ def test_sound_problems_are_solved(changes: dict[str, Any]) -> None:
         (IN_TOKENS | {"token_budget": 2}, "less than the shortest sample"),
         (IN_TOKENS | {"token_budget": 16}, "more than the samples have together"),
         ({"objective": "ascent"}, "'ascent'"),
-        ({"objective": "descent"}, "descent needs a target"),
+        ({"objective": "descent"}, "descent and matching need a target"),
         ({"target": np.ones(2)}, "energy takes none"),
         ({"objective": "descent", "target": np.ones(3)}, r"target has shape \(3,\), features R=2"),
         ({"objective": "descent", "target": np.array([1.0, np.nan])}, "target must be finite"),

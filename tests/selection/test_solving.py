@@ -17,16 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from direct_anneal.selection import FeatureMatrix, InfeasibleBudgetError, Selection, SelectionProblem, solve
 from direct_anneal.selection.linear_step import OneBudget
 from reference import algorithm_2
 
 Float = NDArray[np.float64]
-Objective = Literal["energy", "descent"]
+Objective = Literal["energy", "descent", "matching"]
 
 WITHIN = 1 + 1e-12  # budgets are met up to this factor, as `Selection` says
-OBJECTIVES: list[Objective] = ["energy", "descent"]
+OBJECTIVES: list[Objective] = ["energy", "descent", "matching"]
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
@@ -39,7 +40,7 @@ class Instance:
     cost: Float  # (N,)
     budget: float
     objective: Objective
-    target: Float  # (R,), for descent
+    target: Float  # (R,), for all but energy
     num_selected: int | None = None
     tokens: NDArray[np.int64] | None = None
     token_budget: int | None = None
@@ -53,7 +54,7 @@ class Instance:
             num_selected=self.num_selected,
             budget=self.budget,
             objective=self.objective,
-            target=self.target if self.objective == "descent" else None,
+            target=None if self.objective == "energy" else self.target,
             num_tokens=None if self.tokens is None else self.tokens[order],
             token_budget=self.token_budget,
             tie_order=None if self.ranks is None else self.ranks[order],
@@ -62,6 +63,8 @@ class Instance:
     def values(self, selections: NDArray[np.bool_]) -> Float:
         """The objective of each row of selections, shape (C, N)."""
         sums = selections @ self.features
+        if self.objective == "matching":
+            return np.sum(self.target**2) - np.sum((sums - self.target) ** 2, axis=1)
         return np.sum(sums**2, axis=1) if self.objective == "energy" else sums @ self.target
 
     def allowed_selections(self) -> NDArray[np.bool_]:
@@ -89,7 +92,7 @@ def random_instance(
     shape = (num_samples, num_features)
     features = rng.integers(-2, 3, shape).astype(np.float64) if integers else rng.normal(size=shape)
     cost = rng.integers(0, 4, num_samples).astype(np.float64) if integers else np.exp(rng.normal(size=num_samples))
-    target = rng.normal(size=num_features)
+    target = rng.normal(size=num_features) * (4.0 if objective == "matching" else 1.0)  # within reach, or beyond
     if not tokens:
         num_selected = int(rng.integers(1, min(num_samples, 6) + 1))
         least, usual = np.sort(cost)[:num_selected].sum(), cost.mean() * num_selected
@@ -140,10 +143,13 @@ def assert_evidence_is_true(instance: Instance, selection: Selection) -> None:
 
     # Sums of at most 40 products of order 1 to 10, in another order.
     total = instance.features[chosen].sum(axis=0)
-    value = total @ total if instance.objective == "energy" else total @ instance.target
-    assert selection.objective == pytest.approx(value, rel=1e-12, abs=1e-12)
+    (value,) = instance.values(chosen[None])
+    # Of matching a difference of squares, each up to some thousands.
+    assert selection.objective == pytest.approx(
+        value, rel=1e-12, abs=1e-12 if instance.objective != "matching" else 1e-9
+    )
     assert selection.objective <= selection.bound
-    direction = total if instance.objective == "energy" else instance.target
+    direction = {"energy": total, "descent": instance.target, "matching": instance.target - total}[instance.objective]
     if np.linalg.norm(direction) > 0:
         expected = instance.features @ direction / np.linalg.norm(direction)
         np.testing.assert_allclose(selection.scores, expected, atol=1e-12)
@@ -161,6 +167,8 @@ def assert_evidence_is_true(instance: Instance, selection: Selection) -> None:
         assert selection.objective == pytest.approx(selection.bound, rel=1e-9)  # what the status means
     else:
         assert selection.status == ("stationary" if instance.objective == "energy" else "rounded")
+    if instance.objective == "matching":
+        assert selection.stats["relaxed"] <= selection.bound
     if instance.objective == "energy":
         starts = selection.stats["starts"]
         assert max(start["final"] for start in starts) == pytest.approx(selection.objective, rel=1e-12, abs=1e-12)
@@ -193,6 +201,55 @@ def test_descent_matches_brute_force_always() -> None:
         assert selection.objective == pytest.approx(best, abs=1e-8)
         assert best - 1e-8 <= selection.bound <= selection.stats["relaxed_bound"] + 1e-10
         assert (selection.status, selection.stats["proven"]) == ("optimal", True)
+
+
+def test_matching_matches_brute_force_on_at_least_nine_in_ten() -> None:
+    matched = []
+    for instance in instances(80, "matching"):
+        best = instance.values(instance.allowed_selections()).max()
+        selection = solve(instance.problem())
+        assert_evidence_is_true(instance, selection)
+        assert selection.objective <= best + 1e-9  # squares of up to some thousands, in another order
+        assert selection.bound >= best - 1e-9
+        matched.append(selection.objective >= best - 1e-9)
+    assert np.mean(matched) >= 0.9  # whole samples by swaps: most, not all
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_matching_is_relaxed_to_the_gap_it_reports(tokens: bool) -> None:
+    """Against projected gradients over the same weights, by SLSQP."""
+    for instance in instances(20, "matching", tokens=tokens, seed=3):
+        size = np.ones(len(instance.cost)) if instance.tokens is None else instance.tokens.astype(np.float64)
+        capacity = instance.num_selected if instance.tokens is None else instance.token_budget
+        selection = solve(instance.problem())
+        reached = selection.stats["relaxed"]
+        assert reached == pytest.approx(instance.values(selection.weights[None])[0], rel=1e-9, abs=1e-9)
+        optimum = minimize(
+            lambda w, i=instance: -i.values(w[None])[0],
+            selection.weights,
+            jac=lambda w, i=instance: 2 * i.features @ (w @ i.features - i.target),
+            bounds=[(0.0, 1.0)] * len(size),
+            constraints=[
+                {"type": "eq", "fun": lambda w, s=size, c=capacity: w @ s - c},
+                {"type": "ineq", "fun": lambda w, i=instance: i.budget - w @ i.cost},
+            ],
+            method="SLSQP",
+        )
+        # Frank and Wolfe stop at a gap of 1e-3; SLSQP goes on to 1e-6 of values up to some thousands.
+        assert reached >= -optimum.fun - 1e-3 * abs(reached) - 1e-3
+        assert selection.bound >= -optimum.fun - 1e-3
+
+
+def test_matching_far_away_is_descent() -> None:
+    """Twice the target's length adds to every gain in proportion, and to what the sum costs not at all."""
+    rng = np.random.default_rng(7)
+    for _ in range(10):
+        drawn = random_instance(rng, 40, 5, "descent")
+        instance = Instance(**vars(drawn) | {"budget": np.inf})  # else the integer program of descent is ahead
+        far = Instance(**vars(instance) | {"objective": "matching", "target": 1e7 * instance.target})
+        first, second = solve(instance.problem()), solve(far.problem())
+        gain = instance.features @ instance.target
+        assert gain[second.indices].sum() == pytest.approx(gain[first.indices].sum(), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -424,7 +481,9 @@ def test_identical_samples(objective: Objective) -> None:
     selection = solve(instance.problem())  # 0.1 · 3 is a hair more than fsum of three, and less than a plain sum
     assert_evidence_is_true(instance, selection)
     assert selection.indices.tolist() == [0, 1, 2]
-    assert selection.objective == pytest.approx(18.0 if objective == "energy" else 6.0, rel=1e-15)
+    assert selection.objective == pytest.approx(
+        {"energy": 18.0, "descent": 6.0, "matching": -6.0}[objective], rel=1e-15
+    )
     assert selection.status == "optimal"
 
 
@@ -448,7 +507,8 @@ def test_pool_of_one(objective: Objective) -> None:
     instance = Instance(np.array([[3.0, -4.0]]), np.array([2.0]), 2.0, objective, np.array([1.0, 0.0]), 1)
     selection = solve(instance.problem())
     assert selection.indices.tolist() == [0]
-    assert (selection.objective, selection.status) == (25.0 if objective == "energy" else 3.0, "optimal")
+    value = {"energy": 25.0, "descent": 3.0, "matching": 6.0 - 25.0}[objective]
+    assert (selection.objective, selection.status) == (value, "optimal")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -143,13 +143,19 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
-        choices=("descent", "energy"),
-        help="ours, which knows the sign of progress (default), or the paper's",
+        choices=("matching", "descent", "energy"),
+        help="what the validation set lacks, and no more of it (default); as far downhill as can be; or the paper's",
+    )
+    method.add_argument(
+        "--target-scale",
+        type=float,
+        metavar="C",
+        help="of matching: 1 for a selection like the validation set, more to lean towards it (8)",
     )
     method.add_argument(
         "--filter",
         choices=("newton", "flat", "none"),
-        help="what is gained in a direction: damped Newton (descent), nothing if stiff (energy), or as it is",
+        help="what is gained in a direction: damped Newton, nothing if stiff (energy), or as it is",
     )
     method.add_argument(
         "--damping", type=float, metavar="D", help="of newton, in units of the largest curvature (0.01)"
@@ -159,7 +165,7 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         choices=("validation", "pool", "both"),
         help="of newton: whose gradients' second moment (both)",
     )
-    method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1 (descent)")
+    method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1")
     method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
     method.add_argument(
         "--bands", type=int, metavar="M", help="stiff budgets, for parts of equal energy of the spectrum (1)"
@@ -168,7 +174,7 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         "--budget-ratio",
         type=_number_or("none"),
         metavar="X",
-        help="stiff budget per selected document, in units of the reference's mean, or none (energy 1.0, descent none; "
+        help="stiff budget per selected document, in units of the reference's mean, or none (energy 1.0, else none; "
         "paper: 0.1)",
     )
     method.add_argument("--budget-reference", choices=("pool", "validation"), help="whose mean stiff cost (pool)")

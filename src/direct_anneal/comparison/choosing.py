@@ -27,6 +27,7 @@ from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.comparison.recipe import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.corpus import Corpus, Fields, TokenLayout, expand, prepare, write_selected
 from direct_anneal.durable import replacing
+from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.pipeline import SOLVING_FIELDS, select
 from direct_anneal.progress import Progress
@@ -93,6 +94,8 @@ class Choices:
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
+        elif arm.ids:
+            mask = self._by_ids(arm, num_tokens)
         elif arm.baseline is not None:
             mask = self._by_baseline(arm, num_tokens, seed, features)
         else:
@@ -125,6 +128,17 @@ class Choices:
         if arm.deduplicate is not None:
             repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
             scores = np.where(repeated, np.nan, scores)
+        return take(scores, candidates, num_tokens=num_tokens)
+
+    def _by_ids(self, arm: Arm, num_tokens: int) -> NDArray[np.bool_]:
+        candidates = Candidates(self.pool, self._validation, self._recipe.text_field, None)
+        places = {name: place for place, name in enumerate(arm.ids)}
+        scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
+        if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
+            raise InputError(
+                f"arm {arm.name}: ids must be of documents of the pool, but {missing} of {len(places)} are not in that "
+                f"of {self._scenario.name}"
+            )
         return take(scores, candidates, num_tokens=num_tokens)
 
     def _by_select(self, arm: Arm, num_tokens: int, directory: Path) -> NDArray[np.bool_]:

@@ -47,7 +47,8 @@ class Arm:
 
     Attributes:
         name: for the results.
-        baseline: one of the baselines, or "whole-pool"; None where `select` chooses.
+        baseline: one of the baselines, or "whole-pool"; None where `select` or `ids` choose.
+        ids: documents of the pool, best first, chosen by whatever means; as many as fit are taken.
         deduplicate: "exact" or "minhash": a baseline chooses among what is left.
         select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
             such as Adam's state.
@@ -55,13 +56,16 @@ class Arm:
 
     name: str
     baseline: str | None = None
+    ids: tuple[str, ...] = ()
     deduplicate: DuplicateMethod | None = None
     select: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs_gradients(self) -> bool:
         """Whether gradients of pool and validation set have to be made for it."""
-        return self.baseline is None or (self.baseline != WHOLE_POOL and BASELINES[self.baseline].needs_gradients)
+        if self.ids or self.baseline == WHOLE_POOL:
+            return False
+        return self.baseline is None or BASELINES[self.baseline].needs_gradients
 
     @property
     def is_seeded(self) -> bool:
@@ -144,9 +148,11 @@ def _scenario(name: str, given: Any) -> Scenario:
 
 
 def _arm(name: str, given: Any) -> Arm:
-    parts = _mapping(given, f"arm {name}", {"baseline", "deduplicate", "select"})
-    if "baseline" not in parts and "select" not in parts:
-        raise InputError(f"arm {name} must have 'baseline' or 'select', but has {', '.join(parts) or 'nothing'}")
+    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select"})
+    if not {"baseline", "ids", "select"} & parts.keys() or {"baseline", "ids"} <= parts.keys():
+        raise InputError(f"arm {name} must have 'baseline', 'ids' or 'select', but has {', '.join(parts) or 'nothing'}")
+    if "ids" in parts:
+        parts["ids"] = _ids(parts["ids"], name)
     if "baseline" not in parts:
         if "deduplicate" in parts:
             raise InputError(f"arm {name}: 'deduplicate' goes with baselines; give select a pool without duplicates")
@@ -159,6 +165,18 @@ def _arm(name: str, given: Any) -> Arm:
     if arm.select and not arm.needs_gradients:
         raise InputError(f"arm {name}: {arm.baseline} needs no gradients, so that options of select mean nothing to it")
     return arm
+
+
+def _ids(given: Any, name: str) -> tuple[str, ...]:
+    """The lines of a file."""
+    try:
+        lines = Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"arm {name}: ids must be a text file of ids, one a line, but {given}: {error}") from error
+    ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise InputError(f"arm {name}: ids must list at least one document, but {given} is empty")
+    return ids
 
 
 def _options(given: Any, where: str, config: type, command: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Source:
             return
         for first_row, batch in read_batches(self.path, self.format, columns=columns):
             for row, record in enumerate(batch_records(batch), start=first_row):
-                yield row, BadRecord(f"not UTF-8: {record}") if isinstance(record, UnicodeDecodeError) else record
+                yield row, BadRecord(record) if isinstance(record, str) else record
 
     def records_at(
         self, rows: np.ndarray, columns: Collection[str]
@@ -157,7 +157,7 @@ class Source:
             start, stop = np.searchsorted(rows, [first_row, first_row + batch.num_rows])
             for row in rows[start:stop].tolist():
                 (record,) = batch_records(batch.slice(row - first_row, 1))
-                yield row, BadRecord(f"not UTF-8: {record}") if isinstance(record, UnicodeDecodeError) else record
+                yield row, BadRecord(record) if isinstance(record, str) else record
 
     def _json_records(self) -> Iterator[tuple[int, Mapping[str, Any] | BadRecord]]:
         next_row = 0

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from direct_anneal.corpus.lines import MAX_LINE_BYTES
+from direct_anneal.corpus.pages import rows_at_once
 from direct_anneal.errors import InputError
 
 STATE_FILE = "state.json"
@@ -90,7 +93,7 @@ def read_schema(path: Path, format: str) -> pa.Schema | None:
 def read_batches(
     path: Path, format: str, *, columns: Collection[str] | None = None, rows: np.ndarray | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yields (row of the batch's first record, batch), in order; memory: about one batch.
+    """Yields (row of the batch's first record, batch), in order; memory: a few batches of 64 MiB at most.
 
     Args:
         columns: those wanted, where they exist; all if None.
@@ -98,11 +101,11 @@ def read_batches(
             without one of them are skipped.
 
     Raises:
-        InputError: a file cannot be opened, or is damaged.
+        InputError: a file cannot be opened, is damaged, or unpacks to more than is sane.
     """
     if format == "parquet":
-        with _naming(path, "Parquet"), pq.ParquetFile(path) as file:
-            yield from _row_groups(file, columns, rows)
+        with _naming(path, "Parquet"), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            yield from _row_groups(path, file, columns, rows)
         return
     first_row = 0
     for arrow_path in dataset_files(path):
@@ -115,29 +118,34 @@ def read_batches(
 
 
 def _row_groups(
-    file: pq.ParquetFile, columns: Collection[str] | None, rows: np.ndarray | None
+    path: Path, file: pq.ParquetFile, columns: Collection[str] | None, rows: np.ndarray | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     names = None if columns is None else _present(file.schema_arrow, columns)
     first_row = 0
     for group in range(file.num_row_groups):
         stop = first_row + file.metadata.row_group(group).num_rows
         if rows is None or np.searchsorted(rows, first_row) < np.searchsorted(rows, stop):
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names):
+            at_once = rows_at_once(path, file.metadata, group, names, _BATCH_ROWS)
+            for batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                 yield first_row, batch
                 first_row += batch.num_rows
         first_row = stop
 
 
-def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """The rows of a batch as dictionaries; a row whose strings are not UTF-8 as the error.
+def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch as dictionaries; of a row with a text that is not UTF-8, or too long, what is wrong with it.
 
     A list of integers comes as a numpy array: a pool that is tokenised already never becomes Python numbers.
     """
-    try:
-        values = [_values(column) for column in batch.columns]
-    except UnicodeDecodeError as error:
+    wrong = f"a text is longer than {MAX_LINE_BYTES:,} bytes" if any(map(_too_long, batch.columns)) else None
+    if wrong is None:
+        try:
+            values = [_values(column) for column in batch.columns]
+        except UnicodeDecodeError as error:
+            wrong = f"not UTF-8: {error}"
+    if wrong is not None:
         if batch.num_rows == 1:
-            yield error
+            yield wrong
             return
         for row in range(batch.num_rows):
             yield from batch_records(batch.slice(row, 1))
@@ -145,6 +153,11 @@ def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDec
     names = batch.schema.names
     for row in range(batch.num_rows):
         yield {name: column[row] for name, column in zip(names, values, strict=True)}
+
+
+def _too_long(column: pa.Array) -> bool:
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return is_text and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_LINE_BYTES
 
 
 def _values(column: pa.Array) -> list[Any]:

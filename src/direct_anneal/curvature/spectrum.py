@@ -155,16 +155,19 @@ class Spectrum:
         z = np.asarray(values, dtype=np.float64)
         return z - (z @ self.stiff) @ self.stiff.T
 
-    def apply(self, filter: Callable[[Float], Float], vector: ArrayLike) -> Float:
-        """f(H̃) v for a function f of curvature, shape (R,); the null space of H̃ is filtered with f(0).
+    def apply(self, filter: Callable[[Float], Float], vectors: ArrayLike) -> Float:
+        """f(H̃) v for a function f of curvature; the null space of H̃ is filtered with f(0).
+
+        Args:
+            vectors: v, shape (R,), or columns of them, shape (R, k).
 
         >>> spectrum = Spectrum.from_sketches([[2.0, 0.0]])  # λ = 4 along the first axis
         >>> spectrum.apply(lambda curvature: 1 / (curvature + 1), [1.0, 1.0])
         array([0.2, 1. ])
         """
-        v = np.asarray(vector, dtype=np.float64)
+        v = np.asarray(vectors, dtype=np.float64)
         null = float(filter(np.zeros(1))[0])
-        return null * v + self.eigenvectors @ ((filter(self.eigenvalues) - null) * (self.eigenvectors.T @ v))
+        return null * v + self.eigenvectors @ ((filter(self.eigenvalues) - null) * (v.T @ self.eigenvectors)).T
 
     def _repr_html_(self) -> str:
         return f"{escape(repr(self))}<br>{scree(self.eigenvalues.tolist(), self.num_stiff)}"

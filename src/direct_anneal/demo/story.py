@@ -66,9 +66,7 @@ def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
     program = _program()
     _show(
         console,
-        f"{program} select --model {demo_model_path()} --pool '{directory}/data/pool/*' "
-        f"--validation {corpus.validation} --fraction {FRACTION} --objective energy --out {directory}/selection "
-        "--overwrite",
+        f"{program} solve {directory}/selection --objective energy --out {directory}/energy",
     )
     _say(
         console,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from direct_anneal.notebook import table
 from direct_anneal.pipeline import doubts, manifest
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.estimating import estimate_curvature
+from direct_anneal.pipeline.family import counterpart
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget, solve_within
 from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
 from direct_anneal.pipeline.stages import Stages
-from direct_anneal.selection import Map, Objective, Selection
+from direct_anneal.progress import Advance
+from direct_anneal.selection import Block, Map, Selection
 
 _MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
@@ -93,6 +95,26 @@ class Gathered:
     build_sketcher: Callable[[], GradientSketcher]
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """A block of rows that tells how many are read."""
+
+    block: Block
+    advance: Advance
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.block.shape
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        read = self.block[rows]
+        self.advance(len(read))
+        return read
+
+
 def choose(
     config: SelectConfig,
     gathered: Gathered,
@@ -132,12 +154,14 @@ def choose(
         energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
     with _mapper(config) as mapper:
-        with stages.stage("Choosing", "samples", len(pool)) as advance:
-            formulation = formulate(config.objective, config, pool, z, estimate, mapper)
+        with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+            # What is read elsewhere cannot tell of it here.
+            here = config.engine == "local"
+            watched = replace(pool, units=[_Watched(block, advance) for block in pool.units]) if here else pool
+            formulation = formulate(config.objective, config, watched, z, estimate, mapper)
             formulation, selection, least = solve_within(formulation, config)
-            other: Objective = "descent" if config.objective == "energy" else "energy"
-            alternative = solve_at_any_budget(formulate(other, config, pool, z, estimate, mapper), config)
-            advance(len(pool))
+            other = counterpart(config.objective)
+            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper), config)
 
         traced = None
         if frontier is not None:

@@ -27,7 +27,16 @@ _WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "filter", "damping", "filter_curvature"),
+        *(
+            "num_samples",
+            "num_tokens",
+            "fraction",
+            "objective",
+            "target_scale",
+            "filter",
+            "damping",
+            "filter_curvature",
+        ),
         *("gradients", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
@@ -47,17 +56,21 @@ class SelectConfig(Member):
         pool, validation: files, directories or globs.
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
-        objective: "descent" (ours, downhill on the validation loss) or "energy" (the paper's).
-        filter: f of what is gained in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), of
-            descent alone) or "none"; flat for energy and newton for descent where left out.
+        objective: "matching" (ours: the mean gradient of what is selected near to that of the validation set, times
+            `target_scale`), "descent" (ours: as far as possible downhill on the validation loss, whatever else moves)
+            or "energy" (the paper's).
+        target_scale: of matching: 1 asks for more of the same as the validation set, more leans towards what the
+            validation set has and the pool has not; descent is its limit. 8 where left out.
+        filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of
+            energy) or "none"; flat for energy and newton for the others where left out.
         damping: δ of the filter newton, in units of λ₁; 0.01 where left out.
         filter_curvature: H of the filter newton: second moment of the gradients of the "validation" set, of the "pool",
             or the mean of "both"; both where left out, and validation for a curvature that is no empirical Fisher.
-        gradients: "raw" or "unit" (of length 1); raw for energy and unit for descent where left out.
+        gradients: "raw" or "unit" (of length 1); raw for energy and unit for the others where left out.
         noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
         bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
         budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost, or "none"; 1.0
-            for energy and none for descent where left out.
+            for energy and none for the others where left out.
         budget_reference: "pool" (the paper's) or "validation" (its held-out mean).
         relax_budget: raise an infeasible budget to 1.1 times the least feasible one, and say so.
         curvature: "empirical-fisher" (the paper's), "mc-fisher", "ggn" or "hessian".
@@ -245,7 +258,7 @@ class SelectConfig(Member):
 
     def _settle_filter_curvature(self) -> None:
         """Of a curvature that is known of the validation set alone, where the filter needs one."""
-        if self._is_empirical or self.objective != "descent" or self.filter not in (None, "newton"):
+        if self._is_empirical or self.objective == "energy" or self.filter not in (None, "newton"):
             return
         if self.filter_curvature not in (None, "validation"):
             raise InputError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from direct_anneal.corpus import MAX_PLACES, Corpus
 from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
@@ -38,6 +40,7 @@ PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
+MAX_SOURCES = 5
 
 
 def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
@@ -86,6 +89,13 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
         )
     for kind, entry in corpus.incidents.to_manifest().items():
         doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")
+    empty = [str(source) for source, size in zip(corpus.sources, np.diff(corpus.bounds), strict=True) if not size]
+    if empty:
+        more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
+        doubts.append(
+            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used: the names of fields must be "
+            "the same in all sources"
+        )
     return doubts
 
 

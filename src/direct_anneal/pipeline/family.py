@@ -18,10 +18,16 @@ Reference = Literal["pool", "validation"]
 Ratio = float | Literal["none"]
 
 # Of each objective, where nothing else is asked for.
-FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton"}
-GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit"}
-BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none"}
+FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton", "matching": "newton"}
+GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit", "matching": "unit"}
+BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none", "matching": "none"}
 DAMPING = 0.01
+TARGET_SCALE = 8.0
+
+
+def counterpart(objective: Objective) -> Objective:
+    """What is shown beside a selection for comparison: the paper's objective, or beside that ours."""
+    return "matching" if objective == "energy" else "energy"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,8 +35,8 @@ class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
     Attributes:
-        objective, filter, damping, filter_curvature, gradients, noise, bands, budget_ratio, budget_reference: as in
-            `SelectConfig`.
+        objective, target_scale, filter, damping, filter_curvature, gradients, noise, bands, budget_ratio,
+            budget_reference: as in `SelectConfig`.
 
     Raises:
         InputError: a value is out of range, or two exclude each other.
@@ -39,7 +45,8 @@ class Member:
     'flat'
     """
 
-    objective: Objective = "descent"
+    objective: Objective = "matching"
+    target_scale: float | None = None
     filter: Filter | None = None
     damping: float | None = None
     filter_curvature: FilterCurvature | None = None
@@ -58,11 +65,19 @@ class Member:
         must = "a number above 0 and at most 1e6, or none"
         require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
+        if self.target_scale is not None and self.objective != "matching":
+            raise InputError(
+                f"--target-scale is of --objective matching, but the objective is {self.objective}: leave it out"
+            )
+        scale = TARGET_SCALE if self.target_scale is None else self.target_scale
+        require(0 < scale <= 1e6, "target_scale", "above 0 and at most 1e6", scale)
+        if self.objective == "matching":
+            object.__setattr__(self, "target_scale", scale)
         filter = self.filter or FILTERS[self.objective]
         if (self.objective, filter) == ("energy", "newton"):
             raise InputError(
                 "--filter newton weighs progress along a direction, which --objective energy has none of: pass "
-                "--objective descent, or --filter flat or none"
+                "--objective matching or descent, or --filter flat or none"
             )
         for field in ("damping", "filter_curvature"):
             if getattr(self, field) is not None and filter != "newton":

@@ -121,6 +121,7 @@ def formulate_arrays(
     """The problem of one objective: the family that docs/departures.md derives, in one place.
 
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
+        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − scale · K z̄,  K the expected number selected
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
         gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
@@ -160,12 +161,20 @@ def formulate_arrays(
         scale = token_weights if scale is None else scale * token_weights
     reference = cost if member.budget_reference == "pool" else _held_out(validation, estimate, member)
     budget_units = reference.mean(axis=0) * expected
-    target = None
+    target = removed = mapped = None
+    x = _counted(validation, member)
     if member.objective == "descent":
-        target = _target(member, spectrum, counted, _counted(validation, member))
-    removed = spectrum.stiff if member.objective == "energy" and member.filter == "flat" else None
+        target = _target(member, spectrum, counted, x)
+    elif member.filter == "flat":
+        removed = spectrum.stiff
+    if member.objective == "matching":
+        assert member.target_scale is not None
+        mapped = _root(member, spectrum, counted, x) if member.filter == "newton" else None
+        mean = x.mean(axis=0) if mapped is None else x.mean(axis=0) @ mapped
+        mean = mean if removed is None else spectrum.flat(mean[None])[0]
+        target = member.target_scale * expected * mean
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=scale, removed=removed, mapper=mapper),
+        features=FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped, mapper=mapper),
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.allowance, budget_units),
         objective=member.objective,
@@ -191,16 +200,32 @@ def _target(member: Member, spectrum: Spectrum, pool: FeatureMatrix, x: Float) -
     if member.filter_curvature == "validation":
         delta = member.damping * float(spectrum.eigenvalues[0])
         return spectrum.apply(lambda curvature: 1 / (curvature + delta), mean)
+    solved: Float = scipy.linalg.solve(_damped_curvature(member, pool, x), mean, assume_a="pos")
+    return solved
+
+
+def _root(member: Member, spectrum: Spectrum, pool: FeatureMatrix, x: Float) -> Float:
+    """W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R); arguments as for `_target`."""
+    size = pool.shape[1]
+    if member.filter_curvature == "validation":
+        assert member.damping is not None
+        delta = member.damping * float(spectrum.eigenvalues[0])
+        return spectrum.apply(lambda curvature: 1 / np.sqrt(curvature + delta), np.eye(size))
+    lower = scipy.linalg.cholesky(_damped_curvature(member, pool, x), lower=True)
+    root: Float = scipy.linalg.solve_triangular(lower, np.eye(size), lower=True)
+    return root.T
+
+
+def _damped_curvature(member: Member, pool: FeatureMatrix, x: Float) -> Float:
+    """H̃ + δ of the pool, or of both, shape (R, R), positive definite; arguments as for `_target`."""
     num_samples, size = pool.shape
     moment = pool.gram() / num_samples
     if member.filter_curvature == "both":
         moment = (moment + x.T @ x / len(x)) / 2
     largest = float(scipy.linalg.eigvalsh(moment, subset_by_index=[size - 1, size - 1])[0])
-    if largest <= 0:
-        return mean  # no gradient at all
-    moment[np.diag_indices(size)] += member.damping * largest
-    solved: Float = scipy.linalg.solve(moment, mean, assume_a="pos")
-    return solved
+    assert member.damping is not None
+    moment[np.diag_indices(size)] += member.damping * largest if largest > 0 else 1.0  # 0: no gradient at all
+    return moment
 
 
 def _counted(validation: Float, member: Member) -> Float:

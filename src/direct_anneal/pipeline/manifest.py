@@ -134,6 +134,7 @@ def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any
     """Its form, its value on the selection, the bound that no selection exceeds, and the starts of the search."""
     return {
         "name": config.objective,
+        "target_scale": config.target_scale,
         "filter": config.filter,
         "damping": config.damping,
         "filter_curvature": config.filter_curvature,

@@ -50,7 +50,14 @@ _PAGES = ("selection.parquet", "frontier.parquet", "report.html")
 _WRITTEN = (MARK, OPTIONS_FILE, "manifest.json", *_PAGES, *sorted(_OUTPUT_FILES))
 _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
-    "objective": {"filter": None, "damping": None, "filter_curvature": None, "gradients": None, "budget_ratio": None},
+    "objective": {
+        "target_scale": None,
+        "filter": None,
+        "damping": None,
+        "filter_curvature": None,
+        "gradients": None,
+        "budget_ratio": None,
+    },
     "filter": {"damping": None, "filter_curvature": None},
     "curvature": {"num_eigenpairs": None, "filter_curvature": None},
     "elbow": {"num_stiff": None},

@@ -32,6 +32,7 @@ from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.options import require_device
 from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.family import counterpart
 from direct_anneal.pipeline.formulation import formulate, solve_at_any_budget
 from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.gathering import fields_of, sources_of
@@ -331,7 +332,7 @@ class _Calibration:
         with self._timed("Choosing", pool.num_samples / n):
             solved = {
                 objective: solve_at_any_budget(formulate(objective, config, like, z, spectra), config)
-                for objective in ("energy", "descent")
+                for objective in (config.objective, counterpart(config.objective))
             }
         if frontier is not None and (of_own := solved[config.objective]) is not None:
             with self._timed("Frontier", pool.num_samples / n):

@@ -37,7 +37,8 @@ def select_samples(
     *,
     num_selected: int | None = None,
     fraction: float | None = None,
-    objective: Objective = "descent",
+    objective: Objective = "matching",
+    target_scale: float | None = None,
     budget_ratio: Ratio | None = None,
     budget_reference: Reference = "pool",
     filter: Filter | None = None,
@@ -68,8 +69,8 @@ def select_samples(
         num_selected, fraction: K, or K / N; exactly one is given.
         batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
         sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, elbow: as in
-            `SelectConfig`.
+        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
+            elbow: as in `SelectConfig`.
         progress: shows the stages; silent where left out.
 
     Returns:
@@ -102,6 +103,7 @@ def select_samples(
         num_selected=num_selected,
         fraction=fraction,
         objective=objective,
+        target_scale=target_scale,
         filter=filter,
         damping=damping,
         filter_curvature=filter_curvature,

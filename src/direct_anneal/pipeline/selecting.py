@@ -194,6 +194,6 @@ def reselect(
 def _report(run: Run, stages: Stages) -> None:
     from direct_anneal.report import try_report  # rich, which a library need not bring along
 
-    with stages.stage("Report", "pages", 1) as advance:
+    with stages.stage("Report", "page", 1) as advance:
         try_report(run.out)
         advance(1)

@@ -29,22 +29,23 @@ class DirectSelector:
 
     Args:
         num_selected, fraction: K, or K / N; exactly one is given.
-        objective, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise, bands, elbow: as
-            in `SelectConfig`.
+        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
+            bands, elbow: as in `SelectConfig`.
 
     Attributes:
         spectrum_: of the validation features, after `fit`.
         n_features_in_: R.
 
     >>> rng = np.random.default_rng(0)
-    >>> selector = DirectSelector(num_selected=3, objective="descent").fit(rng.normal(size=(20, 8)))
+    >>> selector = DirectSelector(num_selected=3).fit(rng.normal(size=(20, 8)))
     >>> len(selector.select(rng.normal(size=(50, 8))).indices)
     3
     """
 
     num_selected: int | None = None
     fraction: float | None = None
-    objective: Objective = "descent"
+    objective: Objective = "matching"
+    target_scale: float | None = None
     budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
     filter: Filter | None = None

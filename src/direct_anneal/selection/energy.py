@@ -145,7 +145,7 @@ def _ascend(
     steps = [1] * len(solutions)
     active = list(range(len(solutions)))
     for _ in range(_MAX_STEPS):
-        sums = features.weighted_sum(np.stack([solutions[k].weights for k in active], axis=1))  # (R, k)
+        sums = features.weighted_sum(np.stack([solutions[k].weights for k in active]).T)  # (R, k)
         reached = np.einsum("rk,rk->k", sums, sums)
         before = [values[k] for k in active]
         for j, k in enumerate(active):

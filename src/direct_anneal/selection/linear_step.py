@@ -28,31 +28,12 @@ _FEW = 32  # samples: where two fillings differ in no more, crossings end the se
 
 
 class _Filling(NamedTuple):
-    """An optimum for one multiplier: its weights, and what they use of the budget."""
+    """An optimum for one multiplier: its weights, and their sums of costs and of gains."""
 
     weights: Float | Mask
     multiplier: float
     used: float
-
-
-class _Step(NamedTuple):
-    """From one filling to another: where they differ, and by how much."""
-
-    positions: NDArray[np.intp]
-    amounts: Float
-
-    @classmethod
-    def between(cls, start: _Filling, end: _Filling) -> _Step:
-        (moved,) = (end.weights != start.weights).nonzero()
-        return cls(moved, np.subtract(end.weights[moved], start.weights[moved], dtype=np.float64))
-
-    def of(self, values: Float) -> float:
-        """By how much Σ v_i w_i rises."""
-        return float(self.amounts @ values[self.positions])
-
-    def size(self, values: Float) -> float:
-        """Σ |v_i| over what moves: what rounding is relative to."""
-        return float(np.abs(self.amounts) @ np.abs(values[self.positions]))
+    gained: float
 
 
 class OneBudget(Polytope):
@@ -72,8 +53,8 @@ class OneBudget(Polytope):
         # Written to for every multiplier: fresh memory costs more than what is computed in it.
         self._reduced, self._terms = np.empty_like(self._cost), np.empty_like(self._cost)
         cheapest = self.fill(-self._cost)
-        self._cheapest = _Filling(cheapest, np.inf, self._sum(self._cost, cheapest))
-        self.least_cost = self._cheapest.used
+        self._cheapest = cheapest
+        self.least_cost = self._sums(cheapest, self._cost)[0]
         if self.size is not None and not self.forced_in.any():
             # The cheapest filling may split a sample; some sample must fit whole.
             fits = self.free[self.size[self.free] <= self.capacity]
@@ -106,9 +87,9 @@ class OneBudget(Polytope):
             np.multiply(self._cost, -multiplier, out=reduced)
             np.add(reduced, gain, out=reduced)
             weights = self.fill(reduced) if full else self.fill(reduced) * (reduced > 0)
-            return _Filling(weights, multiplier, self._sum(self._cost, weights))
+            return _Filling(weights, multiplier, *self._sums(weights, self._cost, gain))
 
-        over, within = None, self._cheapest if full else _Filling(np.zeros(len(gain)), np.inf, 0.0)
+        over, within = None, None
         for _ in range(2 if guess > 0 else 0):  # one on either side, where the guess is good
             filled = fill(guess)
             if filled.used > self._budget:
@@ -118,67 +99,70 @@ class OneBudget(Polytope):
         if over is None:
             over = fill(0.0)
             if over.used <= self._budget:
-                return over, over, self._sum(gain, over.weights), 0.0
-        excess, lack, step = over.used - self._budget, self._budget - within.used, _Step.between(within, over)
-        tied, last = False, None
+                return over, over, over.gained, 0.0
+        if within is None:
+            least = self._cheapest if full else np.zeros(len(gain))
+            within = _Filling(least, np.inf, *self._sums(least, self._cost, gain))
+        excess, lack, tied, last = over.used - self._budget, self._budget - within.used, False, None
         while True:
             # What is used is nearly smooth where fillings differ in many samples: regula falsi, by the Illinois rule.
             multiplier = over.multiplier + (within.multiplier - over.multiplier) * (excess / (excess + lack))
-            crossing = tied or len(step.positions) <= _FEW or not over.multiplier < multiplier < within.multiplier
-            best = fill(max(0.0, step.of(gain) / step.of(self._cost)) if crossing else multiplier)
-            is_over = best.used > self._budget
-            step = _Step.between(within, best) if is_over else _Step.between(best, over)
+            crossing = tied or not over.multiplier < multiplier < within.multiplier or _differ_in_few(over, within)
             if crossing:
-                rise = step.of(reduced) if is_over else -step.of(reduced)
-                # Rounding of the terms is the only reason left for a rise this small.
-                if rise <= 1e-12 * (step.size(gain) + best.multiplier * step.size(self._cost)):
-                    value = self._sum(reduced, best.weights) + best.multiplier * self._budget
-                    return over, within, value, best.multiplier
+                multiplier = (over.gained - within.gained) / (over.used - within.used)
+                multiplier = min(max(multiplier, over.multiplier), within.multiplier)  # rounding may step a hair beyond
+            best = fill(multiplier)
+            if crossing:
+                rise = (best.gained - over.gained) - multiplier * (best.used - over.used)
+                # Rounding of the sums is the only reason left for a rise this small.
+                if rise <= 1e-12 * (self._sums(best.weights, np.abs(gain))[0] + multiplier * best.used):
+                    return over, within, best.gained + multiplier * (self._budget - best.used), multiplier
             # Where nothing changed, many samples tie at one multiplier, which the crossing finds at once.
             tied = not crossing and best.used in (over.used, within.used)
+            is_over = best.used > self._budget
             if is_over:
                 over, excess, lack = best, best.used - self._budget, lack / 2 if last is is_over else lack
             else:
                 within, lack, excess = best, self._budget - best.used, excess / 2 if last is is_over else excess
             last = is_over
 
-    def _sum(self, values: Float, weights: Float | Mask) -> float:
-        """Σ v_i w_i."""
+    def _sums(self, weights: Float | Mask, *values: Float) -> list[float]:
+        """Σ v_i w_i for each of the values."""
         np.copyto(self._terms, weights)
-        return float(self._terms @ values)
+        return [float(self._terms @ each) for each in values]
 
     def _mix(self, over: _Filling, within: _Filling) -> Float:
         """The mixture of two optimal fillings that uses the budget up."""
-        if over is within:
-            return within.weights.astype(np.float64)
-        if self.size is None:
+        weights, end = within.weights, over.weights
+        if self.size is None and np.count_nonzero(weights != end) > 2:
             # Both hold K samples whole. Exchange them pair by pair, and split only the pair that crosses.
             gained, lost, fit = self._exchange(over, within)
             fit = min(fit, len(gained) - 1)
-            weights = within.weights.astype(np.float64)
-            weights[gained[:fit]], weights[lost[:fit]] = 1.0, 0.0
-            share = (self._budget - weights @ self._cost) / (self._cost[gained[fit]] - self._cost[lost[fit]])
-            share = min(max(share, 0.0), 1.0)  # rounding may step a hair beyond
-            weights[gained[fit]], weights[lost[fit]] = share, 1.0 - share
-            return weights
-        share = (self._budget - within.used) / _Step.between(within, over).of(self._cost)
-        return share * over.weights + (1.0 - share) * within.weights
+            weights, end = (_swapped(within.weights, gained[:n], lost[:n]) for n in (fit, fit + 1))
+        (first,), (last,) = self._sums(weights, self._cost), self._sums(end, self._cost)
+        share = (self._budget - first) / (last - first) if last > first else 0.0
+        return weights + min(max(share, 0.0), 1.0) * np.subtract(end, weights, dtype=np.float64)
 
     def _round(self, over: _Filling, within: _Filling) -> Mask:
         """By samples, an integer selection near the optimum that keeps the budget."""
         gained, lost, fit = self._exchange(over, within)
-        chosen = within.weights > 0
-        chosen[gained[:fit]], chosen[lost[:fit]] = True, False
-        return chosen
+        return _swapped(within.weights, gained[:fit], lost[:fit])
 
     def _exchange(self, over: _Filling, within: _Filling) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
         """By samples, from `within` to `over`, who comes in for whom, pair by pair; and how many the budget allows."""
-        step = _Step.between(within, over)
-        moved = np.argsort(self._place[step.positions])
-        positions, gains = step.positions[moved], step.amounts[moved] > 0
-        gained, lost = positions[gains], positions[~gains]
+        gained, lost = np.flatnonzero(over.weights > within.weights), np.flatnonzero(over.weights < within.weights)
         # Cheapest gains first, against the dearest losses: the most exchanges fit before the budget is used up.
-        gained = gained[np.argsort(self._cost[gained], kind="stable")]
-        lost = lost[np.argsort(-self._cost[lost], kind="stable")]
+        gained = gained[np.lexsort((self._place[gained], self._cost[gained]))]
+        lost = lost[np.lexsort((self._place[lost], -self._cost[lost]))]
         used = within.used + np.cumsum(self._cost[gained] - self._cost[lost])
         return gained, lost, int(np.argmax(np.append(used > self._budget, True)))
+
+
+def _differ_in_few(one: _Filling, other: _Filling) -> bool:
+    return np.count_nonzero(one.weights != other.weights) <= _FEW
+
+
+def _swapped(chosen: Mask, gained: NDArray[np.intp], lost: NDArray[np.intp]) -> Mask:
+    chosen = chosen.copy()
+    chosen[gained], chosen[lost] = True, False
+    return chosen

@@ -1,6 +1,6 @@
 """The feature matrix X as selection sees it: blocks of rows on disk or in memory, never copied whole.
 
-N samples, n rows of one part, R sketch size, S removed directions, k columns worked on at once.
+N samples, n rows of one part, R sketch size (R' after a map), S removed directions, k columns worked on at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _BLOCK_BYTES = 1 << 20
 _GRAM_BLOCK_BYTES = 32 << 20
 _AHEAD_BYTES = 8 << 20
 _BUFFERS = 3  # one is worked on, while the next two are filled
-_ALONE = 64 << 20  # parts up to this size, in float64, are read without a thread
+_KEPT = 8 << 20  # parts up to this size, in float64, are read and converted once
+_ALONE = 64 << 20  # up to this size, without a thread
 
 # What is summed by itself, and may be summed elsewhere. Sums are added up part by part: that they are the same wherever
 # parts are summed hangs on these numbers alone. A part's sum is R numbers, its Gram matrix R²: of those there are few.
@@ -69,7 +70,7 @@ class Part:
     def blocks(self, scale: Float | None = None, block_bytes: int | None = None) -> Generator[tuple[slice, Float]]:
         """The rows z_i of the part, times a factor each, block by block, and their positions in it.
 
-        A block is overwritten when the next is asked for.
+        A block is not to be written to, and is overwritten when the next is asked for.
 
         Args:
             scale: (n,).
@@ -81,13 +82,14 @@ class Part:
             for first in range(0, len(rows), step):
                 block = rows[first : first + step]
                 where = slice(start + first, start + first + len(block))
-                if scale is not None:
-                    block *= scale[where, None]
-                yield where, block
+                yield where, block if scale is None else block * scale[where, None]
 
     def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
         """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
         count, size = self.shape
+        if 8 * count * size <= _KEPT:
+            yield 0, self._whole
+            return
         starts = range(0, count, step)
         alone = 8 * count * size <= _ALONE
         buffers = [np.empty((min(step, count), size)) for _ in range(1 if alone else min(_BUFFERS, len(starts)))]
@@ -103,6 +105,11 @@ class Part:
                     first, rows = ahead.popleft()
                     yield first, rows.result()
             yield from ((first, rows.result()) for first, rows in ahead)
+
+    @cached_property
+    def _whole(self) -> Float:
+        """All rows of a small part."""
+        return self._read(0, np.empty(self.shape))
 
     def _read(self, start: int, buffer: Float) -> Float:
         """Rows from `start` on, as many as there are and fit, in the buffer."""
@@ -122,8 +129,25 @@ class Part:
         return np.cumsum([0, *(last - first for _, first, last in self.pieces)])
 
 
+class _RowMap:
+    """z W for each row."""
+
+    def __init__(self, removed: Float | None, mapped: Float | None) -> None:
+        # Together in memory, since that is how they would arrive elsewhere.
+        self._removed, self._mapped = (None if m is None else np.ascontiguousarray(m) for m in (removed, mapped))
+
+    def __call__(self, rows: Float) -> Float:
+        if self._mapped is not None:
+            return np.asarray(rows @ self._mapped)
+        return rows if self._removed is None else rows - (rows @ self._removed) @ self._removed.T
+
+    def transposed(self, rows: Float) -> Float:
+        """u Wᵀ for each; F is symmetric."""
+        return self(rows) if self._mapped is None else np.asarray(rows @ self._mapped.T)
+
+
 class FeatureMatrix:
-    """X = F diag(scale) Z: rows z_i, rescaled, with the span of an orthonormal basis removed (F = I − B Bᵀ).
+    """X = diag(scale) Z W: rows z_i, rescaled and mapped; W = F = I − B Bᵀ removes the span of an orthonormal basis.
 
     Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64. Equal rows give equal
     products to the last bit, wherever they stand, so that ties are ties. Large matrices are read and converted by a
@@ -133,13 +157,14 @@ class FeatureMatrix:
         blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.
         scale: (N,) factor of each row, all ones where it is left out.
         removed: B, shape (R, S) with orthonormal columns; nothing is removed where it is left out.
+        mapped: W itself, shape (R, R'), instead.
         mapper: carries products out, part by part: here, or wherever the blocks can be read. Changes nothing else.
 
     Attributes:
         passes: how often the rows were read from first to last, so far.
 
     Raises:
-        ValueError: the shapes disagree.
+        ValueError: the shapes disagree, or W is given in both ways.
 
     >>> X = FeatureMatrix(np.eye(3), removed=np.eye(3)[:, :1])
     >>> X.rows([0, 1])
@@ -153,6 +178,7 @@ class FeatureMatrix:
         *,
         scale: ArrayLike | None = None,
         removed: Float | None = None,
+        mapped: Float | None = None,
         mapper: Map = map,
     ) -> None:
         self._blocks: list[Block] = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
@@ -160,25 +186,26 @@ class FeatureMatrix:
             raise ValueError("features must be one (N, R) array or blocks of it with the same R")
         self.passes = 0
         self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
-        self.shape = (int(self._starts[-1]), int(self._blocks[0].shape[1]))
+        self._stored = int(self._blocks[0].shape[1])
+        self.shape = (int(self._starts[-1]), self._stored if mapped is None else mapped.shape[1])
         self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
-        # Together in memory, since that is how it would arrive elsewhere.
-        self._removed = None if removed is None else np.ascontiguousarray(removed)
-        if removed is not None and removed.ndim != 2:
-            raise ValueError(f"removed must have shape (R, S), got {removed.shape}")
+        if removed is not None and mapped is not None:
+            raise ValueError("rows are mapped, or have directions removed, but not both")
+        for name, given in (("removed", removed), ("mapped", mapped)):
+            if given is not None and (given.ndim != 2 or len(given) != self._stored):
+                raise ValueError(f"{name} must be of shape ({self._stored}, ...), as features are, got {given.shape}")
         if self._scale is not None and self._scale.shape != (self.shape[0],):
             raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
-        if removed is not None and removed.shape[0] != self.shape[1]:
-            raise ValueError(f"removed directions have {removed.shape[0]} entries, features {self.shape[1]}")
+        self._map = _RowMap(removed, mapped)
         self._mapper = mapper
-        count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self.shape[1]))
+        count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self._stored))
         self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
         self._parts = [self._part(place) for place in self._places]
 
     def dot(self, directions: Float) -> Float:
         """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
-        # F is symmetric: X U = Z (F U), one small product instead of N.
-        flat = np.ascontiguousarray(np.atleast_2d(_without(self._removed, directions.T)))  # (k, R)
+        # X U = Z (W U), one small product instead of N.
+        flat = np.ascontiguousarray(np.atleast_2d(self._map.transposed(directions.T)))  # (k, R)
         out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
         for place, found in zip(self._places, self._pass(partial(_dot, flat), self._parts), strict=True):
             out[:, place] = found
@@ -188,50 +215,50 @@ class FeatureMatrix:
 
     def weighted_sum(self, weights: Float) -> Float:
         """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
-        total = np.zeros((self.shape[1], *weights.shape[1:]))
+        total = np.zeros((self._stored, *weights.shape[1:]))
         items = (
             (part, weights[place] if self._scale is None else (weights[place].T * self._scale[place]).T)
             for part, place in zip(self._parts, self._places, strict=True)
         )
         for found in self._pass(_weighted_sum, items):
             total += found
-        return _without(self._removed, total.T).T
+        return self._map(total.T).T
 
     def gram(self) -> Float:
         """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
         together = -(-len(self._parts) // _GRAMS)
         runs = (slice(first, first + together) for first in range(0, len(self._parts), together))
-        total = np.zeros((self.shape[1], self.shape[1]))
+        total = np.zeros((self._stored, self._stored))
         for found in self._pass(_gram, ((self._parts[run], self._factors(run)) for run in runs)):
             total += found
-        return _without(self._removed, _without(self._removed, total).T)
+        return self._map(self._map(total).T)
 
     def rows(self, indices: ArrayLike) -> Float:
         """x_i for each index, shape (len(indices), R); read here."""
         indices = np.asarray(indices, dtype=np.intp)
-        out = np.empty((len(indices), self.shape[1]))
+        out = np.empty((len(indices), self._stored))
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for b in np.unique(owner):
             mine = owner == b
             out[mine] = self._blocks[b][indices[mine] - self._starts[b]]
         if self._scale is not None:
             out *= self._scale[indices, None]
-        return _without(self._removed, out)
+        return self._map(out)
 
     def squared_norms(self) -> Float:
-        """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S."""
-        out = np.concatenate(list(self._pass(partial(_squared_norms, self._removed), self._parts)))
+        """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S, or 2 N R R' where mapped."""
+        out = np.concatenate(list(self._pass(partial(_squared_norms, self._map), self._parts)))
         return out if self._scale is None else out * np.square(self._scale)
 
     def of_rows(self, function: Callable[[Float], Float], block_bytes: int) -> Float:
-        """f(x_i) for every sample, shape (N, m), by a function from rows (n, R) to (n, m).
+        """f(z_i) of every row, scaled but not mapped, shape (N, m), by a function from rows (n, R) to (n, m).
 
         Args:
             block_bytes: about how much of the rows, in float64, the function is given at a time.
 
         Cost: one pass.
         """
-        work = partial(_of_rows, function, self._removed, block_bytes)
+        work = partial(_of_rows, function, block_bytes)
         parts = range(len(self._parts))
         items = ((self._parts[one], *self._factors(slice(one, one + 1))) for one in parts)
         return np.concatenate(list(self._pass(work, items)))
@@ -250,7 +277,7 @@ class FeatureMatrix:
             (block, max(place.start - start, 0), min(place.stop - start, len(block)))
             for block, start in zip(self._blocks[begin : end + 1], self._starts[begin:].tolist(), strict=False)
         ]
-        return Part((place.stop - place.start, self.shape[1]), tuple(piece for piece in pieces if piece[1] < piece[2]))
+        return Part((place.stop - place.start, self._stored), tuple(piece for piece in pieces if piece[1] < piece[2]))
 
 
 # What is computed of one part, by whoever has it.
@@ -284,21 +311,14 @@ def _gram(run: tuple[Sequence[Part], Sequence[Float | None]]) -> Float:
     return total
 
 
-def _squared_norms(removed: Float | None, part: Part) -> Float:
+def _squared_norms(row_map: _RowMap, part: Part) -> Float:
     out = np.empty(part.shape[0])
     for where, rows in part.blocks():
-        flat = _without(removed, rows)
-        out[where] = np.einsum("nr,nr->n", flat, flat)
+        mapped = row_map(rows)
+        out[where] = np.einsum("nr,nr->n", mapped, mapped)
     return out
 
 
-def _of_rows(
-    function: Callable[[Float], Float], removed: Float | None, block_bytes: int, item: tuple[Part, Float | None]
-) -> Float:
+def _of_rows(function: Callable[[Float], Float], block_bytes: int, item: tuple[Part, Float | None]) -> Float:
     part, scale = item
-    return np.concatenate([function(_without(removed, rows)) for _, rows in part.blocks(scale, block_bytes)])
-
-
-def _without(removed: Float | None, rows: Float) -> Float:
-    """F x of each row."""
-    return rows if removed is None else rows - (rows @ removed) @ removed.T
+    return np.concatenate([function(rows) for _, rows in part.blocks(scale, block_bytes)])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from direct_anneal.selection.matrix import FeatureMatrix
 
-Objective = Literal["energy", "descent"]
+Objective = Literal["energy", "descent", "matching"]
 Unit = Literal["samples", "tokens"]
 
 _FORCED: tuple[Literal["forced_in"], Literal["forced_out"]] = ("forced_in", "forced_out")
@@ -57,6 +57,7 @@ class SelectionProblem:
 
         energy:   maximise ‖Σ_i w_i x_i‖²            (arXiv:2605.31175, eq. of the selection problem)
         descent:  maximise Σ_i w_i ⟨x_i, target⟩     (ours: knows the sign of progress, and is linear)
+        matching: maximise ‖target‖² − ‖Σ_i w_i x_i − target‖²      (ours: descent, and what more of the same costs)
         subject to 0 ≤ w_i ≤ 1,  Σ_i a_i w_i ≤ budget (for each band),  floors and ceilings,  w_i fixed where forced,
         and Σ_i w_i = K  or  Σ_i n_i w_i = token_budget.
 
@@ -65,8 +66,8 @@ class SelectionProblem:
         stiff_cost: a ≥ 0, shape (N,), or (N, m): one for each band of the spectrum.
         num_selected: K. Exactly one of this and `token_budget` is given.
         budget: τ, absolute, in units of `stiff_cost`; shape (m,) where there are bands.
-        objective: "energy" or "descent".
-        target: shape (R,), the direction of progress; for `descent` only.
+        objective: "energy", "descent" or "matching".
+        target: shape (R,), the direction of progress, or what Σ_i w_i x_i should be; `energy` has none.
         num_tokens: n ≥ 1, shape (N,); counts with `token_budget` and quotas in tokens only.
         token_budget: B. The selection holds at most B tokens, and nothing that is left would still fit.
         tie_order: shape (N,), a rank for each sample; among equals the lower one is chosen. Position where left
@@ -115,10 +116,10 @@ class SelectionProblem:
                 raise ValueError(f"token_budget {self.token_budget} is less than the shortest sample")
             if self.token_budget > np.sum(self.num_tokens):
                 raise ValueError(f"token_budget {self.token_budget} is more than the samples have together")
-        if self.objective not in ("energy", "descent"):
-            raise ValueError(f'objective must be "energy" or "descent", got {self.objective!r}')
-        if (self.objective == "descent") != (self.target is not None):
-            raise ValueError("the objective descent needs a target, and energy takes none")
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"objective must be one of {', '.join(get_args(Objective))}, got {self.objective!r}")
+        if (self.objective == "energy") != (self.target is None):
+            raise ValueError("the objectives descent and matching need a target, and energy takes none")
         if self.target is not None and np.shape(self.target) != (sketch_size,):
             raise ValueError(f"target has shape {np.shape(self.target)}, features R={sketch_size}")
         if self.target is not None and not np.all(np.isfinite(self.target)):

@@ -18,9 +18,10 @@ class Selection:
     Attributes:
         indices: (K,), the chosen samples, strongest first (by score, by tokens score per token; then by the order of
             ties).
-        weights: (N,), the solution of the relaxed problem that `indices` was rounded, and for `energy` improved, from.
-        scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), or of
-            the target (`descent`).
+        weights: (N,), the solution of the relaxed problem that `indices` was rounded, and but for `descent` improved,
+            from.
+        scores: (N,), what each sample adds: ⟨x_i, u⟩ with u the unit vector of the summed selection (`energy`), of the
+            target (`descent`), or of what the selection still lacks of it (`matching`).
         objective: of the integer selection, recomputed from its rows.
         bound: no selection within size and budget has a larger objective.
         budget: τ as it was asked for; with bands shape (m,).

@@ -12,6 +12,7 @@ from direct_anneal.selection.coupled_step import Coupled
 from direct_anneal.selection.energy import maximise_energy
 from direct_anneal.selection.integer import best
 from direct_anneal.selection.linear_step import OneBudget
+from direct_anneal.selection.matching import match
 from direct_anneal.selection.matrix import FeatureMatrix
 from direct_anneal.selection.polytope import Polytope
 from direct_anneal.selection.problem import SelectionProblem
@@ -22,13 +23,15 @@ def solve(problem: SelectionProblem) -> Selection:
     """Choose the samples.
 
     `energy` is solved from several starts and improved by swaps (a local optimum, with an upper bound beside it);
-    `descent` by one exact linear problem, rounded. Size and budget are checked on the integer answer.
+    `descent` by one exact linear problem, rounded; `matching` by a sequence of them that ends at a small gap, rounded
+    and improved by swaps. Size and budget are checked on the integer answer.
 
     Raises:
         InfeasibleBudgetError: no selection of this size stays within the budget; names the least that would.
         ValueError: features are not finite.
 
-    Cost: `descent` one pass over the features, `energy` some sixty; O(N) memory beside one block of features.
+    Cost: `descent` one pass over the features, `energy` and `matching` some sixty or more; O(N) memory beside one block
+    of features.
 
     >>> X = np.array([[2.0, 0.0], [1.0, 0.1], [-2.0, 0.0], [0.0, 0.5]])
     >>> solve(SelectionProblem(X, np.array([3.0, 1.0, 1.0, 1.0]), num_selected=2, budget=4.0)).indices
@@ -55,6 +58,15 @@ def solve(problem: SelectionProblem) -> Selection:
         stats["multipliers"] = dict(zip(polytope.rows.names, relaxed.multipliers.tolist(), strict=True))
         stats["relaxed_bound"] = loose.value
         stats["proven"] = proven
+    elif problem.objective == "matching":
+        assert problem.target is not None
+        target = np.asarray(problem.target, dtype=np.float64)
+        matched = match(features, target, polytope)
+        chosen, weights, bound = matched.chosen, matched.weights, matched.bound
+        direction = target - features.weighted_sum(chosen.astype(np.float64))
+        objective = float(target @ target - direction @ direction)
+        exact = "rounded"
+        stats |= {"relaxed": matched.relaxed, "steps": matched.steps, "swaps": matched.swaps}
     else:
         chosen, weights, bound, ascents = maximise_energy(features, polytope)
         direction = features.weighted_sum(chosen.astype(np.float64))
