@@ -45,7 +45,7 @@ def test_choosing_tells_how_far_it_is(checkpoint: Path, world: Path, tmp_path: P
             yield amounts.append if name == "Choosing" else lambda _: None
 
     run = chosen(checkpoint, world, tmp_path / "out", progress=Kept())
-    num_documents = run.manifest["corpora"]["pool"]["num_documents"]
+    num_documents = sum(entry["pool"] for entry in run.manifest["composition"]["domains"].values())
     assert len(amounts) > 2
     assert sum(amounts) > 2 * num_documents
 

@@ -90,8 +90,8 @@ def _meaning(manifest: dict[str, Any]) -> str:
     return f"""
         [bold]What that means.[/] {wanted:.0%} of the choice are {" and ".join(TARGET)} (the pool has
         {_share(in_pool, TARGET):.0%}), and {broken:.0%} are damaged documents (the pool has
-        {_share(in_pool, DAMAGED):.0%}). The objective, descent, asks how far a document's gradient goes downhill on
-        the validation loss, along a step that curvature holds back where it is steep. The published objective, energy,
+        {_share(in_pool, DAMAGED):.0%}). The objective, matching, asks for documents whose gradients go downhill on
+        the validation loss together, where it is steep no farther than pays. The published objective, energy,
         looks for documents whose gradients together go far, whichever way they go, and damaged text has large
         gradients: at the same size it would choose {_share(other, TARGET):.0%} and {_share(other, DAMAGED):.0%}
         damaged. Open report.html in a browser before you spend compute: it shows the choice in figures, and the

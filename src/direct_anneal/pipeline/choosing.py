@@ -156,8 +156,8 @@ def choose(
     with _mapper(config) as mapper:
         with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
             # What is read elsewhere cannot tell of it here.
-            here = config.engine == "local"
-            watched = replace(pool, units=[_Watched(block, advance) for block in pool.units]) if here else pool
+            units: list[Any] = [_Watched(block, advance) for block in pool.units]
+            watched = replace(pool, units=units) if config.engine == "local" else pool
             formulation = formulate(config.objective, config, watched, z, estimate, mapper)
             formulation, selection, least = solve_within(formulation, config)
             other = counterpart(config.objective)

@@ -159,10 +159,10 @@ class OneBudget(Polytope):
 
 
 def _differ_in_few(one: _Filling, other: _Filling) -> bool:
-    return np.count_nonzero(one.weights != other.weights) <= _FEW
+    return bool(np.count_nonzero(one.weights != other.weights) <= _FEW)
 
 
-def _swapped(chosen: Mask, gained: NDArray[np.intp], lost: NDArray[np.intp]) -> Mask:
-    chosen = chosen.copy()
+def _swapped(weights: Float | Mask, gained: NDArray[np.intp], lost: NDArray[np.intp]) -> Mask:
+    chosen: Mask = weights > 0
     chosen[gained], chosen[lost] = True, False
     return chosen
