@@ -77,7 +77,8 @@ def drive(directory: Path, address: str, workers: int) -> None:
     from soak import Builder as Found
 
     with closing(RayEngine(Found(directory), address=address, workers=workers, gpu=False)) as engine:
-        print(len(extract(corpus, store, engine, max_length=CONTEXT)), flush=True)
+        redone = extract(corpus, store, engine, max_length=CONTEXT)
+    (directory / "redone").write_text(str(len(redone)))  # Ray writes to standard output, too
 
 
 def resident(pid: int) -> int | None:
@@ -118,10 +119,11 @@ class Soak:
         assert store.samples()["id"].to_pylist() == self.corpus.index["id"].to_pylist()
         self.rounds += 1
         self.shards += store.num_shards
+        print(f"round {self.rounds}: whole; so far {self.killed} killed, {self.redone} shards redone", flush=True)
 
     def _driver(self, until: float) -> int:
         command = [sys.executable, __file__, "--drive", str(self.directory), self.address, str(self.workers)]
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         strike = time.monotonic() + self.rng.uniform(0.5, 1.5) * self.kill_every
         while driver.poll() is None:
             time.sleep(0.5)
@@ -134,9 +136,8 @@ class Soak:
                 kind = "driver" if self.rng.random() < 1 / 3 else "worker"
                 os.kill(driver.pid if kind == "driver" else self.rng.choice(alive), signal.SIGKILL)
                 self.killed[kind] += 1
-        assert driver.stdout is not None
         if driver.returncode == 0:
-            self.redone += int(driver.stdout.read())
+            self.redone += int((self.directory / "redone").read_text())
         return driver.returncode
 
     def report(self, minutes: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,32 @@ def _failing(read: Callable[..., bytes], times: int) -> Callable[..., bytes]:
         return read(place, name)
 
     return failing
+
+
+@dataclass(frozen=True)
+class Squaring:
+    """Squares a number, later ones sooner; every third is lost with its worker the first time.
+
+    Attributes:
+        traces: where what was lost leaves a file.
+    """
+
+    traces: Path
+
+    def __call__(self, item: int) -> int:
+        trace = self.traces / str(item)
+        if item % 3 == 0 and not trace.exists():
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2 / (1 + item))
+        return item**2
+
+
+def gone(item: int) -> int:
+    """Rows that only the driver has."""
+    from direct_anneal.errors import InputError
+
+    raise InputError(f"shard {item} cannot be read here")
 
 
 def no_model() -> GradientSketcher:

@@ -21,16 +21,17 @@ if "DIRECT_ANNEAL_TEST_CLUSTER" not in os.environ:  # raylets that starve for a 
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster.cluster_runs import Builder, no_model
+from cluster.cluster_runs import Builder, Squaring, gone, no_model
 from corpus.corpus_samples import prepared
-from direct_anneal.cluster import RayEngine
+from direct_anneal.cluster import RayEngine, TaskMap
 from direct_anneal.corpus import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import extract
+from direct_anneal.pipeline import Run, reselect
 from features.extraction_runs import extracted, store_for
 from features.object_store import bucket, objects_below
-from pipeline.pools import chosen, write_pool, write_validation
-from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
+from pipeline.pools import chosen, computed, write_pool, write_validation
+from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
 
 TESTS = str(Path(__file__).parent.parent)
 ROWS = 2
@@ -141,18 +142,63 @@ def test_what_is_amiss_on_a_worker_is_told_as_if_it_were_here(corpus: Corpus, no
         made(corpus, tmp_path / "store", nodes, no_model, 1)
 
 
-def test_select_on_a_cluster_is_select_here(checkpoint: Path, nodes: TwoNodes, tmp_path: Path) -> None:
-    (tmp_path / "pool").mkdir()
-    write_pool(tmp_path / "pool")
-    write_validation(tmp_path / "validation.jsonl")
-    here = chosen(checkpoint, tmp_path, tmp_path / "here")
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool and a validation set."""
+    directory = tmp_path_factory.mktemp("world")
+    (directory / "pool").mkdir()
+    write_pool(directory / "pool")
+    write_validation(directory / "validation.jsonl")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def here(checkpoint: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of this process alone."""
+    return chosen(checkpoint, world, tmp_path_factory.mktemp("here") / "run")
+
+
+def test_select_on_a_cluster_is_select_here(
+    checkpoint: Path, nodes: TwoNodes, world: Path, here: Run, tmp_path: Path
+) -> None:
     options = {"engine": "ray", "ray_address": nodes.address, "workers": 1}
-    there = chosen(checkpoint, tmp_path, tmp_path / "there", **options)
+    there = chosen(checkpoint, world, tmp_path / "there", **options)
     for part in ("features", "corpus"):
         assert files_below(there.out / part) == files_below(here.out / part)
     assert (there.out / "selection.parquet").read_bytes() == (here.out / "selection.parquet").read_bytes()
     untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
     assert untimed[0] == untimed[1]
+
+
+def test_features_on_a_cluster_and_in_a_bucket_are_those_made_here(
+    checkpoint: Path, nodes: TwoNodes, world: Path, here: Run, s3: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"engine": "ray", "ray_address": nodes.address, "workers": 2, "features": f"{s3}/alone"}
+    there = computed(checkpoint, world, tmp_path / "there", **options)
+    assert files_below(there.out / "features") == files_below(here.out / "features")
+
+
+@pytest.mark.parametrize("objective", ["energy", "descent"])
+def test_products_by_one_two_and_four_workers_give_the_selection_made_here(
+    nodes: TwoNodes, here: Run, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("direct_anneal.selection.matrix._PART_BYTES", 8 * SKETCH_SIZE * 13)  # five parts
+    local = reselect(here.out, out=tmp_path / "local", objective=objective, report=False)
+    for workers in (1, 2, 4):
+        out = tmp_path / str(workers)
+        options: dict[str, Any] = {"engine": "ray", "ray_address": nodes.address, "workers": workers}
+        run = reselect(here.out, out=out, objective=objective, report=False, **options)
+        assert (out / "selection.parquet").read_bytes() == (local.out / "selection.parquet").read_bytes()
+        untimed = [{**one.manifest, "config": None, "timings": None} for one in (run, local)]
+        assert untimed[0] == untimed[1]
+
+
+def test_tasks_give_results_in_order_though_their_workers_are_lost(nodes: TwoNodes, tmp_path: Path) -> None:
+    with TaskMap(address=nodes.address, workers=2) as mapper:
+        assert list(mapper(Squaring(tmp_path), range(8))) == [item**2 for item in range(8)]
+        assert {path.name for path in tmp_path.iterdir()} == {"0", "3", "6"}
+        with pytest.raises(InputError, match=r"^shard 0 cannot be read here$"):
+            list(mapper(gone, range(3)))
 
 
 def test_four_workers_give_them_though_one_and_then_a_machine_with_two_is_lost(

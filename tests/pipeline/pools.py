@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from corpus.corpus_samples import FORMATS, write_records
-from direct_anneal.pipeline import Run, select
+from direct_anneal.pipeline import Features, Run, features, select
 from direct_anneal.pipeline.family import DAMPING
 from direct_anneal.progress import Progress
 from pipeline.tiny import SKETCH_SIZE, byte_tokenizer, documents, manifest, write_jsonl
@@ -57,6 +57,18 @@ def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = 
         "objective": "energy",
     }
     return select(progress=progress, **(given | options))
+
+
+def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:
+    """`features` of what `chosen` chooses from."""
+    given: dict[str, Any] = {
+        "model": model,
+        "pool": str(directory / "pool"),
+        "validation": str(directory / "validation.jsonl"),
+        "out": out,
+        "sketch_size": SKETCH_SIZE,
+    }
+    return features(**(given | options))
 
 
 def exported(out: Path, files: list[str]) -> list[dict[str, Any]]:

@@ -6,28 +6,16 @@ import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+import fsspec
 import pytest
 
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
-from direct_anneal.pipeline import SOLVING_FIELDS, Features, Run, SelectConfig, features, reselect
+from direct_anneal.pipeline import SOLVING_FIELDS, Features, Run, SelectConfig, reselect
 from pipeline.killing import content
-from pipeline.pools import NUM_POOL, NUM_VALIDATION, chosen
+from pipeline.pools import NUM_POOL, NUM_VALIDATION, chosen, computed
 from pipeline.tiny import SKETCH_SIZE, files_below, manifest
-
-
-def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:
-    """`features` of what `chosen` chooses from."""
-    given: dict[str, Any] = {
-        "model": model,
-        "pool": str(directory / "pool"),
-        "validation": str(directory / "validation.jsonl"),
-        "out": out,
-        "sketch_size": SKETCH_SIZE,
-    }
-    return features(**(given | options))
 
 
 def below(out: Path, part: str) -> dict[str, bytes]:
@@ -59,6 +47,14 @@ def test_they_are_those_of_a_selection_and_nothing_else_is_there(alone: Features
     assert not SOLVING_FIELDS & json.loads((alone.out / "direct-anneal.json").read_text()).keys()
     assert alone.warnings
     assert set(alone.warnings) <= set(selected.manifest["warnings"])
+
+
+def test_written_to_a_url_and_fetched_they_are_the_same(
+    checkpoint: Path, world: Path, alone: Features, tmp_path: Path
+) -> None:
+    far = computed(checkpoint, world, tmp_path / "far", features=f"memory://{tmp_path.name}/run")
+    assert below(far.out, "features/") == below(alone.out, "features/")
+    assert fsspec.filesystem("memory").exists(f"/{tmp_path.name}/run/pool/store.json")
 
 
 @pytest.mark.usefixtures("no_model")

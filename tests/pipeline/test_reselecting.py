@@ -15,7 +15,8 @@ from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import Run, reselect
 from pipeline.pools import NUM_POOL, chosen, exported
-from pipeline.tiny import chosen_ids, evidence, files_below, manifest
+from pipeline.tiny import SKETCH_SIZE, chosen_ids, evidence, files_below, manifest
+from selection.elsewhere import Pickling
 
 pytestmark = pytest.mark.usefixtures("no_model")
 
@@ -44,6 +45,23 @@ def test_unchanged_it_gives_the_same_bytes(done: Run, tmp_path: Path) -> None:
     assert told["features_of"] == str(done.out)
     same = set(told) - {"features_of", "timings", "config", "warnings"}
     assert {name: told[name] for name in same} == {name: manifest(done.out)[name] for name in same}
+
+
+@pytest.mark.parametrize("objective", ["energy", "descent"])
+def test_with_products_computed_elsewhere_it_gives_the_same_bytes(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    monkeypatch.setattr("direct_anneal.cluster.connecting.find_spec", lambda name: name)  # be Ray there or not
+    monkeypatch.setattr("direct_anneal.cluster.TaskMap", Pickling)
+    monkeypatch.setattr("direct_anneal.selection.matrix._PART_BYTES", 8 * SKETCH_SIZE * 7)
+    options: dict[str, Any] = {"objective": objective, "bands": 2, "noise": "centred", "relax_budget": True}
+    here = reselect(done.out, out=tmp_path / "here", frontier=(1.5,), **options)
+    there = reselect(done.out, out=tmp_path / "there", frontier=(1.5,), engine="ray", workers=3, **options)
+    assert as_written(there.out) == as_written(here.out)
+    assert (there.out / "frontier.parquet").read_bytes() == (here.out / "frontier.parquet").read_bytes()
+    untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
+    assert untimed[0] == untimed[1]
+    assert there.manifest["config"]["engine"] == "ray"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from direct_anneal.features.rows import StoredRows
 from direct_anneal.selection import FeatureMatrix, matrix
+from direct_anneal.selection.matrix import Part
+from selection.elsewhere import Pickling
 
 Float = NDArray[np.float64]
 
@@ -93,6 +96,69 @@ def test_reading_ahead_changes_no_bit(
     assert features.passes == 2 * passes
 
 
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small a matrix is, it has parts, of five rows each."""
+    monkeypatch.setattr(matrix, "_PART_BYTES", 8 * R * 5)
+
+
+@pytest.mark.parametrize("grams", [64, 2])  # of five parts: by themselves, and three in a run
+def test_parts_together_are_the_matrix(
+    pair: tuple[FeatureMatrix, Float],
+    monkeypatch: pytest.MonkeyPatch,
+    parts: None,
+    grams: int,
+) -> None:
+    monkeypatch.setattr(matrix, "_GRAMS", grams)
+    whole, X = pair
+    again = FeatureMatrix(whole._blocks, scale=whole._scale, removed=whole._map._removed, mapped=whole._map._mapped)
+    assert len(again._parts) == 5
+    test_every_product_matches_the_explicit_matrix((again, X))
+
+
+def test_parts_computed_elsewhere_give_the_same_bits(tmp_path: Path, parts: None) -> None:
+    """Also from a store, of which only the names of files are sent, and rows in quarantine are left out."""
+    rng = np.random.default_rng(6)
+    z, kept = rng.normal(size=(N + 4, R)).astype(np.float16), np.arange(N + 4) % 7 != 3
+    blocks = []
+    for shard, rows in enumerate((slice(0, 9), slice(9, 18), slice(18, N + 4))):
+        np.save(tmp_path / f"{shard}.npy", z[rows])
+        blocks.append(StoredRows(tmp_path / f"{shard}.npy", z[rows].shape).only(kept[rows]))
+    count = int(kept.sum())
+    keywords = {"scale": rng.random(count), "removed": np.linalg.qr(rng.normal(size=(R, S)))[0]}
+    elsewhere = Pickling()
+    there, here = FeatureMatrix(blocks, **keywords, mapper=elsewhere), FeatureMatrix(z[kept], **keywords)
+    weights = rng.normal(size=(3, count)).T  # columns together: a slice of it is in no order that a copy would have
+    for features in (there, here):
+        assert features.shape == (count, R)
+    np.testing.assert_array_equal(there.weighted_sum(weights), here.weighted_sum(weights))
+    np.testing.assert_array_equal(there.dot(weights[:R]), here.dot(weights[:R]))
+    np.testing.assert_array_equal(there.gram(), here.gram())
+    np.testing.assert_array_equal(there.squared_norms(), here.squared_norms())
+    np.testing.assert_array_equal(there.of_rows(cubed, 8 * R * 2), here.of_rows(cubed, 8 * R * 2))
+    np.testing.assert_allclose(here.of_rows(cubed, 8 * R * 2), here.rows(np.arange(count)) ** 3, **EXACT)
+    assert there.passes == 5
+
+
+def cubed(rows: Float) -> Float:
+    return rows**3
+
+
+def test_what_is_sent_holds_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, rows = 512, 64
+    monkeypatch.setattr(matrix, "_PART_BYTES", 8 * wide * rows)
+    z = np.random.default_rng(7).normal(size=(256, wide)).astype(np.float16)
+    np.save(tmp_path / "rows.npy", z)
+    elsewhere = Pickling()
+    features = FeatureMatrix([StoredRows(tmp_path / "rows.npy", z.shape)], mapper=elsewhere)
+    features.dot(np.ones(wide))
+    features.weighted_sum(np.ones(256))
+    # Of four parts: 64 numbers either way, or R; some hundred bytes of names and shapes are about them.
+    assert len(elsewhere.sent) == 8
+    assert max(elsewhere.sent) < 8 * rows + 1000 < z.nbytes / 4 / 10
+    assert max(elsewhere.received) < 8 * wide + 1000
+
+
 def test_how_rows_are_cut_into_blocks_changes_no_bit(pair: tuple[FeatureMatrix, Float], ahead: None) -> None:
     z = np.random.default_rng(5).normal(size=(N, R))
     cuts = ([z], [z[:1], z[1:20], z[20:20], z[20:]], [z[i : i + 1] for i in range(N)])
@@ -124,7 +190,7 @@ def test_what_fails_while_reading_ahead_is_raised_as_it_is(ahead: None) -> None:
 
 
 def test_reading_ahead_ends_with_whoever_asks(ahead: None) -> None:
-    blocks = FeatureMatrix(np.ones((N, R))).blocks()
+    blocks = Part((N, R), ((np.ones((N, R)), 0, N),)).blocks()
     next(blocks)
     assert threads() == 1
     blocks.close()

@@ -86,11 +86,7 @@ def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> Non
     machine.add_argument("--device", help="cpu (default) or cuda")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the model (float32)")
     machine.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of a batch (as memory allows)")
-    machine.add_argument("--engine", choices=("local", "ray"), help="this process (local), or workers of a Ray cluster")
-    machine.add_argument("--ray-address", metavar="A", help="of the cluster (RAY_ADDRESS, or else this machine)")
-    machine.add_argument(
-        "--workers", type=int, metavar="W", help="for ray: how many models at once (one a GPU, or core)"
-    )
+    _add_engine(machine, "how many models at once (one a GPU, or core), and tasks of the solver (one a core)")
     machine.add_argument(
         "--features",
         metavar="URL",
@@ -118,6 +114,7 @@ def add_solve(commands: Any) -> None:
     _add_size(solve)
     _add_method(solve.add_argument_group("the method"))
     _add_constraints(solve)
+    _add_engine(solve.add_argument_group("the machine"), "how many tasks at once (one a core)")
     add_telling(solve)
 
 
@@ -128,6 +125,12 @@ def _solving_names() -> frozenset[str]:
     _add_method(parser.add_argument_group())
     _add_constraints(parser)
     return frozenset(action.dest for action in parser._actions)
+
+
+def _add_engine(machine: argparse._ArgumentGroup, workers: str) -> None:
+    machine.add_argument("--engine", choices=("local", "ray"), help="this process (local), or workers of a Ray cluster")
+    machine.add_argument("--ray-address", metavar="A", help="of the cluster (RAY_ADDRESS, or else this machine)")
+    machine.add_argument("--workers", type=int, metavar="W", help=f"for ray: {workers}")
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:

@@ -2,5 +2,6 @@
 
 from direct_anneal.cluster.connecting import check_installed
 from direct_anneal.cluster.engine import RayEngine
+from direct_anneal.cluster.products import TaskMap
 
-__all__ = ["RayEngine", "check_installed"]
+__all__ = ["RayEngine", "TaskMap", "check_installed"]

@@ -7,22 +7,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from direct_anneal.errors import InputError
 
-# Of Ray's shared memory, which nothing of ours goes through: shards are written by whoever made them.
-_OBJECT_STORE_BYTES = 100 * 2**20
+LOOK_SECONDS = 5.0
+PATIENCE_SECONDS = 600.0  # without any worker; a cluster that grows by itself may need minutes
 
 
 @contextmanager
-def connected(address: str | None, workers: int | None) -> Iterator[Any]:
+def connected(address: str | None, workers: int | None, store_bytes: int) -> Iterator[Any]:
     """Ray, connected while this lasts.
 
     Args:
         address: of a cluster, as `ray start` prints it, or "auto"; where left out, that of the environment's
             RAY_ADDRESS, and without one, processes on this machine.
         workers: how many processes there shall be room for on this machine, if not one a core.
+        store_bytes: of Ray's shared memory, on this machine.
 
     Raises:
         InputError: there is no such cluster.
@@ -33,10 +34,10 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": store_bytes, "include_dashboard": False}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # which Ray itself raises, bare, where its processes do not come up in time
         reason = " ".join(str(error).split())
         where = f"the cluster at {address}" if address else "this machine"
         raise InputError(f"--engine ray needs Ray to start on {where}, but it could not: {reason:.200}") from error
@@ -44,6 +45,20 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def room_for(ray: Any, resource: Literal["CPU", "GPU"]) -> int:
+    """How many workers the cluster has room for, one for each.
+
+    Raises:
+        InputError: none.
+    """
+    there = int(ray.cluster_resources().get(resource, 0))
+    if there < 1:
+        raise InputError(
+            f"each worker needs a {'GPU' if resource == 'GPU' else 'core'}, but the cluster has none: check ray status"
+        )
+    return there
 
 
 def check_installed() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from direct_anneal.cluster.connecting import connected
+from direct_anneal.cluster.connecting import LOOK_SECONDS, PATIENCE_SECONDS, connected, room_for
 from direct_anneal.cluster.worker import Task, Worker, documents_name
 from direct_anneal.errors import InputError
 from direct_anneal.features import Extraction
@@ -20,8 +20,7 @@ from direct_anneal.features.places import place_at
 from direct_anneal.gradients import Coverage, GradientSketcher, SlowPathWarning
 
 _MOST_ATTEMPTS = 5  # at a shard, and at starting a worker: what fails so often is no accident
-_PATIENCE_SECONDS = 600.0  # without any worker; a cluster that grows by itself may need minutes
-_LOOK_SECONDS = 5.0
+_STORE_BYTES = 100 << 20  # of Ray's shared memory, which shards do not go through: who made them writes them
 _FINAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
 
 
@@ -75,82 +74,23 @@ class RayEngine:
 
     def make(self, extraction: Extraction, shards: Sequence[int]) -> list[int]:
         self._connect()
-        store = extraction.store
-        place = place_at(store.directory)
-        waiting, making = deque(shards), dict[Any, tuple[Any, int]]()
-        attempts: Counter[int] = Counter()
-        redone: list[int] = []
-
-        def begin(worker: Any) -> None:
-            shard = waiting.popleft()
-            attempts[shard] += 1
-            place.write(documents_name(shard), extraction.documents(shard).to_bytes())
-            task = Task(
-                place=str(place),
-                header=store.header,
-                shard=shard,
-                max_length=extraction.max_length,
-                batch_tokens=extraction.batch_tokens,
-            )
-            making[worker.make.remote(task)] = worker, shard
-
-        def finish(shard: int) -> None:
-            place.remove(documents_name(shard))
-            extraction.advance(int(extraction.corpus.num_tokens[store.rows(shard)].sum()))
-
-        def begin_again(shard: int, error: Exception) -> None:
-            if attempts[shard] >= _MOST_ATTEMPTS:
-                raise error
-            waiting.appendleft(shard)
-
-        def lose(shard: int, error: Exception) -> None:
-            if store.holds(shard):  # its worker had come so far
-                finish(shard)
-                return
-            redone.append(shard)
-            begin_again(
-                shard,
-                InputError(
-                    f"workers must survive a shard, but {_MOST_ATTEMPTS} were lost one after the other while they made "
-                    f"shard {shard} of {place}, which is often for want of memory (pass a smaller --batch-tokens or "
-                    f"--max-length): {' '.join(str(error).split()):.200}"
-                ),
-            )
-
+        making = _Making(self._ray, self._lost, extraction, shards)
         try:
-            while waiting or making:
-                self._keep_starting(len(making), len(waiting))
-                while waiting and self._idle:
-                    begin(self._idle.pop())
-                for ready in self._wait([*making]):
-                    worker, shard = making.pop(ready)
-                    try:
-                        made = self._ray.get(ready)
-                    except self._lost as error:
-                        self._ray.kill(worker)  # it may be out of reach, and not dead
-                        lose(shard, error)
-                        continue
-                    except self._ray.exceptions.RayTaskError as error:
-                        if not isinstance(error.cause, OSError) or error.cause.errno in _FINAL:
-                            raise error.cause from error
+            while making.waiting or making.by_task:
+                self._keep_starting(len(making.by_task), len(making.waiting))
+                while making.waiting and self._idle:
+                    making.begin(self._idle.pop())
+                for task in self._wait([*making.by_task]):
+                    if (worker := making.end(task)) is not None:
                         self._idle.append(worker)
-                        begin_again(shard, error.cause)  # a network has its moments
-                        continue
-                    self._idle.append(worker)
-                    if made.fitting is not None:
-                        extraction.shrink(made.fitting)
-                        attempts[shard] = 0
-                        waiting.appendleft(shard)
-                        continue
-                    for message in made.slow:
-                        warnings.warn(message, SlowPathWarning, stacklevel=2)
-                    finish(shard)
         finally:
-            for worker, _ in making.values():  # after an error; what they would still write, the next run can use
+            for worker, _ in making.by_task.values():  # after an error; what they still write, the next run can use
                 self._ray.kill(worker)
+        redone = making.redone
         # Should a worker that was out of reach have gone on, it may have written into what another was writing.
-        if damaged := [shard for shard in dict.fromkeys(redone) if not store.holds(shard)]:
-            extraction.advance(-int(sum(extraction.corpus.num_tokens[store.rows(shard)].sum() for shard in damaged)))
+        if damaged := [shard for shard in dict.fromkeys(redone) if not extraction.store.holds(shard)]:
+            for shard in damaged:
+                making.advance(shard, -1)
             redone += self.make(extraction, damaged)
         return sorted(set(redone))
 
@@ -160,12 +100,8 @@ class RayEngine:
     def _connect(self) -> None:
         if self._ray is not None:
             return
-        ray = self._connection.enter_context(connected(self._address, self._num_workers))
-        there = int(ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))
-        if there < 1:
-            raise InputError(
-                f"each worker needs a {'GPU' if self._gpu else 'core'}, but the cluster has none: check ray status"
-            )
+        ray = self._connection.enter_context(connected(self._address, self._num_workers, _STORE_BYTES))
+        there = room_for(ray, "GPU" if self._gpu else "CPU")
         self._ray, self._num_workers = ray, self._num_workers or there
         self._worker = ray.remote(num_cpus=1, num_gpus=int(self._gpu), max_restarts=0)(Worker)
         self._builder = ray.put(self._build_sketcher)
@@ -193,15 +129,15 @@ class RayEngine:
         """
         since = time.monotonic()
         while True:
-            ready, _ = self._ray.wait([*making, *self._starting], num_returns=1, timeout=_LOOK_SECONDS)
+            ready, _ = self._ray.wait([*making, *self._starting], num_returns=1, timeout=LOOK_SECONDS)
             for one in ready:
                 if one in self._starting:
                     self._started(one, self._starting.pop(one))
             if ready:
                 return [one for one in ready if one in making]
-            if not making and not self._idle and time.monotonic() - since > _PATIENCE_SECONDS:
+            if not making and not self._idle and time.monotonic() - since > PATIENCE_SECONDS:
                 raise InputError(
-                    f"the cluster must have room for a worker, but had none for {_PATIENCE_SECONDS:.0f} seconds: check "
+                    f"the cluster must have room for a worker, but had none for {PATIENCE_SECONDS:.0f} seconds: check "
                     "ray status, and run the same command again to go on"
                 )
 
@@ -222,3 +158,99 @@ class RayEngine:
         self._failed_starts = 0
         self._coverage = self._coverage or coverage
         self._idle.append(worker)
+
+
+class _Making:
+    """Shards on their way: which wait, who makes which, and how often each has been tried.
+
+    Args:
+        ray: connected.
+        lost: the errors of workers that are gone.
+        extraction: of which store.
+        shards: to be made.
+
+    Attributes:
+        waiting: shards that nobody makes yet, or again.
+        by_task: what will be ready → its worker and its shard.
+        redone: shards that were begun again, as often as they were.
+    """
+
+    def __init__(
+        self, ray: Any, lost: tuple[type[Exception], ...], extraction: Extraction, shards: Sequence[int]
+    ) -> None:
+        self._ray, self._lost, self._extraction = ray, lost, extraction
+        self._place = place_at(extraction.store.directory)
+        self._attempts: Counter[int] = Counter()
+        self.waiting = deque(shards)
+        self.by_task: dict[Any, tuple[Any, int]] = {}
+        self.redone: list[int] = []
+
+    def begin(self, worker: Any) -> None:
+        """Let a worker make the next shard."""
+        shard, extraction = self.waiting.popleft(), self._extraction
+        self._attempts[shard] += 1
+        self._place.write(documents_name(shard), extraction.documents(shard).to_bytes())
+        task = Task(
+            place=str(self._place),
+            header=extraction.store.header,
+            shard=shard,
+            max_length=extraction.max_length,
+            batch_tokens=extraction.batch_tokens,
+        )
+        self.by_task[worker.make.remote(task)] = worker, shard
+
+    def end(self, task: Any) -> Any | None:
+        """See what became of a task that is ready; its worker, if that is still there.
+
+        Raises:
+            Exception: what the worker raised, where that would not pass, or has come too often.
+        """
+        worker, shard = self.by_task.pop(task)
+        try:
+            made = self._ray.get(task)
+        except self._lost as error:
+            self._ray.kill(worker)  # it may be out of reach, and not dead
+            self._lose(shard, error)
+            return None
+        except self._ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, OSError) or error.cause.errno in _FINAL:
+                raise error.cause from error
+            self._begin_again(shard, error.cause)  # a network has its moments
+            return worker
+        if made.fitting is not None:
+            self._extraction.shrink(made.fitting)
+            self._attempts[shard] = 0
+            self.waiting.appendleft(shard)
+            return worker
+        for message in made.slow:
+            warnings.warn(message, SlowPathWarning, stacklevel=3)
+        self._finish(shard)
+        return worker
+
+    def advance(self, shard: int, sign: int = 1) -> None:
+        """Tell progress of a shard's tokens; or take them back."""
+        extraction = self._extraction
+        extraction.advance(sign * int(extraction.corpus.num_tokens[extraction.store.rows(shard)].sum()))
+
+    def _finish(self, shard: int) -> None:
+        self._place.remove(documents_name(shard))
+        self.advance(shard)
+
+    def _lose(self, shard: int, error: Exception) -> None:
+        if self._extraction.store.holds(shard):  # its worker had come so far
+            self._finish(shard)
+            return
+        self.redone.append(shard)
+        self._begin_again(
+            shard,
+            InputError(
+                f"workers must survive a shard, but {_MOST_ATTEMPTS} were lost one after the other while they made "
+                f"shard {shard} of {self._place}, which is often for want of memory (pass a smaller --batch-tokens or "
+                f"--max-length): {' '.join(str(error).split()):.200}"
+            ),
+        )
+
+    def _begin_again(self, shard: int, error: Exception) -> None:
+        if self._attempts[shard] >= _MOST_ATTEMPTS:
+            raise error
+        self.waiting.appendleft(shard)

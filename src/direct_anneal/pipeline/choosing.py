@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -30,7 +31,7 @@ from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.outputs import evidence, read_coverage, retire, write_json, write_table
 from direct_anneal.pipeline.stages import Stages
 from direct_anneal.progress import Advance
-from direct_anneal.selection import Block, Selection
+from direct_anneal.selection import Block, Map, Selection
 
 _MOST_DOMAINS = 12
 _CURVATURE_UNITS: dict[CurvatureName, str] = {
@@ -152,18 +153,20 @@ def choose(
         crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
         energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
 
-    with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
-        units: list[Any] = [_Watched(block, advance) for block in pool.units]
-        watched = replace(pool, units=units)
-        formulation = formulate(config.objective, config, watched, z, estimate)
-        formulation, selection, least = solve_within(formulation, config)
-        other = counterpart(config.objective)
-        alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate), config)
+    with _mapper(config) as mapper:
+        with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+            # What is read elsewhere cannot tell of it here.
+            units: list[Any] = [_Watched(block, advance) for block in pool.units]
+            watched = replace(pool, units=units) if config.engine == "local" else pool
+            formulation = formulate(config.objective, config, watched, z, estimate, mapper)
+            formulation, selection, least = solve_within(formulation, config)
+            other = counterpart(config.objective)
+            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper), config)
 
-    traced = None
-    if frontier is not None:
-        with stages.stage("Frontier", "budgets") as advance:
-            traced = trace(formulation, frontier, pool.samples, advance)
+        traced = None
+        if frontier is not None:
+            with stages.stage("Frontier", "budgets") as advance:
+                traced = trace(formulation, frontier, pool.samples, advance)
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
@@ -213,6 +216,15 @@ def choose(
     if traced is not None:
         content["frontier"] = traced
     return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
+    """What carries out the products over all rows: this process, or tasks of a cluster."""
+    if config.engine == "local":
+        return nullcontext(map)
+    from direct_anneal.cluster import TaskMap
+
+    return TaskMap(address=config.ray_address, workers=config.workers)
 
 
 def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
     InfeasibleError,
+    Map,
     Objective,
     Selection,
     SelectionProblem,
@@ -66,6 +68,7 @@ def formulate(
     pool: SketchedGradients,
     validation: Float,
     estimate: Estimate,
+    mapper: Map = map,
 ) -> Formulation:
     """The problem that documents and their configuration make, for one objective.
 
@@ -75,6 +78,7 @@ def formulate(
         pool: N gradients.
         validation: Z of the validation set, shape (M, R).
         estimate: spectra, split at the elbow.
+        mapper: carries out what takes all rows, as `FeatureMatrix` has it.
 
     Raises:
         InputError: the pool is smaller than what is asked of it, or as for `formulate_arrays`.
@@ -94,6 +98,7 @@ def formulate(
         estimate,
         expected,
         num_tokens / num_tokens.mean() if weighed else None,
+        mapper,
         num_selected=num_selected,
         num_tokens=num_tokens,
         token_budget=token_budget,
@@ -110,6 +115,7 @@ def formulate_arrays(
     estimate: Estimate,
     expected: float,
     token_weights: Float | None = None,
+    mapper: Map = map,
     **size_and_constraints: Any,
 ) -> Formulation:
     """The problem of one objective: the family that docs/departures.md derives, in one place.
@@ -135,6 +141,7 @@ def formulate_arrays(
         expected: how many samples are selected, as far as that is known.
         token_weights: n / n̄, shape (N,), the lengths of samples in units of their mean, where the size is in tokens and
             z is of a sample's mean loss; None: every sample counts alike.
+        mapper: carries out what takes all rows, as `FeatureMatrix` has it.
         size_and_constraints: further arguments of `SelectionProblem`.
 
     Raises:
@@ -147,7 +154,7 @@ def formulate_arrays(
             "directions are stiff: ask for fewer, or raise --elbow"
         )
     scale = None if member.gradients == "unit" else norms
-    counted = FeatureMatrix(units, scale=scale)
+    counted = FeatureMatrix(units, scale=scale, mapper=mapper)
     cost = _band_costs(spectrum, counted, member)
     if token_weights is not None:
         cost = cost * token_weights[:, None]
@@ -167,7 +174,7 @@ def formulate_arrays(
         mean = mean if removed is None else spectrum.flat(mean[None])[0]
         target = member.target_scale * expected * mean
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped),
+        features=FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped, mapper=mapper),
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.allowance, budget_units),
         objective=member.objective,
@@ -233,10 +240,11 @@ def _band_costs(spectrum: Spectrum, features: FeatureMatrix, member: Member) -> 
     """A of the pool, shape (N, m), block by block."""
     count, size = features.shape
     centre = features.weighted_sum(np.ones(count)) / count if member.noise == "centred" else np.zeros(size)
-    cost = np.empty((count, member.bands))
-    for start, rows in features.blocks(_COST_BLOCK_BYTES):
-        cost[start : start + len(rows)] = spectrum.band_costs(rows - centre, member.bands)
-    return cost
+    return features.of_rows(partial(_costs_around, centre, spectrum, member.bands), _COST_BLOCK_BYTES)
+
+
+def _costs_around(centre: Float, spectrum: Spectrum, num_bands: int, rows: Float) -> Float:
+    return spectrum.band_costs(rows - centre, num_bands)
 
 
 def _held_out(validation: Float, estimate: Estimate, member: Member) -> Float:

@@ -1,21 +1,24 @@
 """The feature matrix X as selection sees it: blocks of rows on disk or in memory, never copied whole.
 
-N samples, R sketch size (R' after a map), S removed directions, k columns worked on at once.
+N samples, n rows of one part, R sketch size (R' after a map), S removed directions, k columns worked on at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import cycle
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Of float64 rows. Small blocks stay in cache from their conversion to the last product; the Gram matrix, itself R × R,
 # needs large ones for BLAS; and so does a thread that is to be ahead, for handing over to cost nothing.
@@ -23,8 +26,22 @@ _BLOCK_BYTES = 1 << 20
 _GRAM_BLOCK_BYTES = 32 << 20
 _AHEAD_BYTES = 8 << 20
 _BUFFERS = 3  # one is worked on, while the next two are filled
-_KEPT = 8 << 20  # matrices up to this size, in float64, are read and converted once
+_KEPT = 8 << 20  # parts up to this size, in float64, are read and converted once
 _ALONE = 64 << 20  # up to this size, without a thread
+
+# What is summed by itself, and may be summed elsewhere. Sums are added up part by part: that they are the same wherever
+# parts are summed hangs on these numbers alone. A part's sum is R numbers, its Gram matrix R²: of those there are few.
+_PART_BYTES = 512 << 20
+_GRAMS = 64
+
+
+class Map(Protocol):
+    """As the built-in `map`: what a function gives for each item, in the order of items, when it is asked for.
+
+    One that runs elsewhere needs functions, items and results that can be pickled, and places that can be read there.
+    """
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
 
 
 class Block(Protocol):
@@ -38,117 +55,38 @@ class Block(Protocol):
     def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
 
 
-class FeatureMatrix:
-    """X = diag(scale) Z W: rows z_i, rescaled and mapped; W = F = I − B Bᵀ removes the span of an orthonormal basis.
-
-    Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64. Equal rows give equal
-    products to the last bit, wherever they stand, so that ties are ties. Large matrices are read and converted by a
-    thread, while what it read before is multiplied. Memory: three blocks of rows beside O(N) scalars.
-
-    Args:
-        blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.
-        scale: (N,) factor of each row, all ones where it is left out.
-        removed: B, shape (R, S) with orthonormal columns; nothing is removed where it is left out.
-        mapped: W itself, shape (R, R'), instead.
+@dataclass(frozen=True)
+class Part:
+    """A run of rows, of one block or several.
 
     Attributes:
-        passes: how often the rows were read from first to last, so far.
-
-    Raises:
-        ValueError: the shapes disagree, or W is given in both ways.
-
-    >>> X = FeatureMatrix(np.eye(3), removed=np.eye(3)[:, :1])
-    >>> X.rows([0, 1])
-    array([[0., 0., 0.],
-           [0., 1., 0.]])
+        shape: (n, R).
+        pieces: blocks, and the first and last + 1 of the rows that are meant.
     """
 
-    def __init__(
-        self,
-        blocks: NDArray[np.floating] | Sequence[Block],
-        *,
-        scale: ArrayLike | None = None,
-        removed: Float | None = None,
-        mapped: Float | None = None,
-    ) -> None:
-        self._blocks: list[Block] = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
-        if not self._blocks or any(len(b.shape) != 2 or b.shape[1:] != self._blocks[0].shape[1:] for b in self._blocks):
-            raise ValueError("features must be one (N, R) array or blocks of it with the same R")
-        self.passes = 0
-        self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
-        self._stored = int(self._blocks[0].shape[1])
-        self.shape = (int(self._starts[-1]), self._stored if mapped is None else mapped.shape[1])
-        self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
-        self._removed, self._mapped = removed, mapped
-        if removed is not None and mapped is not None:
-            raise ValueError("rows are mapped, or have directions removed, but not both")
-        for name, given in (("removed", removed), ("mapped", mapped)):
-            if given is not None and (given.ndim != 2 or len(given) != self._stored):
-                raise ValueError(f"{name} must be of shape ({self._stored}, ...), as features are, got {given.shape}")
-        if self._scale is not None and self._scale.shape != (self.shape[0],):
-            raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
+    shape: tuple[int, int]
+    pieces: tuple[tuple[Block, int, int], ...]
 
-    def dot(self, directions: Float) -> Float:
-        """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
-        # X U = Z (W U), one small product instead of N; F is symmetric.
-        back = self._map(directions.T) if self._mapped is None else directions.T @ self._mapped.T
-        flat = np.ascontiguousarray(np.atleast_2d(back))  # (k, R)
-        out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
-        for start, rows in self.blocks():
-            for column, direction in enumerate(flat):
-                # Row by row: a matrix product rounds a row by its place in the block.
-                out[column, start : start + len(rows)] = np.vecdot(rows, direction)
-        return out.T if directions.ndim == 2 else out[0]
+    def blocks(self, scale: Float | None = None, block_bytes: int | None = None) -> Generator[tuple[slice, Float]]:
+        """The rows z_i of the part, times a factor each, block by block, and their positions in it.
 
-    def weighted_sum(self, weights: Float) -> Float:
-        """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
-        total = np.zeros((self._stored, *weights.shape[1:]))
-        for start, rows in self.blocks():
-            total += rows.T @ weights[start : start + len(rows)]
-        return self._map(total.T).T
+        A block is not to be written to, and is overwritten when the next is asked for.
 
-    def gram(self) -> Float:
-        """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
-        total = np.zeros((self._stored, self._stored))
-        for _, rows in self.blocks(_GRAM_BLOCK_BYTES):
-            total += rows.T @ rows
-        return self._map(self._map(total).T)
-
-    def rows(self, indices: ArrayLike) -> Float:
-        """x_i for each index, shape (len(indices), R)."""
-        indices = np.asarray(indices, dtype=np.intp)
-        out = np.empty((len(indices), self._stored))
-        owner = np.searchsorted(self._starts, indices, side="right") - 1
-        for b in np.unique(owner):
-            mine = owner == b
-            out[mine] = self._blocks[b][indices[mine] - self._starts[b]]
-        if self._scale is not None:
-            out *= self._scale[indices, None]
-        return self._map(out)
-
-    def squared_norms(self) -> Float:
-        """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S, or 2 N R R' where mapped."""
-        out = np.empty(self.shape[0])
-        for start, rows in self.blocks():
-            mapped = self._map(rows)
-            out[start : start + len(rows)] = np.einsum("nr,nr->n", mapped, mapped)
-        return out
-
-    def blocks(self, block_bytes: int | None = None) -> Generator[tuple[int, Float]]:
-        """Where a block of rows starts, and the rows z_i, scaled; they are overwritten when more are asked for.
-
-        Cost: one pass.
+        Args:
+            scale: (n,).
+            block_bytes: about the size of a block.
         """
-        self.passes += 1
         block_bytes = block_bytes or _BLOCK_BYTES
-        step = max(1, block_bytes // (8 * self._stored))
+        step = max(1, block_bytes // (8 * self.shape[1]))
         for start, rows in self._read_all(step * max(1, _AHEAD_BYTES // block_bytes)):
             for first in range(0, len(rows), step):
-                yield start + first, rows[first : first + step]
+                block = rows[first : first + step]
+                where = slice(start + first, start + first + len(block))
+                yield where, block if scale is None else block * scale[where, None]
 
     def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
         """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
-        count, size = self.shape[0], self._stored
+        count, size = self.shape
         if 8 * count * size <= _KEPT:
             yield 0, self._whole
             return
@@ -170,24 +108,217 @@ class FeatureMatrix:
 
     @cached_property
     def _whole(self) -> Float:
-        """All rows of a small matrix, scaled."""
-        return self._read(0, np.empty((self.shape[0], self._stored)))
+        """All rows of a small part."""
+        return self._read(0, np.empty(self.shape))
 
     def _read(self, start: int, buffer: Float) -> Float:
-        """Rows from `start` on, as many as there are and fit, scaled, in the buffer."""
+        """Rows from `start` on, as many as there are and fit, in the buffer."""
         rows = buffer[: self.shape[0] - start]
-        block, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
+        piece, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
         while filled < len(rows):
-            first = start + filled - int(self._starts[block])
-            stored = self._blocks[block][first : first + len(rows) - filled]
+            block, first, last = self.pieces[piece]
+            begin = first + start + filled - int(self._starts[piece])
+            stored = block[begin : min(last, begin + len(rows) - filled)]
             np.copyto(rows[filled : filled + len(stored)], stored)
-            block, filled = block + 1, filled + len(stored)
-        if self._scale is not None:
-            rows *= self._scale[start : start + len(rows), None]
+            piece, filled = piece + 1, filled + len(stored)
         return rows
 
-    def _map(self, rows: Float) -> Float:
-        """z W for each row."""
+    @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        """Where each piece begins in the part."""
+        return np.cumsum([0, *(last - first for _, first, last in self.pieces)])
+
+
+class _RowMap:
+    """z W for each row."""
+
+    def __init__(self, removed: Float | None, mapped: Float | None) -> None:
+        # Together in memory, since that is how they would arrive elsewhere.
+        self._removed, self._mapped = (None if m is None else np.ascontiguousarray(m) for m in (removed, mapped))
+
+    def __call__(self, rows: Float) -> Float:
         if self._mapped is not None:
             return np.asarray(rows @ self._mapped)
         return rows if self._removed is None else rows - (rows @ self._removed) @ self._removed.T
+
+    def transposed(self, rows: Float) -> Float:
+        """u Wᵀ for each; F is symmetric."""
+        return self(rows) if self._mapped is None else np.asarray(rows @ self._mapped.T)
+
+
+class FeatureMatrix:
+    """X = diag(scale) Z W: rows z_i, rescaled and mapped; W = F = I − B Bᵀ removes the span of an orthonormal basis.
+
+    Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64. Equal rows give equal
+    products to the last bit, wherever they stand, so that ties are ties. Large matrices are read and converted by a
+    thread, while what it read before is multiplied. Memory: three blocks of rows beside O(N) scalars.
+
+    Args:
+        blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.
+        scale: (N,) factor of each row, all ones where it is left out.
+        removed: B, shape (R, S) with orthonormal columns; nothing is removed where it is left out.
+        mapped: W itself, shape (R, R'), instead.
+        mapper: carries products out, part by part: here, or wherever the blocks can be read. Changes nothing else.
+
+    Attributes:
+        passes: how often the rows were read from first to last, so far.
+
+    Raises:
+        ValueError: the shapes disagree, or W is given in both ways.
+
+    >>> X = FeatureMatrix(np.eye(3), removed=np.eye(3)[:, :1])
+    >>> X.rows([0, 1])
+    array([[0., 0., 0.],
+           [0., 1., 0.]])
+    """
+
+    def __init__(
+        self,
+        blocks: NDArray[np.floating] | Sequence[Block],
+        *,
+        scale: ArrayLike | None = None,
+        removed: Float | None = None,
+        mapped: Float | None = None,
+        mapper: Map = map,
+    ) -> None:
+        self._blocks: list[Block] = [blocks] if isinstance(blocks, np.ndarray) else list(blocks)
+        if not self._blocks or any(len(b.shape) != 2 or b.shape[1:] != self._blocks[0].shape[1:] for b in self._blocks):
+            raise ValueError("features must be one (N, R) array or blocks of it with the same R")
+        self.passes = 0
+        self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
+        self._stored = int(self._blocks[0].shape[1])
+        self.shape = (int(self._starts[-1]), self._stored if mapped is None else mapped.shape[1])
+        self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
+        if removed is not None and mapped is not None:
+            raise ValueError("rows are mapped, or have directions removed, but not both")
+        for name, given in (("removed", removed), ("mapped", mapped)):
+            if given is not None and (given.ndim != 2 or len(given) != self._stored):
+                raise ValueError(f"{name} must be of shape ({self._stored}, ...), as features are, got {given.shape}")
+        if self._scale is not None and self._scale.shape != (self.shape[0],):
+            raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
+        self._map = _RowMap(removed, mapped)
+        self._mapper = mapper
+        count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self._stored))
+        self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
+        self._parts = [self._part(place) for place in self._places]
+
+    def dot(self, directions: Float) -> Float:
+        """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
+        # X U = Z (W U), one small product instead of N.
+        flat = np.ascontiguousarray(np.atleast_2d(self._map.transposed(directions.T)))  # (k, R)
+        out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
+        for place, found in zip(self._places, self._pass(partial(_dot, flat), self._parts), strict=True):
+            out[:, place] = found
+        if self._scale is not None:
+            out *= self._scale
+        return out.T if directions.ndim == 2 else out[0]
+
+    def weighted_sum(self, weights: Float) -> Float:
+        """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
+        total = np.zeros((self._stored, *weights.shape[1:]))
+        items = (
+            (part, weights[place] if self._scale is None else (weights[place].T * self._scale[place]).T)
+            for part, place in zip(self._parts, self._places, strict=True)
+        )
+        for found in self._pass(_weighted_sum, items):
+            total += found
+        return self._map(total.T).T
+
+    def gram(self) -> Float:
+        """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
+        together = -(-len(self._parts) // _GRAMS)
+        runs = (slice(first, first + together) for first in range(0, len(self._parts), together))
+        total = np.zeros((self._stored, self._stored))
+        for found in self._pass(_gram, ((self._parts[run], self._factors(run)) for run in runs)):
+            total += found
+        return self._map(self._map(total).T)
+
+    def rows(self, indices: ArrayLike) -> Float:
+        """x_i for each index, shape (len(indices), R); read here."""
+        indices = np.asarray(indices, dtype=np.intp)
+        out = np.empty((len(indices), self._stored))
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        for b in np.unique(owner):
+            mine = owner == b
+            out[mine] = self._blocks[b][indices[mine] - self._starts[b]]
+        if self._scale is not None:
+            out *= self._scale[indices, None]
+        return self._map(out)
+
+    def squared_norms(self) -> Float:
+        """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S, or 2 N R R' where mapped."""
+        out = np.concatenate(list(self._pass(partial(_squared_norms, self._map), self._parts)))
+        return out if self._scale is None else out * np.square(self._scale)
+
+    def of_rows(self, function: Callable[[Float], Float], block_bytes: int) -> Float:
+        """f(z_i) of every row, scaled but not mapped, shape (N, m), by a function from rows (n, R) to (n, m).
+
+        Args:
+            block_bytes: about how much of the rows, in float64, the function is given at a time.
+
+        Cost: one pass.
+        """
+        work = partial(_of_rows, function, block_bytes)
+        parts = range(len(self._parts))
+        items = ((self._parts[one], *self._factors(slice(one, one + 1))) for one in parts)
+        return np.concatenate(list(self._pass(work, items)))
+
+    def _pass(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        self.passes += 1
+        return self._mapper(function, items)
+
+    def _factors(self, parts: slice) -> list[Float | None]:
+        """Of the rows of some parts."""
+        return [None if self._scale is None else self._scale[place] for place in self._places[parts]]
+
+    def _part(self, place: slice) -> Part:
+        begin, end = np.searchsorted(self._starts, [place.start, place.stop], side="right") - 1
+        pieces = [
+            (block, max(place.start - start, 0), min(place.stop - start, len(block)))
+            for block, start in zip(self._blocks[begin : end + 1], self._starts[begin:].tolist(), strict=False)
+        ]
+        return Part((place.stop - place.start, self._stored), tuple(piece for piece in pieces if piece[1] < piece[2]))
+
+
+# What is computed of one part, by whoever has it.
+
+
+def _dot(directions: Float, part: Part) -> Float:
+    """(k, n), for directions (k, R)."""
+    out = np.empty((len(directions), part.shape[0]))
+    for where, rows in part.blocks():
+        for column, direction in enumerate(directions):
+            # Row by row: a matrix product rounds a row by its place in the block.
+            out[column, where] = np.vecdot(rows, direction)
+    return out
+
+
+def _weighted_sum(item: tuple[Part, Float]) -> Float:
+    part, weights = item
+    weights = np.ascontiguousarray(weights)
+    total = np.zeros((part.shape[1], *weights.shape[1:]))
+    for where, rows in part.blocks():
+        total += rows.T @ weights[where]
+    return total
+
+
+def _gram(run: tuple[Sequence[Part], Sequence[Float | None]]) -> Float:
+    size = run[0][0].shape[1]
+    total = np.zeros((size, size))
+    for part, scale in zip(*run, strict=True):
+        for _, rows in part.blocks(scale, _GRAM_BLOCK_BYTES):
+            total += rows.T @ rows
+    return total
+
+
+def _squared_norms(row_map: _RowMap, part: Part) -> Float:
+    out = np.empty(part.shape[0])
+    for where, rows in part.blocks():
+        mapped = row_map(rows)
+        out[where] = np.einsum("nr,nr->n", mapped, mapped)
+    return out
+
+
+def _of_rows(function: Callable[[Float], Float], block_bytes: int, item: tuple[Part, Float | None]) -> Float:
+    part, scale = item
+    return np.concatenate([function(rows) for _, rows in part.blocks(scale, block_bytes)])
