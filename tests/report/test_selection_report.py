@@ -196,7 +196,7 @@ class TestWhatIsGone:
         shutil.rmtree(copied / "features" / "pool")
         text = harmless(write_report(copied).read_text(encoding="utf-8")).text
         assert text.count("Not shown: features must lie in") == 1
-        assert "--objective descent" in text
+        assert "--objective matching" in text
 
     def test_everything(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(InputError, match="DIR must be the directory of a finished run"):
