@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 
 _START_DIRECTIONS = 4  # starts: the uniform weights, and both signs of this many leading singular directions
 _CROSSED = 4  # ends whose sums and differences are tried
-_ROUNDS = 2
+_ROUNDS = 3
 _MAX_STEPS = 100
 _SETTLED = 1e-6  # relative: a rise below it ends an ascent: in large pools there is no end of steps that bring less
 _HOPE = 4  # a start is given up when so many more rises like its last would not bring it among the best
