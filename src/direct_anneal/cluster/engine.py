@@ -87,6 +87,8 @@ class RayEngine:
             for worker, _ in making.by_task.values():  # after an error; what they still write, the next run can use
                 self._ray.kill(worker)
         redone = making.redone
+        if redone:
+            extraction.store.sweep()
         # Should a worker that was out of reach have gone on, it may have written into what another was writing.
         if damaged := [shard for shard in dict.fromkeys(redone) if not extraction.store.holds(shard)]:
             for shard in damaged:

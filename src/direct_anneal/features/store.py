@@ -108,6 +108,10 @@ class FeatureStore:
             self._discard()
         if _header(self._place) is None:
             self._place.write(HEADER, json.dumps(self.header.content, indent=2, sort_keys=True).encode())
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what was being written by those who are gone. Nobody may be at work in the directory."""
         for leftover in fnmatch.filter(self._place.names(), "*" + TEMPORARY_SUFFIX):
             self._place.remove(leftover)
 
