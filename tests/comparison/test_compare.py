@@ -16,6 +16,7 @@ from direct_anneal.cli import main
 from direct_anneal.comparison import compare, read_recipe, running
 from direct_anneal.comparison.recipe import BEFORE, Recipe
 from direct_anneal.errors import InputError
+from direct_anneal.pipeline import family
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, write_jsonl
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
@@ -157,6 +158,12 @@ class TestRuns:
         content["arms"]["direct"]["select"]["elbow"] = 0.5
         with pytest.raises(InputError, match="one, direct, seed 0 that was made by another recipe"):
             compare(recipe_of(content, tmp_path), out)
+
+    def test_neither_is_one_under_other_defaults(self, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+        recipe, out, _ = done
+        monkeypatch.setattr(family, "DAMPING", 0.5)
+        with pytest.raises(InputError, match="one, direct, seed 0 that was made by another recipe"):
+            compare(recipe, out)
 
     def test_from_the_command_line(self, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
         _, out, _ = done

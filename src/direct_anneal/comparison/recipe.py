@@ -12,7 +12,7 @@ import yaml
 from direct_anneal.annealing import AnnealConfig
 from direct_anneal.baselines import BASELINES, DuplicateMethod
 from direct_anneal.errors import InputError
-from direct_anneal.pipeline import SelectConfig
+from direct_anneal.pipeline import SOLVING_FIELDS, SelectConfig
 
 WHOLE_POOL = "whole-pool"
 BEFORE = "before"  # the arm of the checkpoint itself
@@ -104,6 +104,19 @@ class Recipe:
     text_field: str = "text"
     id_field: str = "id"
     domain_field: str = "domain"
+
+    def select_options(self, arm: Arm) -> dict[str, Any]:
+        """What an arm's choice depends on of `select`, defaults included; nothing where it needs no gradients.
+
+        Raises:
+            InputError: an option cannot be.
+        """
+        if not arm.needs_gradients:
+            return {}
+        given = {**self.select, **arm.select}
+        config = SelectConfig(model=self.model, pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
+        of_gradients = arm.baseline is not None
+        return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
 
     @property
     def fields(self) -> dict[str, str]:
@@ -202,9 +215,7 @@ def _check(recipe: Recipe) -> None:
     # The commands' own checks, before hours of work and not in their midst.
     AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.anneal)
     for arm in recipe.arms:
-        if arm.needs_gradients:
-            options = {**recipe.select, **arm.select}
-            SelectConfig(model=recipe.model, pool=("-",), validation=("-",), out="-", num_tokens=2, **options)
+        recipe.select_options(arm)
 
 
 def _mapping(given: Any, where: str, known: set[str] | None = None) -> dict[str, Any]:

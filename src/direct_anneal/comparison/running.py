@@ -120,7 +120,8 @@ def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
         for seed in recipe.seeds:
             for fraction in recipe.fractions:
                 for arm in recipe.arms:
-                    inputs = _hash([*common, asdict(arm), recipe.anneal, recipe.epochs])
+                    # Defaults of ours may change; then another version must not take these lines for its own.
+                    inputs = _hash([*common, asdict(arm), recipe.select_options(arm), recipe.anneal, recipe.epochs])
                     yield {**start, "arm": arm.name, "seed": seed, "fraction": fraction, "inputs": inputs}
 
 

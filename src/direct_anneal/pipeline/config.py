@@ -27,17 +27,8 @@ _WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *(
-            "num_samples",
-            "num_tokens",
-            "fraction",
-            "objective",
-            "target_scale",
-            "filter",
-            "damping",
-            "filter_curvature",
-        ),
-        *("gradients", "noise", "bands"),
+        *("num_samples", "num_tokens", "fraction", "objective", "target_scale"),
+        *("filter", "damping", "filter_curvature", "gradients", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
