@@ -30,7 +30,7 @@ from direct_anneal.features import extract
 from direct_anneal.pipeline import Run, reselect
 from features.extraction_runs import extracted, store_for
 from features.object_store import bucket, objects_below
-from pipeline.pools import chosen, computed, write_pool, write_validation
+from pipeline.pools import chosen, computed, write_world
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
 
 TESTS = str(Path(__file__).parent.parent)
@@ -145,11 +145,7 @@ def test_what_is_amiss_on_a_worker_is_told_as_if_it_were_here(corpus: Corpus, no
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool and a validation set."""
-    directory = tmp_path_factory.mktemp("world")
-    (directory / "pool").mkdir()
-    write_pool(directory / "pool")
-    write_validation(directory / "validation.jsonl")
-    return directory
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pools import chosen, write_pool, write_validation
+from pipeline.pools import chosen, write_world
 from pipeline.tiny import documents, write_checkpoint, write_jsonl
 
 
@@ -16,9 +16,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """A finished run over a pool in every format, a part of it tokenised. To be read, not changed."""
-    directory = tmp_path_factory.mktemp("world")
-    write_pool(directory / "pool")
-    write_validation(directory / "validation.jsonl")
+    directory = write_world(tmp_path_factory.mktemp("world"))
     chosen(model, directory, directory / "run", fraction=0.5)
     return directory / "run"
 

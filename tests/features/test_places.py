@@ -19,7 +19,7 @@ from direct_anneal.features.places import Url
 from direct_anneal.pipeline import reselect
 from features.extraction_runs import extracted, sketcher, store_for
 from features.object_store import BUCKET, bucket, objects_below
-from pipeline.pools import chosen, write_pool, write_validation
+from pipeline.pools import chosen, write_world
 from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
 
 
@@ -43,11 +43,7 @@ def reference(checkpoint: Path, corpus: Corpus, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("world")
-    (directory / "pool").mkdir()
-    write_pool(directory / "pool")
-    write_validation(directory / "validation.jsonl")
-    return directory
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import NoReturn
 import pytest
 
 from direct_anneal.checkpoint import Checkpoint
-from pipeline.pools import write_pool, write_validation
+from pipeline.pools import write_world
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -17,10 +17,7 @@ def _without_reports(without_reports: None) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool in every format, and a validation set. To be read, not changed."""
-    directory = tmp_path_factory.mktemp("world")
-    write_pool(directory / "pool")
-    write_validation(directory / "validation.jsonl")
-    return directory
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -43,32 +43,35 @@ def write_validation(path: Path, count: int = NUM_VALIDATION) -> Path:
     return write_jsonl(path, documents(count, seed=3, prefix="v", domains=("prose", "code")))
 
 
+def write_world(directory: Path) -> Path:
+    """Both, as `options_of` names them."""
+    write_pool(directory / "pool")
+    write_validation(directory / "validation.jsonl")
+    return directory
+
+
+def options_of(model: Path, directory: Path, out: Path) -> dict[str, Any]:
+    """Of `select` over directory/pool and directory/validation.jsonl, but for the size."""
+    return {
+        "model": model,
+        "pool": str(directory / "pool"),
+        "validation": str(directory / "validation.jsonl"),
+        "out": out,
+        "sketch_size": SKETCH_SIZE,
+    }
+
+
 def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = None, **options: Any) -> Run:
     """`select` over directory/pool and directory/validation.jsonl; a quarter, and by the paper's objective, unless
     something else is asked for."""
     if not {"num_samples", "num_tokens", "fraction"} & options.keys():
         options["fraction"] = 0.25
-    given: dict[str, Any] = {
-        "model": model,
-        "pool": str(directory / "pool"),
-        "validation": str(directory / "validation.jsonl"),
-        "out": out,
-        "sketch_size": SKETCH_SIZE,
-        "objective": "energy",
-    }
-    return select(progress=progress, **(given | options))
+    return select(progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options))
 
 
 def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:
     """`features` of what `chosen` chooses from."""
-    given: dict[str, Any] = {
-        "model": model,
-        "pool": str(directory / "pool"),
-        "validation": str(directory / "validation.jsonl"),
-        "out": out,
-        "sketch_size": SKETCH_SIZE,
-    }
-    return features(**(given | options))
+    return features(**(options_of(model, directory, out) | options))
 
 
 def exported(out: Path, files: list[str]) -> list[dict[str, Any]]:

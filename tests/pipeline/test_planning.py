@@ -12,7 +12,7 @@ from direct_anneal.cli import main
 from direct_anneal.cli.planning import _duration, _size
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import Plan, plan, planning
-from pipeline.pools import NUM_POOL, NUM_VALIDATION, chosen
+from pipeline.pools import NUM_POOL, NUM_VALIDATION, chosen, options_of
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, VOCAB_SIZE, documents, files_below, write_checkpoint, write_jsonl
 
 
@@ -24,15 +24,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(model: Path, directory: Path, out: Path, **options: Any) -> Plan:
-    given: dict[str, Any] = {
-        "model": model,
-        "pool": str(directory / "pool"),
-        "validation": str(directory / "validation.jsonl"),
-        "out": out,
-        "fraction": 0.25,
-        "sketch_size": SKETCH_SIZE,
-    }
-    return plan(**(given | options))
+    return plan(**(options_of(model, directory, out) | {"fraction": 0.25} | options))
 
 
 def test_of_what_it_reads_whole_it_knows_everything(checkpoint: Path, world: Path, tmp_path: Path) -> None:

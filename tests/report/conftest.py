@@ -10,7 +10,7 @@ import pytest
 from direct_anneal.comparison import reporting
 from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
 from direct_anneal.pipeline import Run
-from pipeline.pools import chosen, write_pool, write_validation
+from pipeline.pools import chosen, write_validation, write_world
 from pipeline.tiny import documents, write_jsonl
 
 HOSTILE = {
@@ -30,9 +30,7 @@ ARMS = ("random", "direct", "cosine")
 @pytest.fixture(scope="session")
 def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished selection with its report and frontier, of a pool in every format. To be read, not changed."""
-    directory = tmp_path_factory.mktemp("reported")
-    write_pool(directory / "pool")
-    write_validation(directory / "validation.jsonl")
+    directory = write_world(tmp_path_factory.mktemp("reported"))
     return chosen(checkpoint, directory, directory / "out", frontier=(0.9, 1e-4, 2.0), report=True)
 
 
