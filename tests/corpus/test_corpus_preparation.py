@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corpus.corpus_samples import FORMATS, ByteTokenizer, prepared, texts, write_lines, write_records
-from direct_anneal.corpus import Fields, assembly, pieces
+from direct_anneal.corpus import Fields, assembly, pieces, texts_at
+from direct_anneal.corpus import texts as sources_texts
 from direct_anneal.errors import InputError
 
 
@@ -144,6 +145,30 @@ def test_fields_have_the_names_that_the_user_gives(tmp_path):
     path = write_records(tmp_path, "docs", "parquet", [{"content": "some text", "key": "k", "lang": "en"}])
     corpus = prepared(tmp_path / "out", path, fields=Fields(text="content", id="key", domain="lang"))
     assert (corpus.index["id"][0].as_py(), corpus.index["domain"][0].as_py()) == ("k", "en")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_of_several_names_the_first_that_a_record_has_counts(tmp_path, format):
+    given = {"text": ("text", "content"), "id": ("id", "key"), "domain": ("domain", "lang")}
+    records = [
+        {"content": "two", "key": "b", "lang": "de"},
+        {"text": "one", "content": "a summary", "id": "a", "key": "not this"},
+        {"text": "  ", "content": "not this", "id": "c"},
+        {"body": "under no name that was given"},
+    ]
+    names = sorted({name for record in records for name in record})
+    with_nulls = [{name: record.get(name) for name in names} for record in records]
+    path = write_records(tmp_path / "data", "docs", format, with_nulls)
+    alone = "parquet" if format == "arrow" else format  # a dataset is saved in two files, and one record fills one
+    apart = [write_records(tmp_path / "data", str(row), alone, [record]) for row, record in enumerate(records)]
+    for number, paths in enumerate([[path], apart]):
+        corpus = prepared(tmp_path / f"out-{number}", *paths, fields=Fields(**given))
+        assert texts(corpus) == list(sources_texts(corpus, given["text"])) == ["two", "one"]
+        assert texts_at(corpus, [1, 0], given["text"]) == {0: "two", 1: "one"}
+        assert corpus.index["id"].to_pylist() == ["b", "a"]
+        assert corpus.index["domain"].to_pylist() == ["de", corpus.sources[-1 if number == 0 else 1].stem]
+        assert kinds(corpus) == {"empty-text": 1, "no-text": 1}
+        assert "neither a string in 'text' or 'content' nor" in corpus.incidents.places("no-text")[0].detail
 
 
 def test_duplicates_are_told_apart_over_all_files(tmp_path):

@@ -55,9 +55,9 @@ class EvaluateConfig:
     device: str = "cpu"
     dtype: DtypeName = "float32"
     batch_tokens: int = BATCH_TOKENS
-    text_field: str = "text"
-    id_field: str = "id"
-    domain_field: str = "domain"
+    text_field: str | tuple[str, ...] = "text"
+    id_field: str | tuple[str, ...] = "id"
+    domain_field: str | tuple[str, ...] = "domain"
     trust_remote_code: bool = False
     overwrite: bool = False
 
