@@ -181,7 +181,7 @@ def test_duplicates_are_told_apart_over_all_files(tmp_path):
     assert (place.source, place.row) == ("b.jsonl", 0)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "f:0", "a@f:1"]), st.integers(0, 5)), min_size=1))
 def test_ids_are_unique_and_the_first_stays(given_rows):
     # Rows are unique within a source: number them here.
@@ -220,7 +220,7 @@ def test_fingerprint_follows_content_not_place_or_time(tmp_path):
     assert len(fingerprints | {first}) == 5
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=9),
     batch=st.integers(1, 4),
