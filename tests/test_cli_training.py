@@ -24,6 +24,18 @@ def test_anneal_then_evaluate(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert "mean of domains" in capsys.readouterr().out
 
 
+def test_what_is_left_out_is_told(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a selection whose sources name their text differently."""
+    records = documents(20, seed=3)
+    data = write_jsonl(tmp_path / "data.jsonl", records[:12] + [{"body": record["text"]} for record in records[12:]])
+    for command, more in (("anneal", ["--learning-rate", "0.01", "--epochs", "1"]), ("evaluate", [])):
+        words = [command, "--model", str(checkpoint), "--data", str(data), *more, "--out", str(tmp_path / command)]
+        assert main(words) == 0
+        assert "data: records left out: 8 no-text" in capsys.readouterr().err
+        assert main([*words, "--overwrite", "--text-field", "text", "body"]) == 0
+        assert "left out" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

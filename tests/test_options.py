@@ -21,6 +21,7 @@ class Wanted:
     flag: bool = False
     name: str = ""
     files: tuple[str, ...] = ()
+    names: str | tuple[str, ...] | None = "text"
     kind: Literal["one", "two"] | None = None
     edge: float | Literal["gap"] = 0.5
     quotas: Mapping[str, int | float] = field(default_factory=dict)
@@ -39,6 +40,9 @@ class Wanted:
         ({"name": Path("a/b")}, "a/b"),
         ({"files": "a*"}, ("a*",)),
         ({"files": ["a", Path("b")]}, ("a", "b")),
+        ({"names": "a"}, "a"),
+        ({"names": ["a"]}, "a"),
+        ({"names": ["a", "b"]}, ("a", "b")),
         ({"kind": "two"}, "two"),
         ({"edge": "gap"}, "gap"),
         ({"quotas": "whatever"}, "whatever"),  # its owner's to check
@@ -61,6 +65,8 @@ def test_what_fits_comes_out_in_one_form(given: dict[str, Any], settled: object)
         ({"flag": 1}, "--flag must be true or false, got 1"),
         ({"name": 0}, "--name must be a text, got 0"),
         ({"files": ["a", 5]}, "--files must be a text or a list of texts"),
+        ({"names": ["a", 5]}, r"--names must be a text or a list of texts, got \['a', 5\]"),
+        ({"names": []}, r"--names must be a text or a list of texts, got \[\]"),
         ({"kind": "three"}, "--kind must be one or two, got three"),
         ({"kind": ["one"]}, "--kind must be one or two"),
         ({"edge": "knee"}, "--edge must be a number .* or gap, got 'knee'"),

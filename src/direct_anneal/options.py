@@ -45,7 +45,8 @@ def settle(options: Any) -> None:
     """Hold every field of a frozen dataclass to its annotation, and bring the value into that form.
 
     Understood are bool, int, float, str (a path will do), tuple[str, ...] (one text will do), Literal, and unions of
-    these and None. Fields of any other type are left to their owner.
+    these and None; where str and tuple[str, ...] both are, a list of one text is that text. Fields of any other type
+    are left to their owner.
 
     Raises:
         InputError: a value is of another type.
@@ -56,8 +57,13 @@ def settle(options: Any) -> None:
         if kinds is None:
             continue
         found = next((value for kind in kinds if (value := _settled(kind, given)) is not _UNFIT), _UNFIT)
-        must = " or ".join(_must(kind) for kind in kinds if kind is not type(None))
-        choices = all(get_origin(kind) is Literal for kind in kinds if kind is not type(None))
+        wanted = [kind for kind in kinds if kind is not type(None)]
+        if {str, tuple[str, ...]} <= {*wanted}:
+            wanted.remove(str)  # a text or a list of texts says both
+            if isinstance(found, tuple) and len(found) < 2:
+                found = next(iter(found), _UNFIT)
+        must = " or ".join(map(_must, wanted))
+        choices = all(get_origin(kind) is Literal for kind in wanted)
         require(found is not _UNFIT, name, must, given if choices else repr(given))
         object.__setattr__(options, name, found)
 

@@ -97,6 +97,14 @@ class TestRuns:
         assert max(chosen) <= annealed[0]["trained_tokens"] / 2
         assert min(chosen) > 0.9 * max(chosen)
 
+    def test_sources_may_name_their_text_differently(self, content: dict[str, Any], tmp_path: Path) -> None:
+        held_out = [{**record, "body": record.pop("text")} for record in documents(15, seed=33, prefix="h")]
+        write_jsonl(tmp_path / "held_out.jsonl", held_out)
+        content |= {"text_field": ["text", "body"], "seeds": [0]}
+        content["arms"] = {name: content["arms"][name] for name in ("random", "dsir")}
+        lines = compare(recipe_of(content, tmp_path), tmp_path / "out")
+        assert [sorted(line["domain_bpb"]) for line in lines] == [["code", "prose", "table"]] * 3
+
     def test_ids_are_taken_as_listed_as_long_as_they_fit(self, done: Done) -> None:
         _, out, _ = done
         (chosen,) = out.glob("scenarios/*/choices/by-hand-*/selected.jsonl")
@@ -209,6 +217,7 @@ class TestRecipes:
             ("scenarios/one/pool", [], "must name its pool"),
             ("scenarios/one/extra", "x", "unknown extra"),
             ("model", None, "--model"),
+            ("text_field", 5, "--text-field must be a text or a list of texts"),
         ],
     )
     def test_refused_before_anything_runs(

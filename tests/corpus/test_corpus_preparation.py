@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corpus.corpus_samples import FORMATS, ByteTokenizer, prepared, texts, write_lines, write_records
-from direct_anneal.corpus import Fields, assembly, pieces
+from direct_anneal.corpus import Fields, assembly, pieces, texts_at
+from direct_anneal.corpus import texts as sources_texts
 from direct_anneal.errors import InputError
 
 
@@ -146,6 +147,30 @@ def test_fields_have_the_names_that_the_user_gives(tmp_path):
     assert (corpus.index["id"][0].as_py(), corpus.index["domain"][0].as_py()) == ("k", "en")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_of_several_names_the_first_that_a_record_has_counts(tmp_path, format):
+    given = {"text": ("text", "content"), "id": ("id", "key"), "domain": ("domain", "lang")}
+    records = [
+        {"content": "two", "key": "b", "lang": "de"},
+        {"text": "one", "content": "a summary", "id": "a", "key": "not this"},
+        {"text": "  ", "content": "not this", "id": "c"},
+        {"body": "under no name that was given"},
+    ]
+    names = sorted({name for record in records for name in record})
+    with_nulls = [{name: record.get(name) for name in names} for record in records]
+    path = write_records(tmp_path / "data", "docs", format, with_nulls)
+    alone = "parquet" if format == "arrow" else format  # a dataset is saved in two files, and one record fills one
+    apart = [write_records(tmp_path / "data", str(row), alone, [record]) for row, record in enumerate(records)]
+    for number, paths in enumerate([[path], apart]):
+        corpus = prepared(tmp_path / f"out-{number}", *paths, fields=Fields(**given))
+        assert texts(corpus) == list(sources_texts(corpus, given["text"])) == ["two", "one"]
+        assert texts_at(corpus, [1, 0], given["text"]) == {0: "two", 1: "one"}
+        assert corpus.index["id"].to_pylist() == ["b", "a"]
+        assert corpus.index["domain"].to_pylist() == ["de", corpus.sources[-1 if number == 0 else 1].stem]
+        assert kinds(corpus) == {"empty-text": 1, "no-text": 1}
+        assert "neither a string in 'text' or 'content' nor" in corpus.incidents.places("no-text")[0].detail
+
+
 def test_duplicates_are_told_apart_over_all_files(tmp_path):
     write_lines(tmp_path / "a.jsonl", [b'{"id": "x", "text": "aa"}', b'{"id": "x@b.jsonl:0", "text": "bb"}'])
     write_lines(tmp_path / "b.jsonl", [b'{"id": "x", "text": "cc"}', b'{"id": "y", "text": "dd"}'])
@@ -156,7 +181,7 @@ def test_duplicates_are_told_apart_over_all_files(tmp_path):
     assert (place.source, place.row) == ("b.jsonl", 0)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "f:0", "a@f:1"]), st.integers(0, 5)), min_size=1))
 def test_ids_are_unique_and_the_first_stays(given_rows):
     # Rows are unique within a source: number them here.
@@ -195,7 +220,7 @@ def test_fingerprint_follows_content_not_place_or_time(tmp_path):
     assert len(fingerprints | {first}) == 5
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=9),
     batch=st.integers(1, 4),

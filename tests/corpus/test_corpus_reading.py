@@ -152,7 +152,7 @@ def test_strings_that_are_not_utf8_in_a_table(tmp_path):
     assert (one[1]["text"], row, bad.kind, three) == ("good", 1, "bad-line", (2, {"text": "fine"}))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.lists(st.sampled_from([b"a", b"bb", b"\r", b"\n", b"\n\n", "\u2028".encode()]), max_size=30),
     chunk_bytes=st.integers(1, 9),

@@ -10,7 +10,7 @@ import pytest
 
 from corpus.corpus_samples import VOCAB_SIZE
 from direct_anneal.corpus import TokenLayout, expand, prepare, reading, reopen, write_selected
-from direct_anneal.corpus.reading import Fields
+from direct_anneal.corpus.fields import Fields
 from direct_anneal.errors import InputError
 
 EOS = 0

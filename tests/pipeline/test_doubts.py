@@ -32,7 +32,7 @@ def test_a_source_with_other_names_is_named(checkpoint: Path, world: Path, tmp_p
     other = tmp_path / "other.jsonl"
     other.write_text('{"body": "under another name"}\n')
     run = chosen(checkpoint, world, tmp_path / "out", pool=[str(world / "pool"), str(other)])
-    (told,) = [doubt for doubt in run.manifest["warnings"] if "names of fields must be the same" in doubt]
+    (told,) = [doubt for doubt in run.manifest["warnings"] if "--text-field text content" in doubt]
     assert told.startswith(f"pool: no document of {other} can be used")
 
 

@@ -65,9 +65,9 @@ class AnnealConfig:
     checkpoint_steps: int = 500
     track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     keep_optimizer_state: bool = False
-    text_field: str = "text"
-    id_field: str = "id"
-    domain_field: str = "domain"
+    text_field: str | tuple[str, ...] = "text"
+    id_field: str | tuple[str, ...] = "id"
+    domain_field: str | tuple[str, ...] = "domain"
     trust_remote_code: bool = False
     overwrite: bool = False
 

@@ -161,7 +161,7 @@ def _read(
     shown: Progress,
 ) -> Corpus:
     with shown.stage(f"Reading the {role}", "documents") as advance:
-        return prepare(
+        corpus = prepare(
             sources,
             role=role,
             fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
@@ -172,6 +172,9 @@ def _read(
             directory=work / "corpus" / role,
             advance=advance,
         )
+    if told := corpus.incidents.left_out():
+        shown.note(f"{role}: records left out: {told}")
+    return corpus
 
 
 def _windows(

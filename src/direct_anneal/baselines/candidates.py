@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.corpus import Corpus, texts
+from direct_anneal.corpus import Corpus, Names, texts
 from direct_anneal.features import SketchedGradients
 
 
@@ -29,7 +29,7 @@ class Candidates:
 
     pool: Corpus
     validation: Corpus
-    text_field: str = "text"
+    text_field: Names = "text"
     gradients: tuple[SketchedGradients, SketchedGradients] | None = None
 
     @cached_property

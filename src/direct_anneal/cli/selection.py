@@ -51,7 +51,11 @@ def add_options(select: argparse.ArgumentParser, *, solving: bool = True) -> Non
     data.add_argument("--out", metavar="DIR", help="the run's directory")
     add_data_fields(data)
     data.add_argument(
-        "--prompt-field", metavar="NAME", help="field with what precedes the text and is not predicted (none)"
+        "--prompt-field",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="field with what precedes the text and is not predicted (none), or several",
     )
     data.add_argument(
         "--token-dtype",

@@ -11,11 +11,12 @@ from direct_anneal.errors import InputError
 
 def add_data_fields(group: Any) -> None:
     """Where a record's text, id and domain are."""
-    group.add_argument("--text-field", metavar="NAME", help="field with the text (text)")
-    group.add_argument("--id-field", metavar="NAME", help="field with the id (id); file:row where there is none")
-    group.add_argument(
-        "--domain-field", metavar="NAME", help="field with the domain (domain); the file's name where there is none"
-    )
+    for flag, text in (
+        ("--text-field", "field with the text (text), or several: the first that a record has"),
+        ("--id-field", "field with the id (id), or several; file:row where there is none"),
+        ("--domain-field", "field with the domain (domain), or several; the file's name where there is none"),
+    ):
+        group.add_argument(flag, nargs="+", action="extend", metavar="NAME", help=text)
 
 
 def add_config(parser: argparse.ArgumentParser, unused: frozenset[str] = frozenset()) -> None:

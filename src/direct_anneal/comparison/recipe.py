@@ -11,6 +11,7 @@ import yaml
 
 from direct_anneal.annealing import AnnealConfig
 from direct_anneal.baselines import BASELINES, DuplicateMethod
+from direct_anneal.corpus import Names
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import SOLVING_FIELDS, SelectConfig
 
@@ -87,7 +88,7 @@ class Recipe:
         epochs: tokens of a training run, in units of the tokens chosen; the same number for every arm.
         select, anneal: options common to all arms, by the names that the commands have for them.
         threads: of a run. Results depend on it in their last digits, so that it is part of the recipe.
-        text_field, id_field, domain_field: names in the documents' records.
+        text_field, id_field, domain_field: names in the documents' records; of several, the first that a record has.
     """
 
     model: str
@@ -101,9 +102,9 @@ class Recipe:
     select: Mapping[str, Any] = field(default_factory=dict)
     anneal: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
-    text_field: str = "text"
-    id_field: str = "id"
-    domain_field: str = "domain"
+    text_field: Names = "text"
+    id_field: Names = "id"
+    domain_field: Names = "domain"
 
     def select_options(self, arm: Arm) -> dict[str, Any]:
         """What an arm's choice depends on of `select`, defaults included; nothing where it needs no gradients.
@@ -119,7 +120,7 @@ class Recipe:
         return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """The three names of fields, as options."""
         return {name: getattr(self, name) for name in _FIELDS}
 
@@ -213,7 +214,7 @@ def _check(recipe: Recipe) -> None:
     if not isinstance(recipe.threads, int) or recipe.threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, got {recipe.threads!r}")
     # The commands' own checks, before hours of work and not in their midst.
-    AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.anneal)
+    AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.fields, **recipe.anneal)
     for arm in recipe.arms:
         recipe.select_options(arm)
 

@@ -55,6 +55,10 @@ class IncidentSummary:
     counts: Mapping[str, int]
     path: Path
 
+    def left_out(self) -> str:
+        """For messages: how many records were not used, by kind, as in "3 no-text, 1 too-short"; empty if all were."""
+        return ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(self.counts) if kind in REJECTIONS)
+
     def places(self, kind: str, limit: int = MAX_PLACES) -> list[Incident]:
         """The first `limit` incidents of a kind. Cost: reads the listing as far as needed."""
         wanted = min(limit, self.counts.get(kind, 0))

@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from direct_anneal.corpus.fields import Fields
 from direct_anneal.corpus.incidents import REJECTIONS, Incident
-from direct_anneal.corpus.reading import Fields, Source, State
+from direct_anneal.corpus.reading import Source, State
 from direct_anneal.corpus.tokenised import smallest
 from direct_anneal.durable import TEMPORARY_SUFFIX, replacing
 from direct_anneal.errors import InputError

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from direct_anneal.corpus.assembly import Corpus, assemble
+from direct_anneal.corpus.fields import Fields, listed, told, value_of
 from direct_anneal.corpus.incidents import Incident
 from direct_anneal.corpus.pieces import (
     Options,
@@ -23,7 +24,7 @@ from direct_anneal.corpus.pieces import (
     reusable_record,
     write_piece,
 )
-from direct_anneal.corpus.reading import BadRecord, Fields, Source
+from direct_anneal.corpus.reading import BadRecord, Source
 from direct_anneal.errors import InputError
 
 TOKENS_FIELD = "input_ids"
@@ -161,7 +162,7 @@ def _entries(
     fields = options.fields
     pending: list[_Document | Incident] = []
     num_characters = 0
-    columns = {fields.text, fields.id, fields.domain, TOKENS_FIELD} | ({fields.prompt} if fields.prompt else set())
+    columns = {*listed(fields.text), *listed(fields.id), *listed(fields.domain), *listed(fields.prompt), TOKENS_FIELD}
     for row, record in source.records(columns):
         entry = _document(source, row, record, fields)
         pending.append(entry)
@@ -178,16 +179,16 @@ def _entries(
 def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, fields: Fields) -> _Document | Incident:
     if isinstance(record, BadRecord):
         return Incident(kind=record.kind, source=str(source), row=row, detail=record.reason)
-    text, tokens = record.get(fields.text), record.get(TOKENS_FIELD)
+    text, tokens = value_of(record, fields.text), record.get(TOKENS_FIELD)
     if not isinstance(text, str):
         text = None
     if text is None and tokens is None:
-        detail = f"neither a string in {fields.text!r} nor tokens in {TOKENS_FIELD!r}"
+        detail = f"neither a string in {told(fields.text)} nor tokens in {TOKENS_FIELD!r}"
         return Incident(kind="no-text", source=str(source), row=row, detail=detail)
-    prompt = record.get(fields.prompt) if fields.prompt else None
+    prompt = value_of(record, fields.prompt)
     if prompt is not None and isinstance(prompt, str) != (text is not None):
         wanted = "a string, as the text is" if text is not None else "tokens, as the document is"
-        detail = f"{fields.prompt!r} must hold {wanted}, but holds {type(prompt).__name__}"
+        detail = f"{told(fields.prompt)} must hold {wanted}, but holds {type(prompt).__name__}"
         return Incident(kind="bad-prompt", source=str(source), row=row, detail=detail)
     if prompt is not None and text is not None and not text.strip():
         detail = f"a prompt of {len(prompt)} characters, and nothing after it"
@@ -195,7 +196,7 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
     if text is not None and not text.strip():
         detail = f"nothing but white space, {len(text)} characters"
         return Incident(kind="empty-text", source=str(source), row=row, detail=detail)
-    name, domain = record.get(fields.id), record.get(fields.domain)
+    name, domain = value_of(record, fields.id), value_of(record, fields.domain)
     is_name = isinstance(name, str | int) and not isinstance(name, bool)
     return _Document(
         row=row,
@@ -230,7 +231,7 @@ def _finished(
         else:
             yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
             if options.fields.prompt and entry.prompt is None:
-                detail = f"nothing in {options.fields.prompt!r}: kept, and predicted whole"
+                detail = f"nothing in {told(options.fields.prompt)}: kept, and predicted whole"
                 yield Incident(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
             if len(tokens) > options.max_length:
                 detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"
@@ -300,5 +301,6 @@ def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], r
     if counts["no-text"]:
         readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
         names = ", ".join(next(readable, {})) or "no fields"
-        return f"{message}: name the field that holds the text, which {fields.text!r} does not; the first has {names}"
+        wrong = told(fields.text)
+        return f"{message}: name the field that holds the text, which {wrong} does not; the first has {names}"
     return f"{message}: check the files"

@@ -39,19 +39,6 @@ _COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 _SUPPORTED = ", ".join(_FORMATS) + ", or a directory that datasets.save_to_disk wrote"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fields:
-    """Which fields of a record hold the text, its id and its domain; the last two may be missing from the data.
-
-    What `prompt` names, if anything, holds what precedes the text and is not to be predicted.
-    """
-
-    text: str = "text"
-    id: str = "id"
-    domain: str = "domain"
-    prompt: str | None = None
-
-
 @dataclass(frozen=True)
 class BadRecord:
     """What stands where a record should: kind is "bad-line", or "truncated" for the end of a damaged file."""

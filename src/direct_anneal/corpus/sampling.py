@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from direct_anneal.corpus.assembly import Corpus
+from direct_anneal.corpus.fields import Fields
 from direct_anneal.corpus.preparation import TokenizerLike, prepare
-from direct_anneal.corpus.reading import BadRecord, Fields, Source
+from direct_anneal.corpus.reading import BadRecord, Source
 from direct_anneal.corpus.tables import dataset_files
 
 _MAX_FILES = 32

@@ -8,23 +8,24 @@ from typing import Any
 import numpy as np
 
 from direct_anneal.corpus.assembly import Corpus
+from direct_anneal.corpus.fields import Names, listed, told, value_of
 from direct_anneal.corpus.reading import BadRecord
 from direct_anneal.errors import InputError
 
 
-def texts(corpus: Corpus, field: str = "text") -> Iterator[str]:
+def texts(corpus: Corpus, field: Names = "text") -> Iterator[str]:
     """The text of each sample, in the corpus's order; reads the sources once more, memory a batch of records.
 
     Raises:
         InputError: a sample has tokens and no text, or a source changed since the corpus was prepared.
     """
     everything = np.ones(corpus.num_samples, dtype=bool)
-    for position, record in chosen_records(corpus, everything, {field}):
-        text = record.get(field)
+    for position, record in chosen_records(corpus, everything, listed(field)):
+        text = value_of(record, field)
         if not isinstance(text, str):
             source, row = (corpus.index[column][position].as_py() for column in ("source", "row"))
             raise InputError(
-                f"{source} must hold text in {field!r} for this, but its row {row} has tokens alone: "
+                f"{source} must hold text in {told(field)} for this, but its row {row} has tokens alone: "
                 "give documents with their text"
             )
         yield text
@@ -61,7 +62,7 @@ def chosen_records(
                 break
 
 
-def texts_at(corpus: Corpus, positions: Collection[int], field: str = "text") -> dict[int, str | None]:
+def texts_at(corpus: Corpus, positions: Collection[int], field: Names = "text") -> dict[int, str | None]:
     """The texts of a few samples by position; None where a sample has tokens alone.
 
     Cost: reads the sources that hold them, of Parquet only the row groups.
@@ -80,7 +81,7 @@ def texts_at(corpus: Corpus, positions: Collection[int], field: str = "text") ->
         if source.state() != state:
             raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
         position_of = dict(zip(rows.take(here).to_pylist(), here.tolist(), strict=True))
-        for row, record in source.records_at(np.array(sorted(position_of)), {field}):
-            text = None if isinstance(record, BadRecord) else record.get(field)
+        for row, record in source.records_at(np.array(sorted(position_of)), listed(field)):
+            text = None if isinstance(record, BadRecord) else value_of(record, field)
             found[position_of[row]] = text if isinstance(text, str) else None
     return found

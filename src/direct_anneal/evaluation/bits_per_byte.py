@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from direct_anneal.corpus import Corpus, texts
+from direct_anneal.corpus import Corpus, Names, texts
 
 BATCH_TOKENS = 8192
 
@@ -43,7 +43,7 @@ def bits_per_byte(
     *,
     window: int,
     prefix: int | None,
-    text_field: str = "text",
+    text_field: Names = "text",
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, DomainScore]:

@@ -55,9 +55,9 @@ class EvaluateConfig:
     device: str = "cpu"
     dtype: DtypeName = "float32"
     batch_tokens: int = BATCH_TOKENS
-    text_field: str = "text"
-    id_field: str = "id"
-    domain_field: str = "domain"
+    text_field: str | tuple[str, ...] = "text"
+    id_field: str | tuple[str, ...] = "id"
+    domain_field: str | tuple[str, ...] = "domain"
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -142,6 +142,8 @@ def _scored(
         fields = Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
         with shown.stage("Reading the data", "documents") as advance:
             corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
+        if told := corpus.incidents.left_out():
+            shown.note(f"data: records left out: {told}")
         with shown.stage("Scoring", "windows", count_windows(corpus, window, checkpoint.separator)) as advance:
             scores = bits_per_byte(
                 model,

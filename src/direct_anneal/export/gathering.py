@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from direct_anneal.corpus import Corpus, Fields, chosen_records
+from direct_anneal.corpus import Corpus, Fields, chosen_records, listed, value_of
 from direct_anneal.pipeline.finished import FinishedRun
+from direct_anneal.pipeline.gathering import fields_of
 from direct_anneal.progress import Advance
 
 
@@ -26,14 +27,11 @@ class Records:
     """
 
     def __init__(self, opened: FinishedRun, path: Path, advance: Advance) -> None:
-        config, pool = opened.config, opened.pool
-        fields = Fields(
-            text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field
-        )
+        pool, fields = opened.pool, fields_of(opened.config)
         self._path = path
         self._starts = np.zeros(pool.num_samples + 1, dtype=np.int64)
-        types: dict[str, pa.DataType] = {fields.id: pa.string(), fields.domain: pa.string()}
-        columns = {fields.text} | ({fields.prompt} if fields.prompt else set())
+        types: dict[str, pa.DataType] = {}
+        columns = listed(fields.text) + listed(fields.prompt)
         with path.open("wb") as file:
             for position, found in chosen_records(pool, opened.selected, columns):
                 line = json.dumps(_record(pool, position, found, fields, types), ensure_ascii=False).encode()
@@ -59,15 +57,17 @@ def _record(
     pool: Corpus, position: int, found: Mapping[str, Any], fields: Fields, types: dict[str, pa.DataType]
 ) -> dict[str, Any]:
     row = pool.index.slice(position, 1)
-    record: dict[str, Any] = {fields.id: row["id"][0].as_py(), fields.domain: row["domain"][0].as_py()}
-    name = fields.prompt or ""
-    if isinstance(found.get(fields.text), str):
-        texts = {name: found[name]} if name and isinstance(found.get(name), str) else {}
-        record |= {**texts, fields.text: found[fields.text]}
-        types |= dict.fromkeys([*texts, fields.text], pa.large_string())
-        return record
+    given = (fields.id, fields.domain, fields.text, fields.prompt)
+    name, domain, text, prompt = (next(iter(listed(names)), "") for names in given)  # one for all sources
+    record: dict[str, Any] = {name: row["id"][0].as_py(), domain: row["domain"][0].as_py()}
+    types |= dict.fromkeys(record, pa.string())
+    if isinstance(found_text := value_of(found, fields.text), str):
+        found_prompt = value_of(found, fields.prompt)
+        texts = {prompt: found_prompt, text: found_text} if isinstance(found_prompt, str) else {text: found_text}
+        types |= dict.fromkeys(texts, pa.large_string())
+        return record | texts
     tokens, num_prompt = pool.tokens(position).tolist(), int(pool.num_prompt[position])
-    lists = {name: tokens[:num_prompt]} if num_prompt else {}
+    lists = {prompt: tokens[:num_prompt]} if num_prompt else {}
     record |= {**lists, "input_ids": tokens[num_prompt:]}
     types |= dict.fromkeys([*lists, "input_ids"], pa.large_list(pa.int32()))
     return record

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.checkpoint import DtypeName
+from direct_anneal.corpus import listed
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.errors import InputError
 from direct_anneal.features import place_at
@@ -78,8 +79,8 @@ class SelectConfig(Member):
         parameters: patterns of the names of the parameters whose gradients count; all where left out.
         optimizer: saved state of Adam (optimizer.pt); gradients are then taken in its geometry (`adam_scales`).
         max_length: T, tokens of a window; the model's context, at most 2048, where left out.
-        text_field, id_field, domain_field: names in the documents' records.
-        prompt_field: name of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
+        text_field, id_field, domain_field: names in the documents' records; of several, the first that a record has.
+        prompt_field: the same of what precedes the text and is not to be predicted: text, or tokens before `input_ids`.
         token_dtype: "uint16" or "uint32", of files of tokens that do not say it; by the vocabulary where left out.
         eos_id: the token that ends a document in headerless files of tokens; the model's where left out.
         seed: of the projection.
@@ -121,10 +122,10 @@ class SelectConfig(Member):
     parameters: tuple[str, ...] | None = None
     optimizer: str | None = None
     max_length: int | None = None
-    text_field: str = "text"
-    id_field: str = "id"
-    domain_field: str = "domain"
-    prompt_field: str | None = None
+    text_field: str | tuple[str, ...] = "text"
+    id_field: str | tuple[str, ...] = "id"
+    domain_field: str | tuple[str, ...] = "domain"
+    prompt_field: str | tuple[str, ...] | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     eos_id: int | None = None
     seed: int = 0
@@ -157,8 +158,8 @@ class SelectConfig(Member):
         require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
         require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
-        differs = self.prompt_field not in (self.text_field, "input_ids")
-        require(differs, "prompt_field", "another field than the text's", self.prompt_field)
+        differs = {*listed(self.prompt_field)}.isdisjoint((*listed(self.text_field), "input_ids"))
+        require(differs, "prompt_field", "another field than the text's", " ".join(listed(self.prompt_field)))
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
         if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:

@@ -93,8 +93,8 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
     if empty:
         more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
         doubts.append(
-            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used: the names of fields must be "
-            "the same in all sources"
+            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used: where their text has another "
+            "name, give it with the others', as in --text-field text content"
         )
     return doubts
 
