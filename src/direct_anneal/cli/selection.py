@@ -154,7 +154,7 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         "--target-scale",
         type=float,
         metavar="C",
-        help="of matching: 1 for a selection like the validation set, more to lean towards it (8)",
+        help="of matching: 1 for a selection like the validation set, more to lean towards it (4)",
     )
     method.add_argument(
         "--filter",
@@ -170,6 +170,12 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         help="of newton: whose gradients' second moment (both)",
     )
     method.add_argument("--gradients", choices=("raw", "unit"), help="as they are (energy), or of length 1")
+    method.add_argument(
+        "--ngram-weight",
+        type=float,
+        metavar="B",
+        help="of likeness by n-grams of tokens, beside that by gradients (1; 0 for gradients alone)",
+    )
     method.add_argument("--noise", choices=("raw", "centred"), help="stiff cost of gradients (raw), or around the mean")
     method.add_argument(
         "--bands", type=int, metavar="M", help="stiff budgets, for parts of equal energy of the spectrum (1)"

@@ -9,7 +9,7 @@ from typing import Any
 from direct_anneal.cli.telling import add_telling
 from direct_anneal.errors import InputError
 
-_ROLES = ("validation", "pool")  # the stores of a run
+_ROLES = ("validation", "validation-ngrams", "pool", "pool-ngrams")  # the stores of a run
 
 
 def add_verify(commands: Any) -> None:

@@ -4,10 +4,13 @@ from direct_anneal.features.checking import Finding, Header, verify
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.extraction import Engine, Extraction, Local, extract, shard_rows
 from direct_anneal.features.loading import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.features.ngrams import NGRAM_SIZE, ngrams_of
 from direct_anneal.features.places import UnreachableError, is_url, place_at
+from direct_anneal.features.rows import Joined
 from direct_anneal.features.store import FeatureStore, ShardRows
 
 __all__ = [
+    "NGRAM_SIZE",
     "OUTLIER_FACTOR",
     "Documents",
     "Engine",
@@ -15,12 +18,14 @@ __all__ = [
     "FeatureStore",
     "Finding",
     "Header",
+    "Joined",
     "Local",
     "ShardRows",
     "SketchedGradients",
     "UnreachableError",
     "extract",
     "is_url",
+    "ngrams_of",
     "place_at",
     "shard_rows",
     "verify",

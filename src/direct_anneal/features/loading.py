@@ -27,15 +27,17 @@ class SketchedGradients:
         norms: ‖z‖, shape (n,).
         samples: their rows of the corpus's index, with loss and grad_norm; n.
         quarantined: the same of those that are left out, with the reason: "nan", "infinite" or "outlier".
+        ngrams: rows of their n-grams, in blocks of shape (n_b, L); None where they were not asked for.
     """
 
     units: Sequence[StoredRows | NDArray[np.float16]]
     norms: NDArray[np.float64]
     samples: pa.Table
     quarantined: pa.Table
+    ngrams: Sequence[StoredRows | NDArray[np.float16]] | None = None
 
     @classmethod
-    def load(cls, store: FeatureStore, index: pa.Table) -> SketchedGradients:
+    def load(cls, store: FeatureStore, index: pa.Table, ngrams: FeatureStore | None = None) -> SketchedGradients:
         """What a complete store holds. Memory: its table.
 
         Left out is what is not finite, and what has a norm above `OUTLIER_FACTOR` times the median of all finite norms
@@ -45,6 +47,7 @@ class SketchedGradients:
             store: N rows.
             index: the corpus's, N rows in the same order. What the sidecars say of places and domains is of the time
                 when they were written; files may have been renamed, and other fields named, since.
+            ngrams: of the same documents (`ngrams_of`).
         """
         sidecars = store.samples()
         outliers = _outlying(sidecars["grad_norm"].to_numpy(), sidecars["reason"].is_null().to_numpy())
@@ -53,14 +56,10 @@ class SketchedGradients:
         table = index
         for name in ("loss", "grad_norm"):
             table = table.append_column(name, sidecars[name])
-        units = [
-            block.only(kept) if isinstance(block, StoredRows) else block[kept]
-            for shard, block in enumerate(store.features())
-            for kept in [usable[store.rows(shard).start : store.rows(shard).stop]]
-        ]
         samples = table.filter(pa.array(usable))
         quarantined = table.append_column("reason", reasons).filter(pa.array(~usable))
-        return cls(units, samples["grad_norm"].to_numpy(), samples, quarantined)
+        words = None if ngrams is None else _only(ngrams, usable)
+        return cls(_only(store, usable), samples["grad_norm"].to_numpy(), samples, quarantined, words)
 
     def __len__(self) -> int:
         return len(self.norms)
@@ -68,6 +67,15 @@ class SketchedGradients:
     def dense(self) -> NDArray[np.float64]:
         """Z with its norms, shape (n, R), float64, in memory."""
         return np.concatenate(self.units).astype(np.float64) * self.norms[:, None]
+
+
+def _only(store: FeatureStore, usable: NDArray[np.bool_]) -> list[StoredRows | NDArray[np.float16]]:
+    """A store's blocks, of the rows that can be used."""
+    return [
+        block.only(kept) if isinstance(block, StoredRows) else block[kept]
+        for shard, block in enumerate(store.features())
+        for kept in [usable[store.rows(shard).start : store.rows(shard).stop]]
+    ]
 
 
 def reasons_to_leave_out(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:

@@ -139,6 +139,8 @@ def choose(
         # In an order that has nothing to do with the file's, since the halves that are held out alternate.
         order = _by_hash(validation.samples["id"])
         z = validation.dense()[order]  # (M, R)
+        assert validation.ngrams is not None
+        words = np.concatenate(validation.ngrams)[order].astype(np.float64)  # (M, L)
         estimate = estimate_curvature(
             config,
             validation_corpus,
@@ -158,10 +160,10 @@ def choose(
             # What is read elsewhere cannot tell of it here.
             units: list[Any] = [_Watched(block, advance) for block in pool.units]
             watched = replace(pool, units=units) if config.engine == "local" else pool
-            formulation = formulate(config.objective, config, watched, z, estimate, mapper)
+            formulation = formulate(config.objective, config, watched, z, estimate, mapper, words)
             formulation, selection, least = solve_within(formulation, config)
             other = counterpart(config.objective)
-            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper), config)
+            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper, words), config)
 
         traced = None
         if frontier is not None:

@@ -23,13 +23,13 @@ from direct_anneal.pipeline.family import BUDGET_RATIOS, Member
 from direct_anneal.selection import Objective, Unit
 
 DEFAULT_EIGENPAIRS = 32
-_WIDEST_MOMENT = 16_384  # R: 2 GiB of float64
+_WIDEST_SKETCH = 14_336  # R: with n-grams a matrix of 2 GiB in float64
 
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
         *("num_samples", "num_tokens", "fraction", "objective", "target_scale"),
-        *("filter", "damping", "filter_curvature", "gradients", "noise", "bands"),
+        *("filter", "damping", "filter_curvature", "gradients", "ngram_weight", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
@@ -52,13 +52,16 @@ class SelectConfig(Member):
             `target_scale`), "descent" (ours: as far as possible downhill on the validation loss, whatever else moves)
             or "energy" (the paper's).
         target_scale: of matching: 1 asks for more of the same as the validation set, more leans towards what the
-            validation set has and the pool has not; descent is its limit. 8 where left out.
+            validation set has and the pool has not; descent is its limit. 4 where left out.
         filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of
             energy) or "none"; flat for energy and newton for the others where left out.
         damping: δ of the filter newton, in units of λ₁; 0.01 where left out.
         filter_curvature: H of the filter newton: second moment of the gradients of the "validation" set, of the "pool",
             or the mean of "both"; both where left out, and validation for a curvature that is no empirical Fisher.
         gradients: "raw" or "unit" (of length 1); raw for energy and unit for the others where left out.
+        ngram_weight: how much documents are like each other by their n-grams of tokens, beside their gradients, which
+            count 1; 0 for gradients alone. 1 where left out, and 0 for raw gradients, other filters than newton, and
+            the curvature of the validation set alone, which know of none.
         noise: stiff cost of gradients as they are ("raw", the paper's) or around their mean ("centred").
         bands: m, stiff budgets of their own for as many parts of the stiff spectrum.
         budget_ratio: the stiff budget per selected sample, in units of the reference's mean stiff cost, or "none"; 1.0
@@ -162,10 +165,10 @@ class SelectConfig(Member):
         require(differs, "prompt_field", "another field than the text's", " ".join(listed(self.prompt_field)))
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
-        if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_MOMENT:
+        if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_SKETCH:
             raise InputError(
                 f"--filter-curvature {self.filter_curvature} takes a matrix of --sketch-size squared, at "
-                f"most {_WIDEST_MOMENT}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
+                f"most {_WIDEST_SKETCH}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
             )
         self._settle_curvature()
         self._check_engine()

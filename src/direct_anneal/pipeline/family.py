@@ -22,7 +22,8 @@ FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton", "matc
 GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit", "matching": "unit"}
 BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none", "matching": "none"}
 DAMPING = 0.01
-TARGET_SCALE = 8.0
+NGRAM_WEIGHT = 1.0
+TARGET_SCALE = 4.0
 
 
 def counterpart(objective: Objective) -> Objective:
@@ -35,7 +36,7 @@ class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
     Attributes:
-        objective, target_scale, filter, damping, filter_curvature, gradients, noise, bands, budget_ratio,
+        objective, target_scale, filter, damping, filter_curvature, gradients, ngram_weight, noise, bands, budget_ratio,
             budget_reference: as in `SelectConfig`.
 
     Raises:
@@ -51,6 +52,7 @@ class Member:
     damping: float | None = None
     filter_curvature: FilterCurvature | None = None
     gradients: Gradients | None = None
+    ngram_weight: float | None = None
     noise: Noise = "raw"
     bands: int = 1
     budget_ratio: Ratio | None = None
@@ -93,6 +95,19 @@ class Member:
             object.__setattr__(self, "filter_curvature", self.filter_curvature or "both")
         object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
         object.__setattr__(self, "budget_ratio", ratio)
+        self._settle_ngrams()
+
+    def _settle_ngrams(self) -> None:
+        """N-grams have no norm of their own to be raw in, and no stiff directions."""
+        fits = (self.gradients, self.filter) == ("unit", "newton") and self.filter_curvature != "validation"
+        weight = (NGRAM_WEIGHT if fits else 0.0) if self.ngram_weight is None else self.ngram_weight
+        require(0 <= weight <= 1e3, "ngram_weight", "at least 0 and at most 1000", weight)
+        if weight > 0 and not fits:
+            raise InputError(
+                "--ngram-weight above 0 needs --gradients unit and --filter newton with --filter-curvature pool or "
+                f"both, got {self.gradients}, {self.filter} and {self.filter_curvature or 'no curvature'}: leave it out"
+            )
+        object.__setattr__(self, "ngram_weight", float(weight))
 
     @property
     def allowance(self) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.curvature import Estimate, Spectrum, cross_fit
 from direct_anneal.errors import InputError
-from direct_anneal.features import SketchedGradients
+from direct_anneal.features import Joined, SketchedGradients
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.family import Member
@@ -69,6 +69,7 @@ def formulate(
     validation: Float,
     estimate: Estimate,
     mapper: Map = map,
+    ngrams: Float | None = None,
 ) -> Formulation:
     """The problem that documents and their configuration make, for one objective.
 
@@ -79,6 +80,7 @@ def formulate(
         validation: Z of the validation set, shape (M, R).
         estimate: spectra, split at the elbow.
         mapper: carries out what takes all rows, as `FeatureMatrix` has it.
+        ngrams: of the validation set, shape (M, L), in the order of Z.
 
     Raises:
         InputError: the pool is smaller than what is asked of it, or as for `formulate_arrays`.
@@ -99,6 +101,7 @@ def formulate(
         expected,
         num_tokens / num_tokens.mean() if weighed else None,
         mapper,
+        None if pool.ngrams is None or ngrams is None else (pool.ngrams, ngrams),
         num_selected=num_selected,
         num_tokens=num_tokens,
         token_budget=token_budget,
@@ -116,6 +119,7 @@ def formulate_arrays(
     expected: float,
     token_weights: Float | None = None,
     mapper: Map = map,
+    ngrams: tuple[Blocks, Float] | None = None,
     **size_and_constraints: Any,
 ) -> Formulation:
     """The problem of one objective: the family that docs/departures.md derives, in one place.
@@ -125,6 +129,7 @@ def formulate_arrays(
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
         gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
+        n-grams:   x_i with its unit row of n-grams beside it, (x_i, β y_i) / √(1 + β²), in all but stiff costs
         filter:    f(λ_j) = 1 ("none"); 0 for j ≤ s and 1 beyond ("flat"); 1 / (λ_j + δ), δ = damping · λ₁ ("newton")
         filter curvature, of newton: H̃ is the validation set's ("validation"), (1/N) Σ_pool x xᵀ ("pool"), or the mean
             of that and of (1/M) Σ_val x xᵀ ("both")
@@ -142,6 +147,7 @@ def formulate_arrays(
         token_weights: n / n̄, shape (N,), the lengths of samples in units of their mean, where the size is in tokens and
             z is of a sample's mean loss; None: every sample counts alike.
         mapper: carries out what takes all rows, as `FeatureMatrix` has it.
+        ngrams: of pool and validation set, n and M rows of unit norm, where β is above 0.
         size_and_constraints: further arguments of `SelectionProblem`.
 
     Raises:
@@ -163,6 +169,10 @@ def formulate_arrays(
     budget_units = reference.mean(axis=0) * expected
     target = removed = mapped = None
     x = _counted(validation, member)
+    if member.ngram_weight:
+        assert ngrams is not None, "n-grams are weighed, but there are none"
+        units, x = _with_ngrams(member.ngram_weight, (units, x), ngrams)
+        counted = FeatureMatrix(units, mapper=mapper)  # unit rows
     if member.objective == "descent":
         target = _target(member, spectrum, counted, x)
     elif member.filter == "flat":
@@ -226,6 +236,14 @@ def _damped_curvature(member: Member, pool: FeatureMatrix, x: Float) -> Float:
     assert member.damping is not None
     moment[np.diag_indices(size)] += member.damping * largest if largest > 0 else 1.0  # 0: no gradient at all
     return moment
+
+
+def _with_ngrams(weight: float, gradients: tuple[Blocks, Float], ngrams: tuple[Blocks, Float]) -> tuple[Blocks, Float]:
+    """Rows of the pool and of the validation set, with n-grams beside gradients: of length 1 as both are."""
+    length = float(np.hypot(1.0, weight))
+    factors = (1 / length, weight / length)
+    pool = [Joined(left, right, factors) for left, right in zip(gradients[0], ngrams[0], strict=True)]
+    return pool, np.hstack([factor * rows for factor, rows in zip(factors, (gradients[1], ngrams[1]), strict=True)])
 
 
 def _counted(validation: Float, member: Member) -> Float:

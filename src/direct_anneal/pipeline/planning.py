@@ -25,7 +25,7 @@ from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Part, check_writable, sample, write_selected
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
 from direct_anneal.errors import InputError
-from direct_anneal.features import Documents, FeatureStore, ShardRows, SketchedGradients
+from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, SketchedGradients, ngrams_of
 from direct_anneal.features.batching import batches, found_batch_tokens, sketched
 from direct_anneal.features.extraction import windows_of
 from direct_anneal.features.store import ROWS_PER_SHARD
@@ -142,10 +142,11 @@ class _Calibration:
             for role in ("validation", "pool"):
                 gradients[role] = self._sketch(role, parts[role], sketcher, size, advance)
         sketching_peak = _peak()
+        ngrams = {role: self._ngrams(role, parts[role]) for role in ("validation", "pool")}
         row_bytes = self._write_shard(pool, gradients["pool"])
         with self._progress.stage("Solving a problem like it", "samples") as advance:
             self._curvature(validation, sketcher, size)
-            self._solve(parts, gradients, share, frontier)
+            self._solve(parts, gradients, ngrams, share, frontier)
             advance(pool.num_samples)
         selected = round(share * pool.num_bytes)
         corpus_bytes = sum(self._stored(role, part) for role, part in parts.items())
@@ -162,7 +163,7 @@ class _Calibration:
             flops=sum(_flops(part, sketcher.model, self._window) for part in parts.values()),
             disk={
                 "corpus": corpus_bytes,
-                "features": samples * (2 * config.sketch_size + row_bytes),
+                "features": samples * (2 * (config.sketch_size + NGRAM_SIZE) + 2 * row_bytes),
                 "results": selected + pool.num_samples * (row_bytes + 3 * 8),
             },
             memory=max(sketching_peak + held, _peak()) + vectors,
@@ -241,6 +242,12 @@ class _Calibration:
             )
         return sums
 
+    def _ngrams(self, role: str, part: Part) -> NDArray[np.float64]:
+        """Times the n-grams of the documents at hand; returns their rows, (n, L)."""
+        with self._timed(f"N-grams of the {role}", part.num_tokens / int(part.corpus.num_tokens.sum())):
+            store = ngrams_of(self._scratch / "ngrams" / role, part.corpus)
+        return np.concatenate(store.features()).astype(np.float64)
+
     def _write_shard(self, part: Part, rows: NDArray[np.float64]) -> int:
         """Times the writing of a shard, and returns the bytes of a row beside its features."""
         count = min(ROWS_PER_SHARD, part.corpus.num_samples)
@@ -301,6 +308,7 @@ class _Calibration:
         self,
         parts: dict[str, Part],
         gradients: dict[str, NDArray[np.float64]],
+        ngrams: dict[str, NDArray[np.float64]],
         share: float,
         frontier: tuple[float, ...] | None,
     ) -> None:
@@ -328,10 +336,14 @@ class _Calibration:
         )
         lengths = np.resize(pool.corpus.num_tokens, n)
         table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
-        like = SketchedGradients([_alike(gradients["pool"], n).astype(np.float16)], np.ones(n), table, table[:0])
+        units, words = (_alike(rows["pool"], n).astype(np.float16) for rows in (gradients, ngrams))
+        like = SketchedGradients([units], np.ones(n), table, table[:0], [words])
+        of_validation = _alike(ngrams["validation"], m)
         with self._timed("Choosing", pool.num_samples / n):
             solved = {
-                objective: solve_at_any_budget(formulate(objective, config, like, z, spectra), config)
+                objective: solve_at_any_budget(
+                    formulate(objective, config, like, z, spectra, ngrams=of_validation), config
+                )
                 for objective in (config.objective, counterpart(config.objective))
             }
         if frontier is not None and (of_own := solved[config.objective]) is not None:

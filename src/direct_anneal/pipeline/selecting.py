@@ -149,8 +149,9 @@ def reselect(
     sources = {role: sources_of(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
     check_writable(sources["pool"])
     corpora, gradients = {}, {}
-    with stages.stage("Opening the features", "stores", 2) as advance:
+    with stages.stage("Opening the features", "stores", 4) as advance:
         stores = {role: FeatureStore.open(origin / "features" / role) for role in ("validation", "pool")}
+        advance(2)
         for role, store in stores.items():
             corpora[role] = reopen(
                 sources[role],
@@ -162,7 +163,8 @@ def reselect(
                 directory=origin / "corpus" / role,
                 fingerprint=store.fingerprint["data"],
             )
-            gradients[role] = SketchedGradients.load(store, corpora[role].index)
+            words = FeatureStore.open(origin / "features" / f"{role}-ngrams")
+            gradients[role] = SketchedGradients.load(store, corpora[role].index, words)
             found += [remark for remark in store.remarks() if remark not in found]
             advance(1)
 

@@ -169,7 +169,8 @@ class DirectSelector:
 
     def _member(self) -> Member:
         names = {field.name for field in fields(Member)}
-        return Member(**{name: value for name, value in self.get_params().items() if name in names})
+        given = {name: value for name, value in self.get_params().items() if name in names}
+        return Member(**given, ngram_weight=0.0)  # of arrays nobody knows the words
 
     def _size(self, count: int) -> int:
         self.check()

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract
+from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
 from direct_anneal.gradients import (
     FACTOR_SIZE,
     SKETCH_VERSION,
@@ -151,7 +151,7 @@ class Sketching:
                 f"--features must be a place that can be read and written, but {error}: mend it, and run the same "
                 "command again to go on"
             ) from error
-        gradients = SketchedGradients.load(store, corpus.index)
+        gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus))
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
@@ -192,6 +192,11 @@ class Sketching:
         if (coverage := engine.coverage()) is not None:
             write_coverage(Path(config.out), manifest.coverage_entry(coverage))
         return store
+
+    def _ngrams(self, role: str, corpus: Corpus) -> FeatureStore:
+        with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples) as advance:
+            home = self._home(f"{role}-ngrams")
+            return ngrams_of(home, corpus, replace=self._config.overwrite, advance=advance)
 
     def build(self) -> GradientSketcher:
         """The run's sketcher, here."""
