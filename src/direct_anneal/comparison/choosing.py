@@ -29,7 +29,7 @@ from direct_anneal.corpus import Corpus, Fields, TokenLayout, expand, prepare, w
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.pipeline import SOLVING_FIELDS, select
+from direct_anneal.pipeline import SOLVING_FIELDS, select_documents
 from direct_anneal.progress import Progress
 
 
@@ -160,7 +160,7 @@ class Choices:
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
         given = {**self._recipe.select, **options}
-        select(
+        select_documents(
             progress=self._progress,
             model=self._recipe.model,
             pool=self._scenario.pool,
