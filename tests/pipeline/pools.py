@@ -66,7 +66,9 @@ def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = 
     something else is asked for."""
     if not {"num_samples", "num_tokens", "fraction"} & options.keys():
         options["fraction"] = 0.25
-    return select_documents(progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options))
+    return select_documents(
+        progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options)
+    )
 
 
 def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:

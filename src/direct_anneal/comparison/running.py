@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
     with shown.stage("Runs", "runs", len(missing)) as advance:
-        for line in _finished(_jobs(recipe, out, missing, Silent()), workers):
+        for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
             _append(out / RESULTS, line)
             known[_place(line)] = line
             advance(1)
@@ -135,7 +135,7 @@ def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
     return [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
 
 
-def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], progress: Progress) -> Iterator[_Job]:
+def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callable[[str], object]) -> Iterator[_Job]:
     """The missing runs, with what they need made as they come up."""
     scenarios = {scenario.name: scenario for scenario in recipe.scenarios}
     arms: dict[str, Arm] = {arm.name: arm for arm in recipe.arms}
@@ -144,7 +144,7 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], progress: Pr
         name, fraction, seed = key["scenario"], key["fraction"], key["seed"]
         if name not in choices:
             directory = out / "scenarios" / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
-            choices[name] = Choices(recipe, scenarios[name], directory, progress)
+            choices[name] = Choices(recipe, scenarios[name], directory, note)
             unknown = set(scenarios[name].target) - set(choices[name].held_out.index["domain"].to_pylist())
             if unknown:
                 raise InputError(
