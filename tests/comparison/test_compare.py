@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import re
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +159,14 @@ class TestRuns:
         told = io.StringIO()
         assert untimed(compare(few, tmp_path / "two", workers=2, progress=PlainLines(told))) == untimed(expected)
         assert told.getvalue().count("one: gradients of pool and validation set, which direct chooses by") == 1
+
+    def test_a_worker_ends_at_ctrl_c_without_a_word(self, capfd: pytest.CaptureFixture[str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context, initializer=running.begin_worker) as pool:
+            interrupted = pool.submit(signal.raise_signal, signal.SIGINT)
+            with pytest.raises(BrokenProcessPool):
+                interrupted.result()
+        assert capfd.readouterr().err == ""
 
     def test_a_changed_arm_is_not_taken_for_the_old_one(self, done: Done, checkpoint: Path, tmp_path: Path) -> None:
         _, out, _ = done

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -170,7 +171,7 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
         yield from map(run, jobs)
         return
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quieten) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         running: set[Future[dict[str, Any]]] = set()
         try:
             for job in jobs:
@@ -185,8 +186,9 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _quieten() -> None:
-    """A worker's transformers would draw bars over each other."""
+def begin_worker() -> None:
+    """Workers say nothing: bars would be drawn over each other, and of Ctrl-C the parent tells."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from transformers.utils import logging
 
     logging.set_verbosity_error()
