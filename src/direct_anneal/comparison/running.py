@@ -18,7 +18,7 @@ import torch
 
 from direct_anneal.annealing import anneal
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.claims import held
+from direct_anneal.claims import MARK, held
 from direct_anneal.comparison.choosing import Choice, Choices
 from direct_anneal.comparison.provenance import commit
 from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
@@ -59,11 +59,14 @@ def compare(
         the lines, in the recipe's order.
 
     Raises:
-        InputError: something given cannot be used, or a line was made by another recipe; says what to do.
+        InputError: something given cannot be used, `out` is another command's, or a line was made by another recipe;
+            says what to do.
     """
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
     out = Path(out)
+    if (out / MARK).exists():
+        raise InputError(f"--out must be new, empty or an earlier comparison, but {out} holds a run: choose another")
     with held(out):
         return _completed(recipe, out, workers, progress or Silent())
 
