@@ -404,12 +404,27 @@ class TestRequest:
         assert "--" + option.replace("_", "-") in desk.refused(**{option: value})
 
     @pytest.mark.parametrize(
-        "words", [[], ["choose"], ["select", "--num-samples", "many"], ["select", "--objective", "x"]]
+        ("words", "named"),
+        [
+            ([], "COMMAND"),
+            (["choose"], "'choose'"),
+            (["select", "--num-samples", "many"], "--num-samples"),
+            (["select", "--objective", "x"], "--objective"),
+            (["compare", "recipe.yaml"], "--out"),
+        ],
     )
-    def test_what_argparse_refuses(self, desk: Desk, words: list[str]) -> None:
+    def test_what_argparse_refuses_is_one_line(self, desk: Desk, words: list[str], named: str) -> None:
         outcome = desk.run(words)
         assert outcome.code == INPUT
-        assert "Traceback" not in outcome.err
+        assert named in outcome.message
+        assert outcome.err.count("\n") == 1
+
+    @pytest.mark.parametrize(("option", "value"), [("floor", "nowhere=0.1"), ("force_in", "nowhere.txt")])
+    def test_what_is_asked_of_domains_and_documents_is_checked_before_the_gradients(
+        self, desk: Desk, option: str, value: str
+    ) -> None:
+        assert "nowhere" in desk.refused(**{option: value})
+        assert not (desk.out / "features").exists()
 
     def test_an_infeasible_budget_states_a_ratio_that_works(self, desk: Desk) -> None:
         message = desk.refused(budget_ratio=1e-4)

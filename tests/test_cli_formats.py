@@ -61,7 +61,7 @@ def test_select_says_what_to_do_with_a_distributed_checkpoint(
     save(tmp_path / "dcp", {"a": torch.ones(VOCAB_SIZE)})
     words = ["--pool", "x", "--validation", "x", "--out", str(tmp_path / "out"), "--fraction", "0.5"]
     assert main(["select", "--model", str(tmp_path / "dcp"), *words]) == 2
-    assert "direct-anneal convert" in capsys.readouterr().err
+    assert "--model-config PATH --out DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,6 @@ def run(line: str, variables: dict[str, str]) -> None:
 
 
 def test_every_command_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pandas", reason="the page's last lines show a table with it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("direct_anneal.demo.story.run_demo", small_demo)
     variables: dict[str, str] = {}

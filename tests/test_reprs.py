@@ -80,9 +80,16 @@ def test_a_short_line(of: object, says: str) -> None:
     assert repr(of) == says
 
 
+def test_a_selection_without_a_budget_says_so() -> None:
+    selection = solve(SelectionProblem(X, np.ones(30), num_selected=4))
+    assert "budget used 4, no limit" in repr(selection)
+    assert "used 4, no limit" in selection._repr_html_()
+
+
 def test_html_of_selection_spectrum_and_run(tmp_path: Path) -> None:
     selection, spectrum = solve(PROBLEM), Spectrum.from_sketches(X)
     assert "4 from 30 samples" in selection._repr_html_()
+    assert "used 4 of 6" in selection._repr_html_()
     html = spectrum._repr_html_()
     assert {"svg", "rect"} <= _Tags(html).seen
     assert html.count("<rect") == 6

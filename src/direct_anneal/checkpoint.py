@@ -182,7 +182,7 @@ def _locate(name: str) -> Path:
         if (directory / ".metadata").is_file() and not (directory / "config.json").is_file():
             raise InputError(
                 f"--model must be a Hugging Face checkpoint, but {name} is one of torch.distributed.checkpoint: make "
-                f"one of it with direct-anneal convert {name} --config CONFIG --out DIR"
+                f"one of it with direct-anneal convert {name} --model-config PATH --out DIR"
             )
         if not (directory / "config.json").is_file():
             raise InputError(

@@ -50,34 +50,46 @@ def held(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_free(out: Path) -> None:
-    """See that a directory is new, empty or a run's.
+def check_free(out: Path, own: str) -> None:
+    """See that a directory is new, empty or of a run of the same command.
+
+    Args:
+        own: an option that this command alone has, by which its runs are known.
 
     Raises:
-        InputError: it holds files, and no run has marked it.
+        InputError: it holds files, and no run has marked it, or one of another command.
     """
-    if out.is_dir() and not (out / MARK).exists():
+    if (out / MARK).exists():
+        if own not in _read(out / MARK):
+            raise InputError(
+                f"--out must be new, empty or an earlier run, but {out} holds another command's: choose another"
+            )
+    elif out.is_dir():
         left_by_a_start = {LOCK, MARK + TEMPORARY_SUFFIX}
         if any(path.name not in left_by_a_start for path in out.iterdir()):
             raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
 
 
 @contextmanager
-def claim(out: Path, wanted: dict[str, Any], record: str, *, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+def claim(
+    out: Path, wanted: dict[str, Any], record: str, own: str, *, overwrite: bool
+) -> Iterator[dict[str, Any] | None]:
     """Hold `out` as this run's own; an unfinished run may go on in it.
 
     Args:
         wanted: what the result depends on, as plain JSON values.
         record: name of the file that a run writes last.
+        own: as for `check_free`.
         overwrite: take the directory from another run, whose record is removed.
 
     Yields:
         the record of this very run, where it is finished already.
 
     Raises:
-        InputError: it holds another run and `overwrite` is off, or files that are no run's, or a run is under way.
+        InputError: it holds another run and `overwrite` is off, or files that are no run's or another command's, or a
+            run is under way.
     """
-    check_free(out)
+    check_free(out, own)
     with held(out):
         yield _settled(out, json.loads(json.dumps(redacted(wanted))), record, overwrite)  # as it will be found again
 

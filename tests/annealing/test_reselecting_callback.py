@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,22 @@ def test_it_trains_on_the_latest_choice_and_goes_on_to_the_same_bytes(checkpoint
         for position in range(step * BATCH, STEPS * BATCH):
             assert resumed.handed[position] == whole.handed[position]
         assert min(resumed.handed) >= step * BATCH
+
+
+def test_the_example_of_the_docs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of unequal lengths, with `input_ids` alone."""
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    (example,) = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "Reselecting" in code]
+    example = example.replace("max_steps=1000", "max_steps=4, use_cpu=True, disable_tqdm=True, report_to='none'")
+    monkeypatch.chdir(tmp_path)
+    loaded = Checkpoint(str(checkpoint))
+    given: dict[str, Any] = {"model": loaded.load_model("cpu", "float32"), "tokenizer": loaded.load_tokenizer()}
+    given["tokenizer"].pad_token = given["tokenizer"].convert_ids_to_tokens(0)
+    for name, samples in (("pool", POOL), ("validation", VALIDATION)):
+        given[name] = [{"input_ids": one["input_ids"][: T - i % 3]} for i, one in enumerate(samples)]
+    exec(example.replace("every=200", "every=2"), given)
+    assert given["trainer"].state.global_step == 4
+    assert given["reselecting"].selection is not None
 
 
 @pytest.mark.parametrize(

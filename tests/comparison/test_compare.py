@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 import re
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from direct_anneal.comparison import compare, read_recipe, running
 from direct_anneal.comparison.recipe import BEFORE, Recipe
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import family
+from direct_anneal.progress import PlainLines
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, write_jsonl
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
@@ -154,11 +160,21 @@ class TestRuns:
         assert runs == len(lines) - 7
         assert (again / "runs.jsonl").read_bytes().startswith(b"".join(kept))
 
-    def test_workers_change_nothing(self, done: Done, tmp_path: Path) -> None:
+    def test_workers_change_nothing_and_what_takes_long_is_told(self, done: Done, tmp_path: Path) -> None:
         recipe, _, lines = done
         few = replace(recipe, arms=tuple(arm for arm in recipe.arms if arm.name in ("random", "direct")), seeds=(0,))
         expected = [line for line in lines if line["arm"] in (BEFORE, "random", "direct") and line["seed"] == 0]
-        assert untimed(compare(few, tmp_path / "two", workers=2)) == untimed(expected)
+        told = io.StringIO()
+        assert untimed(compare(few, tmp_path / "two", workers=2, progress=PlainLines(told))) == untimed(expected)
+        assert told.getvalue().count("one: gradients of pool and validation set, which direct chooses by") == 1
+
+    def test_a_worker_ends_at_ctrl_c_without_a_word(self, capfd: pytest.CaptureFixture[str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context, initializer=running.begin_worker) as pool:
+            interrupted = pool.submit(signal.raise_signal, signal.SIGINT)
+            with pytest.raises(BrokenProcessPool):
+                interrupted.result()
+        assert capfd.readouterr().err == ""
 
     def test_a_changed_arm_is_not_taken_for_the_old_one(self, done: Done, checkpoint: Path, tmp_path: Path) -> None:
         _, out, _ = done

@@ -170,6 +170,17 @@ class TestAnotherModel:
         with pytest.raises(InputError, match="causal language model"):
             convert(tmp_path / "dcp", config=tmp_path / "config", out=tmp_path / "out")
 
+    def test_a_config_that_is_nowhere_is_named_by_its_flag(self, tmp_path):
+        with pytest.raises(InputError, match=r"^--model-config must be a checkpoint directory"):
+            convert(tmp_path / "dcp", config=tmp_path / "nowhere", out=tmp_path / "out")
+
+    def test_moments_without_betas(self, tmp_path):
+        model = model_of("llama")
+        state = torchtitan_state(model, adam_after_steps(model), old=False)
+        state["optimizer"] = {key: value for key, value in state["optimizer"].items() if not key.endswith(".betas")}
+        with pytest.raises(InputError, match=r"betas and eps .* save its param_groups, too, or the model alone"):
+            converted(tmp_path, model, state)
+
     def test_out_holds_something(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.tex").touch()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from corpus.corpus_samples import FORMATS, write_records
-from direct_anneal.pipeline import Features, Run, features, select
+from direct_anneal.pipeline import Features, Run, features, select_documents
 from direct_anneal.pipeline.family import DAMPING
 from direct_anneal.progress import Progress
 from pipeline.tiny import SKETCH_SIZE, byte_tokenizer, documents, manifest, write_jsonl
@@ -66,7 +66,9 @@ def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = 
     something else is asked for."""
     if not {"num_samples", "num_tokens", "fraction"} & options.keys():
         options["fraction"] = 0.25
-    return select(progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options))
+    return select_documents(
+        progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options)
+    )
 
 
 def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:

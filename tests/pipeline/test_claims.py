@@ -82,18 +82,39 @@ def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("left", [[], [LOCK], [LOCK, f"{MARK}.tmp"], [MARK, "anything"]])
 def test_what_a_start_leaves_is_no_stranger(tmp_path: Path, left: list[str]) -> None:
     for name in left:
-        (tmp_path / name).touch()
-    check_free(tmp_path)
+        (tmp_path / name).write_text('{"pool": []}')
+    check_free(tmp_path, "pool")
     (tmp_path / MARK).unlink(missing_ok=True)
     (tmp_path / "mine").touch()
     with pytest.raises(InputError, match="holds other files"):
-        check_free(tmp_path)
+        check_free(tmp_path, "pool")
 
 
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished select."""
     return chosen(checkpoint, world, tmp_path_factory.mktemp("out") / "run").out
+
+
+def test_no_command_takes_another_ones_directory_even_to_overwrite(
+    checkpoint: Path, world: Path, run: Path, tmp_path: Path
+) -> None:
+    data, others, before = (
+        str(world / "validation.jsonl"),
+        "holds another command's: choose another",
+        sorted(run.iterdir()),
+    )
+    given: dict[str, Any] = {"model": str(checkpoint), "data": data, "overwrite": True}
+    with pytest.raises(InputError, match=others):
+        anneal(**given, out=str(run), epochs=1, learning_rate=1e-3)
+    with pytest.raises(InputError, match=others):
+        evaluate(**given, out=str(run))
+    with pytest.raises(InputError, match="must be new, empty or an earlier comparison"):
+        compare(cast(Any, None), run)
+    assert sorted(run.iterdir()) == before
+    evaluate(**given, out=str(tmp_path / "scores"))
+    with pytest.raises(InputError, match=others):
+        chosen(checkpoint, world, tmp_path / "scores", overwrite=True)
 
 
 class TestEveryCommand:

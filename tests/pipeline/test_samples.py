@@ -126,6 +126,11 @@ def test_bad_input_is_told_in_a_line(options: dict[str, Any], told: str) -> None
     assert "\n" not in str(refusal.value)
 
 
+def test_a_call_on_documents_names_parameters_too() -> None:
+    with pytest.raises(InputError, match=r"^fraction must be in \(0, 1\], got 2"):
+        direct_anneal.select(model="m", pool="p", validation="v", out="o", fraction=2.0)
+
+
 def test_a_loss_of_the_wrong_shape() -> None:
     with pytest.raises(ValueError, match="one loss for each of"):
         direct_anneal.select(built(), POOL, VALIDATION, lambda m, b: squared_error(m, b).mean(), num_selected=3)

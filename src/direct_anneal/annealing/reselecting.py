@@ -31,7 +31,8 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
     same training, and a run that goes on from a checkpoint trains on what it would have otherwise.
 
         reselecting = Reselecting(pool, validation, every=200, fraction=0.2)
-        trainer = Trainer(model, args, train_dataset=reselecting.dataset(args), callbacks=[reselecting])
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        trainer = Trainer(model, args, collator, train_dataset=reselecting.dataset(args), callbacks=[reselecting])
 
     Args:
         pool, validation: samples with `input_ids`, and where some are not predicted `labels` (−100 there): lists or

@@ -59,7 +59,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for found in sources.values() for source in found],
     }
-    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+    with claim(out, wanted, RECORD, "schedule", overwrite=config.overwrite) as finished:
         return _annealed(config, checkpoint, sources, wanted, shown) if finished is None else finished
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from direct_anneal.cli.annealing import add_anneal
 from direct_anneal.cli.comparison import add_compare
@@ -103,8 +103,15 @@ def _demo(options: dict[str, Any]) -> dict[str, Any]:
     return {"command": "demo", "out": options["out"]}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are a line like all others; the usage of a command would fill the screen before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}: see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="direct-anneal",
         description="Choose the data of the annealing phase: progress in flat directions, a budget in stiff ones.",
     )

@@ -246,11 +246,11 @@ def _number_or(word: str) -> Callable[[str], float | str]:
 
 def _select(options: dict[str, Any]) -> dict[str, Any]:
     require(options, "select", ("model", "pool", "validation", "out"))
-    from direct_anneal.pipeline import select
+    from direct_anneal.pipeline import select_documents
 
     read_ratios(options)
     quieten_transformers()
-    return _shown("select", select(progress=progress_of(options), **options))
+    return _shown("select", select_documents(progress=progress_of(options), **options))
 
 
 def _features(options: dict[str, Any]) -> dict[str, Any]:

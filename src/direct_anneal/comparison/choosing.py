@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,8 +29,7 @@ from direct_anneal.corpus import Corpus, Fields, TokenLayout, expand, prepare, w
 from direct_anneal.durable import replacing
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.pipeline import SOLVING_FIELDS, select
-from direct_anneal.progress import Progress
+from direct_anneal.pipeline import SOLVING_FIELDS, select_documents
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,12 @@ class Choices:
 
     Args:
         directory: of the scenario.
+        note: is told before what takes long.
     """
 
-    def __init__(self, recipe: Recipe, scenario: Scenario, directory: Path, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, scenario: Scenario, directory: Path, note: Callable[[str], object]) -> None:
         self.directory = directory
-        self._recipe, self._scenario, self._progress = recipe, scenario, progress
+        self._recipe, self._scenario, self._note = recipe, scenario, note
         self._checkpoint = Checkpoint(recipe.model)
         self._window = self._checkpoint.window(recipe.select.get("max_length"))
 
@@ -89,7 +89,7 @@ class Choices:
         record = directory / "choice.json"
         if record.exists():
             return Choice(**json.loads(record.read_text(encoding="utf-8")))
-        features = self._with_features(arm.select) if arm.needs_gradients else None
+        features = self._with_features(arm) if arm.needs_gradients else None
         num_tokens = self.budget(fraction)
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
@@ -147,12 +147,13 @@ class Choices:
         chosen = set(table.filter(table["selected"])["id"].to_pylist())
         return np.array([name in chosen for name in self.pool.index["id"].to_pylist()])
 
-    def _with_features(self, options: Mapping[str, Any]) -> Path:
-        """A run of `select` with the features that these options ask for, complete."""
-        sketch = {name: value for name, value in options.items() if name not in SOLVING_FIELDS}
+    def _with_features(self, arm: Arm) -> Path:
+        """A run of `select` with the features that the arm's options ask for, complete."""
+        sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
         key = hashlib.blake2b(json.dumps(sketch, sort_keys=True).encode(), digest_size=4).hexdigest()
         directory = self.directory / f"select-{key}"
         if not (directory / "manifest.json").exists():
+            self._note(f"{self._scenario.name}: gradients of pool and validation set, which {arm.name} chooses by")
             with _adding_seconds(directory):
                 quick = {"objective": "descent", "relax_budget": True, "num_samples": 1}
                 self._select(directory, {**sketch, **quick})
@@ -160,8 +161,7 @@ class Choices:
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
         given = {**self._recipe.select, **options}
-        select(
-            progress=self._progress,
+        select_documents(
             model=self._recipe.model,
             pool=self._scenario.pool,
             validation=self._scenario.validation,
@@ -177,18 +177,16 @@ class Choices:
 
     def _read(self, role: str, patterns: tuple[str, ...]) -> Corpus:
         fields = self._recipe.fields
-        with self._progress.stage(f"Reading {self._scenario.name}: {role}", "documents") as advance:
-            return prepare(
-                expand(patterns, role, TokenLayout.of(self._checkpoint.vocab_size, self._checkpoint.separator)),
-                role=role,
-                fields=Fields(text=fields["text_field"], id=fields["id_field"], domain=fields["domain_field"]),
-                load_tokenizer=self._checkpoint.load_tokenizer,
-                tokenizer_fingerprint=self._checkpoint.tokenizer_fingerprint(),
-                vocab_size=self._checkpoint.vocab_size,
-                max_length=self._window,
-                directory=self.directory / "corpus" / role,
-                advance=advance,
-            )
+        return prepare(
+            expand(patterns, role, TokenLayout.of(self._checkpoint.vocab_size, self._checkpoint.separator)),
+            role=role,
+            fields=Fields(text=fields["text_field"], id=fields["id_field"], domain=fields["domain_field"]),
+            load_tokenizer=self._checkpoint.load_tokenizer,
+            tokenizer_fingerprint=self._checkpoint.tokenizer_fingerprint(),
+            vocab_size=self._checkpoint.vocab_size,
+            max_length=self._window,
+            directory=self.directory / "corpus" / role,
+        )
 
 
 def _load(directory: Path, corpus: Corpus) -> SketchedGradients:

@@ -138,7 +138,7 @@ def read_recipe(path: str | Path) -> Recipe:
     content = _mapping(content, "the recipe", {each.name for each in fields(Recipe)})
     for name in ("model", "scenarios", "arms"):
         if name not in content:
-            raise InputError(f"a recipe must have {name!r}, but {path} has none: see the README's example")
+            raise InputError(f"a recipe must have {name!r}, but {path} has none: see the example in docs/anneal.md")
     content["scenarios"] = tuple(
         _scenario(name, given) for name, given in _mapping(content["scenarios"], "scenarios").items()
     )

@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from direct_anneal.annealing import anneal
 from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.claims import held
+from direct_anneal.claims import MARK, held
 from direct_anneal.comparison.choosing import Choice, Choices
 from direct_anneal.comparison.provenance import commit
 from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
@@ -58,11 +59,14 @@ def compare(
         the lines, in the recipe's order.
 
     Raises:
-        InputError: something given cannot be used, or a line was made by another recipe; says what to do.
+        InputError: something given cannot be used, `out` is another command's, or a line was made by another recipe;
+            says what to do.
     """
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
     out = Path(out)
+    if (out / MARK).exists():
+        raise InputError(f"--out must be new, empty or an earlier comparison, but {out} holds a run: choose another")
     with held(out):
         return _completed(recipe, out, workers, progress or Silent())
 
@@ -73,7 +77,7 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
     with shown.stage("Runs", "runs", len(missing)) as advance:
-        for line in _finished(_jobs(recipe, out, missing, Silent()), workers):
+        for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
             _append(out / RESULTS, line)
             known[_place(line)] = line
             advance(1)
@@ -135,7 +139,7 @@ def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
     return [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
 
 
-def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], progress: Progress) -> Iterator[_Job]:
+def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callable[[str], object]) -> Iterator[_Job]:
     """The missing runs, with what they need made as they come up."""
     scenarios = {scenario.name: scenario for scenario in recipe.scenarios}
     arms: dict[str, Arm] = {arm.name: arm for arm in recipe.arms}
@@ -144,7 +148,7 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], progress: Pr
         name, fraction, seed = key["scenario"], key["fraction"], key["seed"]
         if name not in choices:
             directory = out / "scenarios" / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
-            choices[name] = Choices(recipe, scenarios[name], directory, progress)
+            choices[name] = Choices(recipe, scenarios[name], directory, note)
             unknown = set(scenarios[name].target) - set(choices[name].held_out.index["domain"].to_pylist())
             if unknown:
                 raise InputError(
@@ -170,7 +174,7 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
         yield from map(run, jobs)
         return
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quieten) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         running: set[Future[dict[str, Any]]] = set()
         try:
             for job in jobs:
@@ -185,8 +189,9 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _quieten() -> None:
-    """A worker's transformers would draw bars over each other."""
+def begin_worker() -> None:
+    """Workers say nothing: bars would be drawn over each other, and of Ctrl-C the parent tells."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -53,7 +53,10 @@ def convert(
     source, out = Path(checkpoint), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out must be a new or empty directory, but {out} is not: choose another")
-    described = Checkpoint(str(Path(config).parent if Path(config).name == "config.json" else config))
+    try:
+        described = Checkpoint(str(Path(config).parent if Path(config).name == "config.json" else config))
+    except InputError as error:
+        raise InputError(str(error).replace("--model ", "--model-config ", 1)) from error
     model = _skeleton(described)
     shapes = {name: tuple(weight.shape) for name, weight in _weights(model).items()}
     entries = read_entries(source)
@@ -189,7 +192,10 @@ def _hyperparameters(source: Path, entries: dict[str, Entry], prefix: str, name:
                 found[key] = value.item() if isinstance(value, torch.Tensor) else value
                 break
     if not {"betas", "eps"} <= found.keys():
-        raise InputError(f"{source} must hold Adam's betas and eps beside its moments, but has none for {name}")
+        raise InputError(
+            f"{source} must hold Adam's betas and eps beside its moments, but has none for {name}: save its "
+            "param_groups, too, or the model alone"
+        )
     return found
 
 

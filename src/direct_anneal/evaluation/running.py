@@ -118,7 +118,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
         "sources": [source.state() for source in sources],
         "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
     }
-    with claim(out, wanted, RECORD, overwrite=config.overwrite) as finished:
+    with claim(out, wanted, RECORD, "benchmarks", overwrite=config.overwrite) as finished:
         return _scored(config, checkpoint, sources, files, wanted, shown) if finished is None else finished
 
 

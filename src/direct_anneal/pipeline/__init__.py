@@ -3,7 +3,7 @@
 from direct_anneal.pipeline.choosing import Run
 from direct_anneal.pipeline.config import SOLVING_FIELDS, SelectConfig
 from direct_anneal.pipeline.planning import Plan, plan
-from direct_anneal.pipeline.selecting import Features, features, reselect, select
+from direct_anneal.pipeline.selecting import Features, features, reselect, select, select_documents
 from direct_anneal.pipeline.selector import DirectSelector
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "plan",
     "reselect",
     "select",
+    "select_documents",
 ]

@@ -12,6 +12,7 @@ from direct_anneal.corpus import Corpus, Fields, Source, TokenLayout, check_writ
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline.choosing import Gathered
 from direct_anneal.pipeline.config import SelectConfig
+from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.outputs import claim, mark
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
@@ -36,7 +37,8 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
     with claim(out, config, max_length):
         pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
         validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
-        config.size_of(pool_corpus.num_tokens)  # to fail before the long part
+        size = config.size_of(pool_corpus.num_tokens)  # both to fail before the long part
+        constraints(config, pool_corpus.index, *size)
         stages.note(_extent(config, pool_corpus, validation_corpus))
 
         with Sketching(config, checkpoint, max_length, stages, found) as sketch:

@@ -73,10 +73,10 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
     """Hold the directory as this run's own. An unfinished run may be taken over by any other, which then calls `mark`.
 
     Raises:
-        InputError: it holds another finished run and `overwrite` is off, or files that are no run's, or a run is under
-            way there.
+        InputError: it holds another finished run and `overwrite` is off, or files that are no run's or another
+            command's, or a run is under way there.
     """
-    check_free(out)
+    check_free(out, "pool")
     with held(out):
         finished = out / "manifest.json"
         wanted = _resolved(config, max_length)

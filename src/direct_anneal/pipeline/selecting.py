@@ -11,7 +11,7 @@ from torch import nn
 
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import check_writable, reopen
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.gradients import GradientSketcher, LossFunction
 from direct_anneal.pipeline import doubts, manifest
@@ -47,6 +47,7 @@ def select(
 ) -> Selection: ...
 
 
+@named_as_in_python()
 def select(*module_and_samples: Any, progress: Progress | None = None, **options: Any) -> Run | Selection:
     """Choose the documents to anneal on, and write them with the evidence beside them.
 
@@ -68,7 +69,17 @@ def select(*module_and_samples: Any, progress: Progress | None = None, **options
     """
     if module_and_samples or isinstance(options.get("model"), nn.Module):
         return select_samples(*module_and_samples, progress=progress, **options)
-    frontier, report = options.pop("frontier", None), options.pop("report", True)
+    return select_documents(progress=progress, **options)
+
+
+def select_documents(
+    *,
+    progress: Progress | None = None,
+    frontier: tuple[float, ...] | None = None,
+    report: bool = True,
+    **options: Any,
+) -> Run:
+    """`select` of documents, whose errors name flags, as the command line has them."""
     config = SelectConfig(**options)
     stages, found = Stages(progress or Silent()), list[str]()
     with gathered(config, stages, found) as of_run:

@@ -42,20 +42,24 @@ class Selection:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
-        used, budget = (" ".join(f"{one:.4g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget))
         within = f", within {1 - self.objective / self.bound:.2%} of its bound" if self.bound > 0 else ""
         return facts(
             f"Selection of {len(self.indices):,} from {len(self.weights):,} samples",
             {
                 "objective": f"{self.objective:.6g} ({self.status}{within})",
-                "budget": f"{used} used of {budget}",
+                "budget": f"used {self._used(4)}",
                 "strongest": ", ".join(map(str, self.indices[:8])) + (", ..." if len(self.indices) > 8 else ""),
             },
         )
 
     def __repr__(self) -> str:
-        used, budget = (" ".join(f"{one:.6g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget))
         return (
             f"Selection({len(self.indices)} of {len(self.weights)} samples, objective {self.objective:.6g} "
-            f"(bound {self.bound:.6g}), budget used {used} of {budget}, {self.status})"
+            f"(bound {self.bound:.6g}), budget used {self._used(6)}, {self.status})"
         )
+
+    def _used(self, digits: int) -> str:
+        used, budget = (
+            " ".join(f"{one:.{digits}g}" for one in np.atleast_1d(of)) for of in (self.budget_used, self.budget)
+        )
+        return f"{used} of {budget}" if np.isfinite(self.budget).any() else f"{used}, no limit"
