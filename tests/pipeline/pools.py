@@ -101,6 +101,12 @@ def exported_lines(path: Path) -> list[bytes]:
     return content.splitlines()
 
 
+def stored_ngrams(out: Path, role: str) -> NDArray[np.float64]:
+    """Rows of n-grams as a run left them, (N, L)."""
+    shards = sorted((out / "features" / f"{role}-ngrams").glob("features-*.npy"))
+    return np.concatenate([np.load(shard) for shard in shards]).astype(np.float64)
+
+
 def stored(out: Path, role: str) -> NDArray[np.float64]:
     """Z as a run's store holds it, (N, R), read without the package."""
     directory = out / "features" / role

@@ -21,7 +21,7 @@ from direct_anneal.cli import main
 from direct_anneal.curvature import Spectrum
 from direct_anneal.errors import InputError
 from direct_anneal.pipeline import Run, SelectConfig
-from pipeline.pools import chosen, stored, write_validation
+from pipeline.pools import chosen, stored, stored_ngrams, write_validation
 from pipeline.tiny import evidence, files_below
 
 Float = NDArray[np.float64]
@@ -54,6 +54,8 @@ MEMBERS: list[dict[str, Any]] = [
     {"objective": "energy", "filter": "flat", "gradients": "unit"},
     {"objective": "descent", "budget_ratio": 1.0},
     {"objective": "matching"},
+    {"objective": "matching", "ngram_weight": 0.0},
+    {"objective": "descent", "ngram_weight": 0.5},
     {"objective": "matching", "target_scale": 2.0, "filter_curvature": "validation", "gradients": "raw"},
     {"objective": "matching", "filter": "flat", "budget_ratio": 1.0},
     {"objective": "matching", "filter": "none", "gradients": "raw"},
@@ -88,18 +90,26 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
         value = total @ total
     else:
         counted = rows(z, form["gradients"])
+        if weight := form["ngram_weight"]:
+            x, counted = (
+                np.hstack([gradients, weight * stored_ngrams(tmp_path / "out", role)]) / np.hypot(1, weight)
+                for role, gradients in (("pool", x), ("validation", counted))
+            )
+            z, flat = counted, np.eye(x.shape[1])
         moments = {"pool": x.T @ x / len(x), "validation": z.T @ z / len(z)}
         moments["both"] = (moments["pool"] + counted.T @ counted / len(z)) / 2
         H = moments[form["filter_curvature"] or "validation"]
         f = {
-            "none": np.eye(len(V)),
+            "none": np.eye(len(H)),
             "flat": flat,
-            "newton": np.linalg.inv(H + (form["damping"] or 0.0) * np.eye(len(V)) * np.linalg.eigvalsh(H)[-1]),
+            "newton": np.linalg.inv(H + (form["damping"] or 0.0) * np.eye(len(H)) * np.linalg.eigvalsh(H)[-1]),
         }[form["filter"]]
         total = x[selected].sum(axis=0)
         value = total @ f @ counted.mean(axis=0)
         if form["name"] == "matching":
-            value = 2 * form["target_scale"] * selected.sum() * value - total @ f @ total
+            start, aim = x.mean(axis=0), counted.mean(axis=0)
+            target = selected.sum() * (start + form["target_scale"] * (aim - start))
+            value = 2 * target @ f @ total - total @ f @ total
     assert form["value"] == pytest.approx(value, rel=2 * rtol)
 
 

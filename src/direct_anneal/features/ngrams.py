@@ -15,7 +15,7 @@ from direct_anneal.corpus import Corpus
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import FeatureStore, ShardRows
 
-NGRAM_SIZE = 2048  # L
+NGRAM_SIZE = 1024  # L
 _VERSION = 1  # of what a row holds
 _ORDERS = (1, 2)
 _PLACES = 4  # of an n-gram in a row: two n-grams that share one seldom share more

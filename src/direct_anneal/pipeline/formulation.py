@@ -125,7 +125,7 @@ def formulate_arrays(
     """The problem of one objective: the family that docs/departures.md derives, in one place.
 
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
-        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − scale · K z̄,  K the expected number selected
+        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − K (x̄ + scale · (z̄ − x̄)),  K the expected number selected
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
         gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
@@ -177,14 +177,18 @@ def formulate_arrays(
         target = _target(member, spectrum, counted, x)
     elif member.filter == "flat":
         removed = spectrum.stiff
+    if member.objective == "matching" and member.filter == "newton":
+        mapped = _root(member, spectrum, counted, x)
+    features = FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped, mapper=mapper)
     if member.objective == "matching":
         assert member.target_scale is not None
-        mapped = _root(member, spectrum, counted, x) if member.filter == "newton" else None
-        mean = x.mean(axis=0) if mapped is None else x.mean(axis=0) @ mapped
-        mean = mean if removed is None else spectrum.flat(mean[None])[0]
-        target = member.target_scale * expected * mean
+        aim = x.mean(axis=0)
+        if mapped is not None or removed is not None:
+            aim = aim @ mapped if mapped is not None else spectrum.flat(aim[None])[0]
+        start = features.weighted_sum(np.ones(len(norms))) / len(norms)
+        target = expected * (start + member.target_scale * (aim - start))
     problem = SelectionProblem(
-        features=FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped, mapper=mapper),
+        features=features,
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.allowance, budget_units),
         objective=member.objective,

@@ -135,6 +135,7 @@ def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any
     return {
         "name": config.objective,
         "target_scale": config.target_scale,
+        "ngram_weight": config.ngram_weight,
         "filter": config.filter,
         "damping": config.damping,
         "filter_curvature": config.filter_curvature,

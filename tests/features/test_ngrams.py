@@ -1,0 +1,83 @@
+"""Rows of hashed n-grams: against counting one by one, and kept as other features are.
+
+n documents, L places of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus.corpus_samples import prepared
+from direct_anneal.errors import InputError
+from direct_anneal.features import NGRAM_SIZE, ngrams_of
+from direct_anneal.features.ngrams import ngram_row
+from pipeline.tiny import documents, files_below, write_jsonl
+
+
+def cosine(first: list[int], second: list[int]) -> float:
+    """Of the two vectors of log(1 + count) over tokens and pairs of neighbours, one by one."""
+    found = []
+    for tokens in (first, second):
+        counts = Counter([*((token,) for token in tokens), *zip(tokens, tokens[1:], strict=False)])
+        found.append({ngram: math.log(1 + count) for ngram, count in counts.items()})
+    products = sum(weight * found[1].get(ngram, 0.0) for ngram, weight in found[0].items())
+    lengths = [math.sqrt(sum(weight**2 for weight in vector.values())) for vector in found]
+    return products / (lengths[0] * lengths[1])
+
+
+def test_inner_products_are_cosines_of_log_counts() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [rng.zipf(1.3, size=200) % 500 for _ in range(40)]
+    rows = np.stack([ngram_row(tokens) for tokens in drawn])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0)
+    errors = [rows[i] @ rows[j] - cosine(list(drawn[i]), list(drawn[j])) for i in range(40) for j in range(i)]
+    assert np.abs(errors).max() < 5 / math.sqrt(NGRAM_SIZE)
+    assert abs(np.mean(errors)) < 0.2 / math.sqrt(NGRAM_SIZE)  # not drawn to either side
+
+
+def test_the_order_of_tokens_counts_and_their_number_does_not() -> None:
+    tokens = np.arange(50)
+    assert ngram_row(tokens) @ ngram_row(tokens[::-1]) == pytest.approx(0.5, abs=0.1)  # tokens alike, pairs not
+    assert ngram_row(tokens) @ ngram_row(np.tile(tokens, 3)) > 0.95
+    assert np.linalg.norm(ngram_row(np.array([7]))) == pytest.approx(1.0)  # a single token has no pairs
+
+
+def test_rows_are_the_same_on_every_machine() -> None:
+    row = ngram_row(np.array([5, 6, 5]))
+    places = np.flatnonzero(row)
+    # Four n-grams, 5 and 6 and their two pairs, at four places each; 5 is there twice.
+    assert len(places) == 16
+    assert np.sort(np.abs(row[places])) == pytest.approx(
+        np.sort([*[math.log(2)] * 12, *[math.log(3)] * 4]) / 4.094757, rel=1e-4
+    )
+
+
+def test_rows_are_kept_and_what_is_damaged_is_made_again(tmp_path: Path) -> None:
+    corpus = prepared(tmp_path / "corpus", write_jsonl(tmp_path / "pool.jsonl", documents(30, seed=1)))
+    told: list[int] = []
+    store = ngrams_of(tmp_path / "ngrams", corpus, advance=told.append)
+    rows = np.concatenate(store.features())
+    expected = np.stack([ngram_row(corpus.tokens(row)) for row in range(30)])
+    np.testing.assert_array_equal(rows, expected.astype(np.float16))
+    assert sum(told) == 30
+    before = files_below(tmp_path / "ngrams")
+    shard = tmp_path / "ngrams" / "features-00000.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+    assert store.missing() == [0]
+    ngrams_of(tmp_path / "ngrams", corpus)
+    assert files_below(tmp_path / "ngrams") == before
+
+
+def test_rows_of_other_documents_are_not_taken(tmp_path: Path) -> None:
+    pools = [write_jsonl(tmp_path / f"{seed}.jsonl", documents(8, seed=seed)) for seed in (1, 2)]
+    first, second = (prepared(tmp_path / f"corpus-{number}", pool) for number, pool in enumerate(pools))
+    ngrams_of(tmp_path / "ngrams", first)
+    with pytest.raises(InputError, match="another run"):
+        ngrams_of(tmp_path / "ngrams", second)
+    store = ngrams_of(tmp_path / "ngrams", second, replace=True)
+    np.testing.assert_array_equal(store.features()[0][0], ngram_row(second.tokens(0)).astype(np.float16))
