@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.corpus import Corpus
 from direct_anneal.features.documents import Documents
-from direct_anneal.features.store import FeatureStore, ShardRows
+from direct_anneal.features.store import ROWS_PER_SHARD, FeatureStore, ShardRows
 
 NGRAM_SIZE = 1024  # L
 _VERSION = 1  # of what a row holds
@@ -49,11 +49,17 @@ def ngram_row(tokens: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def ngrams_of(
-    directory: Path, corpus: Corpus, *, replace: bool = False, advance: Callable[[int], object] = lambda _: None
+    directory: Path,
+    corpus: Corpus,
+    *,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    replace: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> FeatureStore:
     """The store of a corpus's rows, one for each document, with what it lacks made now.
 
     Args:
+        rows_per_shard: as that of the gradients beside which they are to stand.
         replace: discard the rows of another corpus instead of refusing them.
         advance: told the documents of each shard as it is done, and of those that were there.
 
@@ -67,6 +73,7 @@ def ngrams_of(
         num_samples=corpus.num_samples,
         sketch_size=NGRAM_SIZE,
         fingerprint={"data": corpus.fingerprint, "ngrams": _VERSION},
+        rows_per_shard=rows_per_shard,
         replace=replace,
     )
     missing = store.missing()

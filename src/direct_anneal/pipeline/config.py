@@ -49,8 +49,8 @@ class SelectConfig(Member):
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
         objective: "matching" (ours: the mean of what is selected as far from the pool's as the validation set's is,
-            times `target_scale`, and near to that), "descent" (ours: as far as possible downhill on the validation loss, whatever else moves)
-            or "energy" (the paper's).
+            times `target_scale`, and near to that), "descent" (ours: as far as possible downhill on the validation
+            loss, whatever else moves) or "energy" (the paper's).
         target_scale: of matching: 0 asks for a small pool, 1 for more of the same as the validation set, more leans
             towards what the validation set has and the pool has not. 3 where left out.
         filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of

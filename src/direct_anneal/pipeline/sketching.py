@@ -151,7 +151,7 @@ class Sketching:
                 f"--features must be a place that can be read and written, but {error}: mend it, and run the same "
                 "command again to go on"
             ) from error
-        gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus))
+        gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus, store.header.rows_per_shard))
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
@@ -193,10 +193,12 @@ class Sketching:
             write_coverage(Path(config.out), manifest.coverage_entry(coverage))
         return store
 
-    def _ngrams(self, role: str, corpus: Corpus) -> FeatureStore:
+    def _ngrams(self, role: str, corpus: Corpus, rows_per_shard: int) -> FeatureStore:
         with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples) as advance:
             home = self._home(f"{role}-ngrams")
-            return ngrams_of(home, corpus, replace=self._config.overwrite, advance=advance)
+            return ngrams_of(
+                home, corpus, rows_per_shard=rows_per_shard, replace=self._config.overwrite, advance=advance
+            )
 
     def build(self) -> GradientSketcher:
         """The run's sketcher, here."""
