@@ -304,7 +304,7 @@ def test_strangers_are_named_and_harmless(copied: Path) -> None:
 class TestTheCommand:
     @pytest.fixture
     def run(self, whole: Path, tmp_path: Path) -> Path:
-        for role in ("pool", "validation"):
+        for role in ("pool", "pool-ngrams", "validation", "validation-ngrams"):
             shutil.copytree(whole, tmp_path / "run" / "features" / role)
         return tmp_path / "run"
 

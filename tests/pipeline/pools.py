@@ -118,8 +118,11 @@ def stored(out: Path, role: str) -> NDArray[np.float64]:
 def recomputed(
     out: Path, objective: str, selected: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """From a run's features by the formulas of the method: stiff costs a (N,), rows x (N, R), and the direction u (R,)
-    for which the objective of the selected is ⟨Σ x_i, u⟩: their own sum (`energy`), or the target (`descent`)."""
+    """From a run's features by the formulas of the method: stiff costs a (N,), rows x and a direction u.
+
+    Rows are (N, R), or with n-grams beside the gradients (N, R + L). The objective of the selected is ⟨Σ x_i, u⟩: u is
+    their own sum (`energy`), or the target (`descent`).
+    """
     z, pool = stored(out, "validation"), stored(out, "pool")
     eigenvalues, vectors = np.linalg.eigh(z.T @ z / len(z))
     eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
@@ -131,6 +134,9 @@ def recomputed(
     if objective == "energy":
         x = x - x @ stiff @ stiff.T
         return cost, x, x[selected].sum(0)
+    # Beside each unit gradient stands the unit row of n-grams, of the same weight.
+    x = np.hstack([x, stored_ngrams(out, "pool")]) / np.sqrt(2)
     u = z / np.linalg.norm(z, axis=1, keepdims=True)
+    u = np.hstack([u, stored_ngrams(out, "validation")]) / np.sqrt(2)
     H = (x.T @ x / len(x) + u.T @ u / len(u)) / 2
     return cost, x, np.linalg.solve(H + DAMPING * np.linalg.eigvalsh(H)[-1] * np.eye(len(H)), u.mean(0))

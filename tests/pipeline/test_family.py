@@ -108,7 +108,13 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
         value = total @ f @ counted.mean(axis=0)
         if form["name"] == "matching":
             start, aim = x.mean(axis=0), counted.mean(axis=0)
-            target = selected.sum() * (start + form["target_scale"] * (aim - start))
+            root = np.linalg.cholesky(f + 1e-12 * np.trace(f) * np.eye(len(f)))  # ‖rootᵀ d‖² is ⟨d, f d⟩
+            chance = sum(
+                np.trace(np.cov((rows @ root).T, ddof=ddof)) / len(rows) for rows, ddof in ((counted, 1), (x, 0))
+            )
+            known = max(0.0, 1 - chance / ((aim - start) @ f @ (aim - start)))
+            assert form["known"] == pytest.approx(known, rel=0.02, abs=1e-4)
+            target = selected.sum() * (start + form["target_scale"] * form["known"] * (aim - start))
             value = 2 * target @ f @ total - total @ f @ total
     assert form["value"] == pytest.approx(value, rel=2 * rtol)
 
@@ -228,6 +234,10 @@ class TestElbows:
         ({"target_scale": "far"}, "--target-scale"),
         ({"objective": "energy", "filter_curvature": "both"}, "--filter newton"),
         ({"filter_curvature": "both", "sketch_size": 20_000}, "--sketch-size"),
+        ({"ngram_weight": -1.0}, "--ngram-weight must be at least 0"),
+        ({"gradients": "raw", "ngram_weight": 1.0}, "--ngram-weight above 0 needs --gradients unit"),
+        ({"objective": "energy", "ngram_weight": 0.5}, "--ngram-weight above 0 needs"),
+        ({"filter_curvature": "validation", "ngram_weight": 0.5}, "--filter-curvature pool or both, got"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str) -> None:
@@ -240,15 +250,16 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str
 def test_every_choice_defines_the_run() -> None:
     base = SelectConfig(model="m", pool=("p",), validation=("v",), out="o", fraction=0.5, objective="descent")
     changes: list[dict[str, Any]] = [
-        {"filter": "none", "damping": None, "filter_curvature": None},
+        {"filter": "none", "damping": None, "filter_curvature": None, "ngram_weight": None},
         {"damping": 0.2},
         {"filter_curvature": "pool"},
         {"budget_ratio": 1.0},
-        {"gradients": "raw"},
+        {"gradients": "raw", "ngram_weight": None},
+        {"ngram_weight": 0.0},
         {"noise": "centred"},
         {"bands": 2},
-        {"curvature": "mc-fisher", "filter_curvature": None},
-        {"curvature": "ggn", "num_eigenpairs": 8, "filter_curvature": None},
+        {"curvature": "mc-fisher", "filter_curvature": None, "ngram_weight": None},
+        {"curvature": "ggn", "num_eigenpairs": 8, "filter_curvature": None, "ngram_weight": None},
         {"elbow": "gap"},
         {"num_stiff": 3},
     ]
@@ -257,6 +268,7 @@ def test_every_choice_defines_the_run() -> None:
         "damping": 0.01,
         "filter_curvature": "both",
         "gradients": "unit",
+        "ngram_weight": 1.0,
         "budget_ratio": "none",
     }
     assert replace(base, **same).defining == base.defining

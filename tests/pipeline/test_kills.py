@@ -31,7 +31,7 @@ def test_thirty_kills_at_random_moments_change_nothing(checkpoint: Path, world: 
 
     assert run(tmp_path / "whole")[0] == 0
     expected = content(tmp_path / "whole")
-    assert len(list((tmp_path / "whole").rglob("features-*.npy"))) == 3 + 8, "there is little to be killed in"
+    assert len(list((tmp_path / "whole").rglob("features-*.npy"))) == 2 * (3 + 8), "there is little to be killed in"
 
     kills, number, length = 0, 0, run(tmp_path / "again")[1]
     assert content(tmp_path / "again") == expected

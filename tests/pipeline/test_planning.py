@@ -11,6 +11,7 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.cli.planning import _duration, _size
 from direct_anneal.errors import InputError
+from direct_anneal.features import NGRAM_SIZE
 from direct_anneal.pipeline import Plan, plan, planning
 from pipeline.pools import NUM_POOL, NUM_VALIDATION, chosen, options_of
 from pipeline.tiny import CONTEXT, SKETCH_SIZE, VOCAB_SIZE, documents, files_below, write_checkpoint, write_jsonl
@@ -73,7 +74,7 @@ def test_a_part_stands_for_the_whole(checkpoint: Path, tmp_path: Path, monkeypat
     for name in ("documents", "tokens", "windows"):
         assert getattr(ten, name)["pool"] == 10 * getattr(one, name)["pool"], name
     assert ten.flops > 8 * one.flops
-    validation = 8 * (2 * SKETCH_SIZE)
+    validation = 8 * 2 * (SKETCH_SIZE + NGRAM_SIZE)
     assert ten.disk["features"] - validation == pytest.approx(10 * (one.disk["features"] - validation), rel=0.1)
 
 
@@ -128,7 +129,7 @@ class TestTheCommand:
         shown = capsys.readouterr().out.splitlines()
         assert shown[0].startswith(f"pool        {NUM_POOL} documents, ")
         assert [line.split()[0] for line in shown[:6]] == ["pool", "validation", "compute", "disk", "memory", "time"]
-        assert len(shown) == 6 + 8
+        assert len(shown) == 6 + 10
 
     def test_refuses_what_select_refuses(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

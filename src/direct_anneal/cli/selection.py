@@ -154,7 +154,7 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         "--target-scale",
         type=float,
         metavar="C",
-        help="of matching: 1 for a selection like the validation set, more to lean away from the pool (3)",
+        help="of matching: 1 for a selection like the validation set, more to lean away from the pool (8)",
     )
     method.add_argument(
         "--filter",

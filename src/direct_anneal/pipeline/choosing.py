@@ -186,6 +186,7 @@ def choose(
     found += doubts.of_corpus(pool_corpus, pool, "pool")
     found += doubts.of_corpus(validation_corpus, validation, "validation")
     found += doubts.of_overlap(pool_corpus, validation_corpus)
+    found += doubts.of_target(formulation.known)
     found += doubts.of_selection(selection, pool, config, least)
     content: dict[str, Any] = {
         "config": manifest.configuration(config, max_length),
@@ -205,7 +206,7 @@ def choose(
         "coverage": coverage,
         "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
         "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
-        "objective": manifest.objective_entry(config, selection),
+        "objective": manifest.objective_entry(config, formulation, selection),
         "alternative": manifest.alternative_entry(other, alternative, selection, pool),
         "status": selection.status,
         "num_selected": len(selection.indices),

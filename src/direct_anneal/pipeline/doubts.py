@@ -40,6 +40,7 @@ PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
+LITTLE_KNOWN = 0.25
 MAX_SOURCES = 5
 
 
@@ -108,6 +109,16 @@ def of_overlap(pool: Corpus, validation: Corpus) -> list[str]:
     return [
         f"{shared:,} documents of the pool are in the validation set, too: they make their own curvature, and no "
         "evaluation on that set can be trusted after; take them out of one"
+    ]
+
+
+def of_target(known: float | None) -> list[str]:
+    """Whether the validation set asks for anything that the pool is not already."""
+    if known is None or known >= LITTLE_KNOWN:
+        return []
+    return [
+        f"the validation set is much like the pool: {known:.0%} of what sets their means apart is no chance, and the "
+        "selection leans that far only; more validation samples would tell more, if there is something to tell"
     ]
 
 

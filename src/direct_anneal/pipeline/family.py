@@ -23,7 +23,7 @@ GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit", "ma
 BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none", "matching": "none"}
 DAMPING = 0.01
 NGRAM_WEIGHT = 1.0
-TARGET_SCALE = 3.0
+TARGET_SCALE = 8.0
 
 
 def counterpart(objective: Objective) -> Objective:

@@ -130,11 +130,12 @@ def budget_entry(formulation: Formulation, selection: Selection, reference: str,
     }
 
 
-def objective_entry(config: SelectConfig, selection: Selection) -> dict[str, Any]:
-    """Its form, its value on the selection, the bound that no selection exceeds, and the starts of the search."""
+def objective_entry(config: SelectConfig, formulation: Formulation, selection: Selection) -> dict[str, Any]:
+    """Its form, what is known of its target, its value, the bound on any selection's, and the starts of the search."""
     return {
         "name": config.objective,
         "target_scale": config.target_scale,
+        "known": formulation.known,
         "ngram_weight": config.ngram_weight,
         "filter": config.filter,
         "damping": config.damping,
