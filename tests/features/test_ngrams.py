@@ -15,8 +15,9 @@ import pytest
 
 from corpus.corpus_samples import prepared
 from direct_anneal.errors import InputError
-from direct_anneal.features import NGRAM_SIZE, ngrams_of
+from direct_anneal.features import NGRAM_SIZE, Joined, ngrams_of
 from direct_anneal.features.ngrams import ngram_row
+from direct_anneal.selection import FeatureMatrix
 from pipeline.tiny import documents, files_below, write_jsonl
 
 
@@ -84,3 +85,21 @@ def test_rows_of_other_documents_are_not_taken(tmp_path: Path) -> None:
         ngrams_of(tmp_path / "ngrams", second)
     store = ngrams_of(tmp_path / "ngrams", second, replace=True)
     np.testing.assert_array_equal(store.features()[0][:1][0], ngram_row(second.tokens(0)).astype(np.float16))
+
+
+def test_they_stand_beside_gradients(tmp_path: Path) -> None:
+    corpus = prepared(tmp_path / "corpus", write_jsonl(tmp_path / "pool.jsonl", documents(9, seed=1)))
+    (words,) = ngrams_of(tmp_path / "ngrams", corpus).features()
+    gradients = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float16)
+    together = np.hstack([0.6 * gradients.astype(float), 0.8 * np.asarray(words, dtype=float)])
+    kept = np.arange(9) % 3 != 1
+    for left, right, expected in (
+        (gradients, words, together),
+        (gradients[kept], words.only(kept), together[kept]),  # type: ignore[union-attr]
+    ):
+        joined = Joined(left, right, (0.6, 0.8))
+        assert joined.shape == expected.shape
+        for some in (slice(1, 4), np.array([3, 0])):
+            np.testing.assert_allclose(joined[some], expected[some], rtol=1e-6)
+        direction = np.random.default_rng(1).normal(size=expected.shape[1])
+        np.testing.assert_allclose(FeatureMatrix([joined]).dot(direction), expected @ direction, rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@ from direct_anneal.progress import Advance, Silent
 from direct_anneal.report import print_summary
 from direct_anneal.selection import InfeasibleBudgetError, InfeasibleError, Selection, SelectionProblem, solve
 from pipeline.pools import chosen
+from pipeline.tiny import documents, write_jsonl
 
 
 def test_a_pool_that_holds_the_validation_set_is_told(checkpoint: Path, world: Path, tmp_path: Path) -> None:
@@ -26,6 +27,21 @@ def test_a_pool_that_holds_the_validation_set_is_told(checkpoint: Path, world: P
     count = len(validation.read_text().splitlines())
     mixed = chosen(checkpoint, world, tmp_path / "mixed", pool=[str(world / "pool"), str(validation)])
     assert any(doubt.startswith(f"{count:,} documents of the pool are in") for doubt in mixed.manifest["warnings"])
+
+
+def test_a_validation_set_like_the_pool_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    """Of one distribution, what sets the means apart is chance; of other domains, it is not."""
+    (tmp_path / "pool").mkdir()
+    write_jsonl(tmp_path / "pool" / "part.jsonl", documents(200, seed=2, prefix="p"))
+    told, known = {}, {}
+    for name, domains in (("like it", None), ("another", ("prose",))):
+        some = {} if domains is None else {"domains": domains}
+        write_jsonl(tmp_path / "validation.jsonl", documents(60, seed=3, prefix="v", **some))
+        run = chosen(checkpoint, tmp_path, tmp_path / name, objective="matching")
+        told[name] = any("is much like the pool" in warning for warning in run.manifest["warnings"])
+        known[name] = run.manifest["objective"]["known"]
+    assert told == {"like it": True, "another": False}
+    assert known["like it"] < 0.25 < 0.5 < known["another"] < 1.0
 
 
 def test_a_source_with_other_names_is_named(checkpoint: Path, world: Path, tmp_path: Path) -> None:

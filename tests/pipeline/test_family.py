@@ -108,10 +108,7 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
         value = total @ f @ counted.mean(axis=0)
         if form["name"] == "matching":
             start, aim = x.mean(axis=0), counted.mean(axis=0)
-            root = np.linalg.cholesky(f + 1e-12 * np.trace(f) * np.eye(len(f)))  # ‖rootᵀ d‖² is ⟨d, f d⟩
-            chance = sum(
-                np.trace(np.cov((rows @ root).T, ddof=ddof)) / len(rows) for rows, ddof in ((counted, 1), (x, 0))
-            )
+            chance = np.trace(f @ np.cov(counted.T)) / len(counted) + np.trace(f @ np.cov(x.T, ddof=0)) / len(x)
             known = max(0.0, 1 - chance / ((aim - start) @ f @ (aim - start)))
             assert form["known"] == pytest.approx(known, rel=0.02, abs=1e-4)
             target = selected.sum() * (start + form["target_scale"] * form["known"] * (aim - start))

@@ -76,7 +76,11 @@ def test_objectives_by_their_formulas(objective: Any) -> None:
         newton = np.linalg.inv(H + DAMPING * np.linalg.eigvalsh(H)[-1] * np.eye(R))
         objective_value = total @ newton @ u.mean(axis=0)
         if objective == "matching":
-            objective_value = 2 * TARGET_SCALE * K * objective_value - total @ newton @ total
+            start, aim = x.mean(axis=0), u.mean(axis=0)
+            between = (aim - start) @ newton @ (aim - start)
+            chance = np.trace(newton @ np.cov(u.T)) / M + np.trace(newton @ np.cov(x.T, ddof=0)) / N
+            target = K * (start + TARGET_SCALE * max(0.0, 1 - chance / between) * (aim - start))
+            objective_value = 2 * target @ newton @ total - total @ newton @ total
     # Gradients are float32: 1e-5 of a row, twice that of a square, and sums cancel a little.
     assert len(set(selection.indices.tolist())) == K
     assert selection.budget == pytest.approx(cost.mean() * K, rel=1e-4)
