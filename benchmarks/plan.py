@@ -26,10 +26,10 @@ import torch
 
 from direct_anneal.demo import demo_model_path, write_demo_corpus
 from direct_anneal.pipeline import plan, select
-from direct_anneal.progress import Silent
+from direct_anneal.progress import Items, Silent
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "energy, R = 2048, T = 256": {"objective": "energy"},
+    "matching, R = 2048, T = 256": {},
     "descent, R = 512, T = 96": {"objective": "descent", "sketch_size": 512, "max_length": 96},
 }
 
@@ -41,7 +41,13 @@ class ProcessorTime(Silent):
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], object]]:  # noqa: ARG002
+    def stage(
+        self,
+        name: str,
+        unit: str,  # noqa: ARG002
+        total: int | None = None,  # noqa: ARG002
+        items: Items | None = None,  # noqa: ARG002
+    ) -> Iterator[Callable[[int], object]]:
         started = time.process_time()
         yield lambda _: None
         self.seconds[name] = time.process_time() - started
