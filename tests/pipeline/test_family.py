@@ -112,7 +112,8 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
             known = max(0.0, 1 - chance / ((aim - start) @ f @ (aim - start)))
             assert form["known"] == pytest.approx(known, rel=0.02, abs=1e-4)
             target = selected.sum() * (start + form["target_scale"] * form["known"] * (aim - start))
-            value = 2 * target @ f @ total - total @ f @ total
+            start, apart = selected.sum() * start - target, total - target
+            value = start @ f @ start - apart @ f @ apart
     assert form["value"] == pytest.approx(value, rel=2 * rtol)
 
 

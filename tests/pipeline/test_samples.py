@@ -80,7 +80,7 @@ def test_objectives_by_their_formulas(objective: Any) -> None:
             between = (aim - start) @ newton @ (aim - start)
             chance = np.trace(newton @ np.cov(u.T)) / M + np.trace(newton @ np.cov(x.T, ddof=0)) / N
             target = K * (start + TARGET_SCALE * max(0.0, 1 - chance / between) * (aim - start))
-            objective_value = 2 * target @ newton @ total - total @ newton @ total
+            objective_value = sum(s * (u - target) @ newton @ (u - target) for s, u in ((1, K * start), (-1, total)))
     # Gradients are float32: 1e-5 of a row, twice that of a square, and sums cancel a little.
     assert len(set(selection.indices.tolist())) == K
     assert selection.budget == pytest.approx(cost.mean() * K, rel=1e-4)

@@ -523,3 +523,20 @@ def test_repr_shows_the_evidence() -> None:
     assert repr(solve(instance.problem())) == (
         "Selection(1 of 2 samples, objective 2 (bound 2), budget used 1 of 1, optimal)"
     )
+
+
+def test_what_matching_counts_from_moves_value_and_bound_and_not_the_choice() -> None:
+    rng = np.random.default_rng(4)
+    X, target, start = rng.normal(size=(40, 6)), rng.normal(size=6), rng.normal(size=6)
+    first, second = (
+        solve(SelectionProblem(X, np.ones(40), num_selected=8, objective="matching", target=8 * target, start=origin))
+        for origin in (None, 8 * start)
+    )
+    assert first.indices.tolist() == second.indices.tolist()
+    moved = np.square(8 * (start - target)).sum() - np.square(8 * target).sum()
+    assert second.objective - first.objective == pytest.approx(moved)
+    # The relaxed problem is solved to a gap relative to the value, so that bounds move by that only about.
+    assert second.bound - first.bound == pytest.approx(moved, rel=0.02)
+    for wrong in ({"objective": "descent", "start": start}, {"objective": "matching", "start": start[:3]}):
+        with pytest.raises(ValueError, match="start is of matching"):
+            SelectionProblem(X, np.ones(40), num_selected=8, target=target, **wrong)

@@ -127,8 +127,8 @@ def formulate_arrays(
     """The problem of one objective: the family that docs/departures.md derives, in one place.
 
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
-        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − K (x̄ + scale · known · (z̄ − x̄))
-            K the expected number selected; known as in `_known_share`
+        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − K (x̄ + scale · known · (z̄ − x̄)), counted from
+            that of K x̄; K the expected number selected, known as in `_known_share`
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
         gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
@@ -183,38 +183,40 @@ def formulate_arrays(
     if member.objective == "matching" and member.filter == "newton":
         mapped = _root(member, spectrum, counted, x)
     features = FeatureMatrix(units, scale=scale, removed=removed, mapped=mapped, mapper=mapper)
-    known = None
+    known = start = None
     if member.objective == "matching":
         assert member.target_scale is not None
         seen = x if removed is None else spectrum.flat(x)
         seen = seen if mapped is None else seen @ mapped
-        start = features.weighted_sum(np.ones(len(norms))) / len(norms)
-        known = _known_share(start, features.squared_norms(), seen)
-        target = expected * (start + member.target_scale * known * (seen.mean(axis=0) - start))
+        mean = features.weighted_sum(np.ones(len(norms))) / len(norms)
+        known = _known_share(mean, features.squared_norms(), seen)
+        start = expected * mean
+        target = start + expected * member.target_scale * known * (seen.mean(axis=0) - mean)
     problem = SelectionProblem(
         features=features,
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
         budget=_budget(member.allowance, budget_units),
         objective=member.objective,
         target=target,
+        start=start,
         **size_and_constraints,
     )
     return Formulation(problem, budget_units, known)
 
 
-def _known_share(start: Float, squared_norms: Float, validation: Float) -> float:
+def _known_share(mean: Float, squared_norms: Float, validation: Float) -> float:
     """How much of the way from the pool's mean to the validation set's is no chance of who is in them, in [0, 1].
 
     As the positive part of James and Stein's estimator has it: 1 − (tr C_val / M + tr C_pool / N) / ‖z̄ − x̄‖².
 
     Args:
-        start: x̄, shape (R,).
+        mean: x̄, shape (R,).
         squared_norms: ‖x‖² of the pool, shape (N,).
         validation: x of the validation set, shape (M, R).
     """
     aim, count = validation.mean(axis=0), len(validation)
-    apart = float(np.square(aim - start).sum())
-    chance = float(squared_norms.mean() - start @ start) / len(squared_norms)
+    apart = float(np.square(aim - mean).sum())
+    chance = float(squared_norms.mean() - mean @ mean) / len(squared_norms)
     if count > 1:  # of a single one nobody knows
         chance += float(np.square(validation - aim).sum()) / (count - 1) / count
     return max(0.0, 1.0 - chance / apart) if apart > 0 else 0.0

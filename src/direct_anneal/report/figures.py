@@ -172,8 +172,9 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
         domains: those with a colour of their own; all others are summed.
     """
     ratios = np.array([row["ratio"] for row in points])
-    progress = np.array([row["objective"] for row in points])
-    progress = progress / max(progress.max(), np.finfo(float).tiny)
+    # Below 0 lies what is worse than nothing, or of matching than an average selection.
+    progress = np.maximum([row["objective"] for row in points], 0.0)
+    progress = progress / (progress.max() or 1.0)
     shares = np.array(
         [[row["counts"].get(name, 0) / sum(row["counts"].values()) for row in points] for name in domains]
     )

@@ -40,8 +40,8 @@ class Matched:
     swaps: int
 
 
-def match(features: FeatureMatrix, target: Float, polytope: Polytope) -> Matched:
-    """Maximise 2⟨t, u⟩ − ‖u‖² = ‖t‖² − ‖u − t‖², u = Σ w_i x_i: by how much a selection is nearer to t than nothing is.
+def match(features: FeatureMatrix, target: Float, polytope: Polytope, apart: float) -> Matched:
+    """Maximise ‖t − s‖² − ‖u − t‖², u = Σ w_i x_i: by how much a selection is nearer to t than s is.
 
     Every step solves the linear problem for the gradient, 2⟨t − u, x_i⟩, and moves to the best mixture of the vertices
     so far (fully corrective Frank–Wolfe, with the two lightest vertices merged where there are 17); what the linear
@@ -50,6 +50,7 @@ def match(features: FeatureMatrix, target: Float, polytope: Polytope) -> Matched
 
     Args:
         target: t, shape (R,).
+        apart: ‖t − s‖².
 
     Source: Frank and Wolfe, Naval Research Logistics 3 (1956); Jaggi, ICML 2013, for the corrective form and the gap.
     Cost: two passes over the features a step, some 30 to 100 steps to a gap of 10⁻³; 16 N weights.
@@ -60,7 +61,7 @@ def match(features: FeatureMatrix, target: Float, polytope: Polytope) -> Matched
     steps = 0
     while True:
         offset = shares @ np.stack(offsets)
-        value = float(target @ target - offset @ offset)
+        value = apart - float(offset @ offset)
         slope = features.dot(-2.0 * offset)
         vertex = polytope.maximise(slope)
         here = -2.0 * float(offset @ (offset + target))  # Σ w_i slope_i of the mixture

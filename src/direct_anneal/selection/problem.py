@@ -57,7 +57,7 @@ class SelectionProblem:
 
         energy:   maximise ‖Σ_i w_i x_i‖²            (arXiv:2605.31175, eq. of the selection problem)
         descent:  maximise Σ_i w_i ⟨x_i, target⟩     (ours: knows the sign of progress, and is linear)
-        matching: maximise ‖target‖² − ‖Σ_i w_i x_i − target‖²      (ours: descent, and what more of the same costs)
+        matching: maximise ‖start − target‖² − ‖Σ_i w_i x_i − target‖²     (ours: descent, and what the step costs)
         subject to 0 ≤ w_i ≤ 1,  Σ_i a_i w_i ≤ budget (for each band),  floors and ceilings,  w_i fixed where forced,
         and Σ_i w_i = K  or  Σ_i n_i w_i = token_budget.
 
@@ -68,6 +68,7 @@ class SelectionProblem:
         budget: τ, absolute, in units of `stiff_cost`; shape (m,) where there are bands.
         objective: "energy", "descent" or "matching".
         target: shape (R,), the direction of progress, or what Σ_i w_i x_i should be; `energy` has none.
+        start: shape (R,), what matching counts from: above 0 is nearer to the target than that; 0 where left out.
         num_tokens: n ≥ 1, shape (N,); counts with `token_budget` and quotas in tokens only.
         token_budget: B. The selection holds at most B tokens, and nothing that is left would still fit.
         tie_order: shape (N,), a rank for each sample; among equals the lower one is chosen. Position where left
@@ -86,6 +87,7 @@ class SelectionProblem:
     budget: float | NDArray[np.floating] = np.inf
     objective: Objective = "energy"
     target: NDArray[np.floating] | None = None
+    start: NDArray[np.floating] | None = None
     num_tokens: NDArray[np.integer] | None = None
     token_budget: int | None = None
     tie_order: NDArray[np.integer] | None = None
@@ -124,6 +126,8 @@ class SelectionProblem:
             raise ValueError(f"target has shape {np.shape(self.target)}, features R={sketch_size}")
         if self.target is not None and not np.all(np.isfinite(self.target)):
             raise ValueError("target must be finite")
+        if self.start is not None and (self.objective != "matching" or np.shape(self.start) != (sketch_size,)):
+            raise ValueError(f"start is of matching, and has shape {np.shape(self.start)}, features R={sketch_size}")
         if self.tie_order is not None and (
             np.shape(self.tie_order) != (num_samples,) or not np.all(np.isfinite(self.tie_order))
         ):

@@ -42,7 +42,7 @@ class Selection:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
-        within = f", within {1 - self.objective / self.bound:.2%} of its bound" if self.bound > 0 else ""
+        within = f", within {1 - self.objective / self.bound:.2%} of its bound" if self.objective > 0 else ""
         return facts(
             f"Selection of {len(self.indices):,} from {len(self.weights):,} samples",
             {

@@ -61,10 +61,11 @@ def solve(problem: SelectionProblem) -> Selection:
     elif problem.objective == "matching":
         assert problem.target is not None
         target = np.asarray(problem.target, dtype=np.float64)
-        matched = match(features, target, polytope)
+        apart = target if problem.start is None else target - problem.start
+        matched = match(features, target, polytope, float(apart @ apart))
         chosen, weights, bound = matched.chosen, matched.weights, matched.bound
         direction = target - features.weighted_sum(chosen.astype(np.float64))
-        objective = float(target @ target - direction @ direction)
+        objective = float(apart @ apart - direction @ direction)
         exact = "rounded"
         stats |= {"relaxed": matched.relaxed, "steps": matched.steps, "swaps": matched.swaps}
     else:
