@@ -15,9 +15,9 @@ import pytest
 
 from corpus.corpus_samples import prepared
 from direct_anneal.errors import InputError
-from direct_anneal.features import NGRAM_SIZE, Joined, ngrams_of
+from direct_anneal.features import NGRAM_SIZE, ngrams_of
 from direct_anneal.features.ngrams import ngram_row
-from direct_anneal.selection import FeatureMatrix
+from direct_anneal.selection import FeatureMatrix, Joined
 from pipeline.tiny import documents, files_below, write_jsonl
 
 

@@ -540,3 +540,5 @@ def test_what_matching_counts_from_moves_value_and_bound_and_not_the_choice() ->
     for wrong in ({"objective": "descent", "start": start}, {"objective": "matching", "start": start[:3]}):
         with pytest.raises(ValueError, match="start is of matching"):
             SelectionProblem(X, np.ones(40), num_selected=8, target=target, **wrong)
+    with pytest.raises(ValueError, match="start must be finite"):
+        SelectionProblem(X, np.ones(40), num_selected=8, objective="matching", target=target, start=np.full(6, np.nan))

@@ -6,7 +6,6 @@ from direct_anneal.features.extraction import Engine, Extraction, Local, extract
 from direct_anneal.features.loading import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.features.ngrams import NGRAM_SIZE, ngrams_of
 from direct_anneal.features.places import UnreachableError, is_url, place_at
-from direct_anneal.features.rows import Joined
 from direct_anneal.features.store import FeatureStore, ShardRows
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "FeatureStore",
     "Finding",
     "Header",
-    "Joined",
     "Local",
     "ShardRows",
     "SketchedGradients",

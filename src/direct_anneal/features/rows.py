@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,6 @@ from numpy.typing import NDArray
 from direct_anneal.errors import InputError
 
 _FLOAT16 = 2  # bytes
-
-
-class Rows(Protocol):
-    """Rows in memory or on disk, shape (n, R)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
 
 
 @dataclass(frozen=True)
@@ -87,28 +76,3 @@ class StoredRows:
         mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
         assert isinstance(mapped, np.memmap)
         return int(mapped.offset)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Rows of two blocks side by side, each times a factor: of (n, R) and (n, L) float32 rows of shape (n, R + L).
-
-    Args:
-        left, right: of n rows each.
-        factors: of the left, and of the right.
-    """
-
-    left: Rows
-    right: Rows
-    factors: tuple[float, float]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return (len(self.left), self.left.shape[1] + self.right.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
-        parts = zip((self.left, self.right), self.factors, strict=True)
-        return np.hstack([np.float32(factor) * part[rows] for part, factor in parts])

@@ -51,8 +51,8 @@ class SelectConfig(Member):
         objective: "matching" (ours: the mean of what is selected as far from the pool's as the validation set's is
             known to be, times `target_scale`, and near to that), "descent" (ours: as far as possible downhill on the
             validation loss, whatever else moves) or "energy" (the paper's).
-        target_scale: of matching: 0 asks for a small pool, 1 for more of the same as the validation set, more leans
-            towards what the validation set has and the pool has not. 8 where left out.
+        target_scale: of matching: near 0 asks for a small pool, 1 for more of the same as the validation set, more
+            leans towards what the validation set has and the pool has not. 8 where left out.
         filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of
             energy) or "none"; flat for energy and newton for the others where left out.
         damping: δ of the filter newton, in units of λ₁; 0.01 where left out.

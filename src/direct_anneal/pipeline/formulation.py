@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.curvature import Estimate, Spectrum, cross_fit
 from direct_anneal.errors import InputError
-from direct_anneal.features import Joined, SketchedGradients
+from direct_anneal.features import SketchedGradients
 from direct_anneal.pipeline.config import SelectConfig
 from direct_anneal.pipeline.constraints import constraints
 from direct_anneal.pipeline.family import Member
@@ -26,6 +26,7 @@ from direct_anneal.selection import (
     FeatureMatrix,
     InfeasibleBudgetError,
     InfeasibleError,
+    Joined,
     Map,
     Objective,
     Selection,

@@ -163,7 +163,7 @@ class _Calibration:
             flops=sum(_flops(part, sketcher.model, self._window) for part in parts.values()),
             disk={
                 "corpus": corpus_bytes,
-                "features": samples * (2 * (config.sketch_size + NGRAM_SIZE) + 2 * row_bytes),
+                "features": 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes),
                 "results": selected + pool.num_samples * (row_bytes + 3 * 8),
             },
             memory=max(sketching_peak + held, _peak()) + vectors,

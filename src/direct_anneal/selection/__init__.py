@@ -1,7 +1,7 @@
 """Choose samples on arrays alone: a problem, its exact linear step, a selection with its evidence. No torch here."""
 
 from direct_anneal.selection.infeasibility import InfeasibleBudgetError, InfeasibleError, Relaxation
-from direct_anneal.selection.matrix import Block, FeatureMatrix, Map
+from direct_anneal.selection.matrix import Block, FeatureMatrix, Joined, Map
 from direct_anneal.selection.problem import Objective, Quota, SelectionProblem, Unit
 from direct_anneal.selection.solution import Selection
 from direct_anneal.selection.solving import solve
@@ -11,6 +11,7 @@ __all__ = [
     "FeatureMatrix",
     "InfeasibleBudgetError",
     "InfeasibleError",
+    "Joined",
     "Map",
     "Objective",
     "Quota",

@@ -56,6 +56,31 @@ class Block(Protocol):
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Rows of two blocks side by side, each times a factor: of (n, R) and (n, L) float32 rows of shape (n, R + L).
+
+    Args:
+        left, right: of n rows each.
+        factors: of the left, and of the right.
+    """
+
+    left: Block
+    right: Block
+    factors: tuple[float, float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (len(self.left), self.left.shape[1] + self.right.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        parts = zip((self.left, self.right), self.factors, strict=True)
+        return np.hstack([np.float32(factor) * part[rows] for part, factor in parts])
+
+
+@dataclass(frozen=True)
 class Part:
     """A run of rows, of one block or several.
 

@@ -124,8 +124,9 @@ class SelectionProblem:
             raise ValueError("the objectives descent and matching need a target, and energy takes none")
         if self.target is not None and np.shape(self.target) != (sketch_size,):
             raise ValueError(f"target has shape {np.shape(self.target)}, features R={sketch_size}")
-        if self.target is not None and not np.all(np.isfinite(self.target)):
-            raise ValueError("target must be finite")
+        for name, given in (("target", self.target), ("start", self.start)):
+            if given is not None and not np.all(np.isfinite(given)):
+                raise ValueError(f"{name} must be finite")
         if self.start is not None and (self.objective != "matching" or np.shape(self.start) != (sketch_size,)):
             raise ValueError(f"start is of matching, and has shape {np.shape(self.start)}, features R={sketch_size}")
         if self.tie_order is not None and (
