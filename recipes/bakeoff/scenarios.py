@@ -1,6 +1,6 @@
 """Write the scenarios' documents, and the recipe that `direct-anneal compare` runs on them.
 
-    python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m] [--cache DIR]
+    python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
     direct-anneal compare CACHE/bakeoff/bakeoff-1m.yaml --out CACHE/bakeoff/runs-1m
 
 Two recipes are written. The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `noisy`
@@ -22,14 +22,15 @@ from typing import Any
 
 import yaml
 from splits import Role, domains, passages, write_jsonl
-from stable_phase import DEFAULT_CACHE, SIZES
+from stable_phase import DEFAULT_CACHE, PRECISION, SIZES
 
 TARGETS = {
     "test": ("code_python", "science_textbook", "forum_qa"),
     "development": ("math_latex", "legal", "dialogue"),
 }
 CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
-POOL_PASSAGES, VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 4000, 600, 40  # the last for each domain
+VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 600, 40  # the latter for each domain
+GPU_BATCH_TOKENS = 16384  # of gradients; several processes share the GPU, so that none may take what it finds
 DAMAGED_SHARE = 0.25
 OPTIMIZER = "optimizer.pt"  # in an arm: the stable checkpoint's own
 KINDS = ("shuffled", "random", "boilerplate", "duplicated")  # of damage, equal shares
@@ -56,14 +57,14 @@ MORE_ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def pool(data: Path, names: list[str], salt: str, *, damaged: bool) -> list[dict[str, Any]]:
+def pool(data: Path, names: list[str], salt: str, size: int, *, damaged: bool) -> list[dict[str, Any]]:
     """Passages of the domains, the same number of each as far as they reach, and damaged ones among them if asked."""
-    count = round(POOL_PASSAGES * (1 - DAMAGED_SHARE if damaged else 1))
+    count = round(size * (1 - DAMAGED_SHARE if damaged else 1))
     found = [passages(data, name, "pool", count, salt) for name in names]
     # Small domains give all they have, and the others share what is left.
     share = max(size for size in range(1, count + 1) if sum(min(size, len(part)) for part in found) <= count)
     records = [record for part in found for record in part[:share]]
-    return records + (damage(records, POOL_PASSAGES - count, salt) if damaged else [])
+    return records + (damage(records, size - count, salt) if damaged else [])
 
 
 def damage(records: list[dict[str, Any]], count: int, salt: str) -> list[dict[str, Any]]:
@@ -85,11 +86,12 @@ def damage(records: list[dict[str, Any]], count: int, salt: str) -> list[dict[st
     return made
 
 
-def write_scenarios(data: Path, directory: Path, held_out: Role) -> dict[str, Any]:
+def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int) -> dict[str, dict[str, Any]]:
     """The three scenarios of one recipe, as the recipe names them."""
     everything = domains(data)
     salt = held_out
-    files = directory / held_out
+    # Pools of another size have a directory of their own.
+    files = directory / (held_out if pool_size == SIZES["1m"].pool else f"{held_out}-{pool_size}")
     shared = [record for name in everything for record in passages(data, name, held_out, HELD_OUT_PASSAGES, salt)]
     held_out_path = write_jsonl(files / "held_out.jsonl", shared)
     scenarios = {}
@@ -100,7 +102,7 @@ def write_scenarios(data: Path, directory: Path, held_out: Role) -> dict[str, An
     ):
         each = VALIDATION_PASSAGES // len(target)
         validation = [record for of in target for record in passages(data, of, "validation", each, salt)]
-        documents = pool(data, names, salt, damaged=name == "noisy")
+        documents = pool(data, names, salt, pool_size, damaged=name == "noisy")
         scenarios[name] = {
             "pool": [str(write_jsonl(files / f"{name}_pool.jsonl", documents))],
             "validation": [str(write_jsonl(files / f"{name}_validation.jsonl", validation))],
@@ -111,41 +113,62 @@ def write_scenarios(data: Path, directory: Path, held_out: Role) -> dict[str, An
     return scenarios
 
 
+def recipe(
+    model: Path,
+    size: str,
+    scenarios: dict[str, Any],
+    arms: dict[str, Any],
+    seeds: int,
+    fractions: list[float],
+    device: str,
+) -> dict[str, Any]:
+    """What `direct-anneal compare` is given."""
+    on_device = {"device": device, "dtype": PRECISION[device]}
+    return {
+        "model": str(model),
+        "model_name": size,
+        "scenarios": scenarios,
+        "arms": arms,
+        "seeds": list(range(seeds)),
+        "fractions": fractions,
+        "epochs": 2.0,
+        "select": {} if device == "cpu" else {**on_device, "batch_tokens": GPU_BATCH_TOKENS},
+        "anneal": {
+            "learning_rate": SIZES[size].rate,
+            "schedule": "linear",
+            "batch_size": SIZES[size].batch,
+            "optimizer_state": "kept",
+            **({} if device == "cpu" else on_device),
+        },
+    }
+
+
+def write_recipe(path: Path, content: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="directory with corpus/*.jsonl.zst")
     parser.add_argument("--size", choices=SIZES, default="1m", help="of the stable checkpoint")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--device", choices=PRECISION, default="cpu")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--all-arms", action="store_true", help="the slower comparison, with every baseline")
     arguments = parser.parse_args()
     directory = arguments.cache / "bakeoff"
+    model = arguments.cache / f"stable-{arguments.size}"
+    arms = {**ARMS, **(MORE_ARMS if arguments.all_arms else {})}
+    for arm in arms.values():
+        if arm.get("select", {}).get("optimizer") == OPTIMIZER:
+            arm["select"] = {**arm["select"], "optimizer": str(model / OPTIMIZER)}
     roles: tuple[tuple[str, Role], ...] = (("bakeoff", "test"), ("development", "development"))
     for name, held_out in roles:
-        model = arguments.cache / f"stable-{arguments.size}"
-        arms = {**ARMS, **(MORE_ARMS if arguments.all_arms else {})}
-        for arm in arms.values():
-            if arm.get("select", {}).get("optimizer") == OPTIMIZER:
-                arm["select"] = {**arm["select"], "optimizer": str(model / OPTIMIZER)}
-        recipe = {
-            "model": str(model),
-            "model_name": arguments.size,
-            "scenarios": write_scenarios(arguments.data, directory, held_out),
-            "arms": arms,
-            "seeds": list(range(arguments.seeds)),
-            "fractions": [0.1, 0.2],
-            "epochs": 2.0,
-            "select": {"sketch_size": 1024},
-            "anneal": {
-                "learning_rate": SIZES[arguments.size]["rate"],
-                "schedule": "linear",
-                "batch_size": 8,
-                "optimizer_state": "kept",
-            },
-        }
-        path = directory / f"{name}-{arguments.size}.yaml"
-        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        print(path)
+        scenarios = write_scenarios(arguments.data, directory, held_out, SIZES[arguments.size].pool)
+        content = recipe(model, arguments.size, scenarios, arms, arguments.seeds, [0.1, 0.2], arguments.device)
+        print(write_recipe(directory / f"{name}-{arguments.size}.yaml", content))
 
 
 if __name__ == "__main__":

@@ -65,11 +65,13 @@ def passages(data: Path, domain: str, role: Role, count: int, salt: str) -> list
 
 
 def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
-    """One JSON object a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    temporary.replace(path)
+    """One JSON object a line, whole or not at all. A file that is right is left alone: runs begun with it go on."""
+    content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
     return path
 
 

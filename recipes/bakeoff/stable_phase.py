@@ -1,16 +1,18 @@
 """Train a small Llama to the end of its stable phase: warm-up, then a constant rate, optimizer state kept.
 
-    python recipes/bakeoff/stable_phase.py --data DATA [--size 1m|5m] [--cache DIR]
+    python recipes/bakeoff/stable_phase.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
 
 One straight line: documents → tokenizer → a model with random weights → `anneal` at a constant rate. The checkpoint
 lies in CACHE/stable-SIZE, and what was trained on beside it. Killed, it goes on when called again. On one core of a
-2020s server the 1m model takes about an hour, the 5m model about three (estimated).
+2020s server the 1m model takes about an hour, the 5m model about three (estimated); the two larger ones are for a GPU,
+where they train in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,14 +24,34 @@ from transformers.utils import logging
 from direct_anneal.annealing import anneal
 from direct_anneal.progress import for_stream
 
-CONTEXT, BATCH, WARM_UP = 256, 8, 100
+CONTEXT, WARM_UP = 256, 100
 DOMAIN_CHARACTERS = 3_000_000  # of each domain at most, so that none is most of the mixture
 TOKENIZER_CHARACTERS = 400_000
 SEPARATOR = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, how it is trained, and how many passages its pools have: more of everything for more parameters."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    rate: float
+    steps: int = 10000
+    batch: int = 8  # windows
+    pool: int = 4000  # passages
+
+
 SIZES = {
-    "1m": {"vocabulary": 2048, "hidden": 128, "layers": 4, "rate": 3e-3, "steps": 10000},
-    "5m": {"vocabulary": 4096, "hidden": 256, "layers": 6, "rate": 2e-3, "steps": 10000},
+    "1m": Size(2048, 128, 4, 4, 3e-3),
+    "5m": Size(4096, 256, 6, 4, 2e-3),
+    "30m": Size(8192, 512, 8, 8, 1.5e-3, steps=3000, batch=32, pool=12000),
+    "100m": Size(8192, 768, 12, 12, 1e-3, steps=3000, batch=32, pool=12000),
 }
+PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
+CHECKPOINT_STEPS = {"cpu": 100, "cuda": 1000}  # minutes apart on either
 DEFAULT_CACHE = Path("~/.cache/direct-anneal").expanduser()
 
 
@@ -72,17 +94,16 @@ def train_tokenizer(data: Path, vocabulary: int) -> PreTrainedTokenizerFast:
     )
 
 
-def write_new_model(directory: Path, data: Path, size: dict[str, float], seed: int) -> Path:
+def write_new_model(directory: Path, data: Path, size: Size, seed: int) -> Path:
     """Random weights and the tokenizer, as a checkpoint."""
     torch.manual_seed(seed)
-    vocabulary, hidden = int(size["vocabulary"]), int(size["hidden"])
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=hidden * 11 // 4,
-            num_hidden_layers=int(size["layers"]),
-            num_attention_heads=4,
+            vocab_size=size.vocabulary,
+            hidden_size=size.hidden,
+            intermediate_size=size.hidden * 11 // 4,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             bos_token_id=0,
@@ -90,7 +111,7 @@ def write_new_model(directory: Path, data: Path, size: dict[str, float], seed: i
             pad_token_id=0,
         )
     )
-    train_tokenizer(data, vocabulary).save_pretrained(directory)
+    train_tokenizer(data, size.vocabulary).save_pretrained(directory)
     model.save_pretrained(directory)
     return directory
 
@@ -101,12 +122,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="1m")
     parser.add_argument("--steps", type=int, help="other than the size's own, for a rehearsal")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the same bytes on any machine of one kind
     logging.disable_progress_bar()
     size = SIZES[arguments.size]
-    steps = arguments.steps or int(size["steps"])
+    steps = arguments.steps or size.steps
 
     text = arguments.cache / "stable.jsonl"
     if not text.exists():
@@ -121,10 +143,12 @@ def main() -> None:
         out=arguments.cache / f"stable-{arguments.size}",
         schedule="constant",
         warm_up_steps=min(WARM_UP, steps // 10),
-        learning_rate=size["rate"],
-        num_tokens=steps * BATCH * CONTEXT,
-        batch_size=BATCH,
-        checkpoint_steps=100,
+        learning_rate=size.rate,
+        num_tokens=steps * size.batch * CONTEXT,
+        batch_size=size.batch,
+        checkpoint_steps=CHECKPOINT_STEPS[arguments.device],
+        device=arguments.device,
+        dtype=PRECISION[arguments.device],
         keep_optimizer_state=True,
         seed=arguments.seed,
     )
