@@ -3,11 +3,12 @@
     python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
     direct-anneal compare CACHE/bakeoff/bakeoff-1m.yaml --out CACHE/bakeoff/runs-1m
 
-Two recipes are written. The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `noisy`
+The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `noisy`
 (mixed, and a quarter of the pool damaged) and `clean` (curated domains; the target is all of them). Models are scored
 on held-out text of every domain in each of them, so that forgetting shows. The development recipe has the same three
 with other target domains, pool passages and held-out text: defaults are sought there, so that the bake-off judges them
-on what they were not made for.
+on what they were not made for. Two more recipes are of its `mixed`: `ablation` takes the default apart, `validation`
+gives it fewer validation documents.
 
 The domains math_word, qa_science and qa_commonsense are train splits of benchmarks: they are in the pools as any other
 text is, and never a target.
@@ -16,6 +17,7 @@ text is, and never a target.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,43 @@ MORE_ARMS: dict[str, dict[str, Any]] = {
     "less": {"baseline": "less"},
     "influence": {"baseline": "influence"},
 }
+
+# What each part of the default contributes: the default but for one thing, on a development scenario.
+ABLATION: dict[str, dict[str, Any]] = {
+    "random": {"baseline": "random"},
+    "quality-classifier": {"baseline": "quality-classifier"},
+    **{
+        name: {"select": options}
+        for name, options in {
+            "direct": {},
+            "no n-grams": {"ngram_weight": 0.0},
+            "no quadratic term": {"objective": "descent"},
+            "no sign": {"objective": "energy", "gradients": "unit", "budget_ratio": "none"},
+            "no filter": {"filter": "none"},
+            "flat directions alone": {"filter": "flat"},
+            "raw gradients": {"gradients": "raw"},
+            "curvature of validation": {"filter_curvature": "validation"},
+            "curvature of pool": {"filter_curvature": "pool"},
+            "mc-fisher": {"curvature": "mc-fisher"},
+            "ggn": {"curvature": "ggn"},
+            "hessian": {"curvature": "hessian"},
+            "budget 1.0": {"budget_ratio": 1.0, "relax_budget": True},
+            "budget 1.0, cross-fitted": {
+                "budget_ratio": 1.0,
+                "budget_reference": "validation",
+                "relax_budget": True,
+            },
+            "damping 0.1": {"damping": 0.1},
+            "damping 0.001": {"damping": 0.001},
+            "target scale 2": {"target_scale": 2.0},
+            "target scale 32": {"target_scale": 32.0},
+            "sketch 512": {"sketch_size": 512},
+            "sketch 1024": {"sketch_size": 1024},
+            "sketch 4096": {"sketch_size": 4096},
+        }.items()
+    },
+}
+VALIDATION_SIZES = (30, 100, 300)  # beside the scenario's own
 
 
 def pool(data: Path, names: list[str], salt: str, size: int, *, damaged: bool) -> list[dict[str, Any]]:
@@ -113,6 +152,14 @@ def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int)
     return scenarios
 
 
+def with_fewer(scenario: dict[str, Any], count: int) -> dict[str, Any]:
+    """The scenario with every so many of its validation passages, `count` of all domains together."""
+    [path] = map(Path, scenario["validation"])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = [json.loads(lines[i * len(lines) // count]) for i in range(count)]
+    return {**scenario, "validation": [str(write_jsonl(path.with_stem(f"{path.stem}-{count}"), records))]}
+
+
 def recipe(
     model: Path,
     size: str,
@@ -164,11 +211,18 @@ def main() -> None:
     for arm in arms.values():
         if arm.get("select", {}).get("optimizer") == OPTIMIZER:
             arm["select"] = {**arm["select"], "optimizer": str(model / OPTIMIZER)}
+    seeds, device, size = arguments.seeds, arguments.device, arguments.size
     roles: tuple[tuple[str, Role], ...] = (("bakeoff", "test"), ("development", "development"))
     for name, held_out in roles:
-        scenarios = write_scenarios(arguments.data, directory, held_out, SIZES[arguments.size].pool)
-        content = recipe(model, arguments.size, scenarios, arms, arguments.seeds, [0.1, 0.2], arguments.device)
-        print(write_recipe(directory / f"{name}-{arguments.size}.yaml", content))
+        scenarios = write_scenarios(arguments.data, directory, held_out, SIZES[size].pool)
+        content = recipe(model, size, scenarios, arms, seeds, [0.1, 0.2], device)
+        print(write_recipe(directory / f"{name}-{size}.yaml", content))
+    mixed = scenarios["mixed"]
+    content = recipe(model, size, {"mixed": mixed}, ABLATION, seeds, [0.1], device)
+    print(write_recipe(directory / f"ablation-{size}.yaml", content))
+    sizes = {f"mixed, {count}": with_fewer(mixed, count) for count in VALIDATION_SIZES}
+    few = {name: ABLATION[name] for name in ("random", "quality-classifier", "no n-grams", "direct")}
+    print(write_recipe(directory / f"validation-{size}.yaml", recipe(model, size, sizes, few, seeds, [0.1], device)))
 
 
 if __name__ == "__main__":
