@@ -164,6 +164,37 @@ class TestAgain:
         assert model_bytes(tmp_path / "killed") == model_bytes(tmp_path / "unbroken")
         assert not (tmp_path / "killed" / "unfinished").exists()
 
+    def test_interrupted_it_saves_its_step_and_ends_with_the_same_bytes(
+        self, checkpoint: Path, data: Path, tmp_path: Path
+    ) -> None:
+        """No checkpoint would be due for long: what was done by Ctrl-C is kept nevertheless."""
+        num_tokens = 400 * BATCH * WINDOW
+        words = [
+            "anneal",
+            "--model",
+            checkpoint,
+            "--data",
+            data,
+            "--out",
+            tmp_path / "stopped",
+            "--learning-rate",
+            0.01,
+        ]
+        words += ["--batch-size", BATCH, "--max-length", WINDOW, "--num-tokens", num_tokens, "--keep-optimizer-state"]
+        log = tmp_path / "log"
+        process = start(command_line, [str(word) for word in words], log)
+        wait_for(lambda: log.exists() and "Annealing: " in log.read_text(), process.is_alive)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+        assert process.exitcode == 130
+        assert "interrupted: what was done is kept" in log.read_text()
+        [kept] = (tmp_path / "stopped" / "unfinished" / "checkpoints").iterdir()
+        assert 0 < int(kept.name.rpartition("-")[2]) < 400
+        for name in ("stopped", "unbroken"):
+            annealed(checkpoint, data, tmp_path / name, num_tokens=num_tokens, keep_optimizer_state=True)
+        assert model_bytes(tmp_path / "stopped") == model_bytes(tmp_path / "unbroken")
+
     def test_a_checkpoint_that_was_being_written_does_not_count(
         self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,8 @@ def train(
 ) -> Trained:
     """Train `model` in place for `num_steps` steps, going on from the last whole checkpoint below `directory`.
 
+    The first Ctrl-C ends it with a checkpoint when the step under way is done, a second one at once.
+
     Args:
         windows: num_steps times batch_size of them.
         window: T.
@@ -63,19 +68,19 @@ def train(
 
     Raises:
         InputError: the loss is not finite, or the state is of another model.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     checkpoint = _last_whole(directory)
+    watch = _Watch(advance, config.batch_size * window)
     trainer = _Trainer(
-        model=model,
-        args=_arguments(config, num_steps, directory),
-        train_dataset=windows,
-        callbacks=[_Watch(advance, config.batch_size * window)],
+        model=model, args=_arguments(config, num_steps, directory), train_dataset=windows, callbacks=[watch]
     )
     trainer.remove_callback(PrinterCallback)
     trainer.prepare(config, num_steps, optimizer_state)
     if checkpoint is not None:
         advance(int(checkpoint.name.rpartition("-")[2]) * config.batch_size * window)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with watch.heeding_interrupts():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = [
         (entry["step"], entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry
     ]
@@ -115,13 +120,35 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells progress, stops at a loss that is no number, and marks checkpoints as whole."""
+    """Tells progress, stops at a loss that is no number and at Ctrl-C, and marks checkpoints as whole."""
 
     def __init__(self, advance: Callable[[int], object], step_tokens: int) -> None:
-        self._advance, self._step_tokens = advance, step_tokens
+        self._advance, self._step_tokens, self._interrupted = advance, step_tokens, False
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    @contextmanager
+    def heeding_interrupts(self) -> Iterator[None]:
+        """Hold Ctrl-C back until a step has been done and saved, where Python would raise it at once."""
+        before = signal.getsignal(signal.SIGINT)
+        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+
+        def note(*_: Any) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        if ours:
+            signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._advance(self._step_tokens)
+        control.should_save |= self._interrupted
+        control.should_training_stop |= self._interrupted
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         loss = (logs or {}).get("loss", 0.0)

@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from torch import nn
 
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.corpus import Part, check_writable, sample, write_selected
@@ -38,6 +37,7 @@ from direct_anneal.pipeline.frontier import trace
 from direct_anneal.pipeline.gathering import fields_of, sources_of
 from direct_anneal.pipeline.sketching import Sketching
 from direct_anneal.pipeline.stages import Stages
+from direct_anneal.pipeline.workload import flops, num_windows, window_lengths
 from direct_anneal.progress import Progress, Silent
 
 NUM_SAMPLED = 1024  # records that are read of each corpus
@@ -159,8 +159,8 @@ class _Calibration:
         return Plan(
             documents={role: part.num_samples for role, part in parts.items()},
             tokens={role: part.num_tokens for role, part in parts.items()},
-            windows={role: _num_windows(part, self._window) for role, part in parts.items()},
-            flops=sum(_flops(part, sketcher.model, self._window) for part in parts.values()),
+            windows={role: num_windows(part, self._window) for role, part in parts.items()},
+            flops=sum(flops(part, sketcher.model, self._window) for part in parts.values()),
             disk={
                 "corpus": corpus_bytes,
                 "features": 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes),
@@ -230,7 +230,7 @@ class _Calibration:
         # A window's time by its length t: a + b t + c t², none of them negative.
         scale = self._window
         coefficients = nnls(_powers(np.array(lengths) / scale), np.array(seconds))[0]
-        windows, weights = _window_lengths(part, self._window)
+        windows, weights = window_lengths(part, self._window)
         stage = f"Gradients of the {role}"
         total = float(weights @ (_powers(windows / scale) @ coefficients))
         self._seconds[stage] = self._seconds.get(stage, 0.0) + total
@@ -362,33 +362,6 @@ class _Calibration:
         tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens")
         rows = (taken - tokens) / part.corpus.num_samples
         return round(tokens / int(part.corpus.num_tokens.sum()) * part.num_tokens + rows * part.num_samples)
-
-
-def _window_lengths(part: Part, window: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tokens of every window of the part, and how many windows of the whole it stands for."""
-    lengths, weights = [], []
-    for count, weight in zip(part.corpus.num_tokens.tolist(), part.weights.tolist(), strict=True):
-        of_document = [min(window, count - first) for first in range(0, count, window)]
-        lengths += of_document
-        weights += [weight] * len(of_document)
-    return np.array(lengths, dtype=np.float64), np.array(weights)
-
-
-def _num_windows(part: Part, window: int) -> int:
-    return round(float(_window_lengths(part, window)[1].sum()))
-
-
-def _flops(part: Part, model: nn.Module, window: int) -> float:
-    """Forward, and backward through activations: no weight gradients. A token meets half of the others in attention."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    looked_up.discard(id(head.weight) if head is not None else 0)
-    matrices = sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in looked_up)
-    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
-    attention = getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0)
-    lengths, weights = _window_lengths(part, window)
-    # Attention: two products forward and four backward, 2 FLOPs each, half of them masked.
-    return float(weights @ (4.0 * matrices * lengths + 6.0 * attention * lengths**2))
 
 
 def _alike(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
