@@ -4,9 +4,9 @@
     python recipes/gpu/bakeoff.py ... --device cpu --sizes 1m --steps 20 --pool 80   # a rehearsal
 
 Everything runs side by side, so that the GPU is never idle while a process reads, solves or starts: the stable phases
-of all sizes, beside them what the small model (`--chooser`) chooses of each pool for `direct-by-small`, and then one
-`direct-anneal compare` for each size and scenario. When the time is up, what still runs is stopped; OUT/runs.jsonl has
-every run that was finished, and CACHE the rest, from where the same command goes on.
+of all sizes, and then one `direct-anneal compare` for each size and scenario. A small checkpoint (`--chooser`) chooses
+in place of the large one for the arm `direct-by-small`. When the time is up, what still runs is stopped; OUT/runs.jsonl
+has every run that was finished, and CACHE the rest, from where the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 BAKEOFF = Path(__file__).resolve().parent.parent / "bakeoff"
 sys.path.insert(0, str(BAKEOFF))  # the same documents, models and arms as there
 
-from scenarios import ARMS, GPU_BATCH_TOKENS, recipe, write_recipe, write_scenarios  # noqa: E402
+from scenarios import ARMS, recipe, write_recipe, write_scenarios  # noqa: E402
 from stable_phase import PRECISION, SIZES, write_documents, write_new_model  # noqa: E402
 
 FRACTION = 0.1
@@ -74,35 +72,17 @@ class Clock:
         return time.monotonic() - self.started
 
 
-def choose(clock: Clock, chooser: Path, scenario: str, files: dict[str, Any], directory: Path) -> Path | None:
-    """What another model chooses of a scenario's pool: a file of ids, best first."""
-    out = directory / f"chosen-{scenario}"
-    options = ["--device", clock.device, "--dtype", PRECISION[clock.device], "--batch-tokens", GPU_BATCH_TOKENS]
-    command = ["select", "--model", chooser, "--pool", *files["pool"], "--validation", *files["validation"]]
-    if not clock.run(
-        f"choose-{scenario}", "-m", "direct_anneal", *command, "--out", out, "--fraction", FRACTION, *options
-    ):
-        return None
-    table = pq.read_table(out / "selection.parquet", columns=["id", "rank", "selected"])
-    ids = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
-    path = directory / f"chosen-{scenario}.txt"
-    path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
-    return path
-
-
-def bake(
-    clock: Clock, size: str, scenarios: dict[str, dict[str, Any]], chosen: dict[str, Future[Path | None]], given: Any
-) -> None:
+def bake(clock: Clock, size: str, scenarios: dict[str, dict[str, Any]], given: argparse.Namespace) -> None:
     """One size: its stable phase, then its comparisons side by side."""
     stable = [BAKEOFF / "stable_phase.py", "--data", given.data, "--cache", given.cache, "--size", size]
     steps = [] if given.steps is None else ["--steps", str(given.steps)]
     if not clock.run(f"stable-{size}", *stable, *steps, "--device", clock.device):
         return
+    arms = {arm: ARMS[arm] for arm in COMPARED}
+    if given.chooser is not None:
+        arms["direct-by-small"] = {"select": {"model": str(given.chooser)}}
     with ThreadPoolExecutor() as threads:
         for name, files in scenarios.items():
-            arms = {arm: ARMS[arm] for arm in COMPARED}
-            if name in chosen and (ids := chosen[name].result()) is not None:
-                arms["direct-by-small"] = {"ids": str(ids)}
             content = recipe(
                 given.cache / f"stable-{size}", size, {name: files}, arms, given.seeds, [FRACTION], clock.device
             )
@@ -151,13 +131,8 @@ def main() -> None:
     written = write_scenarios(given.data, directory, "test", given.pool)
     scenarios = {name: written[name] for name in given.scenarios}
     print(f"{clock.now():5.0f} s  documents and tokenizers are there", flush=True)
-    with ThreadPoolExecutor(16) as threads:
-        chosen = {
-            name: threads.submit(choose, clock, given.chooser, name, files, directory)
-            for name, files in scenarios.items()
-            if given.chooser is not None
-        }
-        baked = [threads.submit(bake, clock, size, scenarios, chosen, given) for size in given.sizes]
+    with ThreadPoolExecutor() as threads:
+        baked = [threads.submit(bake, clock, size, scenarios, given) for size in given.sizes]
     for each in baked:
         each.result()
     print(f"{gather(directory, given.out)} finished runs in {given.out / 'runs.jsonl'}")

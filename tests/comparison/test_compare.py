@@ -21,9 +21,9 @@ from direct_anneal.cli import main
 from direct_anneal.comparison import compare, read_recipe, running
 from direct_anneal.comparison.recipe import BEFORE, Recipe
 from direct_anneal.errors import InputError
-from direct_anneal.pipeline import family
+from direct_anneal.pipeline import family, select_documents
 from direct_anneal.progress import PlainLines
-from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, write_jsonl
+from pipeline.tiny import CONTEXT, SKETCH_SIZE, chosen_ids, documents, write_checkpoint, write_jsonl
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
 pytest.importorskip("sklearn", reason="baselines on n-grams need the extra 'compare'")
@@ -50,6 +50,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
             "cosine": {"baseline": "gradient-cosine"},
             "other-sketch": {"baseline": "less", "select": {"seed": 1}},
             "direct": {"select": {"objective": "descent"}},
+            "by-another": {"select": {"model": str(write_checkpoint(directory / "another", seed=1))}},
             "by-hand": {"ids": str(directory / "ids.txt")},
         },
         "seeds": [0, 1],
@@ -90,7 +91,7 @@ class TestRuns:
     def test_every_arm_seed_and_scenario_has_its_line(self, done: Done) -> None:
         _, out, lines = done
         places = {(line["scenario"], line["arm"], line["seed"]) for line in lines}
-        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct", "by-hand"}
+        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct", "by-another", "by-hand"}
         assert places == {("one", arm, seed) for arm in arms for seed in (0, 1)} | {("one", BEFORE, 0)}
         assert file_lines(out) == lines
         assert not list(out.glob("scenarios/*/runs/*"))
@@ -110,6 +111,25 @@ class TestRuns:
         content["arms"] = {name: content["arms"][name] for name in ("random", "dsir")}
         lines = compare(recipe_of(content, tmp_path), tmp_path / "out")
         assert [sorted(line["domain_bpb"]) for line in lines] == [["code", "prose", "table"]] * 3
+
+    def test_another_model_chooses_what_select_chooses_with_it(self, done: Done, tmp_path: Path) -> None:
+        recipe, out, _ = done
+        [scenario], [fraction] = recipe.scenarios, recipe.fractions
+        by = {arm.name: arm.select for arm in recipe.arms}["by-another"]
+        given = {"pool": scenario.pool, "validation": scenario.validation, **recipe.select, **by}
+        # Bytes are its tokens.
+        num_bytes = sum(len(json.loads(line)["text"]) for line in Path(scenario.pool[0]).read_text().splitlines())
+        select_documents(out=tmp_path / "out", num_tokens=round(fraction * num_bytes), report=False, **given)
+        (chosen,) = out.glob("scenarios/*/choices/by-another-*/selected.jsonl")
+        assert {json.loads(line)["id"] for line in chosen.read_text().splitlines()} == chosen_ids(tmp_path / "out")
+
+    def test_another_model_with_other_weights_makes_other_runs(self, content: dict[str, Any], tmp_path: Path) -> None:
+        content |= {"seeds": [0], "arms": {name: content["arms"][name] for name in ("random", "by-another")}}
+        recipe = recipe_of(content, tmp_path)
+        compare(recipe, tmp_path / "out")
+        write_checkpoint(tmp_path / "another", seed=2)
+        with pytest.raises(InputError, match="by-another, seed 0 that was made by another"):
+            compare(recipe, tmp_path / "out")
 
     def test_ids_are_taken_as_listed_as_long_as_they_fit(self, done: Done) -> None:
         _, out, _ = done
@@ -136,7 +156,8 @@ class TestRuns:
         assert counted == {"random": 2, "dsir": 2, "cosine": 1, "direct": 1}
 
     def test_gradients_are_made_once_for_all_arms_of_a_sketch(self, done: Done) -> None:
-        assert len(list(done[1].glob("scenarios/one-*/select-*/features"))) == 2
+        """Those of the recipe's model with either seed, and those of another model."""
+        assert len(list(done[1].glob("scenarios/one-*/select-*/features"))) == 3
 
     def test_it_goes_on_after_the_last_whole_line(
         self, done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -214,6 +235,8 @@ class TestRecipes:
             ("arms/odd", {"baseline": "none"}, "arm odd: baseline must be one of random, "),
             ("arms/odd", {}, "must have 'baseline', 'ids' or 'select'"),
             ("arms/odd", {"baseline": "random", "ids": "x.txt"}, "must have 'baseline', 'ids' or 'select'"),
+            ("arms/odd", {"baseline": "less", "select": {"model": "m"}}, "unknown model"),
+            ("select/model", "m", "unknown model"),
             ("arms/odd", {"ids": "nowhere.txt"}, "ids must be a text file"),
             ("arms/odd", {"ids": 3}, "ids must be a text file"),
             ("arms/odd", {"baseline": "dsir", "select": {"seed": 1}}, "dsir needs no gradients"),

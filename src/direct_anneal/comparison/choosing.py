@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -76,7 +76,7 @@ class Choices:
 
     def budget(self, fraction: float) -> int:
         """Tokens to choose."""
-        return max(2, round(fraction * int(self.pool.num_tokens.sum())))
+        return _share(fraction, int(self.pool.num_tokens.sum()))
 
     def choice(self, arm: Arm, fraction: float, seed: int, inputs: str) -> Choice:
         """Choose, and write the chosen documents, unless that was done before.
@@ -100,7 +100,7 @@ class Choices:
             mask = self._by_baseline(arm, num_tokens, seed, features)
         else:
             assert features is not None
-            mask = self._by_select(arm, num_tokens, features)
+            mask = self._by_select(arm, fraction, features)
         seconds = time.monotonic() - started + (0.0 if features is None else _seconds(features))
         shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
         files = write_selected(self.pool, mask, directory)
@@ -131,8 +131,12 @@ class Choices:
         return take(scores, candidates, num_tokens=num_tokens)
 
     def _by_ids(self, arm: Arm, num_tokens: int) -> NDArray[np.bool_]:
+        return self._best_first(arm, arm.ids, num_tokens)
+
+    def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
+        """As many of the ids, in their order, as fit."""
         candidates = Candidates(self.pool, self._validation, self._recipe.text_field, None)
-        places = {name: place for place, name in enumerate(arm.ids)}
+        places = {name: place for place, name in enumerate(ids)}
         scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
         if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
             raise InputError(
@@ -141,11 +145,13 @@ class Choices:
             )
         return take(scores, candidates, num_tokens=num_tokens)
 
-    def _by_select(self, arm: Arm, num_tokens: int, directory: Path) -> NDArray[np.bool_]:
-        self._select(directory, {**arm.select, "num_tokens": num_tokens})
-        table = pq.read_table(directory / "selection.parquet", columns=["id", "selected"])
-        chosen = set(table.filter(table["selected"])["id"].to_pylist())
-        return np.array([name in chosen for name in self.pool.index["id"].to_pylist()])
+    def _by_select(self, arm: Arm, fraction: float, directory: Path) -> NDArray[np.bool_]:
+        # Another model may have another tokenizer: it chooses as large a part of what it counts, and we count again.
+        known = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        self._select(directory, {**arm.select, "num_tokens": _share(fraction, known["corpora"]["pool"]["tokens"])})
+        table = pq.read_table(directory / "selection.parquet", columns=["id", "selected", "rank"])
+        chosen = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
+        return self._best_first(arm, chosen, self.budget(fraction))
 
     def _with_features(self, arm: Arm) -> Path:
         """A run of `select` with the features that the arm's options ask for, complete."""
@@ -160,9 +166,8 @@ class Choices:
         return directory
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
-        given = {**self._recipe.select, **options}
+        given = {"model": self._recipe.model, **self._recipe.select, **options}
         select_documents(
-            model=self._recipe.model,
             pool=self._scenario.pool,
             validation=self._scenario.validation,
             out=directory,
@@ -187,6 +192,10 @@ class Choices:
             max_length=self._window,
             directory=self.directory / "corpus" / role,
         )
+
+
+def _share(fraction: float, num_tokens: int) -> int:
+    return max(2, round(fraction * num_tokens))
 
 
 def _load(directory: Path, corpus: Corpus) -> SketchedGradients:

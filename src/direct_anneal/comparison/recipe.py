@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Arm:
         ids: documents of the pool, best first, chosen by whatever means; as many as fit are taken.
         deduplicate: "exact" or "minhash": a baseline chooses among what is left.
         select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
-            such as Adam's state.
+            such as Adam's state. Without a baseline `model` may be among them: another checkpoint, often a smaller
+            one, which then chooses in place of the recipe's.
     """
 
     name: str
@@ -67,6 +68,11 @@ class Arm:
         if self.ids or self.baseline == WHOLE_POOL:
             return False
         return self.baseline is None or BASELINES[self.baseline].needs_gradients
+
+    @property
+    def chooser(self) -> str | None:
+        """The checkpoint that chooses, where it is not the one that is annealed."""
+        return self.select.get("model")
 
     @property
     def is_seeded(self) -> bool:
@@ -114,8 +120,8 @@ class Recipe:
         """
         if not arm.needs_gradients:
             return {}
-        given = {**self.select, **arm.select}
-        config = SelectConfig(model=self.model, pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
+        given = {"model": self.model, **self.select, **arm.select}
+        config = SelectConfig(pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
         of_gradients = arm.baseline is not None
         return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
 
@@ -174,7 +180,8 @@ def _arm(name: str, given: Any) -> Arm:
         raise InputError(f"arm {name}: baseline must be one of {', '.join((*BASELINES, WHOLE_POOL))}")
     if parts.get("deduplicate") not in (None, "exact", "minhash"):
         raise InputError(f"arm {name}: deduplicate must be exact or minhash, got {parts['deduplicate']!r}")
-    parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select")
+    may_name = {"model"} if "baseline" not in parts else set()
+    parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select", may_name)
     arm = Arm(name=name, **parts)
     if arm.select and not arm.needs_gradients:
         raise InputError(f"arm {name}: {arm.baseline} needs no gradients, so that options of select mean nothing to it")
@@ -193,8 +200,8 @@ def _ids(given: Any, name: str) -> tuple[str, ...]:
     return ids
 
 
-def _options(given: Any, where: str, config: type, command: str) -> dict[str, Any]:
-    known = {each.name for each in fields(config)} - _SET_HERE[command] - set(_FIELDS)
+def _options(given: Any, where: str, config: type, command: str, beside: Set[str] = frozenset()) -> dict[str, Any]:
+    known = {each.name for each in fields(config)} - _SET_HERE[command] - set(_FIELDS) | beside
     return _mapping(given, f"{where}: options of {command}", known - ({"epochs"} if command == "anneal" else set()))
 
 

@@ -125,7 +125,9 @@ def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
             for fraction in recipe.fractions:
                 for arm in recipe.arms:
                     # Defaults of ours may change; then another version must not take these lines for its own.
-                    inputs = _hash([*common, asdict(arm), recipe.select_options(arm), recipe.anneal, recipe.epochs])
+                    chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
+                    of_arm = [asdict(arm), recipe.select_options(arm), *chooser]
+                    inputs = _hash([*common, *of_arm, recipe.anneal, recipe.epochs])
                     yield {**start, "arm": arm.name, "seed": seed, "fraction": fraction, "inputs": inputs}
 
 

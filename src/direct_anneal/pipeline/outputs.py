@@ -52,6 +52,7 @@ _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
     "objective": {
         "target_scale": None,
+        "target_weights": None,
         "filter": None,
         "damping": None,
         "filter_curvature": None,
@@ -61,7 +62,7 @@ _DEPENDENT: dict[str, dict[str, Any]] = {
     },
     "filter": {"damping": None, "filter_curvature": None, "ngram_weight": None},
     "filter_curvature": {"ngram_weight": None},
-    "gradients": {"ngram_weight": None},
+    "gradients": {"ngram_weight": None, "target_weights": None},
     "curvature": {"num_eigenpairs": None, "filter_curvature": None, "ngram_weight": None},
     "elbow": {"num_stiff": None},
     "num_stiff": {"elbow": PAPER_SHARE},
