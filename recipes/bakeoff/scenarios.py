@@ -3,12 +3,12 @@
     python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
     direct-anneal compare CACHE/bakeoff/bakeoff-1m.yaml --out CACHE/bakeoff/runs-1m
 
-The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `noisy`
-(mixed, and a quarter of the pool damaged) and `clean` (curated domains; the target is all of them). Models are scored
-on held-out text of every domain in each of them, so that forgetting shows. The development recipe has the same three
-with other target domains, pool passages and held-out text: defaults are sought there, so that the bake-off judges them
-on what they were not made for. Two more recipes are of its `mixed`: `ablation` takes the default apart, `validation`
-gives it fewer validation documents.
+The bake-off's scenarios are `mixed` (all domains; a few of them are the target), `other` (the same with another
+target), `noisy` (mixed, and a quarter of the pool damaged) and `clean` (curated domains; the target is all of them).
+Models are scored on held-out text of every domain in each of them, so that forgetting shows. The development recipe
+has the same four with other target domains, pool passages and held-out text: defaults are sought there, so that the
+bake-off judges them on what they were not made for. Two more recipes are of its `mixed`: `ablation` takes the default
+apart, `validation` gives it fewer validation documents.
 
 The domains math_word, qa_science and qa_commonsense are train splits of benchmarks: they are in the pools as any other
 text is, and never a target.
@@ -29,6 +29,10 @@ from stable_phase import DEFAULT_CACHE, PRECISION, SIZES
 TARGETS = {
     "test": ("code_python", "science_textbook", "forum_qa"),
     "development": ("math_latex", "legal", "dialogue"),
+}
+OTHER_TARGETS = {
+    "test": ("books", "web", "synthetic_textbook"),
+    "development": ("tech_docs", "wiki", "gov_blog"),
 }
 CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
 VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 600, 40  # the latter for each domain
@@ -126,7 +130,7 @@ def damage(records: list[dict[str, Any]], count: int, salt: str) -> list[dict[st
 
 
 def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int) -> dict[str, dict[str, Any]]:
-    """The three scenarios of one recipe, as the recipe names them."""
+    """The scenarios of one recipe, as the recipe names them."""
     everything = domains(data)
     salt = held_out
     # Pools of another size have a directory of their own.
@@ -136,6 +140,7 @@ def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int)
     scenarios = {}
     for name, target, names in (
         ("mixed", TARGETS[held_out], everything),
+        ("other", OTHER_TARGETS[held_out], everything),
         ("noisy", TARGETS[held_out], everything),
         ("clean", CURATED, list(CURATED)),
     ):

@@ -157,11 +157,6 @@ def _add_method(method: argparse._ArgumentGroup) -> None:
         help="of matching: 1 for a selection like the validation set, more to lean away from the pool (8)",
     )
     method.add_argument(
-        "--target-weights",
-        choices=("equal", "norm", "squared-norm"),
-        help="of matching: how validation documents count, by the length of their gradients (squared-norm)",
-    )
-    method.add_argument(
         "--filter",
         choices=("newton", "flat", "none"),
         help="what is gained in a direction: damped Newton, nothing if stiff (energy), or as it is",

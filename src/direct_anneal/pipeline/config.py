@@ -28,7 +28,7 @@ _WIDEST_SKETCH = 14_336  # R: with n-grams a matrix of 2 GiB in float64
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "target_scale", "target_weights"),
+        *("num_samples", "num_tokens", "fraction", "objective", "target_scale"),
         *("filter", "damping", "filter_curvature", "gradients", "ngram_weight", "noise", "bands"),
         *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
@@ -53,9 +53,6 @@ class SelectConfig(Member):
             validation loss, whatever else moves) or "energy" (the paper's).
         target_scale: of matching: near 0 asks for a small pool, 1 for more of the same as the validation set, more
             leans towards what the validation set has and the pool has not. 8 where left out.
-        target_weights: of matching, how much each validation document counts in their mean: "equal", or by the length
-            of its gradient ("norm") or the square of that, what a step along it lowers its loss by ("squared-norm");
-            equal for raw gradients, which bring their lengths along, and squared-norm for unit ones where left out.
         filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of
             energy) or "none"; flat for energy and newton for the others where left out.
         damping: δ of the filter newton, in units of λ₁; 0.01 where left out.

@@ -14,7 +14,6 @@ Filter = Literal["newton", "flat", "none"]
 FilterCurvature = Literal["validation", "pool", "both"]
 Gradients = Literal["raw", "unit"]
 Noise = Literal["raw", "centred"]
-TargetWeights = Literal["equal", "norm", "squared-norm"]
 Reference = Literal["pool", "validation"]
 Ratio = float | Literal["none"]
 
@@ -25,7 +24,6 @@ BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none", "matc
 DAMPING = 0.01
 NGRAM_WEIGHT = 1.0
 TARGET_SCALE = 8.0
-TARGET_WEIGHTS: dict[Gradients, TargetWeights] = {"raw": "equal", "unit": "squared-norm"}
 
 
 def counterpart(objective: Objective) -> Objective:
@@ -38,8 +36,8 @@ class Member:
     """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
 
     Attributes:
-        objective, target_scale, target_weights, filter, damping, filter_curvature, gradients, ngram_weight, noise,
-            bands, budget_ratio, budget_reference: as in `SelectConfig`.
+        objective, target_scale, filter, damping, filter_curvature, gradients, ngram_weight, noise, bands, budget_ratio,
+            budget_reference: as in `SelectConfig`.
 
     Raises:
         InputError: a value is out of range, or two exclude each other.
@@ -50,7 +48,6 @@ class Member:
 
     objective: Objective = "matching"
     target_scale: float | None = None
-    target_weights: TargetWeights | None = None
     filter: Filter | None = None
     damping: float | None = None
     filter_curvature: FilterCurvature | None = None
@@ -70,14 +67,14 @@ class Member:
         must = "a number above 0 and at most 1e6, or none"
         require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
-        for field in ("target_scale", "target_weights"):
-            if getattr(self, field) is not None and self.objective != "matching":
-                flag = f"--{field.replace('_', '-')}"
-                raise InputError(
-                    f"{flag} is of --objective matching, but the objective is {self.objective}: leave it out"
-                )
+        if self.target_scale is not None and self.objective != "matching":
+            raise InputError(
+                f"--target-scale is of --objective matching, but the objective is {self.objective}: leave it out"
+            )
         scale = TARGET_SCALE if self.target_scale is None else self.target_scale
         require(0 < scale <= 1e6, "target_scale", "above 0 and at most 1e6", scale)
+        if self.objective == "matching":
+            object.__setattr__(self, "target_scale", scale)
         filter = self.filter or FILTERS[self.objective]
         if (self.objective, filter) == ("energy", "newton"):
             raise InputError(
@@ -96,11 +93,7 @@ class Member:
         object.__setattr__(self, "damping", damping)
         if filter == "newton":
             object.__setattr__(self, "filter_curvature", self.filter_curvature or "both")
-        gradients = self.gradients or GRADIENTS[self.objective]
-        object.__setattr__(self, "gradients", gradients)
-        if self.objective == "matching":
-            object.__setattr__(self, "target_scale", scale)
-            object.__setattr__(self, "target_weights", self.target_weights or TARGET_WEIGHTS[gradients])
+        object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
         object.__setattr__(self, "budget_ratio", ratio)
         self._settle_ngrams()
 

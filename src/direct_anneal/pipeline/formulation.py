@@ -128,9 +128,8 @@ def formulate_arrays(
     """The problem of one objective: the family that docs/departures.md derives, in one place.
 
         energy:   maximise ‖Σ_i w_i f(H̃) x_i‖²                  descent:  maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩
-        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − K (x̄ + scale · known · (ẑ − x̄)), counted from
-            that of K x̄; K the expected number selected, ẑ the validation set's mean by `target_weights`, known as in
-            `_known_share`
+        matching: minimise ⟨d, f(H̃) d⟩,  d = Σ_i w_i x_i − K (x̄ + scale · known · (z̄ − x̄)), counted from
+            that of K x̄; K the expected number selected, known as in `_known_share`
         under     Σ_i w_i A_ib ≤ τ_b for each band b,  A_ib = Σ_{j in b} λ_j (v_jᵀ (x_i − c))²
 
         gradients: x_i = z_i ("raw"), or z_i / ‖z_i‖ ("unit"); by tokens, times n_i / n̄: each of its tokens counts
@@ -191,10 +190,9 @@ def formulate_arrays(
         seen = x if removed is None else spectrum.flat(x)
         seen = seen if mapped is None else seen @ mapped
         mean = features.weighted_sum(np.ones(len(norms))) / len(norms)
-        weights = _target_weights(member, validation)
-        known = _known_share(mean, features.squared_norms(), seen, weights)
+        known = _known_share(mean, features.squared_norms(), seen)
         start = expected * mean
-        target = start + expected * member.target_scale * known * (weights @ seen - mean)
+        target = start + expected * member.target_scale * known * (seen.mean(axis=0) - mean)
     problem = SelectionProblem(
         features=features,
         stiff_cost=cost[:, 0] if member.bands == 1 else cost,
@@ -207,33 +205,21 @@ def formulate_arrays(
     return Formulation(problem, budget_units, known)
 
 
-def _target_weights(member: Member, validation: Float) -> Float:
-    """How much each validation sample counts in the target, shape (M,), 1 in all; `validation` as it was sketched."""
-    power = {"equal": 0, "norm": 1, "squared-norm": 2}[member.target_weights or "equal"]
-    lengths = np.linalg.norm(validation, axis=1)
-    longest = lengths.max()
-    counted = (lengths / longest) ** power if longest > 0 else np.ones_like(lengths)
-    shares: Float = counted / counted.sum()
-    return shares
-
-
-def _known_share(mean: Float, squared_norms: Float, validation: Float, weights: Float) -> float:
+def _known_share(mean: Float, squared_norms: Float, validation: Float) -> float:
     """How much of the way from the pool's mean to the validation set's is no chance of who is in them, in [0, 1].
 
-    As the positive part of James and Stein's estimator has it: 1 − (Var ẑ + tr C_pool / N) / ‖ẑ − x̄‖², where
-    ẑ = Σ_j a_j z_j and Var ẑ = Σ_j a_j² ‖z_j − ẑ‖² / (1 − Σ_j a_j²), which is tr C_val / M for equal weights.
+    As the positive part of James and Stein's estimator has it: 1 − (tr C_val / M + tr C_pool / N) / ‖z̄ − x̄‖².
 
     Args:
         mean: x̄, shape (R,).
         squared_norms: ‖x‖² of the pool, shape (N,).
-        validation: z, x of the validation set, shape (M, R).
-        weights: a, shape (M,), 1 in all.
+        validation: x of the validation set, shape (M, R).
     """
-    aim, repeated = weights @ validation, float(weights @ weights)
+    aim, count = validation.mean(axis=0), len(validation)
     apart = float(np.square(aim - mean).sum())
     chance = float(squared_norms.mean() - mean @ mean) / len(squared_norms)
-    if repeated < 1:  # of a single one nobody knows
-        chance += float(np.square(weights) @ np.square(validation - aim).sum(axis=1)) / (1 - repeated)
+    if count > 1:  # of a single one nobody knows
+        chance += float(np.square(validation - aim).sum()) / (count - 1) / count
     return max(0.0, 1.0 - chance / apart) if apart > 0 else 0.0
 
 

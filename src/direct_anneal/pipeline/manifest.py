@@ -135,7 +135,6 @@ def objective_entry(config: SelectConfig, formulation: Formulation, selection: S
     return {
         "name": config.objective,
         "target_scale": config.target_scale,
-        "target_weights": config.target_weights,
         "known": formulation.known,
         "ngram_weight": config.ngram_weight,
         "filter": config.filter,

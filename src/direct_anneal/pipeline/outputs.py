@@ -52,7 +52,6 @@ _COVERAGE = "coverage.json"
 _DEPENDENT: dict[str, dict[str, Any]] = {
     "objective": {
         "target_scale": None,
-        "target_weights": None,
         "filter": None,
         "damping": None,
         "filter_curvature": None,
@@ -62,7 +61,7 @@ _DEPENDENT: dict[str, dict[str, Any]] = {
     },
     "filter": {"damping": None, "filter_curvature": None, "ngram_weight": None},
     "filter_curvature": {"ngram_weight": None},
-    "gradients": {"ngram_weight": None, "target_weights": None},
+    "gradients": {"ngram_weight": None},
     "curvature": {"num_eigenpairs": None, "filter_curvature": None, "ngram_weight": None},
     "elbow": {"num_stiff": None},
     "num_stiff": {"elbow": PAPER_SHARE},

@@ -18,7 +18,7 @@ from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features.loading import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
-from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Noise, Ratio, Reference, TargetWeights
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Noise, Ratio, Reference
 from direct_anneal.pipeline.selector import DirectSelector
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection import Objective, Selection
@@ -39,7 +39,6 @@ def select_samples(
     fraction: float | None = None,
     objective: Objective = "matching",
     target_scale: float | None = None,
-    target_weights: TargetWeights | None = None,
     budget_ratio: Ratio | None = None,
     budget_reference: Reference = "pool",
     filter: Filter | None = None,
@@ -70,8 +69,8 @@ def select_samples(
         num_selected, fraction: K, or K / N; exactly one is given.
         batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
         sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, target_scale, target_weights, budget_ratio, budget_reference, filter, damping, filter_curvature,
-            gradients, noise, elbow: as in `SelectConfig`.
+        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
+            elbow: as in `SelectConfig`.
         progress: shows the stages; silent where left out.
 
     Returns:
@@ -105,7 +104,6 @@ def select_samples(
         fraction=fraction,
         objective=objective,
         target_scale=target_scale,
-        target_weights=target_weights,
         filter=filter,
         damping=damping,
         filter_curvature=filter_curvature,

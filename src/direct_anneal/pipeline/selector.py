@@ -15,16 +15,7 @@ from numpy.typing import ArrayLike
 
 from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
 from direct_anneal.errors import InputError, named_as_in_python
-from direct_anneal.pipeline.family import (
-    Filter,
-    FilterCurvature,
-    Gradients,
-    Member,
-    Noise,
-    Ratio,
-    Reference,
-    TargetWeights,
-)
+from direct_anneal.pipeline.family import Filter, FilterCurvature, Gradients, Member, Noise, Ratio, Reference
 from direct_anneal.pipeline.formulation import formulate_arrays, rounded_up
 from direct_anneal.selection import InfeasibleBudgetError, InfeasibleError, Objective, Quota, Selection, solve
 
@@ -38,8 +29,8 @@ class DirectSelector:
 
     Args:
         num_selected, fraction: K, or K / N; exactly one is given.
-        objective, target_scale, target_weights, budget_ratio, budget_reference, filter, damping, filter_curvature,
-            gradients, noise, bands, elbow: as in `SelectConfig`.
+        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
+            bands, elbow: as in `SelectConfig`.
 
     Attributes:
         spectrum_: of the validation features, after `fit`.
@@ -55,7 +46,6 @@ class DirectSelector:
     fraction: float | None = None
     objective: Objective = "matching"
     target_scale: float | None = None
-    target_weights: TargetWeights | None = None
     budget_ratio: Ratio | None = None
     budget_reference: Reference = "pool"
     filter: Filter | None = None
