@@ -95,7 +95,7 @@ class Choices:
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
         elif arm.ids:
-            mask = self._by_ids(arm, num_tokens)
+            mask = self._best_first(arm, arm.ids, num_tokens)
         elif arm.baseline is not None:
             mask = self._by_baseline(arm, num_tokens, seed, features)
         else:
@@ -129,9 +129,6 @@ class Choices:
             repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
             scores = np.where(repeated, np.nan, scores)
         return take(scores, candidates, num_tokens=num_tokens)
-
-    def _by_ids(self, arm: Arm, num_tokens: int) -> NDArray[np.bool_]:
-        return self._best_first(arm, arm.ids, num_tokens)
 
     def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
         """As many of the ids, in their order, as fit."""
