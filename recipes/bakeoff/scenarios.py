@@ -35,6 +35,7 @@ OTHER_TARGETS = {
     "development": ("tech_docs", "wiki", "gov_blog"),
 }
 CURATED = ("books", "wiki", "science_textbook", "synthetic_textbook", "math_latex", "code_python")
+SCENARIOS = ("mixed", "other", "noisy", "clean")
 VALIDATION_PASSAGES, HELD_OUT_PASSAGES = 600, 40  # the latter for each domain
 GPU_BATCH_TOKENS = 16384  # of gradients; several processes share the GPU, so that none may take what it finds
 DAMAGED_SHARE = 0.25
@@ -138,12 +139,9 @@ def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int)
     shared = [record for name in everything for record in passages(data, name, held_out, HELD_OUT_PASSAGES, salt)]
     held_out_path = write_jsonl(files / "held_out.jsonl", shared)
     scenarios = {}
-    for name, target, names in (
-        ("mixed", TARGETS[held_out], everything),
-        ("other", OTHER_TARGETS[held_out], everything),
-        ("noisy", TARGETS[held_out], everything),
-        ("clean", CURATED, list(CURATED)),
-    ):
+    for name in SCENARIOS:
+        names = list(CURATED) if name == "clean" else everything
+        target = {"clean": CURATED, "other": OTHER_TARGETS[held_out]}.get(name, TARGETS[held_out])
         each = VALIDATION_PASSAGES // len(target)
         validation = [record for of in target for record in passages(data, of, "validation", each, salt)]
         documents = pool(data, names, salt, pool_size, damaged=name == "noisy")
@@ -160,7 +158,7 @@ def write_scenarios(data: Path, directory: Path, held_out: Role, pool_size: int)
 def with_fewer(scenario: dict[str, Any], count: int) -> dict[str, Any]:
     """The scenario with every so many of its validation passages, `count` of all domains together."""
     [path] = map(Path, scenario["validation"])
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     records = [json.loads(lines[i * len(lines) // count]) for i in range(count)]
     return {**scenario, "validation": [str(write_jsonl(path.with_stem(f"{path.stem}-{count}"), records))]}
 

@@ -32,7 +32,7 @@ SEPARATOR = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Size:
-    """A model, how it is trained, and how many passages its pools have: more of everything for more parameters."""
+    """A model, how it is trained, and how many passages its pools have: both larger where a GPU trains."""
 
     vocabulary: int
     hidden: int

@@ -38,7 +38,8 @@ class Trained:
 
     Attributes:
         optimizer: its state, as optimizer.pt holds it.
-        losses: (step, mean nats a token over the steps since the last entry, rate), every ten steps.
+        losses: (step, mean nats a token, rate), every ten steps; the mean over the steps since the last entry, or since
+            the run went on.
     """
 
     optimizer: dict[str, Any]
@@ -68,7 +69,7 @@ def train(
 
     Raises:
         InputError: the loss is not finite, or the state is of another model.
-        KeyboardInterrupt: Ctrl-C was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed before the last step.
     """
     checkpoint = _last_whole(directory)
     watch = _Watch(advance, config.batch_size * window)
@@ -81,6 +82,8 @@ def train(
         advance(int(checkpoint.name.rpartition("-")[2]) * config.batch_size * window)
     with watch.heeding_interrupts():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if watch.interrupted and trainer.state.global_step < num_steps:
+        raise KeyboardInterrupt
     losses = [
         (entry["step"], entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry
     ]
@@ -123,7 +126,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     """Tells progress, stops at a loss that is no number and at Ctrl-C, and marks checkpoints as whole."""
 
     def __init__(self, advance: Callable[[int], object], step_tokens: int) -> None:
-        self._advance, self._step_tokens, self._interrupted = advance, step_tokens, False
+        self._advance, self._step_tokens, self.interrupted = advance, step_tokens, False
 
     @contextmanager
     def heeding_interrupts(self) -> Iterator[None]:
@@ -132,7 +135,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
 
         def note(*_: Any) -> None:
-            self._interrupted = True
+            self.interrupted = True
             signal.signal(signal.SIGINT, before)
 
         if ours:
@@ -142,13 +145,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
-        if self._interrupted:
-            raise KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._advance(self._step_tokens)
-        control.should_save |= self._interrupted
-        control.should_training_stop |= self._interrupted
+        control.should_save |= self.interrupted
+        control.should_training_stop |= self.interrupted
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         loss = (logs or {}).get("loss", 0.0)

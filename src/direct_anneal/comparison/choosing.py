@@ -153,7 +153,10 @@ class Choices:
     def _with_features(self, arm: Arm) -> Path:
         """A run of `select` with the features that the arm's options ask for, complete."""
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
-        key = hashlib.blake2b(json.dumps(sketch, sort_keys=True).encode(), digest_size=4).hexdigest()
+        defining = dict(sketch)
+        if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
+            defining["weights"] = Checkpoint(arm.chooser).weights_fingerprint()
+        key = hashlib.blake2b(json.dumps(defining, sort_keys=True).encode(), digest_size=4).hexdigest()
         directory = self.directory / f"select-{key}"
         if not (directory / "manifest.json").exists():
             self._note(f"{self._scenario.name}: gradients of pool and validation set, which {arm.name} chooses by")

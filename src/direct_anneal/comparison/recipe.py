@@ -53,7 +53,8 @@ class Arm:
         deduplicate: "exact" or "minhash": a baseline chooses among what is left.
         select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
             such as Adam's state. Without a baseline `model` may be among them: another checkpoint, often a smaller
-            one, which then chooses in place of the recipe's.
+            one, which then chooses in place of the recipe's. It chooses as large a part of the tokens as its own
+            tokenizer counts; by the recipe's that may be a little less, and never is more.
     """
 
     name: str
@@ -184,7 +185,9 @@ def _arm(name: str, given: Any) -> Arm:
     parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select", may_name)
     arm = Arm(name=name, **parts)
     if arm.select and not arm.needs_gradients:
-        raise InputError(f"arm {name}: {arm.baseline} needs no gradients, so that options of select mean nothing to it")
+        raise InputError(
+            f"arm {name}: {arm.baseline or 'ids'} needs no gradients, so that options of select mean nothing to it"
+        )
     return arm
 
 
