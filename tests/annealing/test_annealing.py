@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from direct_anneal.annealing import PackedWindows, Part
 from direct_anneal.annealing.schedules import rate_factor
 from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.errors import InputError
+from direct_anneal.progress import Silent
 from pipeline.tiny import command_line, files_below, start
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
@@ -111,6 +114,19 @@ def test_accumulated_steps_are_the_same_steps(checkpoint: Path, data: Path, tmp_
         torch.testing.assert_close(halves[name], value, atol=2e-5, rtol=1e-4)  # see above
 
 
+class InterruptingAt(Silent):
+    """Presses Ctrl-C during a step of annealing, counted from 1."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    @contextmanager
+    def stage(self, name: str, *_: Any, **__: Any) -> Iterator[Callable[[int], object]]:
+        steps = itertools.count(1)
+        reached = (lambda _: next(steps) == self._step) if name == "Annealing" else lambda _: False
+        yield lambda tokens: os.kill(os.getpid(), signal.SIGINT) if reached(tokens) else None
+
+
 class TestAgain:
     def test_the_same_run_gives_the_same_bytes(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         for name in ("one", "two"):
@@ -168,32 +184,18 @@ class TestAgain:
         self, checkpoint: Path, data: Path, tmp_path: Path
     ) -> None:
         """No checkpoint would be due for long: what was done by Ctrl-C is kept nevertheless."""
-        num_tokens = 400 * BATCH * WINDOW
-        words = [
-            "anneal",
-            "--model",
-            checkpoint,
-            "--data",
-            data,
-            "--out",
-            tmp_path / "stopped",
-            "--learning-rate",
-            0.01,
-        ]
-        words += ["--batch-size", BATCH, "--max-length", WINDOW, "--num-tokens", num_tokens, "--keep-optimizer-state"]
-        log = tmp_path / "log"
-        process = start(command_line, [str(word) for word in words], log)
-        wait_for(lambda: log.exists() and "Annealing: " in log.read_text(), process.is_alive)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT)
-        process.join()
-        assert process.exitcode == 130
-        assert "interrupted: what was done is kept" in log.read_text()
-        [kept] = (tmp_path / "stopped" / "unfinished" / "checkpoints").iterdir()
-        assert 0 < int(kept.name.rpartition("-")[2]) < 400
+        out = tmp_path / "stopped"
+        with pytest.raises(KeyboardInterrupt):
+            annealed(checkpoint, data, out, keep_optimizer_state=True, progress=InterruptingAt(5))
+        assert [path.name for path in (out / "unfinished" / "checkpoints").iterdir()] == ["checkpoint-5"]
         for name in ("stopped", "unbroken"):
-            annealed(checkpoint, data, tmp_path / name, num_tokens=num_tokens, keep_optimizer_state=True)
-        assert model_bytes(tmp_path / "stopped") == model_bytes(tmp_path / "unbroken")
+            annealed(checkpoint, data, tmp_path / name, keep_optimizer_state=True)
+        assert model_bytes(out) == model_bytes(tmp_path / "unbroken")
+
+    def test_interrupted_in_its_last_step_it_is_finished(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        record = annealed(checkpoint, data, tmp_path / "out", progress=InterruptingAt(12))
+        assert record["num_steps"] == 12
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_a_checkpoint_that_was_being_written_does_not_count(
         self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
