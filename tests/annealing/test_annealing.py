@@ -114,6 +114,14 @@ def test_accumulated_steps_are_the_same_steps(checkpoint: Path, data: Path, tmp_
         torch.testing.assert_close(halves[name], value, atol=2e-5, rtol=1e-4)  # see above
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is, also where the tests were started in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class InterruptingAt(Silent):
     """Presses Ctrl-C during a step of annealing, counted from 1."""
 
@@ -180,6 +188,7 @@ class TestAgain:
         assert model_bytes(tmp_path / "killed") == model_bytes(tmp_path / "unbroken")
         assert not (tmp_path / "killed" / "unfinished").exists()
 
+    @pytest.mark.usefixtures("heard")
     def test_interrupted_it_saves_its_step_and_ends_with_the_same_bytes(
         self, checkpoint: Path, data: Path, tmp_path: Path
     ) -> None:
@@ -192,6 +201,7 @@ class TestAgain:
             annealed(checkpoint, data, tmp_path / name, keep_optimizer_state=True)
         assert model_bytes(out) == model_bytes(tmp_path / "unbroken")
 
+    @pytest.mark.usefixtures("heard")
     def test_interrupted_in_its_last_step_it_is_finished(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         record = annealed(checkpoint, data, tmp_path / "out", progress=InterruptingAt(12))
         assert record["num_steps"] == 12
