@@ -173,7 +173,7 @@ def recipe(
     device: str,
 ) -> dict[str, Any]:
     """What `direct-anneal compare` is given."""
-    on_device = {"device": device, "dtype": PRECISION[device]}
+    on_device = {} if device == "cpu" else {"device": device, "dtype": PRECISION[device]}
     return {
         "model": str(model),
         "model_name": size,
@@ -182,13 +182,13 @@ def recipe(
         "seeds": list(range(seeds)),
         "fractions": fractions,
         "epochs": 2.0,
-        "select": {} if device == "cpu" else {**on_device, "batch_tokens": GPU_BATCH_TOKENS},
+        "select": on_device and {**on_device, "batch_tokens": GPU_BATCH_TOKENS},
         "anneal": {
             "learning_rate": SIZES[size].rate,
             "schedule": "linear",
             "batch_size": SIZES[size].batch,
             "optimizer_state": "kept",
-            **({} if device == "cpu" else on_device),
+            **on_device,
         },
     }
 
