@@ -26,8 +26,6 @@ from scipy.linalg import subspace_angles
 from scipy.stats import spearmanr
 
 from direct_anneal import GradientSketcher, Spectrum
-from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Fields, expand, prepare
 from direct_anneal.curvature import (
     CurvatureEstimator,
     MatrixFree,
@@ -38,7 +36,9 @@ from direct_anneal.curvature import (
     monte_carlo_sketches,
 )
 from direct_anneal.curvature.windows import batches
+from direct_anneal.data import Fields, expand, prepare
 from direct_anneal.demo import demo_model_path, write_demo_corpus
+from direct_anneal.model.checkpoint import Checkpoint
 
 Float = NDArray[np.float64]
 SIZES = (1, 2, 5, 10, 20, 50)

@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from direct_anneal import SelectionProblem, Spectrum, solve
-from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import expand
+from direct_anneal.data import expand
 from direct_anneal.demo import demo_model_path, write_demo_corpus
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
-from direct_anneal.selection import FeatureMatrix
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.solver import FeatureMatrix
 
 Float = NDArray[np.float64]
 Gradients = dict[str, torch.Tensor]  # name → (n, *shape)

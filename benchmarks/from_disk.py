@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from direct_anneal.config.objective import DAMPING, TARGET_SCALE
 from direct_anneal.features import FeatureStore, ShardRows
-from direct_anneal.pipeline.family import DAMPING, TARGET_SCALE
-from direct_anneal.selection import FeatureMatrix, SelectionProblem, solve
+from direct_anneal.solver import FeatureMatrix, SelectionProblem, solve
 
 BUFFER = 4 << 20
 OBJECTIVES = ("descent", "matching", "energy")

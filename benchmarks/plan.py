@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from direct_anneal.demo import demo_model_path, write_demo_corpus
-from direct_anneal.pipeline import plan, select
 from direct_anneal.progress import Items, Silent
+from direct_anneal.selection import plan, select
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "matching, R = 2048, T = 256": {},

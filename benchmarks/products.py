@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from direct_anneal.cluster import TaskMap
+from direct_anneal.distributed import TaskMap
 from direct_anneal.features.rows import StoredRows
-from direct_anneal.selection import FeatureMatrix, matrix
+from direct_anneal.solver import FeatureMatrix, matrix
 
 SHARD = 1024
 PARTS = 2

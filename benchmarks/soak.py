@@ -28,14 +28,15 @@ from pathlib import Path
 import torch
 from ray.cluster_utils import Cluster
 
-from direct_anneal.cluster import RayEngine
-from direct_anneal.features import extract, places
+from direct_anneal.distributed import RayEngine
+from direct_anneal.features import extract, storage
 from direct_anneal.gradients import GradientSketcher
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from corpus.corpus_samples import prepared
-from features.extraction_runs import extracted, sketcher, store_for
 from pipeline.tiny import CONTEXT, documents, files_below, write_checkpoint, write_jsonl
+
+from features.extraction_runs import extracted, sketcher, store_for
 
 HERE = Path(__file__).parent
 ROWS = 20
@@ -50,15 +51,15 @@ class Builder:
 
     def __call__(self) -> GradientSketcher:
         torch.set_num_threads(1)
-        places.Directory.read = _faulty(places.Directory.read)  # type: ignore[method-assign]
+        storage.Directory.read = _faulty(storage.Directory.read)  # type: ignore[method-assign]
         (self.directory / "workers" / str(os.getpid())).touch()
         return sketcher(self.directory / "checkpoint")
 
 
-def _faulty(read: Callable[[places.Directory, str], bytes]) -> Callable[[places.Directory, str], bytes]:
+def _faulty(read: Callable[[storage.Directory, str], bytes]) -> Callable[[storage.Directory, str], bytes]:
     rng = random.Random(os.getpid())
 
-    def faulty(place: places.Directory, name: str) -> bytes:
+    def faulty(place: storage.Directory, name: str) -> bytes:
         draw = rng.random()
         if draw < FAULTY:
             raise TimeoutError(f"{name} did not come")

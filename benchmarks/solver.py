@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.selection import FeatureMatrix, Quota, SelectionProblem, solve
-from direct_anneal.selection.energy import _ascend
-from direct_anneal.selection.linear_step import OneBudget
-from direct_anneal.selection.swapping import swap
+from direct_anneal.solver import FeatureMatrix, Quota, SelectionProblem, solve
+from direct_anneal.solver.energy import _ascend
+from direct_anneal.solver.local_search import swap
+from direct_anneal.solver.lp import OneBudget
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference import algorithm_2, linear_problem

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from direct_anneal.pipeline import selecting
-from pipeline.tiny import write_checkpoint
+from direct_anneal.selection import pipeline
+from selection.tiny import write_checkpoint
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,7 +30,7 @@ def _one_thread() -> None:
 def without_reports() -> Iterator[None]:
     """For tests of whole runs: a page takes longer to draw than such a run takes. tests/report has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "_report", lambda *_: None)
+        patch.setattr(pipeline, "_report", lambda *_: None)
         yield
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.curvature import Spectrum
 from direct_anneal.gradients import GradientSketcher
-from direct_anneal.selection import SelectionProblem, solve
+from direct_anneal.solver import SelectionProblem, solve
 from gradients.tiny_models import explicit_matrix, gap, gpt2, llama, padded, samples
 from reference import Answer, StiffAndFlat, algorithm_1, algorithm_2, per_sample_gradients, sketch
 

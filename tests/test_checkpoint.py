@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from direct_anneal.checkpoint import Checkpoint, DtypeName
 from direct_anneal.errors import InputError
-from pipeline.tiny import CONTEXT, VOCAB_SIZE, write_checkpoint
+from direct_anneal.model.checkpoint import Checkpoint, DtypeName
+from selection.tiny import CONTEXT, VOCAB_SIZE, write_checkpoint
 
 
 @pytest.fixture

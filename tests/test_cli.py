@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from direct_anneal import cli, doctor
 from direct_anneal.cli import main
-from direct_anneal.pipeline import SelectConfig
-from pipeline.tiny import (
+from direct_anneal.selection import SelectConfig
+from selection.tiny import (
     SKETCH_SIZE,
     byte_tokenizer,
     chosen_ids,
@@ -292,7 +292,7 @@ class TestForJobs:
             warnings.warn("odd", stacklevel=1)
             raise RuntimeError("impossible")
 
-        monkeypatch.setattr("direct_anneal.pipeline.choosing.formulate", fail)
+        monkeypatch.setattr("direct_anneal.selection.choose.formulate", fail)
         outcome = desk("--log-format", "json")
         assert outcome.code == BUG
         *_, warning, traceback, error = map(json.loads, outcome.err.splitlines())
@@ -673,7 +673,7 @@ class TestBugs:
         def fail(*args: object, **kwargs: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr("direct_anneal.pipeline.choosing.formulate", fail)
+        monkeypatch.setattr("direct_anneal.selection.choose.formulate", fail)
         outcome = desk()
         assert outcome.code == BUG
         assert "Traceback" in outcome.err

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from conversion.checkpoints import model_of, save, torchtitan_state
-from direct_anneal.cli import exporting, main
+from convert.checkpoints import model_of, save, torchtitan_state
+from direct_anneal.cli import export, main
 from direct_anneal.export import FORMATS
-from pipeline.pools import chosen
-from pipeline.tiny import VOCAB_SIZE, documents, write_jsonl
+from selection.pools import chosen
+from selection.tiny import VOCAB_SIZE, documents, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def tokens_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_the_formats_are_those_of_the_package() -> None:
-    assert tuple(FORMATS) == exporting._FORMATS
+    assert tuple(FORMATS) == export._FORMATS
 
 
 def test_what_was_exported_is_a_pool(tokens_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.cli import main
-from pipeline.tiny import documents, write_jsonl
+from selection.tiny import documents, write_jsonl
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
 

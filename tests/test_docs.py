@@ -42,7 +42,7 @@ def run(line: str, variables: dict[str, str]) -> None:
 
 def test_every_command_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("direct_anneal.demo.story.run_demo", small_demo)
+    monkeypatch.setattr("direct_anneal.demo.walkthrough.run_demo", small_demo)
     variables: dict[str, str] = {}
     for language, content in blocks():
         if language == "python":

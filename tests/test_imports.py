@@ -15,32 +15,34 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "durable", "claims", "notebook", "options", "progress", "redaction", "checkpoint"},
-    {"gradients"},
-    {"corpus", "features", "curvature", "selection"},
-    {"baselines", "cluster"},
-    {"pipeline", "report", "demo", "annealing", "evaluation", "doctor"},
-    {"comparison", "export", "conversion"},
+    {"errors", "io", "notebook", "progress"},
+    {"model", "gradients", "solver"},
+    {"data", "features", "curvature"},
+    {"baselines", "distributed", "config"},
+    {"objectives"},
+    {"run"},
+    {"selection", "report", "demo", "train", "evaluate", "doctor"},
+    {"compare", "export", "convert"},
     {"cli"},
     {"__main__"},
 )
 LAYER_OF = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
-CORE = {"gradients", "curvature", "selection", "features", "corpus"}
+CORE = {"gradients", "curvature", "solver", "features", "data"}
 # fsspec comes with torch.
 CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
-    "checkpoint": {"huggingface_hub"},
+    "model": {"huggingface_hub"},
     "cli": {"yaml", "rich", "shtab"},
     "doctor": {"packaging"},
     "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "progress": {"rich"},
     "demo": {"rich"},
-    "cluster": {"ray"},
+    "distributed": {"ray"},
     "baselines": {"sklearn"},
-    "evaluation": {"yaml", "lm_eval"},
-    "comparison": {"yaml", "matplotlib", "markupsafe"},
+    "evaluate": {"yaml", "lm_eval"},
+    "compare": {"yaml", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -102,18 +104,18 @@ def test_no_cycle_between_packages() -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "selection",
-        "curvature/crossfit.py",
-        "curvature/elbow.py",
-        "curvature/estimation.py",
+        "solver",
+        "curvature/holdout.py",
+        "curvature/cutoff.py",
+        "curvature/estimators.py",
         "curvature/spectrum.py",
         "curvature/storage.py",
-        "corpus",
-        "features/checking.py",
+        "data",
+        "features/verification.py",
         "features/store.py",
-        "features/loading.py",
+        "features/load.py",
         "features/documents.py",
-        "features/places.py",
+        "features/storage.py",
     ],
 )
 def test_arrays_are_enough(place: str) -> None:
@@ -122,7 +124,7 @@ def test_arrays_are_enough(place: str) -> None:
     for path in below:
         assert not _libraries(path) & {"torch", "transformers"}
         # Nor by way of ours: these packages have modules that do.
-        assert not _parts_imported(path) & {"gradients", "checkpoint", "pipeline"}
+        assert not _parts_imported(path) & {"gradients", "model", "selection"}
 
 
 def test_the_core_needs_no_more_than_a_bare_node_has() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from annealing.annealing_runs import annealed, write_data
-from direct_anneal.evaluation import evaluate
+from direct_anneal.evaluate import evaluate
 from direct_anneal.features.batching import Window, found_batch_tokens, sketched
 from direct_anneal.gradients import GradientSketcher, ProjectionName
-from direct_anneal.pipeline import select_documents
+from direct_anneal.selection import select_documents
 from gradients.tiny_models import FAMILIES, V, gap, padded, samples
-from pipeline.tiny import SKETCH_SIZE, documents, evidence, manifest, write_jsonl
+from selection.tiny import SKETCH_SIZE, documents, evidence, manifest, write_jsonl
+from train.annealing_runs import annealed, write_data
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to torch")
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from direct_anneal.config.options import require_device, settle
 from direct_anneal.errors import InputError
-from direct_anneal.options import require_device, settle
 
 
 @dataclass(frozen=True, kw_only=True)

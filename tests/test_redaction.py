@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from direct_anneal.cli import main
-from direct_anneal.redaction import redacted
-from pipeline.tiny import documents, files_below, write_jsonl
+from direct_anneal.io.redaction import redacted
+from selection.tiny import documents, files_below, write_jsonl
 
 # Put together here so that no scanner takes this file for a leak.
 HUB = "hf" + "_" + "AbCdEfGhIjKlMnOpQrStUv"

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from direct_anneal import GradientSketcher, Run, SelectConfig, SelectionProblem, Sketches, Spectrum, solve
-from direct_anneal.annealing import AnnealConfig
-from direct_anneal.selection import Quota
+from direct_anneal.solver import Quota
+from direct_anneal.train import AnnealConfig
 
 X = np.random.default_rng(0).normal(size=(30, 6))
 PROBLEM = SelectionProblem(X, np.ones(30), num_selected=4, budget=6.0, forced_in=[1])

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from direct_anneal.annealing import anneal
 from direct_anneal.progress import for_stream
+from direct_anneal.train import anneal
 
 CONTEXT, WARM_UP = 256, 100
 DOMAIN_CHARACTERS = 3_000_000  # of each domain at most, so that none is most of the mixture

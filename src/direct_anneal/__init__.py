@@ -8,8 +8,8 @@ run.selection, run.manifest["budget"]
 from direct_anneal.curvature import Spectrum
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import GradientSketcher, Sketches
-from direct_anneal.pipeline import DirectSelector, Run, SelectConfig, select
-from direct_anneal.selection import InfeasibleBudgetError, Selection, SelectionProblem, solve
+from direct_anneal.selection import DirectSelector, Run, SelectConfig, select
+from direct_anneal.solver import InfeasibleBudgetError, Selection, SelectionProblem, solve
 
 __all__ = [
     "DirectSelector",

@@ -21,13 +21,13 @@ import pyarrow as pa
 import torch
 from packaging.requirements import Requirement
 
-from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.curvature import Spectrum
 from direct_anneal.demo import demo_model_path
 from direct_anneal.features import FeatureStore, verify
 from direct_anneal.features.store import ShardRows
 from direct_anneal.gradients import GradientSketcher
-from direct_anneal.selection import Objective, SelectionProblem, solve
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.solver import Objective, SelectionProblem, solve
 
 _NAME = "direct-anneal"
 _LEAST_FREE_BYTES = 2**30

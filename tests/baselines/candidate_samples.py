@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from corpus.corpus_samples import prepared
+from data.corpus_samples import prepared
 from direct_anneal.baselines import Candidates
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 from direct_anneal.features import SketchedGradients
-from pipeline.tiny import documents
+from selection.tiny import documents
 
 SKETCH_SIZE = 6
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from direct_anneal.checkpoint import Checkpoint
 from direct_anneal.errors import InputError
-from direct_anneal.evaluation import evaluate, score_benchmark
-from direct_anneal.evaluation.benchmarks import binomial_score
-from direct_anneal.evaluation.execution import passes
-from pipeline.tiny import CONTEXT, byte_tokenizer, write_jsonl
+from direct_anneal.evaluate import evaluate, score_benchmark
+from direct_anneal.evaluate.benchmarks import binomial_score
+from direct_anneal.evaluate.execution import passes
+from direct_anneal.model.checkpoint import Checkpoint
+from selection.tiny import CONTEXT, byte_tokenizer, write_jsonl
 
 needs_lm_eval = pytest.mark.usefixtures("_lm_eval")
 
@@ -166,7 +166,7 @@ class TestPrograms:
         assert passes(program) is passed
 
     def test_a_program_that_never_ends_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("direct_anneal.evaluation.execution.SECONDS", 0.2)
+        monkeypatch.setattr("direct_anneal.evaluate.execution.SECONDS", 0.2)
         assert passes("while True: pass") is False
 
 

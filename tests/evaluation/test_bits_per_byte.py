@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus, Fields, expand
+from direct_anneal.data import Corpus, Fields, expand
 from direct_anneal.errors import InputError
-from direct_anneal.evaluation import bits_per_byte, evaluate, macro_mean, read_held_out
-from pipeline.tiny import CONTEXT, documents, write_jsonl
+from direct_anneal.evaluate import bits_per_byte, evaluate, macro_mean, read_held_out
+from direct_anneal.model.checkpoint import Checkpoint
+from selection.tiny import CONTEXT, documents, write_jsonl
 
 WINDOW = 16
 PREFIX = 0  # "!", which no document here starts with

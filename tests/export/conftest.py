@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pools import chosen, write_world
-from pipeline.tiny import documents, write_checkpoint, write_jsonl
+from selection.pools import chosen, write_world
+from selection.tiny import documents, write_checkpoint, write_jsonl
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.tiny import byte_tokenizer
+from selection.tiny import byte_tokenizer
 
 EOS = 2  # a Llama's, unless it says otherwise
 FORMATS = ("hf", "jsonl", "parquet", "olmo-core", "megatron", "nanotron", "mds")

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.export import exporting
-from direct_anneal.export.exporting import export, shuffled
+from direct_anneal.export import pipeline
+from direct_anneal.export.pipeline import export, shuffled
 from export.exported import EOS, FORMATS, TOKENS, by_place, expected, provenance, read_lines, with_end
-from pipeline.tiny import byte_tokenizer, files_below
+from selection.tiny import byte_tokenizer, files_below
 
 
 @pytest.mark.parametrize("to", TOKENS)
@@ -173,7 +173,7 @@ class TestTheDirectory:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(exporting, "_tokens", fail)
+            patch.setattr(pipeline, "_tokens", fail)
             with pytest.raises(OSError, match="No space"):
                 export(run, to="jsonl", out=out, overwrite=True)
         assert files_below(out) == before

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from direct_anneal.corpus import TokenLayout, expand
+from direct_anneal.data import TokenLayout, expand
 from direct_anneal.export import export
 from export.exported import EOS, expected, provenance, with_end
-from pipeline.tiny import VOCAB_SIZE
+from selection.tiny import VOCAB_SIZE
 
 DOCUMENTS = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, EOS]]
 

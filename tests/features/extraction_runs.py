@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from corpus.corpus_samples import prepared
-from direct_anneal.checkpoint import Checkpoint
-from direct_anneal.corpus import Corpus
+from data.corpus_samples import prepared
+from direct_anneal.data import Corpus
 from direct_anneal.features import FeatureStore, Local, extract
 from direct_anneal.gradients import GradientSketcher
-from pipeline.tiny import CONTEXT, SKETCH_SIZE
+from direct_anneal.model.checkpoint import Checkpoint
+from selection.tiny import CONTEXT, SKETCH_SIZE
 
 ROWS_PER_SHARD = 5
 

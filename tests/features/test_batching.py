@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from corpus.corpus_samples import prepared
-from direct_anneal.corpus import Corpus
+from data.corpus_samples import prepared
+from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, Local, batching, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
 from features.extraction_runs import extracted, sketcher, store_for
-from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
+from selection.tiny import CONTEXT, documents, files_below, write_jsonl
 
 # Both sides are rounded to float16 entries below one, and their float32 sums are of other batches.
 ROWS_ATOL = 2 * (2.0**-12 + 1e-6)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus.corpus_samples import prepared
+from data.corpus_samples import prepared
 from direct_anneal.cli import main
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, Local, extract, verify
 from direct_anneal.gradients import GradientSketcher
 from features.extraction_runs import ROWS_PER_SHARD, extracted, sketcher, store_for
-from pipeline.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
+from selection.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
 
 DAMAGED = 2
 ARRAY, SIDECAR, RECORD = (f"features-0000{DAMAGED}.{suffix}" for suffix in ("npy", "parquet", "json"))

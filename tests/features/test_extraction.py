@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from corpus.corpus_samples import prepared
-from direct_anneal.checkpoint import Checkpoint, DtypeName
-from direct_anneal.corpus import Corpus, Fields
+from data.corpus_samples import prepared
+from direct_anneal.data import Corpus, Fields
 from direct_anneal.features import FeatureStore, Local, SketchedGradients, extract
 from direct_anneal.gradients import GradientSketcher, Sketches
+from direct_anneal.model.checkpoint import Checkpoint, DtypeName
 from features.extraction_runs import extract_until_killed, extracted, sketcher, store_for
 from gradients.tiny_models import exact_gradients, explicit_matrix
-from pipeline.tiny import CONTEXT, POISON, SKETCH_SIZE, documents, files_below, start, write_checkpoint, write_jsonl
+from selection.tiny import CONTEXT, POISON, SKETCH_SIZE, documents, files_below, start, write_checkpoint, write_jsonl
 
 NUM_DOCUMENTS = 23  # five shards of five rows, the last one short
 STEPS = 3 * (2 + 5 * 3)  # of writing: three for each file, which are a header, the batches' size, three for each shard

@@ -15,7 +15,7 @@ import pytest
 from direct_anneal.errors import InputError
 from direct_anneal.features import OUTLIER_FACTOR, FeatureStore, ShardRows, SketchedGradients
 from direct_anneal.features.rows import StoredRows
-from pipeline.tiny import files_below
+from selection.tiny import files_below
 
 NUM_SAMPLES, SKETCH_SIZE, ROWS_PER_SHARD = 10, 4, 3  # shards of 3, 3, 3 and 1 rows
 FINGERPRINT = {"model": "a" * 64, "seed": 0}

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus.corpus_samples import prepared
+from data.corpus_samples import prepared
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE, ngrams_of
 from direct_anneal.features.ngrams import ngram_row
-from direct_anneal.selection import FeatureMatrix, Joined
-from pipeline.tiny import documents, files_below, write_jsonl
+from direct_anneal.solver import FeatureMatrix, Joined
+from selection.tiny import documents, files_below, write_jsonl
 
 
 def cosine(first: list[int], second: list[int]) -> float:

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from corpus.corpus_samples import prepared
-from direct_anneal.corpus import Corpus
+from data.corpus_samples import prepared
+from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import Documents, FeatureStore, Local, extract, is_url, place_at, verify
-from direct_anneal.features.places import Url
-from direct_anneal.pipeline import reselect
+from direct_anneal.features.storage import Url
+from direct_anneal.selection import reselect
 from features.extraction_runs import extracted, sketcher, store_for
 from features.object_store import BUCKET, bucket, objects_below
-from pipeline.pools import chosen, write_world
-from pipeline.tiny import CONTEXT, documents, files_below, write_jsonl
+from selection.pools import chosen, write_world
+from selection.tiny import CONTEXT, documents, files_below, write_jsonl
 
 
 @pytest.fixture(scope="module")

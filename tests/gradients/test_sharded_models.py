@@ -11,7 +11,7 @@ from torch import distributed as dist
 from direct_anneal.gradients import GradientSketcher
 from gradients.sharded_runs import NUM_PROCESSES, SKETCH_SIZE, Odd, batch, sketched_in_parts
 from gradients.tiny_models import FAMILIES
-from pipeline.tiny import start
+from selection.tiny import start
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch came without gloo: no model is sharded")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from direct_anneal.comparison import reporting
-from direct_anneal.comparison.recipe import BEFORE, Arm, Recipe, Scenario
-from direct_anneal.pipeline import Run
-from pipeline.pools import chosen, write_validation, write_world
-from pipeline.tiny import documents, write_jsonl
+from direct_anneal.compare import report as comparison_report
+from direct_anneal.compare.config import BEFORE, Arm, Recipe, Scenario
+from direct_anneal.selection import Run
+from selection.pools import chosen, write_validation, write_world
+from selection.tiny import documents, write_jsonl
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -52,7 +52,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison with its report. To be read, not changed."""
     directory = tmp_path_factory.mktemp("compared")
     write_comparison(directory)
-    reporting.write_report(directory)
+    comparison_report.write_report(directory)
     return directory
 
 
@@ -73,7 +73,7 @@ def write_comparison(
         seeds=tuple(seeds),
         fractions=(0.1, 0.2),
     )
-    reporting.keep_recipe(recipe, directory)
+    comparison_report.keep_recipe(recipe, directory)
     keys = [(BEFORE, 0, 0.0)] + [(arm, seed, fraction) for seed in seeds for fraction in (0.1, 0.2) for arm in arms]
     lines = []
     for arm, seed, fraction in keys:

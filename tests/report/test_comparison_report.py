@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.cli import main
-from direct_anneal.comparison import reporting, table
-from direct_anneal.comparison.running import known_runs
+from direct_anneal.compare import report as comparison_report
+from direct_anneal.compare import table
+from direct_anneal.compare.pipeline import known_runs
 from direct_anneal.errors import InputError
 from report.conftest import ARMS, write_comparison
 from report.pages import harmless
@@ -38,14 +39,14 @@ def test_lines_of_other_recipes_and_their_order_do_not_matter(compared: Path, tm
     strangers = [json.dumps(json.loads(lines[1]) | other) for other in ({"arm": "stranger"}, {"seed": 9})]
     (tmp_path / "runs.jsonl").write_text("\n".join([*strangers, *reversed(lines)]) + "\n")
     (tmp_path / "recipe.json").write_bytes((compared / "recipe.json").read_bytes())
-    assert reporting.write_report(tmp_path).read_bytes() == (compared / "report.html").read_bytes()
+    assert comparison_report.write_report(tmp_path).read_bytes() == (compared / "report.html").read_bytes()
 
 
 def test_what_to_know_of_few_and_unfinished_runs(tmp_path: Path) -> None:
     write_comparison(tmp_path, seeds=(7, 8))
     lines = (tmp_path / "runs.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "runs.jsonl").write_text("".join(lines[:-1]))
-    text = harmless(reporting.write_report(tmp_path).read_text(encoding="utf-8")).text
+    text = harmless(comparison_report.write_report(tmp_path).read_text(encoding="utf-8")).text
     assert "Not every run is finished: an arm has 1 of 2 seeds" in text
     assert "Seeds: 1. That gives no interval" in text
 
@@ -53,25 +54,25 @@ def test_what_to_know_of_few_and_unfinished_runs(tmp_path: Path) -> None:
 def test_names_of_any_kind(tmp_path: Path) -> None:
     names = ("<script>alert(1)</script>", "$x^{$ \"'", "‮" + "long " * 30)
     write_comparison(tmp_path, arms=("random", *names), domains=("code", "<b>bold", "a$b$"))
-    read = harmless(reporting.write_report(tmp_path).read_text(encoding="utf-8"))
+    read = harmless(comparison_report.write_report(tmp_path).read_text(encoding="utf-8"))
     assert names[0] in read.text
     assert names[1] in read.text
 
 
 def test_one_arm_alone(tmp_path: Path) -> None:
     write_comparison(tmp_path, arms=("random",))
-    text = harmless(reporting.write_report(tmp_path).read_text(encoding="utf-8")).text
+    text = harmless(comparison_report.write_report(tmp_path).read_text(encoding="utf-8")).text
     assert "Gain against forgetting" in text
     assert "Domain by domain" not in text
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"DIR must be the directory of a comparison.*no recipe\.json"):
-        reporting.write_report(tmp_path)
+        comparison_report.write_report(tmp_path)
     write_comparison(tmp_path)
     (tmp_path / "runs.jsonl").write_text((tmp_path / "runs.jsonl").read_text().splitlines(keepends=True)[0])
     with pytest.raises(InputError, match="at least one annealed arm"):
-        reporting.write_report(tmp_path)
+        comparison_report.write_report(tmp_path)
 
 
 def test_every_arm_of_the_recipe_is_in_the_order_of_its_gain(compared: Path) -> None:

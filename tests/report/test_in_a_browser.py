@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from direct_anneal.pipeline import Run
+from direct_anneal.selection import Run
 from report.browser import PROGRAM, Browser, browser
 
 pytestmark = pytest.mark.skipif(

@@ -15,14 +15,15 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
-from direct_anneal.pipeline import Run, reselect
-from direct_anneal.report import gathering, page, write_report
-from direct_anneal.report.gathering import Excerpt, gather
-from direct_anneal.report.legible import legible
-from pipeline.pools import write_pool
-from pipeline.tiny import evidence
+from direct_anneal.report import data as report_data
+from direct_anneal.report import page, write_report
+from direct_anneal.report.data import Excerpt, gather
+from direct_anneal.report.sanitize import legible
+from direct_anneal.selection import Run, reselect
 from report.conftest import HOSTILE
 from report.pages import harmless
+from selection.pools import write_pool
+from selection.tiny import evidence
 
 MAX_BYTES = 3_000_000
 
@@ -81,7 +82,7 @@ class TestHostileDocuments:
     def test_a_whole_run_of_them(self, hostile: Run) -> None:
         read = harmless(content(hostile))
         for name, text in HOSTILE.items():
-            assert legible(text, gathering.EXCERPT_CHARACTERS) in read.text, name
+            assert legible(text, report_data.EXCERPT_CHARACTERS) in read.text, name
         assert "\x00" not in content(hostile)
         assert "\u202e" not in content(hostile)
 
@@ -94,7 +95,7 @@ class TestHostileDocuments:
         odd = replace(findings, excerpts={"strongest": [replace(strongest, text=text)], **NO_OTHERS})
         written = page.render("selection.html", **page._selection(odd))
         read = harmless(written)
-        assert legible(text, gathering.EXCERPT_CHARACTERS) in read.text
+        assert legible(text, report_data.EXCERPT_CHARACTERS) in read.text
         assert len(written.encode()) < MAX_BYTES
 
     @pytest.mark.parametrize(
@@ -148,20 +149,20 @@ class TestFindings:
     def test_repeats_by_their_definition(self, done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tiny documents of few words: some repeat others token for token in a pool that is put together so."""
         findings = gather(done.out)
-        pool = gathering._corpus(findings.manifest, done.out, "pool")
+        pool = report_data._corpus(findings.manifest, done.out, "pool")
         places = np.array([0, 1, 2, 1, 0, 5])
         texts = [pool.tokens(i).tolist() for i in places.tolist()]
         repeated = sum(text in texts[:position] for position, text in enumerate(texts))
-        found = gathering._repeats(pool, places)
+        found = report_data._repeats(pool, places)
         assert (found.documents, found.exact) == (6, repeated)
         assert found.near is not None
         assert found.near >= found.exact
-        monkeypatch.setattr(gathering, "NEAR_TOKENS", 0)  # as for a pool that is too large
-        assert gathering._repeats(pool, places) == replace(found, near=None)
+        monkeypatch.setattr(report_data, "NEAR_TOKENS", 0)  # as for a pool that is too large
+        assert report_data._repeats(pool, places) == replace(found, near=None)
 
     def test_near_repeats_share_most_runs_of_tokens(self, done: Run) -> None:
         findings = gather(done.out)
-        pool = gathering._corpus(findings.manifest, done.out, "pool")
+        pool = report_data._corpus(findings.manifest, done.out, "pool")
         runs = [_runs(pool.tokens(i).tolist()) for i in range(pool.num_samples)]
         alike = sum(
             any(len(runs[i] & runs[j]) >= 0.8 * len(runs[i] | runs[j]) for j in range(i)) for i in range(len(runs))

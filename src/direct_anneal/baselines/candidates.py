@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.corpus import Corpus, Names, texts
+from direct_anneal.data import Corpus, Names, texts
 from direct_anneal.features import SketchedGradients
 
 

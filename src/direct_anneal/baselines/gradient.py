@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.baselines.candidates import Candidates
-from direct_anneal.selection import FeatureMatrix
+from direct_anneal.solver import FeatureMatrix
 
 DAMPING = 0.1  # in units of the mean eigenvalue, as LoGra (arXiv:2405.13954)
 

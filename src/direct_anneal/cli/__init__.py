@@ -11,19 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from direct_anneal.cli.annealing import add_anneal
-from direct_anneal.cli.comparison import add_compare
+from direct_anneal.cli.anneal import add_anneal
+from direct_anneal.cli.compare import add_compare
 from direct_anneal.cli.completion import add_print_completion
-from direct_anneal.cli.converting import add_convert
-from direct_anneal.cli.diagnosis import add_doctor
-from direct_anneal.cli.evaluation import add_evaluate
-from direct_anneal.cli.exporting import add_export
-from direct_anneal.cli.planning import add_plan
-from direct_anneal.cli.reporting import add_report
-from direct_anneal.cli.selection import add_features, add_select, add_solve
+from direct_anneal.cli.console import Telling, add_telling, progress_of
+from direct_anneal.cli.convert import add_convert
+from direct_anneal.cli.doctor import add_doctor
+from direct_anneal.cli.evaluate import add_evaluate
+from direct_anneal.cli.export import add_export
+from direct_anneal.cli.plan import add_plan
+from direct_anneal.cli.report import add_report
+from direct_anneal.cli.select import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
-from direct_anneal.cli.telling import Telling, add_telling, progress_of
-from direct_anneal.cli.verifying import add_verify
+from direct_anneal.cli.verify import add_verify
 from direct_anneal.errors import InputError
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -96,7 +96,7 @@ def _bug(telling: Telling) -> int:
 def _demo(options: dict[str, Any]) -> dict[str, Any]:
     from rich.console import Console
 
-    from direct_anneal.demo.story import run_demo
+    from direct_anneal.demo.walkthrough import run_demo
 
     quieten_transformers()
     run_demo(Path(options["out"]), progress=progress_of(options), console=Console())

@@ -1,16 +1,16 @@
 """The curvature of the validation loss: its eigenpairs, and the split into stiff and flat directions."""
 
-from direct_anneal.curvature.crossfit import CrossFit, cross_energies, cross_fit
-from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share, fixed_number, widest_gap
-from direct_anneal.curvature.estimation import (
+from direct_anneal.curvature.cutoff import PAPER_SHARE, Elbow, energy_share, fixed_number, widest_gap
+from direct_anneal.curvature.estimators import (
     CurvatureEstimator,
     CurvatureName,
     Estimate,
     SecondMoment,
     estimate,
 )
+from direct_anneal.curvature.holdout import CrossFit, cross_energies, cross_fit
 from direct_anneal.curvature.lanczos import MatrixFree
-from direct_anneal.curvature.sampling import monte_carlo_sketches
+from direct_anneal.curvature.mc_fisher import monte_carlo_sketches
 from direct_anneal.curvature.spectrum import Spectrum
 from direct_anneal.curvature.storage import load_estimate, save_estimate
 from direct_anneal.curvature.windows import labelled

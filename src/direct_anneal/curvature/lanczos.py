@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from direct_anneal.curvature.elbow import energy_share
-from direct_anneal.curvature.forward import evaluating
-from direct_anneal.curvature.products import Matrix, product
+from direct_anneal.curvature.cutoff import energy_share
+from direct_anneal.curvature.functional import evaluating
+from direct_anneal.curvature.matvec import Matrix, product
 from direct_anneal.curvature.spectrum import Spectrum
 from direct_anneal.curvature.windows import NOT_PREDICTED, Tokens, batches, num_predicted
 from direct_anneal.gradients import GradientSketcher

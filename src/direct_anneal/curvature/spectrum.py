@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from direct_anneal.curvature.elbow import PAPER_SHARE, Elbow, energy_share
+from direct_anneal.curvature.cutoff import PAPER_SHARE, Elbow, energy_share
 from direct_anneal.notebook import scree
 
 Float = NDArray[np.float64]

@@ -18,10 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from direct_anneal.curvature.elbow import energy_share
-from direct_anneal.curvature.estimation import Estimate
+from direct_anneal.curvature.cutoff import energy_share
+from direct_anneal.curvature.estimators import Estimate
 from direct_anneal.curvature.spectrum import Spectrum
-from direct_anneal.durable import replacing
+from direct_anneal.io.atomic import replacing
 
 _PARTS = ("all", "even", "odd")
 

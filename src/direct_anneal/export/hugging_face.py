@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from direct_anneal.corpus import write_dataset_state
+from direct_anneal.data import write_dataset_state
 from direct_anneal.export.shards import Document, Exported, Setting, Sharded, Writer
 
 _IGNORED = -100  # transformers' own: no loss at such a label

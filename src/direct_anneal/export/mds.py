@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from direct_anneal.corpus.tokenised import smallest
+from direct_anneal.data.formats import smallest
 from direct_anneal.export.shards import Document, Exported, Setting, Writer
 
 _AXIS_TYPES = ("<u1", "<u2", "<u4")

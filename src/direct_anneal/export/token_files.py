@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from direct_anneal.corpus.tokenised import (
+from direct_anneal.data.formats import (
     DatatroveWriter,
     MegatronWriter,
     MemmapWriter,

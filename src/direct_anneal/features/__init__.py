@@ -1,12 +1,12 @@
 """Features on disk: the store's format, the extraction that fills it, and the way back to gradients."""
 
-from direct_anneal.features.checking import Finding, Header, verify
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.extraction import Engine, Extraction, Local, extract, shard_rows
-from direct_anneal.features.loading import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.features.load import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.features.ngrams import NGRAM_SIZE, ngrams_of
-from direct_anneal.features.places import UnreachableError, is_url, place_at
+from direct_anneal.features.storage import UnreachableError, is_url, place_at
 from direct_anneal.features.store import FeatureStore, ShardRows
+from direct_anneal.features.verification import Finding, Header, verify
 
 __all__ = [
     "NGRAM_SIZE",

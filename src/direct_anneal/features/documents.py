@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 from direct_anneal.features.batching import BatchTooLargeError, Window, batches, found_batch_tokens, sketched
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import FeatureStore, ShardRows

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.corpus import Corpus
+from direct_anneal.data import Corpus
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import ROWS_PER_SHARD, FeatureStore, ShardRows
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from direct_anneal.durable import TEMPORARY_SUFFIX
 from direct_anneal.errors import InputError
-from direct_anneal.features.checking import (
+from direct_anneal.features.rows import StoredRows
+from direct_anneal.features.storage import Place, place_at
+from direct_anneal.features.verification import (
     ASIDE,
     HEADER,
     BlockedError,
@@ -33,8 +34,7 @@ from direct_anneal.features.checking import (
     is_of,
     make_record,
 )
-from direct_anneal.features.places import Place, place_at
-from direct_anneal.features.rows import StoredRows
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 
 ROWS_PER_SHARD = 1024
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from direct_anneal.gradients.batches import Batch, Collate, LossFunction, SampleBatch, TokenBatch
-from direct_anneal.gradients.capture import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
+from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, whole
+from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
-from direct_anneal.gradients.sharding import differentiate, is_sharded, of_the_first, whole
 
 ProjectionName = Literal["two-sided", "gaussian"]
 Reduction = Literal["mean", "sum"]

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from direct_anneal.report.data import Findings
 from direct_anneal.report.drawing import colour, draw
-from direct_anneal.report.gathering import Findings
-from direct_anneal.selection import Objective
+from direct_anneal.solver import Objective
 
 POINTS = {True: 600, False: 1200}  # of documents drawn one by one, chosen and others
 KINDS = 6  # domains that are told apart in colour

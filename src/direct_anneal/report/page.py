@@ -11,10 +11,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from direct_anneal.durable import replacing
+from direct_anneal.io.atomic import replacing
 from direct_anneal.report import figures
-from direct_anneal.report.gathering import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
-from direct_anneal.report.legible import legible
+from direct_anneal.report.data import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
+from direct_anneal.report.sanitize import legible
 
 NAME = "report.html"
 MAX_DOMAINS = 24  # rows of a table of domains; the others are summed

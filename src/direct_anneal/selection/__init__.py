@@ -1,23 +1,21 @@
-"""Choose samples on arrays alone: a problem, its exact linear step, a selection with its evidence. No torch here."""
+"""The main job: from a checkpoint, a pool and a validation set to the chosen documents."""
 
-from direct_anneal.selection.infeasibility import InfeasibleBudgetError, InfeasibleError, Relaxation
-from direct_anneal.selection.matrix import Block, FeatureMatrix, Joined, Map
-from direct_anneal.selection.problem import Objective, Quota, SelectionProblem, Unit
-from direct_anneal.selection.solution import Selection
-from direct_anneal.selection.solving import solve
+from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig
+from direct_anneal.selection.choose import Run
+from direct_anneal.selection.pipeline import Features, features, reselect, select, select_documents
+from direct_anneal.selection.planning import Plan, plan
+from direct_anneal.selection.selector import DirectSelector
 
 __all__ = [
-    "Block",
-    "FeatureMatrix",
-    "InfeasibleBudgetError",
-    "InfeasibleError",
-    "Joined",
-    "Map",
-    "Objective",
-    "Quota",
-    "Relaxation",
-    "Selection",
-    "SelectionProblem",
-    "Unit",
-    "solve",
+    "SOLVING_FIELDS",
+    "DirectSelector",
+    "Features",
+    "Plan",
+    "Run",
+    "SelectConfig",
+    "features",
+    "plan",
+    "reselect",
+    "select",
+    "select_documents",
 ]

@@ -1,0 +1,88 @@
+"""How a command tells its news: to people, or as JSON lines to a job's log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.io.redaction import redacted
+from direct_anneal.progress import JsonLines, Progress, Silent, for_stream
+
+
+def add_telling(parser: argparse.ArgumentParser) -> None:
+    """The two options that every command has for it."""
+    group = parser.add_argument_group("what is told")
+    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="errors alone")
+    group.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default=argparse.SUPPRESS,
+        help="json: one object a line on the standard error, for jobs: stages, and at the end the result (text)",
+    )
+
+
+def progress_of(options: dict[str, Any]) -> Progress:
+    """What shows the stages; the two options are taken out."""
+    quiet, form = options.pop("quiet", False), options.pop("log_format", "text")
+    if quiet:
+        return Silent()
+    return JsonLines(sys.stderr) if form == "json" else for_stream(sys.stderr)
+
+
+class Telling:
+    """What goes to which stream, in which form.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._quiet: bool = options.get("quiet", False)
+        self._json: bool = options.get("log_format") == "json"
+
+    @contextmanager
+    def streams(self) -> Iterator[None]:
+        """While a command runs: no standard output where that is to be quiet, and warnings as objects."""
+        with warnings.catch_warnings():
+            if self._json:
+                warnings.showwarning = self._show_warning
+            if not self._quiet:
+                yield
+                return
+            with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+                yield
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """The last object of a job that is done."""
+        if self._json:
+            self._write({"event": "result", **result})
+
+    def failure(self, message: str, code: int) -> int:
+        """Why it is not done; returns the code."""
+        if self._json:
+            self._write({"event": "error", "code": code, "message": message})
+        else:
+            print(f"direct-anneal: {redacted(message)}", file=sys.stderr)
+        return code
+
+    def trace(self) -> None:
+        """Where the exception that is being handled came from."""
+        lines = traceback.format_exc()
+        if self._json:
+            self._write({"event": "traceback", "lines": lines.splitlines()})
+        else:
+            print(redacted(lines), file=sys.stderr, end="")
+
+    def _show_warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        self._write({"event": "warning", "message": " ".join(str(message).split())})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        print(json.dumps(redacted(content), ensure_ascii=False), file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""`plan`: what a selection will take."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from direct_anneal.cli.console import progress_of
+from direct_anneal.cli.select import add_options, read_ratios
+from direct_anneal.cli.shared import quieten_transformers, require
+
+if TYPE_CHECKING:
+    from direct_anneal.selection import Plan
+
+
+def add_plan(commands: Any) -> None:
+    """The command and its options: those of `select`."""
+    parser = commands.add_parser(
+        "plan",
+        help="what a selection will take: time, disk and memory",
+        description="Estimate what select with these options will take on this machine, from some documents and some "
+        "batches. Nothing is written to --out.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(command=_plan)
+    add_options(parser)
+
+
+def _plan(options: dict[str, Any]) -> dict[str, Any]:
+    require(options, "plan", ("model", "pool", "validation", "out"))
+    read_ratios(options)
+    from direct_anneal.selection import plan
+
+    quieten_transformers()
+    found = plan(progress=progress_of(options), **options)
+    print(_shown(found))
+    return {"command": "plan", **vars(found)}
+
+
+def _shown(plan: Plan) -> str:
+    lines = [
+        f"{role:<12}{plan.documents[role]:,} documents, {plan.tokens[role]:,} tokens, {plan.windows[role]:,} windows"
+        for role in plan.documents
+    ]
+    lines.append(f"{'compute':<12}{plan.flops:.3g} FLOPs for the sketches")
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
+    lines.append(f"{'disk':<12}{_size(sum(plan.disk.values()))}: {parts}")
+    device = f", and {_size(plan.device_memory)} of the device's" if plan.device_memory else ""
+    lines.append(f"{'memory':<12}{_size(plan.memory)} at most{device}")
+    lines.append(f"{'time':<12}{_duration(sum(plan.seconds.values()))}, of which")
+    lines += [f"{'':<12}{_duration(seconds):>10}  {stage}" for stage, seconds in plan.seconds.items()]
+    lines += [f"{'note':<12}{remark}" for remark in plan.remarks]
+    return "\n".join(lines)
+
+
+def _size(num_bytes: float) -> str:
+    size, unit = num_bytes / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size >= 1000:
+            size, unit = size / 1e3, larger
+    return f"{size:,.1f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,253 @@
+"""The recipe of a comparison: a YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from direct_anneal.baselines import BASELINES, DuplicateMethod
+from direct_anneal.data import Names
+from direct_anneal.errors import InputError
+from direct_anneal.selection import SOLVING_FIELDS, SelectConfig
+from direct_anneal.train import AnnealConfig
+
+WHOLE_POOL = "whole-pool"
+BEFORE = "before"  # the arm of the checkpoint itself
+
+# Options that are the comparison's to set.
+_SET_HERE = {
+    "select": {"model", "pool", "validation", "out", "num_samples", "num_tokens", "fraction", "overwrite"},
+    "anneal": {"model", "data", "out", "num_tokens", "overwrite", "seed", "mix"},
+}
+_FIELDS = ("text_field", "id_field", "domain_field")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A pool, what selection sees of the target, and what nobody sees: files, directories or globs each.
+
+    Attributes:
+        name: for the results.
+        target: domains of the held-out documents that the model should get better at.
+    """
+
+    name: str
+    pool: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...]
+    target: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to choose.
+
+    Attributes:
+        name: for the results.
+        baseline: one of the baselines, or "whole-pool"; None where `select` or `ids` choose.
+        ids: documents of the pool, best first, chosen by whatever means; as many as fit are taken.
+        deduplicate: "exact" or "minhash": a baseline chooses among what is left.
+        select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
+            such as Adam's state. Without a baseline `model` may be among them: another checkpoint, often a smaller
+            one, which then chooses in place of the recipe's. It chooses as large a part of the tokens as its own
+            tokenizer counts; by the recipe's that may be a little less, and never is more.
+    """
+
+    name: str
+    baseline: str | None = None
+    ids: tuple[str, ...] = ()
+    deduplicate: DuplicateMethod | None = None
+    select: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether gradients of pool and validation set have to be made for it."""
+        if self.ids or self.baseline == WHOLE_POOL:
+            return False
+        return self.baseline is None or BASELINES[self.baseline].needs_gradients
+
+    @property
+    def chooser(self) -> str | None:
+        """The checkpoint that chooses, where it is not the one that is annealed."""
+        return self.select.get("model")
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether another seed gives another choice."""
+        return self.baseline not in (None, WHOLE_POOL) and BASELINES[str(self.baseline)].is_seeded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A comparison, in full.
+
+    Attributes:
+        model: checkpoint directory: the onset of annealing.
+        model_name: for the results; the directory's name where left out.
+        reference: the arm that the others are compared with.
+        seeds: of what is random in a choice, and of the order of training. What `select` chooses depends on the seed
+            of its sketch instead, which is an option of `select`.
+        fractions: of the pool's tokens, chosen.
+        epochs: tokens of a training run, in units of the tokens chosen; the same number for every arm.
+        select, anneal: options common to all arms, by the names that the commands have for them.
+        threads: of a run. Results depend on it in their last digits, so that it is part of the recipe.
+        text_field, id_field, domain_field: names in the documents' records; of several, the first that a record has.
+    """
+
+    model: str
+    scenarios: tuple[Scenario, ...]
+    arms: tuple[Arm, ...]
+    model_name: str = ""
+    reference: str = "random"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    fractions: tuple[float, ...] = (0.2,)
+    epochs: float = 2.0
+    select: Mapping[str, Any] = field(default_factory=dict)
+    anneal: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    text_field: Names = "text"
+    id_field: Names = "id"
+    domain_field: Names = "domain"
+
+    def select_options(self, arm: Arm) -> dict[str, Any]:
+        """What an arm's choice depends on of `select`, defaults included; nothing where it needs no gradients.
+
+        Raises:
+            InputError: an option cannot be.
+        """
+        if not arm.needs_gradients:
+            return {}
+        given = {"model": self.model, **self.select, **arm.select}
+        config = SelectConfig(pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
+        of_gradients = arm.baseline is not None
+        return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The three names of fields, as options."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        InputError: it cannot be read, or something in it cannot be; says which part and what to do.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"a recipe must be a YAML file, but {path}: {' '.join(str(error).split())}") from error
+    content = _mapping(content, "the recipe", {each.name for each in fields(Recipe)})
+    for name in ("model", "scenarios", "arms"):
+        if name not in content:
+            raise InputError(f"a recipe must have {name!r}, but {path} has none: see the example in docs/anneal.md")
+    content["scenarios"] = tuple(
+        _scenario(name, given) for name, given in _mapping(content["scenarios"], "scenarios").items()
+    )
+    content["arms"] = tuple(_arm(name, given) for name, given in _mapping(content["arms"], "arms").items())
+    for name, kind in (("seeds", int), ("fractions", float)):
+        if name in content:
+            content[name] = _numbers(content[name], name, kind)
+    for command, config in (("select", SelectConfig), ("anneal", AnnealConfig)):
+        content[command] = _options(content.get(command) or {}, command, config, command)
+    recipe = Recipe(**content)
+    _check(recipe)
+    return recipe
+
+
+def _scenario(name: str, given: Any) -> Scenario:
+    parts = _mapping(given, f"scenario {name}", {"pool", "validation", "held_out", "target"})
+    missing = [part for part in ("pool", "validation", "held_out", "target") if not parts.get(part)]
+    if missing:
+        raise InputError(f"scenario {name} must name its {', '.join(missing)}: files, and for the target domains")
+    return Scenario(name=name, **{part: _texts(value, f"scenario {name}: {part}") for part, value in parts.items()})
+
+
+def _arm(name: str, given: Any) -> Arm:
+    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select"})
+    if not {"baseline", "ids", "select"} & parts.keys() or {"baseline", "ids"} <= parts.keys():
+        raise InputError(f"arm {name} must have 'baseline', 'ids' or 'select', but has {', '.join(parts) or 'nothing'}")
+    if "ids" in parts:
+        parts["ids"] = _ids(parts["ids"], name)
+    if "baseline" not in parts:
+        if "deduplicate" in parts:
+            raise InputError(f"arm {name}: 'deduplicate' goes with baselines; give select a pool without duplicates")
+    elif parts["baseline"] not in (*BASELINES, WHOLE_POOL):
+        raise InputError(f"arm {name}: baseline must be one of {', '.join((*BASELINES, WHOLE_POOL))}")
+    if parts.get("deduplicate") not in (None, "exact", "minhash"):
+        raise InputError(f"arm {name}: deduplicate must be exact or minhash, got {parts['deduplicate']!r}")
+    may_name = {"model"} if "baseline" not in parts else set()
+    parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select", may_name)
+    arm = Arm(name=name, **parts)
+    if arm.select and not arm.needs_gradients:
+        raise InputError(
+            f"arm {name}: {arm.baseline or 'ids'} needs no gradients, so that options of select mean nothing to it"
+        )
+    return arm
+
+
+def _ids(given: Any, name: str) -> tuple[str, ...]:
+    """The lines of a file."""
+    try:
+        lines = Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"arm {name}: ids must be a text file of ids, one a line, but {given}: {error}") from error
+    ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise InputError(f"arm {name}: ids must list at least one document, but {given} is empty")
+    return ids
+
+
+def _options(given: Any, where: str, config: type, command: str, beside: Set[str] = frozenset()) -> dict[str, Any]:
+    known = {each.name for each in fields(config)} - _SET_HERE[command] - set(_FIELDS) | beside
+    return _mapping(given, f"{where}: options of {command}", known - ({"epochs"} if command == "anneal" else set()))
+
+
+def _check(recipe: Recipe) -> None:
+    """What the parts must be together."""
+    names = [arm.name for arm in recipe.arms]
+    if recipe.reference not in names:
+        raise InputError(f"reference must be one of the arms ({', '.join(names)}), got {recipe.reference!r}")
+    if BEFORE in names:
+        raise InputError(f"no arm may be called {BEFORE!r}: that is the checkpoint before annealing")
+    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
+        raise InputError(f"seeds must be given, each once, got {list(recipe.seeds)}")
+    if not recipe.fractions or not all(0 < fraction <= 1 for fraction in recipe.fractions):
+        raise InputError(f"fractions must lie in (0, 1], got {list(recipe.fractions)}")
+    if not isinstance(recipe.epochs, int | float) or recipe.epochs <= 0:
+        raise InputError(f"epochs must be above 0, got {recipe.epochs!r}")
+    if not isinstance(recipe.threads, int) or recipe.threads < 1:
+        raise InputError(f"threads must be a whole number of at least 1, got {recipe.threads!r}")
+    # The commands' own checks, before hours of work and not in their midst.
+    AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.fields, **recipe.anneal)
+    for arm in recipe.arms:
+        recipe.select_options(arm)
+
+
+def _mapping(given: Any, where: str, known: set[str] | None = None) -> dict[str, Any]:
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"{where} must be a mapping of names, got {given!r:.60}")
+    unknown = sorted(set(given) - known) if known is not None else []
+    if unknown:
+        raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known or ()))}")
+    return dict(given)
+
+
+def _texts(given: Any, where: str) -> tuple[str, ...]:
+    values = given if isinstance(given, list) else [given]
+    if not values or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{where} must be a text or a list of texts, got {given!r:.60}")
+    return tuple(values)
+
+
+def _numbers(given: Any, where: str, kind: type) -> tuple[Any, ...]:
+    values = given if isinstance(given, list) else [given]
+    allowed = (int,) if kind is int else (int, float)
+    if not all(isinstance(value, allowed) and not isinstance(value, bool) for value in values):
+        raise InputError(f"{where} must be {'whole ' if kind is int else ''}numbers, got {given!r:.60}")
+    return tuple(kind(value) for value in values)

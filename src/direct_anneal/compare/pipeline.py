@@ -1,0 +1,244 @@
+"""`compare`: every run of a recipe, one line of runs.jsonl each, and the table at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from direct_anneal.compare.config import BEFORE, Arm, Recipe, Scenario
+from direct_anneal.compare.provenance import commit
+from direct_anneal.compare.scenario import Choice, Choices
+from direct_anneal.data import Corpus, expand
+from direct_anneal.errors import InputError
+from direct_anneal.evaluate import bits_per_byte, macro_mean
+from direct_anneal.io.lock import MARK, held
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Progress, Silent
+from direct_anneal.train import anneal
+
+RESULTS = "runs.jsonl"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs for one run."""
+
+    key: dict[str, Any]
+    recipe: Recipe
+    scenario: Scenario
+    choice: Choice | None  # None: the checkpoint as it is
+    num_tokens: int
+    held_out: Corpus
+    directory: Path
+
+
+def compare(
+    recipe: Recipe, out: str | Path, *, workers: int = 1, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Run what is missing of a recipe; a finished run is a line, and is never made again.
+
+    Every arm of a scenario and fraction is trained on the same number of tokens, in the order of the same seed.
+
+    Args:
+        out: directory of the comparison: runs.jsonl, and scenarios/ with features and choices.
+        workers: runs side by side, each with the recipe's threads. Does not change a result.
+        progress: shows the stages; silent where left out.
+
+    Returns:
+        the lines, in the recipe's order.
+
+    Raises:
+        InputError: something given cannot be used, `out` is another command's, or a line was made by another recipe;
+            says what to do.
+    """
+    if workers < 1:
+        raise InputError(f"--workers must be at least 1, got {workers}")
+    out = Path(out)
+    if (out / MARK).exists():
+        raise InputError(f"--out must be new, empty or an earlier comparison, but {out} holds a run: choose another")
+    with held(out):
+        return _completed(recipe, out, workers, progress or Silent())
+
+
+def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
+    known = known_runs(out / RESULTS)
+    wanted = list(_keys(recipe))
+    _check_fitting(known, wanted, out)
+    missing = [key for key in wanted if _place(key) not in known]
+    with shown.stage("Runs", "runs", len(missing)) as advance:
+        for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
+            _append(out / RESULTS, line)
+            known[_place(line)] = line
+            advance(1)
+    return [known[_place(key)] for key in wanted]
+
+
+def run(job: _Job) -> dict[str, Any]:
+    """Train and score one model; its directory goes when it is scored."""
+    torch.set_num_threads(job.recipe.threads)
+    recipe, model, seconds = job.recipe, job.recipe.model, 0.0
+    if job.choice is not None:
+        options = {**recipe.fields, **recipe.anneal, "num_tokens": job.num_tokens, "seed": job.key["seed"]}
+        record = anneal(progress=None, model=model, data=job.choice.files, out=job.directory, **options)
+        model, seconds = str(job.directory), record["seconds"]
+    checkpoint = Checkpoint(model)
+    loaded = checkpoint.load_model(recipe.anneal.get("device", "cpu"), "float32")
+    window = checkpoint.window(recipe.select.get("max_length"))
+    scores = bits_per_byte(
+        loaded, job.held_out, window=window, prefix=checkpoint.separator, text_field=recipe.text_field
+    )
+    line = {
+        **job.key,
+        "target_bpb": macro_mean(scores, job.scenario.target),
+        "macro_bpb": macro_mean(scores),
+        "domain_bpb": {name: score.bits_per_byte for name, score in scores.items()},
+        "training_seconds": seconds,
+        "trained_tokens": job.num_tokens,
+    }
+    if job.choice is not None:
+        choice = asdict(job.choice)
+        line |= {"selection_seconds": choice["seconds"], "num_documents": choice["num_documents"]}
+        line |= {"num_tokens": choice["num_tokens"], "chosen_domains": choice["domains"]}
+        shutil.rmtree(job.directory)
+    return {**line, "commit": commit()}
+
+
+def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """What identifies each line, in the order of running: the seeds of a scenario fill up for all arms together."""
+    model = recipe.model_name or Path(recipe.model).name
+    for scenario in recipe.scenarios:
+        common = _common(recipe, scenario)
+        start = {"scenario": scenario.name, "model": model, "target": list(scenario.target)}
+        yield {**start, "arm": BEFORE, "seed": 0, "fraction": 0.0, "inputs": _hash(common)}
+        for seed in recipe.seeds:
+            for fraction in recipe.fractions:
+                for arm in recipe.arms:
+                    # Defaults of ours may change; then another version must not take these lines for its own.
+                    chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
+                    of_arm = [asdict(arm), recipe.select_options(arm), *chooser]
+                    inputs = _hash([*common, *of_arm, recipe.anneal, recipe.epochs])
+                    yield {**start, "arm": arm.name, "seed": seed, "fraction": fraction, "inputs": inputs}
+
+
+def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
+    """What all lines of a scenario depend on."""
+    files = [
+        [source.state() for source in expand(getattr(scenario, role), role)]
+        for role in ("pool", "validation", "held_out")
+    ]
+    weights = Checkpoint(recipe.model).weights_fingerprint()
+    return [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
+
+
+def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callable[[str], object]) -> Iterator[_Job]:
+    """The missing runs, with what they need made as they come up."""
+    scenarios = {scenario.name: scenario for scenario in recipe.scenarios}
+    arms: dict[str, Arm] = {arm.name: arm for arm in recipe.arms}
+    choices: dict[str, Choices] = {}
+    for key in missing:
+        name, fraction, seed = key["scenario"], key["fraction"], key["seed"]
+        if name not in choices:
+            directory = out / "scenarios" / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
+            choices[name] = Choices(recipe, scenarios[name], directory, note)
+            unknown = set(scenarios[name].target) - set(choices[name].held_out.index["domain"].to_pylist())
+            if unknown:
+                raise InputError(
+                    f"scenario {name}: the target's domains must be among the held-out documents', but "
+                    f"{', '.join(sorted(unknown))} is not: name domains that they have"
+                )
+        of = choices[name]
+        is_before = key["arm"] == BEFORE
+        yield _Job(
+            key=key,
+            recipe=recipe,
+            scenario=scenarios[name],
+            choice=None if is_before else of.choice(arms[key["arm"]], fraction, seed, key["inputs"]),
+            num_tokens=0 if is_before else round(recipe.epochs * of.budget(fraction)),
+            held_out=of.held_out,
+            directory=of.directory / "runs" / f"{key['arm']}-{fraction:g}-{seed}-{key['inputs']}",
+        )
+
+
+def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Lines as they are done; with several workers no more jobs are prepared ahead than can run."""
+    if workers == 1:
+        yield from map(run, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
+        running: set[Future[dict[str, Any]]] = set()
+        try:
+            for job in jobs:
+                running.add(pool.submit(run, job))
+                if len(running) >= workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def begin_worker() -> None:
+    """Workers say nothing: bars would be drawn over each other, and of Ctrl-C the parent tells."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    """One line, on the disk before anything else happens."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The finished runs. The last line of a run that was killed while writing it is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as stream:
+            stream.truncate(len(whole))
+    try:
+        lines = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        return {_place(line): line for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} must hold one finished run a line, but has another line: choose another --out"
+        ) from error
+
+
+def _check_fitting(known: dict[tuple[Any, ...], dict[str, Any]], wanted: list[dict[str, Any]], out: Path) -> None:
+    for key in wanted:
+        line = known.get(_place(key))
+        if line is not None and line.get("inputs") != key["inputs"]:
+            raise InputError(
+                f"{out} holds a run of {key['scenario']}, {key['arm']}, seed {key['seed']} that was made by another "
+                "recipe, model or pool: choose another --out, or give the changed arm another name"
+            )
+
+
+def _place(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["scenario"], line["model"], line["arm"], line["seed"], float(line["fraction"])
+
+
+def _hash(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=dict).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,233 @@
+"""One scenario's documents, gradients and choices: what all of its runs share.
+
+Below a scenario's directory: corpus/ (tokens), select-HASH/ (a run of `select`, its features used by every arm of the
+same sketch), choices/ARM-FRACTION-SEED-INPUTS/ (the chosen documents, and choice.json, written last).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
+from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
+from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, write_selected
+from direct_anneal.errors import InputError
+from direct_anneal.features import FeatureStore, SketchedGradients
+from direct_anneal.io.atomic import replacing
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.selection import SOLVING_FIELDS, select_documents
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an arm chose.
+
+    Attributes:
+        files: of the chosen documents.
+        num_documents, num_tokens: of the choice.
+        domains: chosen documents of each domain of the pool.
+        seconds: that choosing took, gradients included where the arm needs them.
+    """
+
+    files: list[str]
+    num_documents: int
+    num_tokens: int
+    domains: dict[str, int]
+    seconds: float
+
+
+class Choices:
+    """The choices of all arms in one scenario; what is there already is not made again.
+
+    Args:
+        directory: of the scenario.
+        note: is told before what takes long.
+    """
+
+    def __init__(self, recipe: Recipe, scenario: Scenario, directory: Path, note: Callable[[str], object]) -> None:
+        self.directory = directory
+        self._recipe, self._scenario, self._note = recipe, scenario, note
+        self._checkpoint = Checkpoint(recipe.model)
+        self._window = self._checkpoint.window(recipe.select.get("max_length"))
+
+    @cached_property
+    def pool(self) -> Corpus:
+        """N documents."""
+        return self._read("pool", self._scenario.pool)
+
+    @cached_property
+    def held_out(self) -> Corpus:
+        """What the models are scored on."""
+        return self._read("held_out", self._scenario.held_out)
+
+    def budget(self, fraction: float) -> int:
+        """Tokens to choose."""
+        return _share(fraction, int(self.pool.num_tokens.sum()))
+
+    def choice(self, arm: Arm, fraction: float, seed: int, inputs: str) -> Choice:
+        """Choose, and write the chosen documents, unless that was done before.
+
+        Args:
+            inputs: a hash of all that the choice depends on beside the scenario.
+        """
+        name = f"{arm.name}-{fraction:g}-{seed if arm.is_seeded else 'any'}-{inputs}"
+        directory = self.directory / "choices" / name
+        record = directory / "choice.json"
+        if record.exists():
+            return Choice(**json.loads(record.read_text(encoding="utf-8")))
+        features = self._with_features(arm) if arm.needs_gradients else None
+        num_tokens = self.budget(fraction)
+        started = time.monotonic()
+        if arm.baseline == WHOLE_POOL:
+            mask = np.ones(self.pool.num_samples, dtype=bool)
+        elif arm.ids:
+            mask = self._best_first(arm, arm.ids, num_tokens)
+        elif arm.baseline is not None:
+            mask = self._by_baseline(arm, num_tokens, seed, features)
+        else:
+            assert features is not None
+            mask = self._by_select(arm, fraction, features)
+        seconds = time.monotonic() - started + (0.0 if features is None else _seconds(features))
+        shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
+        files = write_selected(self.pool, mask, directory)
+        domains = Counter(np.array(self.pool.index["domain"].to_pylist(), dtype=object)[mask].tolist())
+        choice = Choice(
+            files=[str(path) for path in files],
+            num_documents=int(mask.sum()),
+            num_tokens=int(self.pool.num_tokens[mask].sum()),
+            domains=dict(sorted(domains.items())),
+            seconds=round(seconds, 3),
+        )
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
+        return choice
+
+    def _by_baseline(self, arm: Arm, num_tokens: int, seed: int, features: Path | None) -> NDArray[np.bool_]:
+        gradients = None
+        if features is not None:
+            gradients = (
+                _load(features / "features" / "pool", self.pool),
+                _load(features / "features" / "validation", self._validation),
+            )
+        candidates = Candidates(self.pool, self._validation, self._recipe.text_field, gradients)
+        scores = BASELINES[str(arm.baseline)].score(candidates, seed)
+        if arm.deduplicate is not None:
+            repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
+            scores = np.where(repeated, np.nan, scores)
+        return take(scores, candidates, num_tokens=num_tokens)
+
+    def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
+        """As many of the ids, in their order, as fit."""
+        candidates = Candidates(self.pool, self._validation, self._recipe.text_field, None)
+        places = {name: place for place, name in enumerate(ids)}
+        scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
+        if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
+            raise InputError(
+                f"arm {arm.name}: ids must be of documents of the pool, but {missing} of {len(places)} are not in that "
+                f"of {self._scenario.name}"
+            )
+        return take(scores, candidates, num_tokens=num_tokens)
+
+    def _by_select(self, arm: Arm, fraction: float, directory: Path) -> NDArray[np.bool_]:
+        # Another model may have another tokenizer: it chooses as large a part of what it counts, and we count again.
+        known = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        self._select(directory, {**arm.select, "num_tokens": _share(fraction, known["corpora"]["pool"]["tokens"])})
+        table = pq.read_table(directory / "selection.parquet", columns=["id", "selected", "rank"])
+        chosen = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
+        return self._best_first(arm, chosen, self.budget(fraction))
+
+    def _with_features(self, arm: Arm) -> Path:
+        """A run of `select` with the features that the arm's options ask for, complete."""
+        sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
+        defining = dict(sketch)
+        if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
+            defining["weights"] = Checkpoint(arm.chooser).weights_fingerprint()
+        key = hashlib.blake2b(json.dumps(defining, sort_keys=True).encode(), digest_size=4).hexdigest()
+        directory = self.directory / f"select-{key}"
+        if not (directory / "manifest.json").exists():
+            self._note(f"{self._scenario.name}: gradients of pool and validation set, which {arm.name} chooses by")
+            with _adding_seconds(directory):
+                quick = {"objective": "descent", "relax_budget": True, "num_samples": 1}
+                self._select(directory, {**sketch, **quick})
+        return directory
+
+    def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
+        given = {"model": self._recipe.model, **self._recipe.select, **options}
+        select_documents(
+            pool=self._scenario.pool,
+            validation=self._scenario.validation,
+            out=directory,
+            overwrite=True,
+            report=False,
+            **{**self._recipe.fields, **given},
+        )
+
+    @cached_property
+    def _validation(self) -> Corpus:
+        return self._read("validation", self._scenario.validation)
+
+    def _read(self, role: str, patterns: tuple[str, ...]) -> Corpus:
+        fields = self._recipe.fields
+        return prepare(
+            expand(patterns, role, TokenLayout.of(self._checkpoint.vocab_size, self._checkpoint.separator)),
+            role=role,
+            fields=Fields(text=fields["text_field"], id=fields["id_field"], domain=fields["domain_field"]),
+            load_tokenizer=self._checkpoint.load_tokenizer,
+            tokenizer_fingerprint=self._checkpoint.tokenizer_fingerprint(),
+            vocab_size=self._checkpoint.vocab_size,
+            max_length=self._window,
+            directory=self.directory / "corpus" / role,
+        )
+
+
+def _share(fraction: float, num_tokens: int) -> int:
+    return max(2, round(fraction * num_tokens))
+
+
+def _load(directory: Path, corpus: Corpus) -> SketchedGradients:
+    """Gradients of a corpus from a complete store, which says itself what it holds."""
+    header = json.loads((directory / "store.json").read_text(encoding="utf-8"))
+    store = FeatureStore(
+        directory,
+        num_samples=corpus.num_samples,
+        sketch_size=header["sketch_size"],
+        fingerprint={**header["fingerprint"], "data": corpus.fingerprint},
+        rows_per_shard=header["rows_per_shard"],
+    )
+    return SketchedGradients.load(store, corpus.index)
+
+
+@contextmanager
+def _adding_seconds(directory: Path) -> Iterator[None]:
+    """Count what is done inside to the seconds of the directory's gradients, also if it is interrupted."""
+    started, before = time.monotonic(), _seconds(directory)
+    try:
+        yield
+    finally:
+        path = _seconds_path(directory)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(before + time.monotonic() - started), encoding="utf-8")
+
+
+def _seconds(directory: Path) -> float:
+    path = _seconds_path(directory)
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+
+
+def _seconds_path(directory: Path) -> Path:
+    return directory.with_name(directory.name + ".seconds.json")  # beside it: inside it would be a stranger to `select`

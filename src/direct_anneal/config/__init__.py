@@ -1,0 +1,1 @@
+"""Options: one frozen dataclass for each command."""

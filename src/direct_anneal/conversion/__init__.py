@@ -1,8 +1,0 @@
-"""Checkpoints that distributed training wrote, as Hugging Face directories.
-
-convert("outputs/checkpoint/step-1000", config="assets/hf/Llama-3.2-1B", out="ckpt")
-"""
-
-from direct_anneal.conversion.converting import convert
-
-__all__ = ["convert"]

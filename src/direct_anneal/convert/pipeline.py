@@ -1,0 +1,207 @@
+"""From a distributed checkpoint to a Hugging Face directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from direct_anneal.convert.dcp_metadata import Entry, read_entries, read_tensor, read_value
+from direct_anneal.convert.weight_names import Naming, recognise
+from direct_anneal.errors import InputError
+from direct_anneal.gradients import trainer_groups
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Progress, Silent
+
+_SHARD_BYTES = 4 * 2**30
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+_GENERATION = "generation_config.json"
+
+
+def convert(
+    checkpoint: str | Path, *, config: str | Path, out: str | Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write what `torch.distributed.checkpoint` saved, as torchtitan does, as a Hugging Face checkpoint.
+
+    Names are Hugging Face's own, or torchtitan's for Llama and Qwen3, whose order of rows in q and k is turned back.
+    Adam's moments, where the checkpoint has them for every weight, go into optimizer.pt, in the two parameter groups
+    of transformers' Trainer. The number of processes that saved it does not matter. No pickle in it is loaded.
+
+    Args:
+        checkpoint: directory with `.metadata` and the .distcp files.
+        config: the model's config.json, or a directory that has it; a tokenizer beside it is copied.
+        out: new directory, made whole or not at all.
+
+    Returns:
+        {"naming", "num_weights", "num_parameters", "optimizer" (whether there is one)}.
+
+    Raises:
+        InputError: the checkpoint is damaged, holds something other than tensors and numbers, or is not of the model
+            that the configuration describes.
+
+    Cost: memory 4 GiB of weights, and for the optimizer's state all of it.
+    """
+    source, out = Path(checkpoint), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out must be a new or empty directory, but {out} is not: choose another")
+    try:
+        described = Checkpoint(str(Path(config).parent if Path(config).name == "config.json" else config))
+    except InputError as error:
+        raise InputError(str(error).replace("--model ", "--model-config ", 1)) from error
+    model = _skeleton(described)
+    shapes = {name: tuple(weight.shape) for name, weight in _weights(model).items()}
+    entries = read_entries(source)
+    tensors = {name: entry for name, entry in entries.items() if entry.dtype is not None}
+    naming = recognise(tensors, shapes, described.config)
+    for name, shape in shapes.items():
+        if (found := tensors[naming.found[name]].shape) != shape:
+            raise InputError(
+                f"the checkpoint must be of --model-config's model, but its {naming.found[name]} has shape "
+                f"{found} where {name} has {shape}: give its own config"
+            )
+    shown = progress or Silent()
+    temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
+    if temporary.exists():
+        raise InputError(f"{temporary} is in the way, such as a killed conversion leaves it: remove it")
+    temporary.mkdir(parents=True)
+    try:
+        with shown.stage("Converting the weights", "weights", len(shapes)) as advance:
+            _write_weights(temporary, source, tensors, naming, advance)
+        has_optimizer = _write_optimizer(temporary, source, entries, naming, model)
+        _write_config(temporary, described, tensors[naming.found[next(iter(shapes))]].dtype)
+        for path in temporary.iterdir():
+            flush_to_disk(path)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {
+        "naming": naming.name,
+        "num_weights": len(shapes),
+        "num_parameters": sum(weight.numel() for weight in model.parameters()),
+        "optimizer": has_optimizer,
+    }
+
+
+def _skeleton(described: Checkpoint) -> nn.Module:
+    """The model without its weights."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(described.config)
+    except ValueError as error:
+        raise InputError(
+            f"--model-config must be of a causal language model that transformers knows, but {described.name} does not "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from error
+    return model
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """By name; of weights that are tied the first, as `parameters` has them."""
+    kept: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, weight in state.items():
+        kept.setdefault(id(weight), name)
+    return {name: state[name] for name in kept.values()}
+
+
+def _write_weights(directory: Path, source: Path, tensors: dict[str, Entry], naming: Naming, advance: Any) -> None:
+    index: dict[str, str] = {}
+    total = 0
+    shards = list(_shards(tensors, naming))
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        held = {}
+        for name in names:
+            tensor = naming.reordered(name, read_tensor(source, tensors[naming.found[name]])).contiguous()
+            held[name] = tensor
+            total += tensor.nbytes
+            advance(1)
+        save_file(held, directory / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        content = {"metadata": {"total_size": total}, "weight_map": index}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: dict[str, Entry], naming: Naming) -> Iterator[list[str]]:
+    names: list[str] = []
+    num_bytes = 0
+    for name, theirs in naming.found.items():
+        size = sum(piece.length for piece in tensors[theirs].pieces)
+        if names and num_bytes + size > _SHARD_BYTES:
+            yield names
+            names, num_bytes = [], 0
+        names.append(name)
+        num_bytes += size
+    yield names
+
+
+def _write_optimizer(
+    directory: Path, source: Path, entries: dict[str, Entry], naming: Naming, model: nn.Module
+) -> bool:
+    """optimizer.pt, where there are moments for every parameter; whether there are."""
+    groups = trainer_groups(model)
+    prefix = next((p for p in ("optimizer.", "") if any(name.startswith(f"{p}state.") for name in entries)), None)
+    if prefix is None:
+        return False
+    plain = {name: theirs.removeprefix(naming.prefix) for name, theirs in naming.found.items()}
+    keys = {name: f"{prefix}state.{plain[name]}" for group in groups for name in group}
+    needed = [f"{key}.{moment}" for key in keys.values() for moment in _MOMENTS]
+    if missing := [name for name in needed if name not in entries]:
+        raise InputError(
+            f"{source} must hold Adam's state for every weight or for none, but lacks {len(missing)} entries of it "
+            f"(first {missing[0]}): save the model alone, or all of it"
+        )
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    numbered: list[dict[str, Any]] = []
+    for names in groups:
+        numbered.append(
+            {
+                **_hyperparameters(source, entries, prefix, plain[names[0]] if names else ""),
+                "params": list(range(len(state), len(state) + len(names))),
+            }
+        )
+        for name in names:
+            moments = {moment: read_tensor(source, entries[f"{keys[name]}.{moment}"]) for moment in _MOMENTS}
+            for moment in _MOMENTS[:2]:
+                moments[moment] = naming.reordered(name, moments[moment]).contiguous()
+            state[len(state)] = moments
+    torch.save({"state": state, "param_groups": numbered}, directory / "optimizer.pt")
+    return True
+
+
+def _hyperparameters(source: Path, entries: dict[str, Entry], prefix: str, name: str) -> dict[str, Any]:
+    """A parameter's group as the checkpoint has it: by the parameter's name, or by number."""
+    found: dict[str, Any] = {}
+    for key in ("lr", "betas", "eps", "weight_decay"):
+        for group in (name, "0"):
+            entry = entries.get(f"{prefix}param_groups.{group}.{key}")
+            if entry is not None:
+                value = read_value(source, entry) if entry.dtype is None else read_tensor(source, entry)
+                found[key] = value.item() if isinstance(value, torch.Tensor) else value
+                break
+    if not {"betas", "eps"} <= found.keys():
+        raise InputError(
+            f"{source} must hold Adam's betas and eps beside its moments, but has none for {name}: save its "
+            "param_groups, too, or the model alone"
+        )
+    return found
+
+
+def _write_config(directory: Path, described: Checkpoint, dtype: torch.dtype | None) -> None:
+    described.config.dtype = dtype
+    described.config.save_pretrained(directory)
+    for pattern in (*_BESIDE, _GENERATION):
+        for path in described.directory.glob(pattern):
+            shutil.copyfile(path, directory / path.name)

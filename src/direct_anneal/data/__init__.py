@@ -1,0 +1,42 @@
+"""The user's documents: read once into tokens and an index, copied out verbatim at the end.
+
+sources = expand(["pool/**/*.jsonl.zst"], role="pool")
+check_writable(sources)
+corpus = prepare(sources, role="pool", ...)       # tokens on disk, an index in memory, incidents counted
+corpus.tokens(7)                                  # (T,) int64
+write_selected(corpus, selected, out_dir)         # selected: (N,) bool
+"""
+
+from direct_anneal.data.corpus import Corpus
+from direct_anneal.data.fields import Fields, Names, listed, value_of
+from direct_anneal.data.formats import TokenLayout
+from direct_anneal.data.issues import MAX_PLACES, Incident
+from direct_anneal.data.preparation import prepare, reopen
+from direct_anneal.data.sampling import Part, sample
+from direct_anneal.data.sources import Source, expand
+from direct_anneal.data.tables import write_dataset_state
+from direct_anneal.data.texts import chosen_records, texts, texts_at
+from direct_anneal.data.write import check_writable, write_selected
+
+__all__ = [
+    "MAX_PLACES",
+    "Corpus",
+    "Fields",
+    "Incident",
+    "Names",
+    "Part",
+    "Source",
+    "TokenLayout",
+    "check_writable",
+    "chosen_records",
+    "expand",
+    "listed",
+    "prepare",
+    "reopen",
+    "sample",
+    "texts",
+    "texts_at",
+    "value_of",
+    "write_dataset_state",
+    "write_selected",
+]

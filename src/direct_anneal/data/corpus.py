@@ -1,0 +1,174 @@
+"""The corpus: the pieces of all sources as one index and one array of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from direct_anneal.data.issues import Incident, IncidentSummary
+from direct_anneal.data.sources import Source, State
+from direct_anneal.data.token_cache import Options, Piece, PieceRecord, read_index
+from direct_anneal.io.atomic import replacing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Corpus:
+    """N samples with their tokens on disk. Memory: the index.
+
+    Attributes:
+        index: a row per sample, in source order: id (unique), source (its path, dictionary-encoded), row (in the
+            source, int64), domain (dictionary-encoded), num_tokens (int64).
+        num_tokens: (N,) int64.
+        num_prompt: (N,) int64: how many leading tokens of each are not predicted; 0 without a prompt.
+        vocab_size: every token lies in [0, vocab_size).
+        fingerprint: equal for equal samples in equal order, wherever their files lie; covers tokens, prompts and ids.
+        incidents: what was left out, or kept with a remark.
+        sources: the files, in order.
+        bounds: (S + 1,) int64: source s holds the samples bounds[s] to bounds[s + 1] - 1.
+        states: of each source when it was read.
+    """
+
+    index: pa.Table
+    num_tokens: np.ndarray
+    num_prompt: np.ndarray
+    vocab_size: int
+    fingerprint: str
+    incidents: IncidentSummary
+    sources: list[Source]
+    bounds: np.ndarray
+    states: list[State]
+    _offsets: np.ndarray  # (N,) int64, in tokens, within the source's own file
+    _token_paths: list[Path]
+    _dtype: np.dtype[np.unsignedinteger]
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.num_tokens)
+
+    def tokens(self, i: int) -> np.ndarray:
+        """The tokens of sample i, shape (T,), int64; read through a memory map.
+
+        Raises:
+            IndexError: i is not in [0, N).
+        """
+        if not 0 <= i < self.num_samples:
+            raise IndexError(f"sample {i} of a corpus of {self.num_samples}")
+        source = int(np.searchsorted(self.bounds, i, side="right")) - 1
+        if source not in self._maps:
+            self._maps[source] = np.memmap(self._token_paths[source], dtype=self._dtype, mode="r")
+        start = self._offsets[i]
+        return self._maps[source][start : start + self.num_tokens[i]].astype(np.int64)
+
+
+def assemble(
+    sources: Sequence[Source],
+    pieces: Sequence[Piece],
+    records: Sequence[PieceRecord],
+    options: Options,
+    directory: Path,
+) -> Corpus:
+    """Puts the pieces together: whole ids, duplicates told apart, incidents listed in one file. Cost: O(N)."""
+    counts = [record.num_samples for record in records]
+    bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    table = pa.concat_tables([read_index(piece) for piece in pieces]).unify_dictionaries().combine_chunks()
+    source_column = pa.DictionaryArray.from_arrays(
+        pa.array(np.repeat(np.arange(len(sources), dtype=np.int32), counts)),
+        pa.array([str(source) for source in sources]),
+    )
+    given = _single_chunk(table["id"].cast(pa.large_string()))
+    ids, duplicates = _unique_ids(given, source_column, _single_chunk(table["row"]))
+    index = pa.table(
+        {
+            "id": ids,
+            "source": source_column,
+            "row": table["row"],
+            "domain": table["domain"],
+            "num_tokens": table["num_tokens"],
+        }
+    )
+    return Corpus(
+        index=index,
+        num_tokens=index["num_tokens"].to_numpy(),
+        num_prompt=table["num_prompt"].to_numpy(),
+        vocab_size=options.vocab_size,
+        fingerprint=_fingerprint(records, options),
+        incidents=_list_incidents(index, duplicates, bounds, pieces, records, directory / "incidents.jsonl"),
+        sources=list(sources),
+        bounds=bounds,
+        states=[record.state for record in records],
+        _offsets=table["offset"].to_numpy(),
+        _token_paths=[piece.tokens_path for piece in pieces],
+        _dtype=options.dtype,
+    )
+
+
+def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Unique ids, (N,), and which samples had to be qualified for it, (N,) bool.
+
+    Without an id of its own a sample is called source:row. Of equal ids the first stays, the others become
+    id@source:row; should that be taken too, once more.
+    """
+    text = pa.large_string()
+    colon, at = pa.scalar(":", text), pa.scalar("@", text)
+    place = pc.binary_join_element_wise(source.dictionary_decode().cast(text), row.cast(text), colon)
+    ids = pc.coalesce(given, place)
+    qualified = np.zeros(len(ids), dtype=bool)
+    while (repeated := _repeated(ids)).any():
+        ids = pc.if_else(pa.array(repeated), pc.binary_join_element_wise(ids, place, at), ids)
+        qualified |= repeated
+    return ids, qualified
+
+
+def _repeated(ids: pa.Array) -> np.ndarray:
+    """Whether an equal id stands earlier, (N,) bool."""
+    # Codes are given out in order of first appearance: a first one exceeds all before it.
+    codes: np.ndarray = ids.dictionary_encode().indices.to_numpy()
+    repeated = np.zeros(len(codes), dtype=bool)
+    repeated[1:] = codes[1:] <= np.maximum.accumulate(codes)[:-1]
+    return repeated
+
+
+def _fingerprint(records: Sequence[PieceRecord], options: Options) -> str:
+    digest = hashlib.sha256(options.dtype.str.encode("ascii"))
+    for record in records:
+        digest.update(bytes.fromhex(record.tokens_sha256) + bytes.fromhex(record.index_sha256))
+    return digest.hexdigest()
+
+
+def _list_incidents(
+    index: pa.Table,
+    duplicates: np.ndarray,
+    bounds: np.ndarray,
+    pieces: Sequence[Piece],
+    records: Sequence[PieceRecord],
+    path: Path,
+) -> IncidentSummary:
+    counts: Counter[str] = Counter()
+    with replacing(path) as temporary, temporary.open("wb") as listing:
+        for piece, record, start, stop in zip(pieces, records, bounds[:-1], bounds[1:], strict=True):
+            counts.update(record.incidents)
+            with piece.incidents_path.open("rb") as own:
+                shutil.copyfileobj(own, listing)
+            positions = start + np.flatnonzero(duplicates[start:stop])
+            for position in positions.tolist():
+                counts["duplicate-id"] += 1
+                detail = f"an earlier sample has this id: now {index['id'][position].as_py()}"
+                row = index["row"][position].as_py()
+                incident = Incident(kind="duplicate-id", source=record.source, row=row, detail=detail)
+                listing.write(incident.to_line().encode("ascii"))
+    return IncidentSummary(counts=dict(counts), path=path)
+
+
+def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined: pa.Array = column.combine_chunks()
+    return combined

@@ -1,0 +1,109 @@
+"""datatrove's tokenised files, which nanotron reads: path.ds holds the tokens, path.ds.index where documents end.
+
+    path.ds.index       the end of each document, in tokens, u64 little-endian
+    path.ds.metadata    "tokenizer|bytes of a token", the number of tokens, and that number for people: three lines
+
+Source: TokenizedFile of datatrove.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from direct_anneal.data.formats.layout import TokenLayout, open_tokens, size_of
+from direct_anneal.errors import InputError
+
+_BY_SIZE: dict[str, np.dtype] = {"2": np.dtype("<u2"), "4": np.dtype("<u4")}
+_LONGEST_NAME = 4096
+
+
+def index_of(path: Path) -> Path:
+    """Where path.ds says how its documents end."""
+    return path.with_name(path.name + ".index")
+
+
+def metadata_of(path: Path) -> Path:
+    """Where path.ds says how long a token is; may be missing."""
+    return path.with_name(path.name + ".metadata")
+
+
+def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
+    """Yields each document's tokens as views of path.ds; memory: O(documents).
+
+    Raises:
+        InputError: the index is missing, damaged, or does not go with the tokens.
+    """
+    index = index_of(path)
+    num_bytes = size_of(index)
+    if num_bytes % 8:
+        raise _damaged(index, f"its {num_bytes:,} bytes are no multiple of 8")
+    tokens = open_tokens(path, _dtype(path, layout))
+    ends = np.memmap(index, dtype="<u8", mode="r") if num_bytes else np.empty(0, "<u8")
+    if (ends[1:] < ends[:-1]).any():
+        raise _damaged(index, "its documents end before they begin")
+    num_tokens = int(ends[-1]) if ends.size else 0
+    if num_tokens != len(tokens):
+        raise _damaged(
+            index,
+            f"its last document ends at token {num_tokens:,}, and {path.name} has {len(tokens):,} {tokens.dtype.name} "
+            "tokens (another type is named with --token-dtype)",
+        )
+    start = 0
+    for end in ends:
+        yield tokens[start : int(end)]
+        start = int(end)
+
+
+def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
+    """As its metadata says; as the layout says where there is none, or none of ours."""
+    metadata = metadata_of(path)
+    if metadata.is_file():
+        with metadata.open("rb") as file:
+            first_line = file.readline(_LONGEST_NAME).decode("utf-8", errors="replace")
+        size = first_line.strip().rpartition("|")[2]
+        if size not in _BY_SIZE:
+            raise InputError(
+                f"{metadata} must say after | that a token has 2 or 4 bytes, but says {size[:20]!r}: mend it, or "
+                "remove it and name the type with --token-dtype"
+            )
+        return _BY_SIZE[size]
+    return np.dtype(layout.dtype).newbyteorder("<")
+
+
+def _damaged(index: Path, reason: str) -> InputError:
+    return InputError(f"{index} must be the index of the .ds beside it, but {reason}: write both again")
+
+
+class DatatroveWriter:
+    """Writes path.ds, its index and its metadata. Memory: 8 bytes a document.
+
+    Args:
+        tokenizer: the name that the metadata gives; readers take no more than the tokens' size from it.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, tokenizer: str = "unknown") -> None:
+        tokens = path.with_name(path.name + ".ds")
+        self.paths = [tokens, index_of(tokens), metadata_of(tokens)]
+        self._dtype = dtype
+        self._tokenizer = tokenizer
+        self._ends = array("Q")
+        self._num_tokens = 0
+        self._tokens = tokens.open("wb")
+
+    def add(self, tokens: np.ndarray) -> None:
+        """A document, shape (T,), with its end token if it shall have one."""
+        self._tokens.write(tokens.astype(self._dtype).tobytes())
+        self._num_tokens += len(tokens)
+        self._ends.append(self._num_tokens)
+
+    def close(self) -> None:
+        """Writes index and metadata; nothing may be added after it."""
+        self._tokens.close()
+        self.paths[1].write_bytes(np.array(self._ends, dtype="<u8").tobytes())
+        name = " ".join(self._tokenizer.split())
+        lines = f"{name}|{self._dtype.itemsize}", f"{self._num_tokens}", f"{self._num_tokens / 1e6:.3g} M tokens"
+        self.paths[2].write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,65 @@
+"""Headerless arrays of tokens (.npy), as OLMo-core and Dolma have them: each document with an end token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from direct_anneal.data.formats.layout import TokenLayout, open_tokens
+from direct_anneal.errors import InputError
+
+_NUMPY_MAGIC = b"\x93NUMPY"
+_CHUNK_TOKENS = 2**20
+
+
+def has_header(path: Path) -> bool:
+    """Whether it is a NumPy file of the ordinary kind, which no trainer reads tokens from."""
+    with path.open("rb") as file:
+        return file.read(len(_NUMPY_MAGIC)) == _NUMPY_MAGIC
+
+
+def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
+    """Yields each document's tokens, its end token among them, as views of the file; memory: one chunk.
+
+    What follows the last end token is a document, too.
+
+    Raises:
+        InputError: the file has a header, is cut within a token, or no end token is known.
+    """
+    if has_header(path):
+        raise InputError(
+            f"{path} must hold bare tokens, as OLMo-core's .npy files do, but has NumPy's header: "
+            "write the array with tofile instead of numpy.save"
+        )
+    if layout.eos_id is None:
+        raise InputError(
+            f"{path} holds documents end to end, but the token that ends one is not known: name it with --eos-id"
+        )
+    tokens = open_tokens(path, np.dtype(layout.dtype).newbyteorder("<"))
+    start = 0
+    for begin in range(0, len(tokens), _CHUNK_TOKENS):
+        ends = begin + 1 + np.flatnonzero(tokens[begin : begin + _CHUNK_TOKENS] == layout.eos_id)
+        for end in ends.tolist():
+            yield tokens[start:end]
+            start = end
+    if start < len(tokens):
+        yield tokens[start:]
+
+
+class MemmapWriter:
+    """Writes one such file, path.npy."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.paths = [path.with_name(path.name + ".npy")]
+        self._file = self.paths[0].open("wb")
+        self._dtype = dtype
+
+    def add(self, tokens: np.ndarray) -> None:
+        """A document, shape (T,), with its end token if it shall have one."""
+        self._file.write(tokens.astype(self._dtype).tobytes())
+
+    def close(self) -> None:
+        """Nothing may be added after it."""
+        self._file.close()

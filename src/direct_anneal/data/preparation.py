@@ -1,0 +1,306 @@
+"""One pass over the sources: text becomes tokens on disk, everything odd becomes an incident."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from direct_anneal.data.corpus import Corpus, assemble
+from direct_anneal.data.fields import Fields, listed, told, value_of
+from direct_anneal.data.issues import Incident
+from direct_anneal.data.sources import BadRecord, Source
+from direct_anneal.data.token_cache import (
+    Options,
+    PieceRecord,
+    Sample,
+    piece_of,
+    remove_strangers,
+    reusable_record,
+    write_piece,
+)
+from direct_anneal.errors import InputError
+
+TOKENS_FIELD = "input_ids"
+
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 4 * 2**20
+
+
+class TokenizerLike(Protocol):
+    """What we ask of a tokenizer; those of Hugging Face do it."""
+
+    def __call__(self, texts: list[str], /) -> Mapping[str, Any]:
+        """Returns {"input_ids": a list of token ids for each text}."""
+        ...
+
+
+def prepare(
+    sources: Sequence[Source],
+    *,
+    role: str,
+    fields: Fields,
+    load_tokenizer: Callable[[], TokenizerLike],
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+    max_length: int,
+    directory: Path,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Corpus:
+    """Turns the sources into tokens and an index under `directory`, one piece a source, and puts them together.
+
+    A record's text is tokenised; without one its `input_ids` are used as they are. Where `fields.prompt` is set and the
+    record has it, that comes before: text before text, with nothing put between, tokens before tokens. Prompt and text
+    are tokenised as one, since that is what a trainer does; the prompt's are those leading tokens that it also has when
+    it is tokenised alone, so that a token over the boundary is predicted, and no special token comes in between.
+    Pieces that an earlier call finished are used again if their source and the options are unchanged; the directory's
+    other pieces are removed.
+    A record's id is its own if that is a string or an integer, else source:row; of equal ids, in whichever files, the
+    first stays and the others become id@source:row. Its domain is its own or the file's name without extensions.
+    Cost: one read of the changed sources, 2 or 4 bytes of disk a token; memory a batch of documents, and O(N).
+
+    Args:
+        sources: from `expand`; their order is the corpus's.
+        role: what the corpus is for ("pool", "validation"), for the messages.
+        load_tokenizer: called at most once, and only if there is text to tokenise.
+        tokenizer_fingerprint: changes when the tokenizer would give other tokens.
+        vocab_size: tokens must lie in [0, vocab_size).
+        max_length: documents with more tokens are noted as "over-long" and stored whole.
+        directory: for this corpus alone.
+        advance: called with the number of records read since its last call.
+
+    Raises:
+        InputError: no sample is usable; a file is damaged beyond skipping, or changed while it was read.
+        OSError: the disk is full, or fails; finished pieces stay.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    options = Options(
+        fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
+    )
+    tokenizer = functools.cache(functools.partial(_load_quietly, load_tokenizer))
+    pieces = [piece_of(source, options, directory) for source in sources]
+    records = []
+    for source, piece in zip(sources, pieces, strict=True):
+        record = reusable_record(piece, source)
+        if record is None:
+            record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance))
+        else:
+            advance(record.num_records)
+        records.append(record)
+    if not any(record.num_samples for record in records):
+        raise InputError(_nothing_usable(sources, records, role, fields))
+    corpus = assemble(sources, pieces, records, options, directory)
+    remove_strangers(directory, pieces)
+    return corpus
+
+
+def reopen(
+    sources: Sequence[Source],
+    *,
+    role: str,
+    fields: Fields,
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+    max_length: int,
+    directory: Path,
+    fingerprint: str,
+) -> Corpus:
+    """The corpus that `prepare` left in `directory`, without reading a document. Arguments as there.
+
+    Args:
+        fingerprint: of the corpus that is expected.
+
+    Raises:
+        InputError: sources or options have changed since.
+    """
+    options = Options(
+        fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
+    )
+    pieces = [piece_of(source, options, directory) for source in sources]
+    records = [reusable_record(piece, source) for source, piece in zip(sources, pieces, strict=True)]
+    whole = [record for record in records if record is not None]
+    if len(whole) == len(records):
+        corpus = assemble(sources, pieces, whole, options, directory)
+        if corpus.fingerprint == fingerprint:
+            return corpus
+    raise InputError(
+        f"the {role} must be as it was when its features were computed, but files, tokenizer, options or the working "
+        f"directory, which names are relative to, have changed ({directory}): go where select was run, or run it again"
+    )
+
+
+def _load_quietly(load_tokenizer: Callable[[], Any]) -> TokenizerLike:
+    """The tokenizer, kept from warning of texts longer than the model: these are split into windows later."""
+    tokenizer = load_tokenizer()
+    takes_verbose = "verbose" in inspect.signature(tokenizer).parameters
+    quiet: TokenizerLike = functools.partial(tokenizer, verbose=False) if takes_verbose else tokenizer
+    return quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    row: int
+    id: str | None
+    domain: str
+    text: str | None
+    tokens: Any  # without text: whatever the record holds for them
+    prompt: Any  # a string before text, whatever the record holds before tokens; None without one
+
+
+def _entries(
+    source: Source,
+    options: Options,
+    tokenizer: Callable[[], TokenizerLike],
+    advance: Callable[[int], object],
+) -> Iterator[Sample | Incident]:
+    fields = options.fields
+    pending: list[_Document | Incident] = []
+    num_characters = 0
+    columns = {*listed(fields.text), *listed(fields.id), *listed(fields.domain), *listed(fields.prompt), TOKENS_FIELD}
+    for row, record in source.records(columns):
+        entry = _document(source, row, record, fields)
+        pending.append(entry)
+        if isinstance(entry, _Document) and entry.text is not None:
+            num_characters += len(entry.text) + len(entry.prompt or "")
+        if len(pending) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
+            yield from _finished(pending, source, options, tokenizer)
+            advance(len(pending))
+            pending, num_characters = [], 0
+    yield from _finished(pending, source, options, tokenizer)
+    advance(len(pending))
+
+
+def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, fields: Fields) -> _Document | Incident:
+    if isinstance(record, BadRecord):
+        return Incident(kind=record.kind, source=str(source), row=row, detail=record.reason)
+    text, tokens = value_of(record, fields.text), record.get(TOKENS_FIELD)
+    if not isinstance(text, str):
+        text = None
+    if text is None and tokens is None:
+        detail = f"neither a string in {told(fields.text)} nor tokens in {TOKENS_FIELD!r}"
+        return Incident(kind="no-text", source=str(source), row=row, detail=detail)
+    prompt = value_of(record, fields.prompt)
+    if prompt is not None and isinstance(prompt, str) != (text is not None):
+        wanted = "a string, as the text is" if text is not None else "tokens, as the document is"
+        detail = f"{told(fields.prompt)} must hold {wanted}, but holds {type(prompt).__name__}"
+        return Incident(kind="bad-prompt", source=str(source), row=row, detail=detail)
+    if prompt is not None and text is not None and not text.strip():
+        detail = f"a prompt of {len(prompt)} characters, and nothing after it"
+        return Incident(kind="nothing-to-predict", source=str(source), row=row, detail=detail)
+    if text is not None and not text.strip():
+        detail = f"nothing but white space, {len(text)} characters"
+        return Incident(kind="empty-text", source=str(source), row=row, detail=detail)
+    name, domain = value_of(record, fields.id), value_of(record, fields.domain)
+    is_name = isinstance(name, str | int) and not isinstance(name, bool)
+    return _Document(
+        row=row,
+        id=str(name) if is_name else None,
+        domain=source.stem if domain is None else str(domain),
+        text=text,
+        tokens=tokens,
+        prompt=prompt,
+    )
+
+
+def _finished(
+    pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TokenizerLike]
+) -> Iterator[Sample | Incident]:
+    documents = [entry for entry in pending if isinstance(entry, _Document)]
+    tokenized = _tokenized(documents, options.vocab_size, tokenizer)
+    for entry in pending:
+        if isinstance(entry, Incident):
+            yield entry
+            continue
+        outcome = next(tokenized)
+        if isinstance(outcome, str):
+            yield Incident(kind="bad-tokens", source=str(source), row=entry.row, detail=outcome)
+            continue
+        tokens, num_prompt = outcome
+        if len(tokens) < 2:
+            detail = f"{len(tokens)} tokens, and at least 2 are needed to predict one"
+            yield Incident(kind="too-short", source=str(source), row=entry.row, detail=detail)
+        elif not _predicts(len(tokens), num_prompt, options.max_length):
+            detail = f"{num_prompt} of {len(tokens)} tokens are the prompt's, and none after them can be predicted"
+            yield Incident(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
+        else:
+            yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
+            if options.fields.prompt and entry.prompt is None:
+                detail = f"nothing in {told(options.fields.prompt)}: kept, and predicted whole"
+                yield Incident(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
+            if len(tokens) > options.max_length:
+                detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"
+                yield Incident(kind="over-long", source=str(source), row=entry.row, detail=detail)
+
+
+def _tokenized(
+    documents: list[_Document], vocab_size: int, tokenizer: Callable[[], TokenizerLike]
+) -> Iterator[tuple[np.ndarray, int] | str]:
+    """Each document's tokens, (T,) int64, with the number of its prompt's; or what is wrong with them."""
+    texts = [(document.prompt or "") + document.text for document in documents if document.text is not None]
+    prompts = [document.prompt for document in documents if document.text is not None and document.prompt is not None]
+    whole = iter(tokenizer()(texts)["input_ids"] if texts else ())
+    alone = iter(tokenizer()(prompts)["input_ids"] if prompts else ())
+    for document in documents:
+        tokens = _checked(document.tokens if document.text is None else next(whole), vocab_size)
+        prompt: np.ndarray | str = np.empty(0, dtype=np.int64)
+        if document.prompt is not None:
+            prompt = _checked(document.prompt if document.text is None else next(alone), vocab_size)
+        if isinstance(tokens, str) or isinstance(prompt, str):
+            yield tokens if isinstance(tokens, str) else f"in the prompt: {prompt}"
+        elif document.text is None:
+            yield np.concatenate([prompt, tokens]), len(prompt)
+        else:
+            yield tokens, _num_shared(prompt, tokens)
+
+
+def _num_shared(prompt: np.ndarray, tokens: np.ndarray) -> int:
+    """How many leading tokens are the same."""
+    length = min(len(prompt), len(tokens))
+    differing = np.flatnonzero(prompt[:length] != tokens[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def _predicts(num_tokens: int, num_prompt: int, max_length: int) -> bool:
+    """Whether any token is predicted: none of the prompt, and none that begins a window, is."""
+    first = max(1, num_prompt)
+    return first < num_tokens - (first % max_length == 0)
+
+
+def _checked(raw: Any, vocab_size: int) -> np.ndarray | str:
+    """The tokens, (T,) int64, or what is wrong with them."""
+    if isinstance(raw, list):
+        # numpy would take True for 1 and round floats silently.
+        if not {*map(type, raw)} <= {int}:
+            return "not a list of integers"
+        try:
+            raw = np.array(raw, dtype=np.int64)
+        except OverflowError:
+            return f"a token lies outside the vocabulary of {vocab_size}"
+    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "iu":
+        return "not a list of integers"
+    if raw.size and (raw.min() < 0 or raw.max() >= vocab_size):
+        return f"tokens from {raw.min()} to {raw.max()} do not fit the vocabulary of {vocab_size}"
+    return raw.astype(np.int64, copy=False)
+
+
+def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], role: str, fields: Fields) -> str:
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.incidents)
+    happened = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all files are empty"
+    message = (
+        f"the {role} must hold at least one usable sample, but of {sum(record.num_records for record in records)} "
+        f"records in {len(records)} sources none is ({happened})"
+    )
+    if counts["no-text"]:
+        readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
+        names = ", ".join(next(readable, {})) or "no fields"
+        wrong = told(fields.text)
+        return f"{message}: name the field that holds the text, which {wrong} does not; the first has {names}"
+    return f"{message}: check the files"

@@ -1,0 +1,135 @@
+"""A look at the sources without reading them all: some documents as a corpus, and how much the whole is.
+
+n documents of the part; files are read from their beginnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from direct_anneal.data.corpus import Corpus
+from direct_anneal.data.fields import Fields
+from direct_anneal.data.preparation import TokenizerLike, prepare
+from direct_anneal.data.sources import BadRecord, Source
+from direct_anneal.data.tables import dataset_files
+
+_MAX_FILES = 32
+_FEWEST_RECORDS = 32  # of a file
+_COUNTED_BYTES = 32 * 2**20  # of all files together, as they lie on disk
+_CHUNK_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some documents of many.
+
+    Attributes:
+        corpus: n of them, as `prepare` makes it.
+        weights: (n,) how many documents of the whole each stands for; all 1 where everything was read.
+        num_bytes: of all sources, on disk.
+    """
+
+    corpus: Corpus
+    weights: np.ndarray
+    num_bytes: int
+
+    @property
+    def num_samples(self) -> int:
+        """Documents in the whole, estimated."""
+        return round(float(self.weights.sum()))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the whole, estimated."""
+        return round(float(self.weights @ self.corpus.num_tokens))
+
+
+def sample(
+    sources: Sequence[Source],
+    *,
+    num_records: int,
+    role: str,
+    fields: Fields,
+    load_tokenizer: Callable[[], TokenizerLike],
+    tokenizer_fingerprint: str,
+    vocab_size: int,
+    max_length: int,
+    directory: Path,
+) -> Part:
+    """Read about so many records from the beginnings of at most 32 files, spread over the list of them.
+
+    A file's records are counted where its format says their number or it is small, and else taken to go on as densely
+    as they begin. Arguments as of `prepare`, and its errors.
+    """
+    picked = [sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, _MAX_FILES).astype(int))]
+    limit = max(_FEWEST_RECORDS, num_records // len(picked))
+    beginnings = [_Beginning(source.path, source.format, source.layout, limit) for source in picked]
+    corpus = prepare(
+        beginnings,
+        role=role,
+        fields=fields,
+        load_tokenizer=load_tokenizer,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=vocab_size,
+        max_length=max_length,
+        directory=directory,
+    )
+    sizes = {source.path: sum(size for _, size, _ in source.state()) for source in sources}
+    others = sum(sizes.values()) / max(1, sum(sizes[source.path] for source in picked))
+    weights = np.repeat(
+        [
+            others * (max(1.0, _num_records(source, _COUNTED_BYTES // len(picked)) / limit) if source.more else 1.0)
+            for source in beginnings
+        ],
+        np.diff(corpus.bounds),
+    )
+    return Part(corpus, weights, sum(sizes.values()))
+
+
+@dataclass(frozen=True)
+class _Beginning(Source):
+    """The first records of a source; `more` once it is known that they are not all."""
+
+    limit: int = _FEWEST_RECORDS
+    _rest: list[bool] = field(default_factory=list, compare=False)
+
+    @property
+    def more(self) -> bool:
+        return bool(self._rest)
+
+    def records(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Mapping[str, Any] | BadRecord]]:
+        records = super().records(columns)
+        yield from islice(records, self.limit)
+        if next(records, None) is not None:
+            self._rest.append(True)
+
+
+def _num_records(source: Source, max_bytes: int) -> float:
+    if source.format == "parquet":
+        return float(pq.read_metadata(source.path).num_rows)
+    if source.format == "arrow":
+        count = 0
+        for path in dataset_files(source.path):
+            with pa.memory_map(str(path)) as mapped:
+                count += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
+        return float(count)
+    if source.format not in ("jsonl", "jsonl.gz", "jsonl.zst"):  # tokens: nothing is parsed, so that all can be read
+        return float(sum(1 for _ in Source(source.path, source.format, source.layout).records()))
+    size, lines = source.path.stat().st_size, 0
+    with pa.OSFile(str(source.path)) as raw:
+        stream = raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
+        with suppress(OSError):  # damage is told of when the whole is read
+            while chunk := stream.read(_CHUNK_BYTES):
+                lines += chunk.count(b"\n")
+                if (position := int(raw.tell())) >= max_bytes:
+                    return float(lines * size / position)
+    return lines

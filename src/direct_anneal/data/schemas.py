@@ -1,0 +1,77 @@
+"""One schema for the tables of several sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from direct_anneal.data.sources import Source
+from direct_anneal.data.tables import read_schema
+from direct_anneal.errors import InputError
+
+_HUGGING_FACE = b"huggingface"
+
+
+def common_schema(sources: Sequence[Source]) -> pa.Schema:
+    """One schema that holds every column of the sources; the key-value metadata is the first one's.
+
+    Raises:
+        InputError: a column's types, or the names of its class labels, differ.
+    """
+    schemas: list[pa.Schema] = []
+    common = pa.schema([])
+    labels: dict[str, Any] = {}
+    for source in sources:
+        schema = read_schema(source.path, source.format)
+        if schema is None:
+            continue
+        try:
+            common = pa.unify_schemas([common, schema], promote_options="default") if schemas else schema
+        except pa.ArrowException as error:
+            raise InputError(_disagreement(source, " ".join(str(error).split()))) from error
+        schemas.append(schema)
+        for name, feature in hugging_face_features(schema).items():
+            # The types agree, but the numbers stand for other labels.
+            if _class_labels(feature) != labels.setdefault(name, _class_labels(feature)):
+                raise InputError(_disagreement(source, f"the class labels of {name!r} differ"))
+    if len(schemas) <= 1:
+        return common
+    everywhere = set(common.names).intersection(*(schema.names for schema in schemas))
+    fields = [field if field.name in everywhere else field.with_nullable(True) for field in common]
+    return pa.schema(fields, _merged_metadata(common, schemas))
+
+
+def _disagreement(source: Source, reason: str) -> str:
+    return (
+        f"{source} must have the same column types as the {source.format} sources before it, but has not ({reason}): "
+        "convert the column, or select from the two in separate runs"
+    )
+
+
+def _merged_metadata(common: pa.Schema, schemas: Sequence[pa.Schema]) -> dict[bytes, bytes]:
+    """The first schema's metadata, with the Hugging Face features of all columns, or none if some are unknown."""
+    features: dict[str, Any] = {}
+    for schema in schemas:
+        for name, feature in hugging_face_features(schema).items():
+            if schema.field(name).type == common.field(name).type:
+                features.setdefault(name, feature)
+    metadata = dict(common.metadata or {})
+    metadata.pop(_HUGGING_FACE, None)
+    if features and features.keys() == set(common.names):
+        described = {"info": {"features": {name: features[name] for name in common.names}}}
+        metadata[_HUGGING_FACE] = json.dumps(described).encode("utf-8")
+    return metadata
+
+
+def hugging_face_features(schema: pa.Schema) -> dict[str, Any]:
+    """The description of each column that `datasets` keeps in a schema's metadata; empty without one."""
+    described = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
+    features = described.get("info", {}).get("features") or {}
+    return {name: feature for name, feature in features.items() if name in schema.names}
+
+
+def _class_labels(feature: Any) -> Any:
+    return feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None

@@ -1,0 +1,184 @@
+"""Parquet files and Hugging Face datasets saved to disk, as Arrow record batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from direct_anneal.data.lines import MAX_LINE_BYTES
+from direct_anneal.data.parquet_limits import rows_at_once
+from direct_anneal.errors import InputError
+
+STATE_FILE = "state.json"
+INFO_FILE = "dataset_info.json"
+
+_BATCH_ROWS = 256
+
+
+def dataset_files(directory: Path) -> list[Path]:
+    """The Arrow stream files of a dataset saved to disk, in the dataset's order.
+
+    Raises:
+        InputError: its state file is unreadable, it is seen through an indices mapping, or a data file is missing.
+    """
+    state_path = directory / STATE_FILE
+    try:
+        state = json.loads(state_path.read_text(encoding="utf-8"))
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        mapped = bool(state.get("_indices_files"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{state_path} must list the dataset's Arrow files, but cannot be read ({error!r}): "
+            "save the dataset again with save_to_disk"
+        ) from error
+    if mapped:
+        raise InputError(
+            f"{directory} holds its rows in another order than its files (an indices mapping): "
+            "call flatten_indices() on the dataset and save it again"
+        )
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{state_path} must list files beside it, but lists {name!r}: save the dataset again")
+    files = [directory / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{state_path} lists {file.name}, which is not there: save the dataset again")
+    return files
+
+
+def write_dataset_state(directory: Path, names: Sequence[str], fingerprint: str, info: Mapping[str, Any]) -> None:
+    """Makes Arrow stream files that lie in the directory a dataset for `datasets.load_from_disk`.
+
+    Args:
+        names: of the files, in the dataset's order.
+        fingerprint: another for other content; `datasets` finds its caches by it.
+        info: what the dataset says of itself.
+    """
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    for name, content in ((STATE_FILE, state), (INFO_FILE, info)):
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_schema(path: Path, format: str) -> pa.Schema | None:
+    """The schema of a source, None for a saved dataset without a data file (an empty one has none).
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    if format == "parquet":
+        with _naming(path, "Parquet"), pq.ParquetFile(path) as file:
+            return file.schema_arrow
+    for arrow_path in dataset_files(path):
+        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
+            return pa.ipc.open_stream(mapped).schema
+    return None
+
+
+def read_batches(
+    path: Path, format: str, *, columns: Collection[str] | None = None, rows: np.ndarray | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields (row of the batch's first record, batch), in order; memory: a few batches of 64 MiB at most.
+
+    Args:
+        columns: those wanted, where they exist; all if None.
+        rows: sorted row numbers, shape (K,), outside of which the caller needs nothing: whole Parquet row groups
+            without one of them are skipped.
+
+    Raises:
+        InputError: a file cannot be opened, is damaged, or unpacks to more than is sane.
+    """
+    if format == "parquet":
+        with _naming(path, "Parquet"), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            yield from _row_groups(path, file, columns, rows)
+        return
+    first_row = 0
+    for arrow_path in dataset_files(path):
+        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
+            for batch in pa.ipc.open_stream(mapped):
+                wanted = batch if columns is None else batch.select(_present(batch.schema, columns))
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield first_row + start, wanted.slice(start, _BATCH_ROWS)
+                first_row += batch.num_rows
+
+
+def _row_groups(
+    path: Path, file: pq.ParquetFile, columns: Collection[str] | None, rows: np.ndarray | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    names = None if columns is None else _present(file.schema_arrow, columns)
+    first_row = 0
+    for group in range(file.num_row_groups):
+        stop = first_row + file.metadata.row_group(group).num_rows
+        if rows is None or np.searchsorted(rows, first_row) < np.searchsorted(rows, stop):
+            at_once = rows_at_once(path, file.metadata, group, names, _BATCH_ROWS)
+            for batch in file.iter_batches(at_once, row_groups=[group], columns=names):
+                yield first_row, batch
+                first_row += batch.num_rows
+        first_row = stop
+
+
+def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch as dictionaries; of a row with a text that is not UTF-8, or too long, what is wrong with it.
+
+    A list of integers comes as a numpy array: a pool that is tokenised already never becomes Python numbers.
+    """
+    wrong = f"a text is longer than {MAX_LINE_BYTES:,} bytes" if any(map(_too_long, batch.columns)) else None
+    if wrong is None:
+        try:
+            values = [_values(column) for column in batch.columns]
+        except UnicodeDecodeError as error:
+            wrong = f"not UTF-8: {error}"
+    if wrong is not None:
+        if batch.num_rows == 1:
+            yield wrong
+            return
+        for row in range(batch.num_rows):
+            yield from batch_records(batch.slice(row, 1))
+        return
+    names = batch.schema.names
+    for row in range(batch.num_rows):
+        yield {name: column[row] for name, column in zip(names, values, strict=True)}
+
+
+def _too_long(column: pa.Array) -> bool:
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return is_text and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_LINE_BYTES
+
+
+def _values(column: pa.Array) -> list[Any]:
+    type_ = column.type
+    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    if is_list and pa.types.is_integer(type_.value_type):
+        return [scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else None for scalar in column]
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:
+    return [name for name in schema.names if name in columns]
+
+
+@contextmanager
+def _naming(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} must be readable as {what}, but is not ({reason}): write it again or leave it out"
+        ) from error

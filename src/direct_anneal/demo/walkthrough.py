@@ -1,0 +1,123 @@
+"""The demo told: what was in the pool, what was chosen, what that means, and what to try next."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from direct_anneal.demo import DAMAGED, TARGET, demo_model_path, write_demo_corpus
+from direct_anneal.progress import Progress
+from direct_anneal.report import print_summary
+from direct_anneal.selection import select
+
+FRACTION = 0.2
+FRONTIER = (0.3, 0.6, 1.0)  # budgets that the report shows beside none
+
+
+def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
+    """Write the demo's corpus, run the main job on it, and explain the outcome.
+
+    Args:
+        directory: receives data/ and selection/.
+        progress: shows the stages.
+        console: where the story goes.
+
+    Raises:
+        InputError: as `write_demo_corpus` and `select`.
+    """
+    with progress.stage("Making the demo's documents", "documents") as advance:
+        corpus = write_demo_corpus(directory / "data")
+        advance(sum(corpus.domains.values()))
+    pool, damaged = sum(corpus.domains.values()), sum(corpus.domains[name] for name in DAMAGED)
+    _say(
+        console,
+        f"""
+        [bold]The situation.[/] A model of a million parameters has finished the stable phase of its training and
+        stands before the annealing phase. There is a pool of {pool:,} documents, from this Python installation or
+        made for the purpose: documentation, code, comments, tables, sums, logs. {damaged:,} of them
+        ({damaged / pool:.0%}) are damaged on purpose: {", ".join(sorted(DAMAGED))}. What counts is
+        {" and ".join(TARGET)}; a validation set of these two says so, and nothing else does. Which {FRACTION:.0%} of
+        the pool should the model see last?
+        """,
+    )
+    run = select(
+        model=demo_model_path(),
+        pool=[str(path) for path in corpus.pool],
+        validation=str(corpus.validation),
+        fraction=FRACTION,
+        out=directory / "selection",
+        overwrite=True,  # it suggests trying other options on its own directory
+        frontier=FRONTIER,
+        progress=progress,
+    )
+    print_summary(run.manifest, run.out, console)
+    _say(console, _meaning(run.manifest))
+    _say(
+        console,
+        """
+        [bold]What to try next.[/] The same pool under the published objective; gradients are kept, so that it takes
+        seconds:
+        """,
+    )
+    program = _program()
+    _show(
+        console,
+        f"{program} solve {directory}/selection --objective energy --out {directory}/energy",
+    )
+    _say(
+        console,
+        """
+        And then your own checkpoint and pool, with a validation set of a few hundred documents of what your model
+        should be good at:
+        """,
+    )
+    _show(
+        console,
+        f"{program} select --model ckpt/ --pool 'pool/*.jsonl.zst' --validation val.jsonl --fraction 0.2 --out runs/a",
+    )
+
+
+def _meaning(manifest: dict[str, Any]) -> str:
+    domains = manifest["composition"]["domains"]
+    chosen = {name: entry["selected"] for name, entry in domains.items()}
+    in_pool = {name: entry["pool"] for name, entry in domains.items()}
+    other = manifest["alternative"]["domains"]
+    wanted, broken = _share(chosen, TARGET), _share(chosen, DAMAGED)
+    return f"""
+        [bold]What that means.[/] {wanted:.0%} of the choice are {" and ".join(TARGET)} (the pool has
+        {_share(in_pool, TARGET):.0%}), and {broken:.0%} are damaged documents (the pool has
+        {_share(in_pool, DAMAGED):.0%}). The objective, matching, asks for documents whose gradients go downhill on
+        the validation loss together, where it is steep no farther than pays. The published objective, energy,
+        looks for documents whose gradients together go far, whichever way they go, and damaged text has large
+        gradients: at the same size it would choose {_share(other, TARGET):.0%} and {_share(other, DAMAGED):.0%}
+        damaged. Open report.html in a browser before you spend compute: it shows the choice in figures, and the
+        documents that the selection leans on.
+        """
+
+
+def _share(counts: dict[str, int], names: tuple[str, ...] | frozenset[str]) -> float:
+    return sum(counts.get(name, 0) for name in names) / sum(counts.values())
+
+
+def _program() -> str:
+    """How people who are reading this can call the command."""
+    script = Path(sys.executable).parent / "direct-anneal"
+    if shutil.which("direct-anneal") or not script.is_file():
+        return "direct-anneal"
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)
+
+
+def _say(console: Console, paragraph: str) -> None:
+    console.print()
+    console.print(" ".join(paragraph.split()), highlight=False)
+
+
+def _show(console: Console, command: str) -> None:
+    """A command on one line, however long, so that it can be copied."""
+    console.print()
+    console.print("  " + command, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""`evaluate`, top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.config.options import described, keep, require, require_device, settle
+from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
+from direct_anneal.errors import InputError
+from direct_anneal.evaluate.benchmarks import check_benchmarks, score_benchmark
+from direct_anneal.evaluate.bits_per_byte import BATCH_TOKENS, bits_per_byte, count_windows, macro_mean
+from direct_anneal.io.atomic import replacing
+from direct_anneal.io.lock import claim
+from direct_anneal.io.redaction import redacted
+from direct_anneal.model.checkpoint import Checkpoint, DtypeName
+from direct_anneal.progress import Progress, Silent
+
+RECORD = "evaluation.json"
+
+# These change where and how fast a run goes, not what it finds.
+_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluateConfig:
+    """One evaluation, in full.
+
+    Attributes:
+        model: checkpoint directory or hub name.
+        data: files, directories or globs of held-out documents with text; none where there are benchmarks.
+        out: the run's directory.
+        max_length: T, tokens of a window; the model's context, at most 2048, where left out.
+        benchmarks: by name (see `BENCHMARKS`) the JSONL file of its items, or texts "piqa=FILE".
+        limit: the first items of each benchmark alone.
+        run_generated_code: let HumanEval run what the model wrote.
+        device, dtype, batch_tokens, text_field, id_field, domain_field, trust_remote_code, overwrite: as for `select`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    model: str
+    out: str
+    data: tuple[str, ...] = ()
+    benchmarks: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    run_generated_code: bool = False
+    max_length: int | None = None
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
+    batch_tokens: int = BATCH_TOKENS
+    text_field: str | tuple[str, ...] = "text"
+    id_field: str | tuple[str, ...] = "id"
+    domain_field: str | tuple[str, ...] = "domain"
+    trust_remote_code: bool = False
+    overwrite: bool = False
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "benchmarks", _by_name(self.benchmarks))
+        require_device(self.device)
+        if not self.data and not self.benchmarks:
+            raise InputError("there must be something to score on: give --data, --benchmark, or both")
+        require(self.limit is None or self.limit >= 1, "limit", "at least 1", self.limit)
+        require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+
+
+def _by_name(given: object) -> dict[str, str]:
+    """Benchmark → file, from that or from texts "benchmark=file"."""
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(given, Mapping):
+        pairs += given.items()
+    else:
+        for text in given if isinstance(given, list | tuple) else [given]:
+            name, _, path = text.partition("=") if isinstance(text, str) else (text, "", "")
+            pairs.append((name, path))
+    for name, path in pairs:
+        fits = isinstance(name, str) and isinstance(path, str | PathLike) and bool(name) and bool(str(path))
+        require(fits, "benchmark", "NAME=FILE", given)
+    return {name: str(path) for name, path in pairs}
+
+
+def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Score a model on held-out documents and benchmarks, and write evaluation.json below `out`.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        options: the fields of `EvaluateConfig`.
+
+    Returns:
+        the record: configuration, fingerprints, bits per byte by domain and their mean, benchmark scores.
+
+    Raises:
+        InputError: something given cannot be used; says what to do.
+    """
+    config = EvaluateConfig(**options)
+    shown = progress or Silent()
+    out = Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    window = checkpoint.window(config.max_length)
+    layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
+    sources = expand(config.data, "data", layout) if config.data else []
+    files = {name: Path(path) for name, path in config.benchmarks.items()}
+    check_benchmarks(files, run_generated_code=config.run_generated_code)
+    wanted = {
+        **{name: value for name, value in asdict(config).items() if name not in _INCIDENTAL},
+        "max_length": window,
+        "weights": checkpoint.weights_fingerprint(),
+        "sources": [source.state() for source in sources],
+        "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+    }
+    with claim(out, wanted, RECORD, "benchmarks", overwrite=config.overwrite) as finished:
+        return _scored(config, checkpoint, sources, files, wanted, shown) if finished is None else finished
+
+
+def _scored(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    sources: list[Source],
+    files: dict[str, Path],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Score and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
+    model = checkpoint.load_model(config.device, config.dtype)
+    record: dict[str, Any] = {
+        "config": wanted,
+        "fingerprints": {"model": wanted["weights"], "tokenizer": checkpoint.tokenizer_fingerprint()},
+    }
+    if sources:
+        fields = Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
+        with shown.stage("Reading the data", "documents") as advance:
+            corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
+        if told := corpus.incidents.left_out():
+            shown.note(f"data: records left out: {told}")
+        with shown.stage("Scoring", "windows", count_windows(corpus, window, checkpoint.separator)) as advance:
+            scores = bits_per_byte(
+                model,
+                corpus,
+                window=window,
+                prefix=checkpoint.separator,
+                text_field=config.text_field,
+                batch_tokens=config.batch_tokens,
+                advance=advance,
+            )
+        record["fingerprints"]["data"] = corpus.fingerprint
+        record["first_token_predicted"] = checkpoint.separator is not None
+        record["domains"] = {name: asdict(score) for name, score in scores.items()}
+        record["mean_bits_per_byte"] = macro_mean(scores)
+    record["benchmarks"] = {}
+    for name, path in files.items():
+        with shown.stage(f"Benchmark {name}", "items") as advance:
+            score = score_benchmark(
+                model, checkpoint.load_tokenizer(), name, path, window=window, batch_size=16, limit=config.limit
+            )
+            advance(score.num_items)
+        record["benchmarks"][name] = asdict(score)
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps(redacted(record), indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def read_held_out(
+    sources: list[Source],
+    checkpoint: Checkpoint,
+    window: int,
+    directory: Path,
+    fields: Fields,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Corpus:
+    """Held-out documents as a corpus; its tokens lie below `directory`, and are used again while nothing changes."""
+    return prepare(
+        sources,
+        role="data",
+        fields=fields,
+        load_tokenizer=checkpoint.load_tokenizer,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+        vocab_size=checkpoint.vocab_size,
+        max_length=window,
+        directory=directory,
+        advance=advance,
+    )

@@ -1,0 +1,245 @@
+"""From a finished run to a directory that a trainer reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from direct_anneal.data import Corpus
+from direct_anneal.errors import InputError
+from direct_anneal.export.inputs import Records
+from direct_anneal.export.registry import FORMATS, Format
+from direct_anneal.export.shards import Document, Exported, Setting, Writer
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.progress import Advance, Progress, Silent
+from direct_anneal.run.finished import FinishedRun, open_finished
+
+RECORD = "export.json"
+
+_BLOCK_ROWS = 16_384
+_MDS_BYTES = 2**32  # its offsets are 32 bits long
+_PROVENANCE = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "source")),
+        ("row", pa.int64()),
+        ("domain", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("file", pa.string()),
+        ("place", pa.int64()),
+    ]
+)
+
+
+def export(
+    run: str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    shard_size: int | None = None,
+    seed: int = 0,
+    mixture_share: float = 1.0,
+    sequence_length: int | None = None,
+    eos_id: int | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a run's chosen documents in the format that a trainer reads.
+
+    Documents are shuffled: trainers cut windows out of neighbours, or read from the front, and neighbours in a pool are
+    alike. The order hangs on ids and seed alone, not on the pool's order or files. In formats of tokens these are the
+    run's own, with the end token after each document that does not end in it.
+
+    Args:
+        run: the directory of a finished `select` or `solve`.
+        to: a name in `FORMATS`.
+        out: directory, made whole or not at all: the format's files, provenance.parquet (id, source, row, domain,
+            num_tokens as written, file, place in it: a row, or a token), snippet.py or the like, and export.json.
+        shard_size: bytes of a file before compression, unless one document is longer; the format's own if None.
+        seed: of the order.
+        mixture_share: of the training data, for the snippet; the rest is the stable phase's.
+        sequence_length: T of the trainer: samples of mds have this length; the run's window if None.
+        eos_id: the end token; the checkpoint's if None.
+        trust_remote_code: as for `select`; never taken from the run.
+        overwrite: replace an earlier export in `out`.
+
+    Returns:
+        what export.json says, and the snippet.
+
+    Raises:
+        InputError: the run is not finished or its files changed; a format needs an end token and none is known; `out`
+            holds something else.
+
+    Cost: memory O(K) and one shard at most; disk the output, and for records their text once more while it runs.
+    """
+    out, format = Path(out), _checked(to, shard_size, seed, mixture_share, sequence_length, eos_id)
+    opened = open_finished(Path(run), trust_remote_code=trust_remote_code)
+    setting = _setting(opened, format, shard_size, sequence_length, eos_id)
+    if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
+        raise InputError(f"--shard-size must be below 4 GiB for mds, got {setting.shard_bytes:,} bytes")
+    shown = progress or Silent()
+    with _new_directory(out, overwrite=overwrite) as temporary:
+        order = shuffled(opened.pool, opened.selected, seed)
+        records = None
+        if format.holds == "records":
+            with shown.stage("Reading the chosen", "documents", len(order)) as advance:
+                records = Records(opened, temporary / "records.tmp", advance)
+            setting = replace(setting, schema=records.schema)
+        with shown.stage("Writing", "documents", len(order)) as advance:
+            writer = format.open(temporary, setting)
+            files = _write(opened.pool, order, writer, setting.eos_id, records, temporary, advance)
+        if records is not None:
+            records.remove()
+        exported = Exported(out=out.as_posix(), setting=setting, share=mixture_share, files=files)
+        snippet = format.snippet(exported)
+        (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
+        prompts = int((opened.pool.num_prompt[order] > 0).sum())
+        record = {
+            "format": to,
+            "run": str(run),
+            "seed": seed,
+            "shard_bytes": setting.shard_bytes,
+            "mixture_share": mixture_share,
+            "eos_id": setting.eos_id,
+            "sequence_length": setting.window if to == "mds" else None,
+            "num_documents": len(order),
+            "num_tokens": sum(tokens for _, tokens in files),
+            "num_prompts_trained_on": 0 if format.masks_prompts else prompts,
+            "files": [name for name, _ in files],
+        }
+        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return {**record, "snippet": snippet}
+
+
+def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
+    """The selected samples' positions, (K,) int64, in an order that their ids and the seed alone decide."""
+    positions = np.flatnonzero(selected)
+    digests = np.empty((len(positions), 2), dtype=np.uint64)
+    for start in range(0, len(positions), _BLOCK_ROWS):
+        ids = corpus.index["id"].take(pa.array(positions[start : start + _BLOCK_ROWS])).to_pylist()
+        keyed = (hashlib.blake2b(id.encode(), digest_size=16, key=str(seed).encode()).digest() for id in ids)
+        digests[start : start + len(ids)] = np.frombuffer(b"".join(keyed), dtype=">u8").reshape(-1, 2)
+    return positions[np.lexsort((digests[:, 1], digests[:, 0]))]
+
+
+def _checked(
+    to: str,
+    shard_size: int | None,
+    seed: int,
+    mixture_share: float,
+    sequence_length: int | None,
+    eos_id: int | None,
+) -> Format:
+    if to not in FORMATS:
+        raise InputError(f"--to must be one of {', '.join(FORMATS)}, got {to}")
+    for name, holds, must, got in (
+        ("shard-size", shard_size is None or shard_size >= 1, "at least 1 byte", shard_size),
+        ("seed", seed >= 0, "at least 0", seed),
+        ("mixture-share", 0 < mixture_share <= 1, "in (0, 1]", mixture_share),
+        ("sequence-length", sequence_length is None or sequence_length >= 2, "at least 2", sequence_length),
+        ("eos-id", eos_id is None or eos_id >= 0, "at least 0", eos_id),
+    ):
+        if not holds:
+            raise InputError(f"--{name} must be {must}, got {got}")
+    return FORMATS[to]
+
+
+def _setting(
+    opened: FinishedRun, format: Format, shard_size: int | None, sequence_length: int | None, eos_id: int | None
+) -> Setting:
+    end = opened.checkpoint.separator if eos_id is None else eos_id
+    if format.holds == "tokens" and (end is None or end >= opened.pool.vocab_size):
+        raise InputError(
+            f"each document needs a token after it that is in the vocabulary of {opened.pool.vocab_size}, but "
+            f"{'the checkpoint names none' if end is None else f'{end} is not'}: pass --eos-id"
+        )
+    return Setting(
+        vocab_size=opened.pool.vocab_size,
+        eos_id=end if format.holds == "tokens" else None,
+        tokenizer=opened.config.model,
+        window=sequence_length or opened.max_length,
+        shard_bytes=shard_size or format.shard_bytes,
+        has_prompts=bool((opened.pool.num_prompt[opened.selected] > 0).any()),
+        schema=pa.schema([]),
+    )
+
+
+def _write(
+    pool: Corpus,
+    order: np.ndarray,
+    writer: Writer,
+    eos_id: int | None,
+    records: Records | None,
+    directory: Path,
+    advance: Advance,
+) -> list[tuple[str, int]]:
+    """Writes the documents and where each went; returns (file, tokens of the documents in it)."""
+    counts: dict[str, int] = {}
+    with pq.ParquetWriter(directory / "provenance.parquet", _PROVENANCE, compression="zstd") as provenance:
+        for start in range(0, len(order), _BLOCK_ROWS):
+            block = order[start : start + _BLOCK_ROWS]
+            rows = pool.index.take(pa.array(block)).to_pylist()
+            for position, row in zip(block.tolist(), rows, strict=True):
+                tokens = _tokens(pool, position, eos_id)
+                document = Document(
+                    id=row["id"],
+                    domain=str(row["domain"]),
+                    tokens=tokens,
+                    num_prompt=int(pool.num_prompt[position]),
+                    record=b"" if records is None else records.line(position),
+                )
+                row["file"], row["place"] = writer.add(document)
+                row["num_tokens"] = len(tokens)
+                counts[row["file"]] = counts.get(row["file"], 0) + len(tokens)
+                advance(1)
+            provenance.write_table(pa.Table.from_pylist(rows, _PROVENANCE))
+    writer.close()
+    return list(counts.items())
+
+
+def _tokens(pool: Corpus, position: int, eos_id: int | None) -> np.ndarray:
+    tokens = pool.tokens(position)
+    if len(tokens) != pool.num_tokens[position] or (len(tokens) and tokens.max() >= pool.vocab_size):
+        raise InputError(
+            f"the run's corpus must hold the tokens of {pool.index['id'][position].as_py()}, but they are damaged: run "
+            "select again"
+        )
+    return tokens if eos_id is None or tokens[-1] == eos_id else np.append(tokens, eos_id)
+
+
+@contextmanager
+def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yields a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
+    if out.exists() and any(out.iterdir()):
+        if not (out / RECORD).is_file():
+            raise InputError(f"--out must be new, empty or an earlier export, but {out} holds other files")
+        if not overwrite:
+            raise InputError(f"{out} holds an earlier export: choose another --out, or pass --overwrite")
+    temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
+    if temporary.exists() and not (temporary / RECORD).is_file():
+        raise InputError(f"{temporary} is in the way: move it away")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / RECORD).touch()  # so that what a kill leaves is known for ours
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            flush_to_disk(path)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

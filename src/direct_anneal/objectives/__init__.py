@@ -1,0 +1,1 @@
+"""Objectives: from features to a selection problem."""

@@ -1,0 +1,96 @@
+"""What a user asks of single domains and documents, in the terms of a selection problem.
+
+N samples of the pool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.errors import InputError
+from direct_anneal.solver import Quota
+
+
+def constraints(
+    config: SelectConfig, samples: pa.Table, num_selected: int | None, token_budget: int | None
+) -> dict[str, Any]:
+    """`SelectionProblem`'s quotas and forced samples.
+
+    Args:
+        samples: the pool's usable samples, with id and domain.
+
+    Raises:
+        InputError: a domain or an id is not in the pool, or a share has nothing that it could be a share of.
+    """
+    forced_in = _listed("force_in", config.force_in, samples["id"])
+    forced_out = _listed("force_out", config.force_out, samples["id"])
+    if len(both := np.intersect1d(forced_in, forced_out)):
+        raise InputError(
+            f"a document can be forced in or out, but {len(both)} are in both --force-in and --force-out "
+            f"({', '.join(samples['id'].take(both[:3]).to_pylist())}): take them out of one"
+        )
+    quotas = _quotas(config, samples["domain"], num_selected, token_budget)
+    return {"quotas": quotas, "forced_in": forced_in, "forced_out": forced_out}
+
+
+def _quotas(
+    config: SelectConfig, domains: pa.ChunkedArray, num_selected: int | None, token_budget: int | None
+) -> tuple[Quota, ...]:
+    if not config.floors and not config.ceilings:
+        return ()
+    unit = config.quota_unit or ("samples" if token_budget is None else "tokens")
+    whole = num_selected if unit == "samples" else token_budget
+    labels = np.asarray(domains.cast(pa.string()).to_numpy(zero_copy_only=False), dtype=str)
+    known = sorted(set(labels.tolist()))
+
+    def amounts(flag: str, asked: Mapping[str, int | float], whole_of_share: Any) -> dict[str, int]:
+        found = {}
+        for domain, amount in asked.items():
+            if domain not in known:
+                raise InputError(
+                    f"--{flag} must name a domain of the pool, but {domain} is none: there are {', '.join(known[:20])}"
+                    f"{', ...' if len(known) > 20 else ''}"
+                )
+            if isinstance(amount, float):
+                if whole is None:
+                    raise InputError(
+                        f"--{flag} {domain}={amount:g} is a share of the selection's {unit}, but how many these are is "
+                        f"not known before: give a number of {unit}, or pass the other --quota-unit"
+                    )
+                # Up to the rounding of the product: a tenth of 30 is 3.
+                amount = whole_of_share(amount * whole, 1e-9 * whole)
+            found[domain] = int(amount)
+        return found
+
+    floors = amounts("floor", config.floors, lambda share, rounding: math.ceil(share - rounding))
+    ceilings = amounts("ceiling", config.ceilings, lambda share, rounding: math.floor(share + rounding))
+    return (Quota(labels, floors, ceilings, unit, "domain"),)
+
+
+def _listed(field: str, path: str | None, ids: pa.ChunkedArray) -> NDArray[np.intp]:
+    """Positions of the ids in a file, one a line."""
+    if path is None:
+        return np.zeros(0, dtype=np.intp)
+    flag = f"--{field.replace('_', '-')}"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{flag} must be a text file of ids, one a line, but {path}: {error}") from error
+    wanted = pa.array(sorted({line.strip() for line in lines} - {""}), pa.string())
+    positions = pc.index_in(wanted, pa.array(ids.cast(pa.string()).combine_chunks()))
+    if positions.null_count:
+        missing = wanted.filter(pc.is_null(positions)).to_pylist()
+        raise InputError(
+            f"{flag} must list ids of usable documents of the pool, but {path} has {len(missing)} that are none "
+            f"({', '.join(missing[:3])}): ids are those in selection.parquet"
+        )
+    return np.asarray(positions.to_numpy(zero_copy_only=False), dtype=np.intp)

@@ -1,0 +1,219 @@
+"""From a finished run's files to what its report shows; nothing of the run is changed.
+
+N documents of the pool, n of them usable, K selected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
+from direct_anneal.data import Corpus, Fields, expand, reopen, texts_at
+from direct_anneal.errors import InputError
+from direct_anneal.features import FeatureStore, SketchedGradients
+
+EXCERPT_CHARACTERS = 500
+STRONGEST, EACH_SIDE, WEAKEST = 6, 3, 4  # documents that are shown
+NEAR_TOKENS = 2_000_000  # of a pool whose near duplicates are counted: beyond, that takes longer than all the rest
+SELECTORS = ("random", "low-perplexity", "middle-perplexity", "gradient-cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """A document as the report shows it.
+
+    Attributes:
+        evidence: its row of selection.parquet.
+        stiff_cost: in units of the pool's mean.
+        text: its beginning; None where it has tokens alone.
+    """
+
+    evidence: dict[str, Any]
+    stiff_cost: float
+    text: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """How many documents of a set say what another one there says.
+
+    Attributes:
+        documents: in the set.
+        exact: of them, those whose tokens equal those of one with a smaller id.
+        near: the same, or with a Jaccard similarity of at least 0.8 in runs of five tokens; None where not counted.
+    """
+
+    documents: int
+    exact: int
+    near: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that a report shows.
+
+    Attributes:
+        run: the directory.
+        manifest: its manifest.json.
+        table: its selection.parquet, N rows.
+        excerpts: by "strongest", "last_in", "first_out" and "weakest", in the order of rank.
+        repeats: by "pool" and "selected".
+        overlaps: selector → share of the K that it chooses, too.
+        absent: of the three parts above, those that cannot be had any more, and why.
+    """
+
+    run: Path
+    manifest: dict[str, Any]
+    table: pa.Table
+    excerpts: dict[str, list[Excerpt]]
+    repeats: dict[str, Repeats]
+    overlaps: dict[str, float]
+    absent: dict[str, str]
+
+    @cached_property
+    def usable(self) -> pa.Table:
+        """The n rows that are ranked."""
+        return self.table.filter(self.table["rank"].is_valid())
+
+
+def gather(run: Path) -> Findings:
+    """Read a finished run. What hangs on files beyond selection and manifest may be absent.
+
+    Raises:
+        InputError: the directory holds no finished run.
+
+    Cost: one pass over the features and over the tokens, and the sources that hold the documents shown; memory O(N).
+    """
+    manifest, table = _results(run)
+    origin = Path(manifest.get("features_of", run))
+    excerpts: dict[str, list[Excerpt]] = {}
+    repeats: dict[str, Repeats] = {}
+    overlaps: dict[str, float] = {}
+    absent: dict[str, str] = {}
+    try:
+        pool, validation = (_corpus(manifest, origin, role) for role in ("pool", "validation"))
+    except InputError as error:
+        absent = dict.fromkeys(("excerpts", "repeats", "overlaps"), str(error))
+    else:
+        try:
+            excerpts = _excerpts(table, pool, manifest["config"]["text_field"])
+        except InputError as error:
+            absent["excerpts"] = str(error)
+        selected = np.flatnonzero(table["selected"].to_numpy())
+        repeats = {"pool": _repeats(pool, np.arange(pool.num_samples)), "selected": _repeats(pool, selected)}
+        try:
+            overlaps = _overlaps(manifest, table, pool, validation, origin)
+        except InputError as error:
+            absent["overlaps"] = str(error)
+    return Findings(
+        run=run,
+        manifest=manifest,
+        table=table,
+        excerpts=excerpts,
+        repeats=repeats,
+        overlaps=overlaps,
+        absent=absent,
+    )
+
+
+def _results(run: Path) -> tuple[dict[str, Any], pa.Table]:
+    try:
+        manifest: dict[str, Any] = json.loads((run / "manifest.json").read_bytes())
+        table = pq.read_table(run / "selection.parquet")
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise InputError(
+            f"DIR must be the directory of a finished run, but {run} has no manifest and selection that can be read "
+            f"({' '.join(str(error).split())}): pass what was given to select as --out"
+        ) from error
+    if "directions_held_out" not in manifest.get("spectrum", {}):  # what came into manifests last
+        raise InputError(
+            f"DIR must be a run of this version, but the manifest of {run} is of an earlier one: direct-anneal solve "
+            f"{run} --out NEW makes one of the same features, in seconds"
+        )
+    return manifest, table
+
+
+def _corpus(manifest: dict[str, Any], origin: Path, role: str) -> Corpus:
+    config, entry = manifest["config"], manifest["corpora"][role]
+    return reopen(
+        expand(entry["sources"], role),
+        role=role,
+        fields=Fields(
+            text=config["text_field"],
+            id=config["id_field"],
+            domain=config["domain_field"],
+            prompt=config["prompt_field"],
+        ),
+        tokenizer_fingerprint=manifest["fingerprints"]["tokenizer"],
+        vocab_size=entry["vocab_size"],
+        max_length=config["max_length"],
+        directory=origin / "corpus" / role,
+        fingerprint=manifest["fingerprints"][role],
+    )
+
+
+def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[Excerpt]]:
+    """Rows of the table are samples of the corpus."""
+    order = pc.sort_indices(table["rank"]).to_numpy()  # nulls last
+    order = order[: len(table) - table["rank"].null_count]
+    mean, count = pc.mean(table["stiff_cost"]).as_py(), pc.sum(table["selected"]).as_py()
+    places = {
+        "strongest": order[: min(STRONGEST, count)],
+        "last_in": order[max(count - EACH_SIDE, min(STRONGEST, count)) : count],
+        "first_out": order[count : count + EACH_SIDE],
+        "weakest": order[max(len(order) - WEAKEST, count + EACH_SIDE) :],
+    }
+    found = texts_at(pool, np.concatenate(list(places.values())).tolist(), text_field)
+    return {
+        kind: [
+            Excerpt(
+                evidence=row,
+                stiff_cost=row["stiff_cost"] / mean if mean > 0 else 0.0,
+                text=found[place],
+            )
+            for place, row in zip(those.tolist(), table.take(pa.array(those)).to_pylist(), strict=True)
+        ]
+        for kind, those in places.items()
+    }
+
+
+def _repeats(corpus: Corpus, places: NDArray[np.intp]) -> Repeats:
+    if int(corpus.num_tokens[places].sum()) <= NEAR_TOKENS:
+        words = [" ".join(map(str, corpus.tokens(i).tolist())) for i in places.tolist()]
+        ids = corpus.index["id"].take(pa.array(places)).to_pylist()
+        exact, near = (int(duplicates(words, ids, method).sum()) for method in ("exact", "minhash"))
+        return Repeats(documents=len(places), exact=exact, near=near)
+    digests = (hashlib.blake2b(corpus.tokens(i).tobytes(), digest_size=8).digest() for i in places.tolist())
+    different = len(np.unique(np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(places))))
+    return Repeats(documents=len(places), exact=len(places) - different, near=None)
+
+
+def _overlaps(
+    manifest: dict[str, Any], table: pa.Table, pool: Corpus, validation: Corpus, origin: Path
+) -> dict[str, float]:
+    """What other selectors would choose at this size; the other objective is in the manifest."""
+    corpora = {"pool": pool, "validation": validation}
+    gradients = [
+        SketchedGradients.load(FeatureStore.open(origin / "features" / role), corpus.index)
+        for role, corpus in corpora.items()
+    ]
+    candidates = Candidates(pool, validation, manifest["config"]["text_field"], (gradients[0], gradients[1]))
+    selected, num_tokens = table["selected"].to_numpy(), manifest["config"]["num_tokens"]
+    count = int(selected.sum())
+    size = {"num_samples": count} if num_tokens is None else {"num_tokens": num_tokens}
+    shared = {}
+    for name in SELECTORS:
+        other = take(BASELINES[name].score(candidates, manifest["config"]["seed"]), candidates, **size)
+        shared[name] = int((selected & other).sum()) / count
+    return shared

@@ -1,0 +1,140 @@
+"""What a careful reader of a selection would ask about: warnings, each with what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.data import MAX_PLACES, Corpus
+from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
+from direct_anneal.gradients import EXCLUDED
+from direct_anneal.objectives.build import RELAXED_MARGIN
+from direct_anneal.solver import Selection
+
+INCIDENTS = {
+    "bad-line": "lines left out, they are not JSON objects",
+    "no-text": "documents left out, they have neither text nor input_ids",
+    "empty-text": "documents left out, their text is empty",
+    "too-short": "documents left out, they have fewer than two tokens and predict nothing",
+    "bad-prompt": "documents left out, their prompt is not of the text's kind",
+    "nothing-to-predict": "documents left out, nothing follows their prompt that could be predicted",
+    "no-prompt": "documents without a prompt, predicted whole",
+    "bad-tokens": "documents left out, their input_ids are not in the model's vocabulary",
+    "truncated": "files used up to where they are cut off",
+    "duplicate-id": "documents kept under a qualified id, theirs was taken",
+    "over-long": "documents longer than the window, split into windows and averaged by tokens",
+}
+
+QUARANTINE = {
+    "nan": "NaN",
+    "infinite": "infinite",
+    "outlier": f"above {OUTLIER_FACTOR:g} times the median norm",
+}
+
+PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents.jsonl"
+
+FEW_VALIDATION = 100
+OVERFIT = 1.5
+UNFILLED = 0.95
+LITTLE_KNOWN = 0.25
+MAX_SOURCES = 5
+
+
+def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
+    """Whether a part of the gradient was left out."""
+    excluded = [way for way in coverage["ways"] if way["way"] == EXCLUDED] if coverage is not None else []
+    return [
+        f"{way['num_parameters']:,} parameters are left out of the gradients: {way['share']:.1%} of all entries, "
+        f"{way['squared_norm']:.1%} of the squared gradient norm where that was looked at"
+        for way in excluded
+        if way["squared_norm"] is not None
+    ]
+
+
+def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None, *, known_in_part: bool) -> list[str]:
+    """Whether the split into stiff and flat can be relied upon.
+
+    Args:
+        known_in_part: only some leading eigenpairs were sought.
+    """
+    doubts = []
+    count, rank = spectrum.num_validation, len(spectrum.eigenvalues)
+    if count < FEW_VALIDATION:
+        doubts.append(f"only {count} validation samples: the spectrum is a rough estimate; several hundred are better")
+    if spectrum.num_stiff > rank / 2:
+        doubts.append(
+            f"the elbow takes {spectrum.num_stiff} of {rank} directions, so that little is left that counts as flat: "
+            f"{'raise --num-eigenpairs' if known_in_part else 'add validation samples'}, or lower --elbow"
+        )
+    if crossed is not None and crossed.overfit > OVERFIT:
+        doubts.append(
+            f"the stiff directions of one half of the validation set cost that half {crossed.overfit:.1f} times what "
+            "they cost the other: the spectrum has learned its samples; add validation samples, or lower --elbow"
+        )
+    return doubts
+
+
+def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[str]:
+    """What was left out of a corpus, or kept with a remark."""
+    doubts = []
+    if len(gradients.quarantined):
+        counts = Counter(gradients.quarantined["reason"].to_pylist())
+        reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
+        doubts.append(
+            f"{role}: {len(gradients.quarantined):,} documents left out for their gradients: {reasons} (the first "
+            f"{MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
+        )
+    for kind, entry in corpus.incidents.to_manifest().items():
+        doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")
+    empty = [str(source) for source, size in zip(corpus.sources, np.diff(corpus.bounds), strict=True) if not size]
+    if empty:
+        more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
+        doubts.append(
+            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used: where their text has another "
+            "name, give it with the others', as in --text-field text content"
+        )
+    return doubts
+
+
+def of_overlap(pool: Corpus, validation: Corpus) -> list[str]:
+    """Whether the pool holds what it is to be measured by. Reads every token once."""
+    wanted = {validation.tokens(i).tobytes() for i in range(validation.num_samples)}
+    shared = sum(pool.tokens(i).tobytes() in wanted for i in range(pool.num_samples))
+    if not shared:
+        return []
+    return [
+        f"{shared:,} documents of the pool are in the validation set, too: they make their own curvature, and no "
+        "evaluation on that set can be trusted after; take them out of one"
+    ]
+
+
+def of_target(known: float | None) -> list[str]:
+    """Whether the validation set asks for anything that the pool is not already."""
+    if known is None or known >= LITTLE_KNOWN:
+        return []
+    return [
+        f"the validation set is much like the pool: {known:.0%} of what sets their means apart is no chance, and the "
+        "selection leans that far only; more validation samples would tell more, if there is something to tell"
+    ]
+
+
+def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
+    """Whether the answer is the one that was asked for."""
+    doubts = []
+    if least is not None:
+        doubts.append(
+            f"the budget was relaxed: a ratio of {config.budget_ratio} is infeasible at this size, the least "
+            f"feasible is {least:.4g}, and {RELAXED_MARGIN:g} times that was used"
+        )
+    if config.num_tokens is not None:
+        held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
+        if held < UNFILLED * config.num_tokens:
+            doubts.append(
+                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for: the stiff budget has no "
+                "room for more; raise --budget-ratio"
+            )
+    return doubts

@@ -1,0 +1,190 @@
+"""manifest.json: everything that a run was asked for, found and did."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.data import MAX_PLACES, Corpus
+from direct_anneal.features import SketchedGradients
+from direct_anneal.gradients import EXCLUDED, SLOW, Coverage
+from direct_anneal.objectives.build import Formulation
+from direct_anneal.solver import Selection
+
+_DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
+QUARANTINE_COLUMNS = ["id", "source", "row", "reason"]
+Energies = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+_DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validation", "validation_tokens")
+
+
+def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
+    """The configuration in full, with the window that it came to."""
+    return {**asdict(config), "max_length": max_length}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+
+
+def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
+    """What was read, what was amiss with it, and whose gradients are quarantined."""
+    return {
+        "documents": corpus.num_samples,
+        "tokens": int(corpus.num_tokens.sum()),
+        "vocab_size": corpus.vocab_size,
+        "sources": [str(source) for source in corpus.sources],
+        "incidents": corpus.incidents.to_manifest(),
+        "quarantined": {
+            "count": len(gradients.quarantined),
+            "samples": gradients.quarantined.select(QUARANTINE_COLUMNS)[:MAX_PLACES].to_pylist(),
+        },
+    }
+
+
+def coverage_entry(coverage: Coverage) -> dict[str, Any]:
+    """Which way the parameters went, with shares of entries and of the squared gradient norm."""
+    return {
+        "entries": coverage.entries,
+        "ways": [
+            {
+                "way": way.name,
+                "num_parameters": len(way.parameters),
+                "share": way.entries / coverage.entries,
+                "squared_norm": way.squared_norm,
+                "parameters": list(way.parameters[:MAX_PLACES]) if way.name in (SLOW, EXCLUDED) else [],
+            }
+            for way in coverage.ways
+        ],
+    }
+
+
+def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
+    """Pool against selection by domain, and what shifted: losses in nats per token, lengths in tokens."""
+    chosen = evidence.filter(evidence["selected"])
+    usable = evidence.filter(evidence["rank"].is_valid())  # the loss of an outlier would be the mean
+    domains: dict[str, dict[str, int]] = {}
+    for role, part in (("pool", evidence), ("selected", chosen), ("validation", validation.index)):
+        grouped = part.group_by("domain").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
+        for row in grouped.to_pylist():
+            entry = domains.setdefault(str(row["domain"]), dict.fromkeys(_DOMAIN_COUNTS, 0))
+            entry[role] = row["num_tokens_count"]
+            entry[f"{role}_tokens"] = row["num_tokens_sum"]
+    return {
+        "domains": {name: domains[name] for name in sorted(domains)},
+        "loss_mean": {"pool": _mean(usable["loss"]), "selected": _mean(chosen["loss"])},
+        "num_tokens_median": {"pool": _median(evidence["num_tokens"]), "selected": _median(chosen["num_tokens"])},
+    }
+
+
+def spectrum_entry(
+    spectrum: Spectrum, crossed: CrossFit | None, energies: Energies | None, config: SelectConfig
+) -> dict[str, Any]:
+    """Eigenvalues and elbow, and what the validation set costs and holds in sample and held out.
+
+    `energy` is the share of the eigenvalues listed that is stiff; for ggn and hessian these are leading ones only.
+
+    Args:
+        energies: as `cross_energies` gives them.
+    """
+    eigenvalues = spectrum.eigenvalues
+    in_sample, held_out = (None, None) if energies is None else (part.tolist() for part in energies)
+    return {
+        "eigenvalues": spectrum.eigenvalues.tolist(),
+        "num_stiff": spectrum.num_stiff,
+        "num_validation": spectrum.num_validation,
+        "energy": float(eigenvalues[: spectrum.num_stiff].sum() / eigenvalues.sum()),
+        "curvature": config.curvature,
+        "bands": [band.stop for band in spectrum.bands(config.bands)],
+        "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.sum(axis=1).mean()),
+        "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.sum(axis=1).mean()),
+        "directions_in_sample": in_sample,
+        "directions_held_out": held_out,
+    }
+
+
+def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
+    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
+
+    The ratio and the limits are null where there is no budget.
+    """
+    least = selection.stats["least_feasible"]
+    return {
+        "ratio": _finite(formulation.ratio(selection.budget)),
+        "reference": reference,
+        "limit": _plain(selection.budget),
+        "used": _plain(selection.budget_used),
+        "used_ratio": formulation.ratio(selection.budget_used),
+        "least_feasible": _plain(least),
+        "least_feasible_ratio": formulation.ratio(least),
+        "relaxed": relaxed,
+    }
+
+
+def objective_entry(config: SelectConfig, formulation: Formulation, selection: Selection) -> dict[str, Any]:
+    """Its form, what is known of its target, its value, the bound on any selection's, and the starts of the search."""
+    return {
+        "name": config.objective,
+        "target_scale": config.target_scale,
+        "known": formulation.known,
+        "ngram_weight": config.ngram_weight,
+        "filter": config.filter,
+        "damping": config.damping,
+        "filter_curvature": config.filter_curvature,
+        "gradients": config.gradients,
+        "noise": config.noise,
+        "value": selection.objective,
+        "bound": selection.bound,
+        "starts": selection.stats.get("starts", []),
+    }
+
+
+def alternative_entry(
+    name: str,
+    alternative: tuple[Formulation, Selection, float | None] | None,
+    selection: Selection,
+    pool: SketchedGradients,
+) -> dict[str, Any]:
+    """What the other objective would choose at the same size, and at the same ratio where that is feasible for it.
+
+    Its name alone, with `feasible` false, where it has no selection at any budget that was tried.
+    """
+    if alternative is None:
+        return {"objective": name, "feasible": False}
+    formulation, other, least = alternative
+    domains = pool.samples["domain"].take(pa.array(other.indices)).value_counts().to_pylist()
+    return {
+        "objective": name,
+        "feasible": True,
+        "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
+        "ratio": _finite(formulation.ratio(other.budget)),
+        "relaxed": least is not None,
+        "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
+    }
+
+
+def _plain(budget: Any) -> float | list[float | None] | None:
+    """As JSON takes it: one number, or one for each band."""
+    return _finite(float(budget)) if np.ndim(budget) == 0 else [_finite(float(one)) for one in budget]
+
+
+def _finite(number: float) -> float | None:
+    """Null stands for no limit."""
+    return number if np.isfinite(number) else None
+
+
+def _mean(column: pa.ChunkedArray) -> float:
+    return float(column.to_numpy().mean())
+
+
+def _median(column: pa.ChunkedArray) -> float:
+    return float(np.median(column.to_numpy()))

@@ -1,0 +1,28 @@
+"""The documents that a run's configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.data import Fields, Source, TokenLayout, expand
+from direct_anneal.errors import InputError
+from direct_anneal.model.checkpoint import Checkpoint
+
+
+def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
+    """What the patterns stand for, without the run's own files where its directory lies among the documents."""
+    eos_id = checkpoint.separator if config.eos_id is None else config.eos_id
+    layout = TokenLayout.of(checkpoint.vocab_size, eos_id, config.token_dtype)
+    expanded = expand(getattr(config, role), role, layout)
+    sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
+    if not sources:
+        raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
+    if len(sources) < len(expanded):
+        found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below --out")
+    return sources
+
+
+def fields_of(config: SelectConfig) -> Fields:
+    """Where a record's text, id, domain and prompt are."""
+    return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)

@@ -1,0 +1,235 @@
+"""From gradients to a selection and its files: what `select` and `reselect` have in common.
+
+N samples of the pool, M of the validation set, R sketch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from direct_anneal.config.objective import counterpart
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.curvature import CurvatureName, cross_energies, cross_fit
+from direct_anneal.data import Corpus, write_selected
+from direct_anneal.features import SketchedGradients
+from direct_anneal.gradients import GradientSketcher
+from direct_anneal.notebook import table
+from direct_anneal.objectives.build import formulate, solve_at_any_budget, solve_within
+from direct_anneal.progress import Advance
+from direct_anneal.run import checks, manifest
+from direct_anneal.run.directory import evidence, read_coverage, retire, write_json, write_table
+from direct_anneal.selection.frontier import trace
+from direct_anneal.selection.spectrum import estimate_curvature
+from direct_anneal.selection.stages import Stages
+from direct_anneal.solver import Block, Map, Selection
+
+_MOST_DOMAINS = 12
+_CURVATURE_UNITS: dict[CurvatureName, str] = {
+    "empirical-fisher": "samples",
+    "mc-fisher": "tokens",
+    "ggn": "products",
+    "hessian": "products",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `select` leaves.
+
+    Attributes:
+        out: the directory.
+        selection: the solution, its indices relative to the pool's usable samples.
+        manifest: as written to manifest.json.
+    """
+
+    out: Path
+    selection: Selection
+    manifest: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        domains = self.manifest["composition"]["domains"]
+        largest = sorted(domains.items(), key=lambda item: (-item[1]["selected"], item[0]))[:_MOST_DOMAINS]
+        rows = [(name, f"{entry['selected']:,}", f"{entry['pool']:,}") for name, entry in largest]
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.manifest["warnings"])
+        return (
+            f"{self.selection._repr_html_()}{table(('domain', 'selected', 'pool'), rows)}"
+            f"{f'<ul>{notes}</ul>' if notes else ''}<code>{escape(str(self.out))}</code>"
+        )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.out)!r}, {self.selection!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What a selection is made from, once documents are read and gradients are there.
+
+    Attributes:
+        pool_corpus, validation_corpus: the documents.
+        pool, validation: their gradients.
+        fingerprint: what the validation set's features depend on.
+        tokenizer: its fingerprint.
+        max_length: T, tokens of a window.
+        directory: of the run that made the features.
+        build_sketcher: for curvatures that need the model, where that run has kept none.
+    """
+
+    pool_corpus: Corpus
+    validation_corpus: Corpus
+    pool: SketchedGradients
+    validation: SketchedGradients
+    fingerprint: Mapping[str, Any]
+    tokenizer: str
+    max_length: int
+    directory: Path
+    build_sketcher: Callable[[], GradientSketcher]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A block of rows that tells how many are read."""
+
+    block: Block
+    advance: Advance
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.block.shape
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        read = self.block[rows]
+        self.advance(len(read))
+        return read
+
+
+def choose(
+    config: SelectConfig,
+    gathered: Gathered,
+    stages: Stages,
+    found: list[str],
+    *,
+    frontier: tuple[float, ...] | None = None,
+) -> Run:
+    """Solve, and write the chosen documents with the evidence beside them.
+
+    Args:
+        config: of this selection; its `out` may be another directory than the features'.
+        stages: where progress is shown.
+        found: remarks for the user so far; more are added.
+        frontier: budget ratios to trace beside the one asked for; a grid of our own where empty.
+    """
+    out, max_length = Path(config.out), gathered.max_length
+    pool_corpus, validation_corpus = gathered.pool_corpus, gathered.validation_corpus
+    pool, validation = gathered.pool, gathered.validation
+
+    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
+        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
+        order = _by_hash(validation.samples["id"])
+        z = validation.dense()[order]  # (M, R)
+        assert validation.ngrams is not None
+        words = np.concatenate(validation.ngrams)[order].astype(np.float64)  # (M, L)
+        estimate = estimate_curvature(
+            config,
+            validation_corpus,
+            validation,
+            order,
+            max_length=max_length,
+            fingerprint=gathered.fingerprint,
+            directory=gathered.directory / "curvature",
+            build_sketcher=gathered.build_sketcher,
+            advance=advance,
+        )
+        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
+        energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
+
+    with _mapper(config) as mapper:
+        with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+            # What is read elsewhere cannot tell of it here.
+            units: list[Any] = [_Watched(block, advance) for block in pool.units]
+            watched = replace(pool, units=units) if config.engine == "local" else pool
+            formulation = formulate(config.objective, config, watched, z, estimate, mapper, words)
+            formulation, selection, least = solve_within(formulation, config)
+            other = counterpart(config.objective)
+            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper, words), config)
+
+        traced = None
+        if frontier is not None:
+            with stages.stage("Frontier", "budgets") as advance:
+                traced = trace(formulation, frontier, pool.samples, advance)
+
+    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+        if config.overwrite:
+            retire(out, config, max_length)
+        rows = evidence(pool_corpus, pool, formulation.problem, selection)
+        write_table(out / "selection.parquet", rows)
+        if traced is not None:
+            write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
+        files = write_selected(pool_corpus, rows["selected"].to_numpy(), out)
+        advance(len(selection.indices))
+
+    coverage = read_coverage(gathered.directory)
+    found += checks.of_coverage(coverage)
+    found += checks.of_spectrum(estimate.whole, crossed, known_in_part=config.num_eigenpairs is not None)
+    found += checks.of_corpus(pool_corpus, pool, "pool")
+    found += checks.of_corpus(validation_corpus, validation, "validation")
+    found += checks.of_overlap(pool_corpus, validation_corpus)
+    found += checks.of_target(formulation.known)
+    found += checks.of_selection(selection, pool, config, least)
+    content: dict[str, Any] = {
+        "config": manifest.configuration(config, max_length),
+        "versions": manifest.versions(),
+        "fingerprints": {
+            "model": gathered.fingerprint["model"],
+            "optimizer": gathered.fingerprint["optimizer"],
+            "tokenizer": gathered.tokenizer,
+            "pool": pool_corpus.fingerprint,
+            "validation": validation_corpus.fingerprint,
+        },
+        "corpora": {
+            "pool": manifest.corpus_entry(pool_corpus, pool),
+            "validation": manifest.corpus_entry(validation_corpus, validation),
+        },
+        "composition": manifest.composition(rows, validation_corpus),
+        "coverage": coverage,
+        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
+        "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
+        "objective": manifest.objective_entry(config, formulation, selection),
+        "alternative": manifest.alternative_entry(other, alternative, selection, pool),
+        "status": selection.status,
+        "num_selected": len(selection.indices),
+        "warnings": found,
+        "files": [path.relative_to(out).as_posix() for path in files],
+        "timings": stages.seconds,
+    }
+    if gathered.directory != out:
+        content["features_of"] = str(gathered.directory)
+    if traced is not None:
+        content["frontier"] = traced
+    return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
+    """What carries out the products over all rows: this process, or tasks of a cluster."""
+    if config.engine == "local":
+        return nullcontext(map)
+    from direct_anneal.distributed import TaskMap
+
+    return TaskMap(address=config.ray_address, workers=config.workers)
+
+
+def _by_hash(ids: pa.ChunkedArray) -> NDArray[np.intp]:
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in ids.to_pylist()]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)

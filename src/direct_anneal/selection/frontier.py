@@ -1,0 +1,75 @@
+"""What a budget buys: the same problem solved over a range of them.
+
+N samples of the pool.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from direct_anneal.objectives.build import Formulation
+from direct_anneal.progress import Advance
+from direct_anneal.solver import InfeasibleError, solve
+
+_POINTS = 8
+_JUST_FEASIBLE = 1.02  # times the least feasible ratio: at the least itself nothing is left to choose
+
+
+def trace(
+    formulation: Formulation, ratios: Sequence[float], samples: pa.Table, advance: Advance = lambda _: None
+) -> list[dict[str, Any]]:
+    """Objective and composition for each budget, ascending.
+
+    Args:
+        formulation: whose problem is solved with each budget in place of its own.
+        ratios: of budgets, in the formulation's unit; where empty, eight from just feasible to where the budget no
+            longer binds.
+        samples: N rows with domain and num_tokens.
+
+    Returns:
+        A row for each ratio: ratio, status, objective, bound, used_ratio, num_selected, num_tokens, and domains: how
+        many were selected of each. An infeasible one has status "infeasible" and nulls.
+    """
+    ratios = sorted(ratios) if ratios else _grid(formulation)
+    domains = samples["domain"].combine_chunks()
+    num_tokens = samples["num_tokens"].to_numpy()
+    rows = []
+    for ratio in ratios:
+        row: dict[str, Any] = {"ratio": float(ratio), "status": "infeasible"}
+        row |= dict.fromkeys(("objective", "bound", "used_ratio", "num_selected", "num_tokens", "domains"))
+        try:
+            selection = solve(replace(formulation.problem, budget=formulation.budget(ratio)))
+        except InfeasibleError:
+            pass
+        else:
+            counts = Counter(domains.take(pa.array(selection.indices)).to_pylist())
+            row |= {
+                "status": selection.status,
+                "objective": selection.objective,
+                "bound": selection.bound,
+                "used_ratio": formulation.ratio(selection.budget_used),
+                "num_selected": len(selection.indices),
+                "num_tokens": int(num_tokens[selection.indices].sum()),
+                "domains": [
+                    {"domain": str(domain), "selected": count}
+                    for domain, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+                ],
+            }
+        rows.append(row)
+        advance(1)
+    return rows
+
+
+def _grid(formulation: Formulation) -> list[float]:
+    free = solve(replace(formulation.problem, budget=np.inf))
+    least, most = (formulation.ratio(cost) for cost in (free.stats["least_feasible"], free.budget_used))
+    if not most > least * _JUST_FEASIBLE:
+        return [most]
+    first = max(least * _JUST_FEASIBLE, most * 1e-3)
+    return [float(ratio) for ratio in np.geomspace(first, most * (1 + 1e-9), _POINTS)]

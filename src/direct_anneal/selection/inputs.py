@@ -1,0 +1,86 @@
+"""What `select`, `features`, `solve` and `plan` begin with: the documents that were named, and their gradients."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.data import Corpus, Source, check_writable, prepare
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.objectives.constraints import constraints
+from direct_anneal.run.directory import claim, mark
+from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.selection.choose import Gathered
+from direct_anneal.selection.sketching import Sketching
+from direct_anneal.selection.stages import Stages
+
+
+@contextmanager
+def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator[Gathered]:
+    """Read the documents and compute what gradients are missing; the run's directory is held until the end.
+
+    Args:
+        found: remarks for the user are added.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    out = Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    max_length = checkpoint.window(config.max_length)
+    pool_sources = sources_of("pool", config, checkpoint, out, found)
+    validation_sources = sources_of("validation", config, checkpoint, out, found)
+    check_writable(pool_sources)
+    with claim(out, config, max_length):
+        pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
+        validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
+        size = config.size_of(pool_corpus.num_tokens)  # both to fail before the long part
+        constraints(config, pool_corpus.index, *size)
+        stages.note(_extent(config, pool_corpus, validation_corpus))
+
+        with Sketching(config, checkpoint, max_length, stages, found) as sketch:
+            validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
+            mark(out, config, max_length)
+            pool = sketch("pool", pool_corpus)
+
+        yield Gathered(
+            pool_corpus=pool_corpus,
+            validation_corpus=validation_corpus,
+            pool=pool,
+            validation=validation,
+            fingerprint=sketch.fingerprint(validation_corpus),
+            tokenizer=checkpoint.tokenizer_fingerprint(),
+            max_length=max_length,
+            directory=out,
+            build_sketcher=sketch.build,
+        )
+
+
+def _extent(config: SelectConfig, pool: Corpus, validation: Corpus) -> str:
+    """What is known beforehand of the long part."""
+    num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
+    num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)
+    return (
+        f"Gradients of {pool.num_samples:,} + {validation.num_samples:,} documents, {num_tokens:,} tokens; their "
+        f"features take {num_bytes / 1e6:,.1f} MB, free are {shutil.disk_usage(config.out).free / 1e6:,.0f} MB"
+    )
+
+
+def _read(
+    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
+) -> Corpus:
+    with stages.stage(f"Reading the {role}", "documents") as advance:
+        return prepare(
+            sources,
+            role=role,
+            fields=fields_of(config),
+            load_tokenizer=checkpoint.load_tokenizer,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=max_length,
+            directory=Path(config.out) / "corpus" / role,
+            advance=advance,
+        )

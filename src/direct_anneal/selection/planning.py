@@ -1,0 +1,385 @@
+"""`plan`: what a selection will take, before it runs, from some of everything that it will do.
+
+N samples of the pool, M of the validation set, R sketch size, T tokens of a window, D parameters.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from direct_anneal.config.objective import counterpart
+from direct_anneal.config.options import require_device
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
+from direct_anneal.data import Part, check_writable, sample, write_selected
+from direct_anneal.errors import InputError
+from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, SketchedGradients, ngrams_of
+from direct_anneal.features.batching import batches, found_batch_tokens, sketched
+from direct_anneal.features.extraction import windows_of
+from direct_anneal.features.store import ROWS_PER_SHARD
+from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.objectives.build import formulate, solve_at_any_budget
+from direct_anneal.progress import Progress, Silent
+from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.selection.flops import flops, num_windows, window_lengths
+from direct_anneal.selection.frontier import trace
+from direct_anneal.selection.sketching import Sketching
+from direct_anneal.selection.stages import Stages
+
+NUM_SAMPLED = 1024  # records that are read of each corpus
+_TIMED_BATCHES = {"pool": 16, "validation": 6}
+_LONGEST = 60.0  # seconds, beyond which no more batches of a corpus are timed
+_TIMED_ROWS = 4096  # of the pool, in a problem that is solved for its time
+_TIMED_NUMBERS = 1 << 24  # in the matrix of such a problem
+_PRODUCTS_PER_PAIR = 3.5  # Lanczos takes 2 to 5
+_CURVATURE_ROWS = 4  # validation samples that a product is timed on
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a selection will take, from nothing; all but exact where everything was read, and estimated elsewhere.
+
+    Attributes:
+        documents, tokens, windows: of "pool" and "validation".
+        flops: of all sketches, forward and backward: 4 for each token and entry of a matrix that it passes, and the
+            attention's.
+        disk: bytes below `out`, by part.
+        memory: bytes, the process's peak.
+        device_memory: bytes, the GPU's peak; 0 without one.
+        seconds: by stage, as `select` names them.
+        remarks: for the user.
+    """
+
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    windows: dict[str, int]
+    flops: float
+    disk: dict[str, int]
+    memory: int
+    device_memory: int
+    seconds: dict[str, float]
+    remarks: list[str]
+
+
+def plan(
+    *,
+    progress: Progress | None = None,
+    clock: Clock = time.perf_counter,
+    frontier: tuple[float, ...] | None = None,
+    **options: object,
+) -> Plan:
+    """Estimate time, disk and memory of a selection on this machine. Nothing is written below `out`.
+
+    Reads the beginnings of files, loads the model, sketches some batches from the shortest to the longest, and solves
+    a problem of the same kind and, up to some thousands of samples, the same size.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        clock: seconds, by which everything is timed; what one thread took with `time.process_time`.
+        frontier: as for `select`.
+        options: the fields of `SelectConfig`.
+
+    Raises:
+        InputError: something given cannot be used; says what to do.
+    """
+    config = SelectConfig(**options)  # type: ignore[arg-type]
+    require_device(config.device)  # whatever the engine: the model runs here
+    with TemporaryDirectory(prefix="direct-anneal-") as scratch:
+        return _Calibration(config, Path(scratch), clock, progress or Silent()).plan(frontier)
+
+
+class _Calibration:
+    def __init__(self, config: SelectConfig, scratch: Path, clock: Clock, progress: Progress) -> None:
+        self._config, self._scratch, self._clock, self._progress = config, scratch, clock, progress
+        self._seconds: dict[str, float] = {}
+        self._remarks: list[str] = []
+        self._checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+        self._window = self._checkpoint.window(config.max_length)
+        if config.engine == "ray":
+            self._remarks.append("gradients are timed in this process alone; workers of --engine ray share that time")
+
+    def plan(self, frontier: tuple[float, ...] | None) -> Plan:
+        config = self._config
+        with self._progress.stage("Reading some documents", "documents") as advance:
+            parts = {}
+            for role in ("pool", "validation"):
+                parts[role] = self._read(role)
+                advance(parts[role].corpus.num_samples)
+        pool, validation = parts["pool"], parts["validation"]
+        if config.fraction is not None:
+            share = config.fraction
+        elif config.num_samples is not None:
+            share = min(1.0, config.num_samples / pool.num_samples)
+        else:
+            share = min(1.0, (config.num_tokens or 0) / pool.num_tokens)
+
+        gradients = {}
+        with self._progress.stage("Sketching some batches", "tokens") as advance:
+            with self._timed("Gradients of the validation"):
+                sketch = Sketching(
+                    replace(config, out=str(self._scratch)), self._checkpoint, self._window, Stages(Silent()), []
+                )
+                sketch.probe(validation.corpus)
+                sketcher = sketch.build()
+            longest = pool.corpus.tokens(int(pool.corpus.num_tokens.argmax()))[: self._window]
+            size = config.batch_tokens or found_batch_tokens(sketcher, longest)
+            for role in ("validation", "pool"):
+                gradients[role] = self._sketch(role, parts[role], sketcher, size, advance)
+        sketching_peak = _peak()
+        ngrams = {role: self._ngrams(role, parts[role]) for role in ("validation", "pool")}
+        row_bytes = self._write_shard(pool, gradients["pool"])
+        with self._progress.stage("Solving a problem like it", "samples") as advance:
+            self._curvature(validation, sketcher, size)
+            self._solve(parts, gradients, ngrams, share, frontier)
+            advance(pool.num_samples)
+        selected = round(share * pool.num_bytes)
+        corpus_bytes = sum(self._stored(role, part) for role, part in parts.items())
+        samples = pool.num_samples + validation.num_samples
+        shard = min(ROWS_PER_SHARD, pool.num_samples)
+        # Of a whole shard four matrices in float64 and float32; of N samples the indices, twice, and the evidence.
+        held = 4 * 8 * shard * config.sketch_size + 3 * pool.num_samples * row_bytes
+        vectors = 8 * (config.num_eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
+        device = sketcher.device
+        return Plan(
+            documents={role: part.num_samples for role, part in parts.items()},
+            tokens={role: part.num_tokens for role, part in parts.items()},
+            windows={role: num_windows(part, self._window) for role, part in parts.items()},
+            flops=sum(flops(part, sketcher.model, self._window) for part in parts.values()),
+            disk={
+                "corpus": corpus_bytes,
+                "features": 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes),
+                "results": selected + pool.num_samples * (row_bytes + 3 * 8),
+            },
+            memory=max(sketching_peak + held, _peak()) + vectors,
+            device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            remarks=self._remarks,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str, times: float = 1.0) -> Iterator[None]:
+        started = self._clock()
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + times * (self._clock() - started)
+
+    def _read(self, role: str) -> Part:
+        config, checkpoint = self._config, self._checkpoint
+        sources = sources_of(role, config, checkpoint, Path(config.out), self._remarks)
+        if role == "pool":
+            check_writable(sources)
+        load = checkpoint.load_tokenizer
+        if checkpoint.has_tokenizer:  # its loading does not grow with the documents
+            with self._timed(f"Reading the {role}"):
+                tokenizer = checkpoint.load_tokenizer()
+            load = lambda: tokenizer  # noqa: E731
+        started = self._clock()
+        part = sample(
+            sources,
+            num_records=NUM_SAMPLED,
+            role=role,
+            fields=fields_of(config),
+            load_tokenizer=load,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=self._window,
+            directory=self._scratch / "corpus" / role,
+        )
+        stage = f"Reading the {role}"
+        seconds = (self._clock() - started) * part.num_samples / part.corpus.num_samples
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        return part
+
+    def _sketch(
+        self, role: str, part: Part, sketcher: GradientSketcher, size: int, advance: Callable[[int], object]
+    ) -> NDArray[np.float64]:
+        """Times batches as select makes them, from the longest windows to the shortest; returns their rows, (n, R)."""
+        rows = range(min(ROWS_PER_SHARD, part.corpus.num_samples))
+        planned = list(batches(windows_of(Documents.of(part.corpus, rows), self._window), size))
+        picked = np.unique(np.linspace(0, len(planned) - 1, _TIMED_BATCHES[role]).astype(int))
+        sums = np.zeros((len(rows), sketcher.projection.sketch_size))
+        sketched(sketcher, planned[0])  # a first time is slower
+        lengths, seconds, began = [], [], time.perf_counter()
+        for index in picked.tolist():
+            batch = planned[index]
+            started = self._clock()
+            sketches = sketched(sketcher, batch)
+            weights = sketches.num_tokens.cpu().numpy().astype(np.float64)
+            owners = [window.document for window in batch]
+            np.add.at(sums, owners, sketches.values.cpu().numpy().astype(np.float64) * weights[:, None])
+            seconds.append((self._clock() - started) / len(batch))
+            lengths.append(sum(len(window.tokens) for window in batch) / len(batch))
+            advance(sum(len(window.tokens) for window in batch))
+            if time.perf_counter() - began > _LONGEST:
+                break
+        # A window's time by its length t: a + b t + c t², none of them negative.
+        scale = self._window
+        coefficients = nnls(_powers(np.array(lengths) / scale), np.array(seconds))[0]
+        windows, weights = window_lengths(part, self._window)
+        stage = f"Gradients of the {role}"
+        total = float(weights @ (_powers(windows / scale) @ coefficients))
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + total
+        sums = sums[np.isfinite(sums).all(axis=1) & sums.any(axis=1)]
+        if not len(sums):
+            raise InputError(
+                f"gradients of the {role} must be finite, but all of some {len(picked)} batches are NaN, infinite or "
+                "zero: the checkpoint is damaged, or overflows in its precision (try --dtype float32)"
+            )
+        return sums
+
+    def _ngrams(self, role: str, part: Part) -> NDArray[np.float64]:
+        """Times the n-grams of the documents at hand; returns their rows, (n, L)."""
+        with self._timed(f"N-grams of the {role}", part.num_tokens / int(part.corpus.num_tokens.sum())):
+            store = ngrams_of(self._scratch / "ngrams" / role, part.corpus)
+        return np.concatenate(store.features()).astype(np.float64)
+
+    def _write_shard(self, part: Part, rows: NDArray[np.float64]) -> int:
+        """Times the writing of a shard, and returns the bytes of a row beside its features."""
+        count = min(ROWS_PER_SHARD, part.corpus.num_samples)
+        content = ShardRows(
+            features=_alike(rows, count).astype(np.float16),
+            samples=part.corpus.index.slice(0, count),
+            losses=np.random.default_rng(0).random(count),
+            norms=np.random.default_rng(1).random(count),
+        )
+        directory = self._scratch / "features"
+        store = FeatureStore(directory, num_samples=count, sketch_size=rows.shape[1], fingerprint={"of": "a plan"})
+        with self._timed("Gradients of the pool", part.num_samples / count):
+            store.write(0, content)
+        return int((directory / "features-00000.parquet").stat().st_size / count) + 1
+
+    def _curvature(self, part: Part, sketcher: GradientSketcher, size: int) -> None:
+        """Times what asks the model again."""
+        config, corpus, stage = self._config, part.corpus, "Spectrum of the validation set"
+        if config.curvature == "empirical-fisher":
+            return
+        rows = range(min(_CURVATURE_ROWS, corpus.num_samples))
+        documents = [corpus.tokens(row) for row in rows]
+        labels = [labelled(tokens, int(corpus.num_prompt[row])) for row, tokens in zip(rows, documents, strict=True)]
+        times = part.num_tokens / sum(map(len, documents))
+        if config.curvature == "mc-fisher":
+            with self._timed(stage, times):
+                names = [str(row) for row in rows]
+                monte_carlo_sketches(
+                    sketcher,
+                    documents,
+                    names,
+                    labels=labels,
+                    max_length=self._window,
+                    batch_tokens=size,
+                    seed=config.seed,
+                )
+            return
+        assert config.num_eigenpairs is not None
+        lanczos = MatrixFree(
+            sketcher,
+            documents,
+            config.curvature,
+            config.num_eigenpairs,
+            labels=labels,
+            max_length=self._window,
+            batch_tokens=size,
+        )
+        operator = lanczos.operator(np.arange(len(documents)))
+        vector = np.random.default_rng(0).standard_normal(lanczos.num_parameters)
+        with self._timed(stage, times * 2 * _PRODUCTS_PER_PAIR * config.num_eigenpairs):  # of all, and of both halves
+            operator @ vector
+        self._remarks.append(
+            f"{config.curvature}: how many products Lanczos takes hangs on the model, so that the time of its spectrum "
+            "is known to a factor of 1.8 at best"
+        )
+
+    def _solve(
+        self,
+        parts: dict[str, Part],
+        gradients: dict[str, NDArray[np.float64]],
+        ngrams: dict[str, NDArray[np.float64]],
+        share: float,
+        frontier: tuple[float, ...] | None,
+    ) -> None:
+        """Times spectrum and solution on rows like those that were sketched, and the writing of what is chosen."""
+        pool = parts["pool"]
+        sketch_size = gradients["pool"].shape[1]
+        most = max(16, min(_TIMED_ROWS, _TIMED_NUMBERS // sketch_size))
+        n, m = (min(most, max(4, parts[role].num_samples)) for role in ("pool", "validation"))
+        z = _alike(gradients["validation"], m)
+        with self._timed("Spectrum of the validation set", parts["validation"].num_samples / m):
+            spectra = estimate(SecondMoment(z), m).split(self._config.elbow_rule)
+            if spectra.halves is not None:
+                cross_fit(z, spectra.halves)
+        config = replace(
+            self._config,
+            num_samples=None,
+            num_tokens=None,
+            fraction=share,
+            num_stiff=None,
+            bands=1,
+            floors={},
+            ceilings={},
+            force_in=None,
+            force_out=None,
+        )
+        lengths = np.resize(pool.corpus.num_tokens, n)
+        table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
+        units, words = (_alike(rows["pool"], n).astype(np.float16) for rows in (gradients, ngrams))
+        like = SketchedGradients([units], np.ones(n), table, table[:0], [words])
+        of_validation = _alike(ngrams["validation"], m)
+        with self._timed("Choosing", pool.num_samples / n):
+            solved = {
+                objective: solve_at_any_budget(
+                    formulate(objective, config, like, z, spectra, ngrams=of_validation), config
+                )
+                for objective in (config.objective, counterpart(config.objective))
+            }
+        if frontier is not None and (of_own := solved[config.objective]) is not None:
+            with self._timed("Frontier", pool.num_samples / n):
+                trace(of_own[0], frontier, table)
+        corpus = pool.corpus
+        chosen = np.zeros(corpus.num_samples, dtype=bool)
+        chosen[:: max(1, round(1 / share))] = True
+        with self._timed("Writing", pool.num_samples / corpus.num_samples):
+            write_selected(corpus, chosen, self._scratch / "selected")
+
+    def _stored(self, role: str, part: Part) -> int:
+        """Bytes of a corpus's tokens and index."""
+        files = [path for path in (self._scratch / "corpus" / role).iterdir() if path.is_file()]
+        taken = sum(path.stat().st_size for path in files)
+        tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens")
+        rows = (taken - tokens) / part.corpus.num_samples
+        return round(tokens / int(part.corpus.num_tokens.sum()) * part.num_tokens + rows * part.num_samples)
+
+
+def _alike(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Unit rows that are like these and no two the same, (count, R): sums of two of them at random."""
+    rng = np.random.default_rng(0)
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = rng.integers(len(units), size=(2, count))
+    mixed: NDArray[np.float64] = units[first] + rng.random((count, 1)) * units[second]
+    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    mixed /= np.where(lengths > 0, lengths, 1.0)
+    return mixed
+
+
+def _powers(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+
+
+def _peak() -> int:
+    """The process's largest resident memory so far, bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

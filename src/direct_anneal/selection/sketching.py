@@ -1,0 +1,269 @@
+"""Corpora into gradients, by way of the store."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import socket
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.data import Corpus
+from direct_anneal.errors import InputError
+from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
+from direct_anneal.gradients import (
+    FACTOR_SIZE,
+    SKETCH_VERSION,
+    GradientSketcher,
+    SlowPathWarning,
+    adam_scales,
+)
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.run import manifest
+from direct_anneal.run.directory import write_coverage
+from direct_anneal.selection.stages import Stages
+
+if TYPE_CHECKING:
+    from direct_anneal.distributed import RayEngine
+
+_PROBE_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class SketcherBuilder:
+    """Builds a run's sketcher, and checks it against the model.
+
+    Attributes:
+        config: the run's.
+        probe: beginnings of documents, shape (T,) each, to check it on. The same wherever an earlier run had stopped,
+            so that what is said of coverage is the same.
+    """
+
+    config: SelectConfig
+    probe: tuple[NDArray[np.int64], ...]
+
+    def __call__(self) -> GradientSketcher:
+        config = self.config
+        checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+        model = checkpoint.load_model(config.device, config.dtype)
+        try:
+            sketcher = GradientSketcher(
+                model,
+                config.sketch_size,
+                config.projection,
+                config.seed,
+                reduction=config.reduction,
+                parameters=config.parameters,
+                scales=None if config.optimizer is None else adam_scales(Path(config.optimizer), model),
+            )
+        except ValueError as error:
+            raise InputError(f"--parameters and --optimizer must fit the model, but {error}") from error
+        ids = pad_sequence([torch.from_numpy(tokens) for tokens in self.probe], batch_first=True, padding_value=-1)
+        sketcher.check(ids.clamp(min=0), ids >= 0)
+        return sketcher
+
+
+@dataclass(frozen=True)
+class ElsewhereBuilder:
+    """The same on another machine, where the same model and the same of us must be.
+
+    Attributes:
+        builder: of the sketcher; with absolute paths.
+        weights: the model's fingerprint.
+        version: of this package.
+    """
+
+    builder: SketcherBuilder
+    weights: str
+    version: str
+
+    def __call__(self) -> GradientSketcher:
+        config = self.builder.config
+        weights = Checkpoint(config.model, trust_remote_code=config.trust_remote_code).weights_fingerprint()
+        for what, wanted, found in (
+            (config.model, self.weights, weights),
+            ("direct-anneal", self.version, importlib.metadata.version("direct-anneal")),
+        ):
+            if found != wanted:
+                raise InputError(
+                    f"{what} must be the same on every machine, but is {found:.16} on {socket.gethostname()} and "
+                    f"{wanted:.16} where the run began: copy it there"
+                )
+        return self.builder()
+
+
+class Sketching:
+    """Turns each corpus of a run into gradients; one sketcher serves all, and is built only where something is missing.
+
+    A context: at its end, workers on other machines are let go.
+
+    Args:
+        config: the run's.
+        checkpoint: whose gradients.
+        max_length: T, tokens of a window.
+        stages: where progress is shown.
+        found: where remarks for the user are added.
+
+    Attributes:
+        weights: fingerprint of the model.
+        optimizer: fingerprint of the optimiser's state, where gradients are taken in its geometry.
+    """
+
+    def __init__(
+        self, config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages, found: list[str]
+    ) -> None:
+        self._config = config
+        self._max_length = max_length
+        self._stages = stages
+        self._found = found
+        self._probe: tuple[NDArray[np.int64], ...] = ()
+        self._local = Local(lambda: SketcherBuilder(config, self._probe)())
+        self._cluster: RayEngine | None = None
+        self.weights = checkpoint.weights_fingerprint()
+        self.optimizer = None if config.optimizer is None else _digest(config.optimizer)
+
+    def __enter__(self) -> Sketching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def __call__(self, role: str, corpus: Corpus) -> SketchedGradients:
+        """The gradients of one corpus, computed where the store lacks them.
+
+        Raises:
+            InputError: not one gradient is usable, or the optimiser's state does not fit the model.
+        """
+        self.probe(corpus)
+        try:
+            store = self._extracted(role, corpus)
+        except UnreachableError as error:
+            raise InputError(
+                f"--features must be a place that can be read and written, but {error}: mend it, and run the same "
+                "command again to go on"
+            ) from error
+        gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus, store.header.rows_per_shard))
+        store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
+        if not len(gradients):
+            raise InputError(
+                f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
+                "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
+            )
+        return gradients
+
+    def probe(self, corpus: Corpus) -> None:
+        """Let the sketcher be checked on the beginnings of this corpus, unless another one came first."""
+        if not self._probe:
+            rows = range(min(2, corpus.num_samples))
+            self._probe = tuple(corpus.tokens(row)[:_PROBE_TOKENS] for row in rows)
+
+    def _extracted(self, role: str, corpus: Corpus) -> FeatureStore:
+        config, engine = self._config, self._engine()
+        store = self._store(role, corpus)
+        tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
+        with (
+            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always", SlowPathWarning)
+            redone = extract(
+                corpus, store, engine, max_length=self._max_length, batch_tokens=config.batch_tokens, advance=advance
+            )
+        if redone:
+            self._found.append(
+                f"{role}: workers or their machines were lost, and {len(redone)} of {store.num_shards} shards begun "
+                f"again: {', '.join(map(str, redone[:10]))}{', ...' if len(redone) > 10 else ''}"
+            )
+        if slow := [str(one.message) for one in caught if issubclass(one.category, SlowPathWarning)]:
+            store.remember(slow)
+        self._found += [remark for remark in store.remarks() if remark not in self._found]
+        if config.features is not None:
+            with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards) as advance:
+                store = store.fetched(self._home(role), replace=config.overwrite, advance=advance)
+        if (coverage := engine.coverage()) is not None:
+            write_coverage(Path(config.out), manifest.coverage_entry(coverage))
+        return store
+
+    def _ngrams(self, role: str, corpus: Corpus, rows_per_shard: int) -> FeatureStore:
+        with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples) as advance:
+            home = self._home(f"{role}-ngrams")
+            return ngrams_of(
+                home, corpus, rows_per_shard=rows_per_shard, replace=self._config.overwrite, advance=advance
+            )
+
+    def build(self) -> GradientSketcher:
+        """The run's sketcher, here."""
+        return self._local.sketcher
+
+    def _home(self, role: str) -> Path:
+        return Path(self._config.out) / "features" / role
+
+    def _store(self, role: str, corpus: Corpus) -> FeatureStore:
+        config = self._config
+        return FeatureStore(
+            self._home(role) if config.features is None else f"{config.features.rstrip('/')}/{role}",
+            num_samples=corpus.num_samples,
+            sketch_size=config.sketch_size,
+            fingerprint=self.fingerprint(corpus),
+            replace=config.overwrite,
+        )
+
+    def _engine(self) -> Engine:
+        if self._config.engine == "local":
+            return self._local
+        if self._cluster is None:
+            from direct_anneal.distributed import RayEngine
+
+            config = self._config
+            optimizer = None if config.optimizer is None else _absolute(config.optimizer)
+            there = replace(config, model=_absolute(config.model), optimizer=optimizer)
+            version = importlib.metadata.version("direct-anneal")
+            self._cluster = RayEngine(
+                ElsewhereBuilder(SketcherBuilder(there, self._probe), self.weights, version),
+                address=config.ray_address,
+                workers=config.workers,
+                gpu=config.device != "cpu",
+            )
+        return self._cluster
+
+    def fingerprint(self, corpus: Corpus) -> dict[str, Any]:
+        """What the features of a corpus depend on."""
+        config = self._config
+        return {
+            "model": self.weights,
+            "optimizer": self.optimizer,
+            "data": corpus.fingerprint,
+            "max_length": self._max_length,
+            "parameters": None if config.parameters is None else list(config.parameters),
+            "reduction": config.reduction,
+            "projection": config.projection,
+            "factor_size": FACTOR_SIZE,
+            "sketch_version": SKETCH_VERSION,
+            "seed": config.seed,
+            "dtype": config.dtype,
+        }
+
+
+def _absolute(name: str) -> str:
+    """The path of what is there; a hub's name as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
+def _digest(path: str) -> str:
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"--optimizer must be a file that torch.save wrote, such as optimizer.pt, but {path}: {error.strerror}"
+        ) from error

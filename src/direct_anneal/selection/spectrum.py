@@ -1,0 +1,131 @@
+"""The validation set's spectrum by the estimator that was asked for, kept where it took the model to find it.
+
+M validation samples, R sketch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from direct_anneal.config.select import SelectConfig
+from direct_anneal.curvature import (
+    CurvatureEstimator,
+    Estimate,
+    MatrixFree,
+    SecondMoment,
+    estimate,
+    labelled,
+    load_estimate,
+    monte_carlo_sketches,
+    save_estimate,
+)
+from direct_anneal.data import Corpus
+from direct_anneal.errors import InputError
+from direct_anneal.features import SketchedGradients
+from direct_anneal.features.batching import BATCH_TOKENS
+from direct_anneal.gradients import GradientSketcher
+
+# Of the numbers that estimates consist of: raised where they would change.
+ESTIMATE_VERSION = 1
+
+
+def estimate_curvature(
+    config: SelectConfig,
+    corpus: Corpus,
+    validation: SketchedGradients,
+    order: NDArray[np.intp],
+    *,
+    max_length: int,
+    fingerprint: Mapping[str, Any],
+    directory: Path,
+    build_sketcher: Callable[[], GradientSketcher],
+    advance: Callable[[int], object],
+) -> Estimate:
+    """Spectra of the whole validation set and its halves, split at the elbow.
+
+    Args:
+        corpus: the validation set's documents.
+        validation: the gradients of those that have one.
+        order: of `validation`, shape (M,); halves are its even and odd places.
+        fingerprint: what the validation set's features depend on.
+        directory: where estimates are kept that took the model.
+        build_sketcher: called only where the estimator needs the model and nothing is kept of an earlier run.
+        advance: told how much work is done, in no unit that is known before.
+
+    Raises:
+        InputError: there is no curvature to split, or less of it than `num_stiff` asks for.
+    """
+    try:
+        if config.curvature == "empirical-fisher":
+            found = estimate(SecondMoment(validation.dense()[order]), len(order))
+            advance(len(order))
+        else:
+            path = directory / f"{config.curvature}.safetensors"
+            whole = {**fingerprint, "num_eigenpairs": config.num_eigenpairs, "estimate_version": ESTIMATE_VERSION}
+            kept = load_estimate(path, whole)
+            if kept is None:
+                estimator = _estimator(config, corpus, validation, order, max_length, build_sketcher(), advance)
+                save_estimate(path, estimate(estimator, len(order)), whole)
+                kept = load_estimate(path, whole)  # so that a first run and a second one hold the very same arrays
+            assert kept is not None
+            found = kept
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"the validation set must have a spectrum, but {error}") from error
+    if config.num_stiff is not None and config.num_stiff > (rank := len(found.whole.eigenvalues)):
+        raise InputError(
+            f"--num-stiff must be at most the {rank} directions that the spectrum has, got {config.num_stiff}: lower "
+            "it, or add validation samples"
+        )
+    return found.split(config.elbow_rule)
+
+
+def _estimator(
+    config: SelectConfig,
+    corpus: Corpus,
+    validation: SketchedGradients,
+    order: NDArray[np.intp],
+    max_length: int,
+    sketcher: GradientSketcher,
+    advance: Callable[[int], object],
+) -> CurvatureEstimator:
+    ids = validation.samples["id"].take(order)
+    places = pc.index_in(ids, corpus.index["id"].combine_chunks()).to_pylist()
+    documents = [corpus.tokens(place) for place in places]
+    prompts = corpus.num_prompt.tolist()
+    labels = [labelled(tokens, prompts[place]) for tokens, place in zip(documents, places, strict=True)]
+    size = BATCH_TOKENS if config.batch_tokens is None else config.batch_tokens
+    if config.curvature == "mc-fisher":
+        names = ids.to_pylist()
+        return SecondMoment(
+            monte_carlo_sketches(
+                sketcher,
+                documents,
+                names,
+                labels=labels,
+                max_length=max_length,
+                batch_tokens=size,
+                seed=config.seed,
+                advance=advance,
+            )
+        )
+    assert config.curvature in ("ggn", "hessian")
+    assert config.num_eigenpairs is not None
+    return MatrixFree(
+        sketcher,
+        documents,
+        config.curvature,
+        config.num_eigenpairs,
+        labels=labels,
+        max_length=max_length,
+        batch_tokens=size,
+        seed=config.seed,
+        advance=advance,
+    )

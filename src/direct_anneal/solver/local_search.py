@@ -1,0 +1,112 @@
+"""Swaps: what improves a selection of whole samples under ‖Σ x_i‖² or −‖Σ x_i − t‖² when nothing else does.
+
+N samples, R sketch size, k selections (columns that share each pass over the features).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from direct_anneal.solver.feasible import Float, Mask, Polytope, largest
+from direct_anneal.solver.matrix import FeatureMatrix
+
+_CANDIDATES = 64
+_MAX_SWAPS = 10_000
+_WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no end of pairs that bring less
+
+
+def swap(
+    features: FeatureMatrix, polytope: Polytope, starts: list[Mask], totals: Float, target: Float | None = None
+) -> list[Search]:
+    """From each selection, exchange one chosen sample for one that is not, best pair first, while the objective rises.
+
+    The objective is σ ‖u − t‖²: far from nothing (σ = 1, t = 0), or near a target (σ = −1). A swap of i (in) for o
+    (out) changes it by 2σ⟨u − t, x_i − x_o⟩ + σ‖x_i − x_o‖². The pairs looked at are those of the 64 samples on either
+    side with the largest terms of their own; among these, swaps follow one another without a pass over the features,
+    until none helps. Then a pass, which all selections share, finds the next 64; a search ends when those have none.
+
+    Args:
+        starts: k selections, each (N,) bool.
+        totals: their sums u, shape (R, k).
+        target: t, shape (R,); none for σ = 1.
+    """
+    sign = 1.0 if target is None else -1.0
+    norms = sign * features.squared_norms()
+    pulls = totals if target is None else target[:, None] - totals
+    searches = [Search(polytope, chosen, pull, sign) for chosen, pull in zip(starts, pulls.T, strict=True)]
+    active = searches
+    while active:
+        slopes = 2.0 * features.dot(np.stack([search.pull for search in active], axis=1)).T  # (k, N)
+        active = [
+            search for search, slope in zip(active, slopes, strict=True) if search.improve(features, slope, norms)
+        ]
+    ends = features.weighted_sum(np.stack([search.chosen for search in searches], axis=1).astype(np.float64))
+    ends = ends if target is None else target[:, None] - ends
+    for search, start, before, after in zip(searches, starts, pulls.T, ends.T, strict=True):
+        search.value = sign * float(after @ after)
+        # By tokens, swaps may leave room that only a loss can fill; then the start was the better selection.
+        if search.value < sign * float(before @ before):
+            search.chosen, search.value, search.swaps = start, sign * float(before @ before), 0
+    return searches
+
+
+class Search:
+    """Swaps from one selection.
+
+    Attributes:
+        chosen: (N,) bool.
+        pull: σ (u − t), half the objective's gradient, shape (R,).
+        value: σ ‖u − t‖², once the search has ended.
+        swaps: how many were made.
+    """
+
+    def __init__(self, polytope: Polytope, chosen: Mask, pull: Float, sign: float) -> None:
+        self._polytope, self._sign = polytope, sign
+        self.chosen, self.pull, self.value, self.swaps = chosen.copy(), pull, 0.0, 0
+
+    def improve(self, features: FeatureMatrix, slope: Float, norms: Float) -> bool:
+        """Swap among the candidates of one pass; where that does not help, complete the selection and end.
+
+        Args:
+            slope: 2σ ⟨u − t, x_i⟩, shape (N,).
+            norms: σ ‖x_i‖², shape (N,).
+
+        Returns:
+            whether another pass may bring more.
+        """
+        helped = self.swaps < _MAX_SWAPS and self._exchange(features, slope, norms)
+        if not helped:
+            self.chosen = self._polytope.complete(self.chosen, slope + norms)
+        return helped
+
+    def _exchange(self, features: FeatureMatrix, slope: Float, norms: Float) -> bool:
+        polytope, chosen = self._polytope, self.chosen
+        # In comes what is first among equals, out goes what is last.
+        outside = polytope.free[~chosen[polytope.free]]
+        inside = polytope.free[chosen[polytope.free]][::-1]
+        if not len(outside) or not len(inside):
+            return False
+        ins = largest(slope + norms, min(_CANDIDATES, len(outside)), outside)
+        outs = largest(norms - slope, min(_CANDIDATES, len(inside)), inside)
+        x_in, x_out = features.rows(ins), features.rows(outs)
+        up, down = slope[ins] + norms[ins], norms[outs] - slope[outs]
+        cross = 2.0 * self._sign * x_in @ x_out.T
+        helped = False
+        while True:
+            gain = up[:, None] + down[None, :] - cross
+            # A sample that was swapped is on the other side now; a later pass may swap it back.
+            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(chosen, ins, outs)
+            gain = np.where(open_, gain, -np.inf)
+            best, least = gain.max(), self.pull @ self.pull
+            if best <= _WORTH * least:
+                return helped
+            # Among pairs that are equal but for rounding, the first in the order of ties.
+            i, o = np.argwhere(gain >= best - 1e-12 * least)[0]
+            chosen[ins[i]], chosen[outs[o]] = True, False
+            if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
+                chosen[ins[i]], chosen[outs[o]] = False, True
+                return False
+            step = self._sign * (x_in[i] - x_out[o])
+            self.pull = self.pull + step
+            up, down = up + 2.0 * x_in @ step, down - 2.0 * x_out @ step
+            self.swaps, helped = self.swaps + 1, True

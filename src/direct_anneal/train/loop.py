@@ -1,0 +1,221 @@
+"""The training loop: transformers' Trainer, with our rate, our order of data, and checkpoints that count when whole.
+
+Trainer, because a user who anneals for real has its precision, accumulation, sharding and trackers for nothing; on a
+small model its own work is a few per cent of a step. It resumes to the same bytes where everything that a step depends
+on is in its checkpoint, or is a function of seed and step alone: so the windows come in order from `PackedWindows`.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import flush_to_disk
+from direct_anneal.train.config import AnnealConfig
+from direct_anneal.train.packing import PackedWindows
+from direct_anneal.train.schedules import rate_factor
+
+OPTIMIZER_FILE = "optimizer.pt"
+_WHOLE = "whole"  # written last into a checkpoint: one without it was being written when the run was killed
+_LOG_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves beside the model.
+
+    Attributes:
+        optimizer: its state, as optimizer.pt holds it.
+        losses: (step, mean nats a token, rate), every ten steps; the mean over the steps since the last entry, or since
+            the run went on.
+    """
+
+    optimizer: dict[str, Any]
+    losses: list[tuple[int, float, float]]
+
+
+def train(
+    model: nn.Module,
+    windows: PackedWindows,
+    config: AnnealConfig,
+    *,
+    num_steps: int,
+    window: int,
+    optimizer_state: dict[str, Any] | None,
+    directory: Path,
+    advance: Callable[[int], object],
+) -> Trained:
+    """Train `model` in place for `num_steps` steps, going on from the last whole checkpoint below `directory`.
+
+    The first Ctrl-C ends it with a checkpoint when the step under way is done, a second one at once.
+
+    Args:
+        windows: num_steps times batch_size of them.
+        window: T.
+        optimizer_state: to start from; None: fresh.
+        advance: told the tokens of each step, and at once those of the steps that were done before.
+
+    Raises:
+        InputError: the loss is not finite, or the state is of another model.
+        KeyboardInterrupt: Ctrl-C was pressed before the last step.
+    """
+    checkpoint = _last_whole(directory)
+    watch = _Watch(advance, config.batch_size * window)
+    trainer = _Trainer(
+        model=model, args=_arguments(config, num_steps, directory), train_dataset=windows, callbacks=[watch]
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.prepare(config, num_steps, optimizer_state)
+    if checkpoint is not None:
+        advance(int(checkpoint.name.rpartition("-")[2]) * config.batch_size * window)
+    with watch.heeding_interrupts():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if watch.interrupted and trainer.state.global_step < num_steps:
+        raise KeyboardInterrupt
+    losses = [
+        (entry["step"], entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry
+    ]
+    return Trained(optimizer=trainer.optimizer.state_dict(), losses=losses)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
+    lr_scheduler: Any
+
+    def prepare(self, config: AnnealConfig, num_steps: int, optimizer_state: dict[str, Any] | None) -> None:
+        self._config, self._num_steps, self._state = config, num_steps, optimizer_state
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new and self._state is not None:
+            # Moments alone: rate, decay and the like are this run's.
+            own = optimizer.state_dict()["param_groups"]
+            shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
+            _check_fits(self._state, own, shapes)
+            optimizer.load_state_dict({"state": self._state["state"], "param_groups": own})
+        return optimizer
+
+    def create_scheduler(
+        self,
+        num_training_steps: int,  # noqa: ARG002 (ours is known before)
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = self.lr_scheduler
+        if scheduler is None:
+            config, num_steps = self._config, self._num_steps
+            self.lr_scheduler = scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: rate_factor(config.schedule, min(step, num_steps), num_steps, config.warm_up_steps),
+            )
+        return scheduler
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells progress, stops at a loss that is no number and at Ctrl-C, and marks checkpoints as whole."""
+
+    def __init__(self, advance: Callable[[int], object], step_tokens: int) -> None:
+        self._advance, self._step_tokens, self.interrupted = advance, step_tokens, False
+
+    @contextmanager
+    def heeding_interrupts(self) -> Iterator[None]:
+        """Hold Ctrl-C back until a step has been done and saved, where Python would raise it at once."""
+        before = signal.getsignal(signal.SIGINT)
+        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+
+        def note(*_: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        if ours:
+            signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._advance(self._step_tokens)
+        control.should_save |= self.interrupted
+        control.should_training_stop |= self.interrupted
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss must stay finite, but was {loss} by step {state.global_step}: lower --learning-rate, or see "
+                "whether the checkpoint is damaged"
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for path in directory.iterdir():
+            flush_to_disk(path)
+        (directory / _WHOLE).touch()
+
+
+def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> TrainingArguments:
+    micro = config.micro_batch_size or config.batch_size
+    return TrainingArguments(
+        output_dir=str(directory),
+        max_steps=num_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.clip,
+        optim="adamw_torch",
+        train_sampling_strategy="sequential",
+        seed=config.seed,
+        use_cpu=config.device == "cpu",
+        bf16=config.dtype == "bfloat16",
+        dataloader_pin_memory=config.device != "cpu",
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        save_total_limit=2,  # the older is whole while the newer is being written
+        logging_steps=_LOG_STEPS,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        log_level="error",
+        report_to=config.track,
+        run_name=Path(config.out).name,
+    )
+
+
+def _last_whole(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the others are removed."""
+    checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in checkpoints:
+        if not (path / _WHOLE).exists():
+            shutil.rmtree(path)
+    return next((path for path in reversed(checkpoints) if path.exists()), None)
+
+
+def _check_fits(state: dict[str, Any], groups: list[dict[str, Any]], shapes: list[tuple[int, ...]]) -> None:
+    try:
+        given = [list(group["params"]) for group in state["param_groups"]]
+        moments = [tuple(state["state"][i]["exp_avg"].shape) for group in given for i in group]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{OPTIMIZER_FILE} must hold AdamW's state as transformers' Trainer saves it, but {error!s:.80} is "
+            "missing: pass --optimizer-state fresh"
+        ) from error
+    if [len(group) for group in given] != [len(group["params"]) for group in groups] or moments != shapes:
+        raise InputError(
+            f"{OPTIMIZER_FILE} must be of this model, but has {len(moments)} moments in {len(given)} groups where the "
+            f"model has {len(shapes)} in {len(groups)}, or other shapes: pass --optimizer-state fresh"
+        )

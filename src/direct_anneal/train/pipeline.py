@@ -1,0 +1,213 @@
+"""`anneal`, top to bottom."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from direct_anneal.config.options import keep
+from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
+from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import replacing
+from direct_anneal.io.lock import claim
+from direct_anneal.io.redaction import redacted
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Progress, Silent
+from direct_anneal.train.config import AnnealConfig
+from direct_anneal.train.packing import PackedWindows, Part
+
+RECORD = "annealing.json"  # written last: a run without it goes on
+_WORK = "unfinished"  # tokens and checkpoints, until the model is there
+
+
+def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Train a checkpoint on the chosen documents while the rate falls, and save it below `out` with a record.
+
+    A run that was killed goes on from its last checkpoint and ends with the same bytes (on the CPU, with the same
+    number of threads); one that is finished is returned as it is.
+
+    Args:
+        progress: shows the stages; silent where left out.
+        options: the fields of `AnnealConfig`.
+
+    Returns:
+        the record, as written to annealing.json: configuration, fingerprints, steps, tokens, losses, seconds.
+
+    Raises:
+        InputError: something given cannot be used; says what to do.
+    """
+    config = AnnealConfig(**options)
+    shown = progress or Silent()
+    out = Path(config.out)
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    window = checkpoint.window(config.max_length)
+    _need_accelerate()
+    roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
+    layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
+    sources = {role: expand(patterns, role, layout) for role, patterns in roles.items()}
+    wanted = {
+        **config.defining,
+        "max_length": window,
+        "weights": checkpoint.weights_fingerprint(),
+        "sources": [source.state() for found in sources.values() for source in found],
+    }
+    with claim(out, wanted, RECORD, "schedule", overwrite=config.overwrite) as finished:
+        return _annealed(config, checkpoint, sources, wanted, shown) if finished is None else finished
+
+
+def _annealed(
+    config: AnnealConfig,
+    checkpoint: Checkpoint,
+    sources: dict[str, list[Source]],
+    wanted: dict[str, Any],
+    shown: Progress,
+) -> dict[str, Any]:
+    """Train, save and record, in a directory that is claimed; `wanted` is what the result depends on."""
+    out, window = Path(config.out), int(wanted["max_length"])
+    keep(asdict(config), out)
+    work = _work(out / _WORK, wanted)
+    corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
+    windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
+    model = checkpoint.load_model(config.device, "float32")  # with dtype bfloat16 autocast does the rest
+    state = load_optimizer_state(checkpoint.directory) if config.optimizer_state == "kept" else None
+    from direct_anneal.train.loop import OPTIMIZER_FILE, train
+
+    num_tokens = num_steps * config.batch_size * window
+    started = time.monotonic()
+    with shown.stage("Annealing", "tokens", num_tokens) as advance:
+        trained = train(
+            model,
+            windows,
+            config,
+            num_steps=num_steps,
+            window=window,
+            optimizer_state=state,
+            directory=work / "checkpoints",
+            advance=advance,
+        )
+    seconds = round(time.monotonic() - started, 3)
+
+    model.save_pretrained(out)  # type: ignore[operator]
+    if checkpoint.has_tokenizer:
+        checkpoint.load_tokenizer().save_pretrained(out)
+    if config.keep_optimizer_state:
+        with replacing(out / OPTIMIZER_FILE) as temporary:
+            torch.save(trained.optimizer, temporary)
+    record = {
+        "config": wanted,
+        "fingerprints": {
+            "model": wanted["weights"],
+            "tokenizer": checkpoint.tokenizer_fingerprint(),
+            **{role: corpus.fingerprint for role, corpus in corpora.items()},
+        },
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "num_steps": num_steps,
+        "num_tokens": num_tokens,
+        "num_documents": {role: corpus.num_samples for role, corpus in corpora.items()},
+        "epoch_tokens": windows.epoch_tokens,
+        "losses": trained.losses,
+        "seconds": seconds,
+    }
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps(redacted(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    shutil.rmtree(work)
+    return record
+
+
+def load_optimizer_state(directory: Path) -> dict[str, Any]:
+    """The state in a checkpoint's optimizer.pt; nothing but tensors and plain values is read from it.
+
+    Raises:
+        InputError: there is none, or it is something else.
+    """
+    path = directory / "optimizer.pt"
+    if not path.exists():
+        raise InputError(
+            f"--optimizer-state kept needs the checkpoint's optimizer.pt, but {directory} has none: save it there with "
+            "torch.save(optimizer.state_dict(), ...), or pass --optimizer-state fresh"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} must hold an optimizer's state and nothing else, but cannot be read "
+            f"({' '.join(str(error).split())[:120]}): save it again, or pass --optimizer-state fresh"
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} must hold an optimizer's state, but holds a {type(state).__name__}: save it again")
+    return state
+
+
+def _need_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError("annealing needs accelerate, which is not installed: pip install 'direct-anneal[anneal]'")
+
+
+def _read(
+    role: str,
+    sources: list[Source],
+    config: AnnealConfig,
+    checkpoint: Checkpoint,
+    window: int,
+    work: Path,
+    shown: Progress,
+) -> Corpus:
+    with shown.stage(f"Reading the {role}", "documents") as advance:
+        corpus = prepare(
+            sources,
+            role=role,
+            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            load_tokenizer=checkpoint.load_tokenizer,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=window,
+            directory=work / "corpus" / role,
+            advance=advance,
+        )
+    if told := corpus.incidents.left_out():
+        shown.note(f"{role}: records left out: {told}")
+    return corpus
+
+
+def _windows(
+    corpora: dict[str, Corpus], config: AnnealConfig, window: int, separator: int | None
+) -> tuple[PackedWindows, int]:
+    """The windows of all steps, and how many steps there are: the number nearest to what was asked for, at least 1."""
+    parts = [Part(corpora["data"]), *([Part(corpora["mix"], config.mix_share)] if "mix" in corpora else [])]
+    step_tokens = config.batch_size * window
+    if config.num_tokens is None:
+        assert config.epochs is not None
+        one = PackedWindows(parts[:1], num_windows=1, window=window, separator=separator, seed=config.seed)
+        num_tokens = config.epochs * one.epoch_tokens / (1 - config.mix_share)
+    else:
+        num_tokens = config.num_tokens
+    num_steps = max(1, round(num_tokens / step_tokens))
+    if config.warm_up_steps >= num_steps:
+        raise InputError(
+            f"--warm-up-steps must leave steps for the schedule, but {config.warm_up_steps} of {num_steps} steps warm "
+            f"up (a step is {step_tokens:,} tokens): fewer of them, more data or a smaller --batch-size"
+        )
+    windows = PackedWindows(
+        parts, num_windows=num_steps * config.batch_size, window=window, separator=separator, seed=config.seed
+    )
+    return windows, num_steps
+
+
+def _work(directory: Path, wanted: dict[str, Any]) -> Path:
+    """The unfinished part of a run, emptied where it is another run's, which this one was told to overwrite."""
+    begun = directory / "begun.json"
+    text = json.dumps(wanted)
+    if directory.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == text):
+        shutil.rmtree(directory)
+    directory.mkdir(exist_ok=True)
+    with replacing(begun) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return directory

@@ -1,0 +1,299 @@
+"""Runs of `anneal` against a loop of our own, killed, resumed, and refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from direct_anneal.errors import InputError
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Silent
+from direct_anneal.train import PackedWindows, Part
+from direct_anneal.train.schedules import rate_factor
+from selection.tiny import command_line, files_below, start
+from train.annealing_runs import BATCH, MODEL_FILES, WINDOW, annealed, corpus_of, model_bytes, write_data
+
+pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl")
+
+
+@pytest.fixture(scope="module")
+def stable(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after a short stable phase, with its optimizer's state. To be read, not changed."""
+    out = tmp_path_factory.mktemp("stable") / "model"
+    annealed(checkpoint, data, out, schedule="constant", seed=9, keep_optimizer_state=True)
+    return out
+
+
+def by_hand(model_directory: Path, windows: PackedWindows, *, schedule: Any, steps: int, kept: bool) -> dict[str, Any]:
+    """AdamW on the same windows: decay on matrices alone, gradients clipped at 1, the rate by the schedule."""
+    model = AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).train()
+    decayed = [p for name, p in model.named_parameters() if "norm" not in name]
+    others = [p for name, p in model.named_parameters() if "norm" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=0.01,
+        betas=(0.9, 0.95),
+    )
+    if kept:
+        state = torch.load(model_directory / "optimizer.pt", weights_only=True)["state"]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for step in range(steps):
+        ids = torch.stack([windows[step * BATCH + row]["input_ids"] for row in range(BATCH)])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * rate_factor(schedule, step, steps)
+        logits = model(input_ids=ids).logits[:, :-1]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "1-sqrt", "cosine", "constant"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_is_what_a_plain_loop_does(stable: Path, data: Path, tmp_path: Path, schedule: str, kept: bool) -> None:
+    state = "kept" if kept else "fresh"
+    record = annealed(stable, data, tmp_path / "out", schedule=schedule, optimizer_state=state)
+    windows = PackedWindows(
+        [Part(corpus_of(stable, data, tmp_path / "corpus"))],
+        num_windows=12 * BATCH,
+        window=WINDOW,
+        separator=Checkpoint(str(stable)).separator,
+        seed=0,
+    )
+    expected = by_hand(stable, windows, schedule=schedule, steps=record["num_steps"], kept=kept)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    for name, value in expected.items():
+        # Float32 rounding of another order of sums, amplified by Adam's division over 12 steps of size 0.01.
+        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_the_rate_ends_low_and_the_loss_falls(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    record = annealed(checkpoint, data, tmp_path / "out", epochs=12)
+    first, last = record["losses"][0], record["losses"][-1]
+    assert last[1] < first[1]
+    assert last[2] < 0.1 * first[2]
+
+
+@pytest.mark.parametrize(("share", "mixed"), [(0.0, 1.0), (0.5, 2.0)])
+def test_epochs_count_the_chosen_documents_alone(
+    checkpoint: Path, data: Path, tmp_path: Path, share: float, mixed: float
+) -> None:
+    options = {"mix": [write_data(tmp_path / "mix.jsonl", seed=8)], "mix_share": share} if share else {}
+    record = annealed(checkpoint, data, tmp_path / "out", epochs=3, **options)
+    steps = mixed * 3 * record["epoch_tokens"] / (BATCH * WINDOW)
+    assert record["num_steps"] == round(steps)
+
+
+def test_accumulated_steps_are_the_same_steps(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    annealed(checkpoint, data, tmp_path / "whole")
+    annealed(checkpoint, data, tmp_path / "halves", micro_batch_size=BATCH // 2)
+    whole, halves = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).state_dict()
+        for name in ("whole", "halves")
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(halves[name], value, atol=2e-5, rtol=1e-4)  # see above
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is, also where the tests were started in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class InterruptingAt(Silent):
+    """Presses Ctrl-C during a step of annealing, counted from 1."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    @contextmanager
+    def stage(self, name: str, *_: Any, **__: Any) -> Iterator[Callable[[int], object]]:
+        steps = itertools.count(1)
+        reached = (lambda _: next(steps) == self._step) if name == "Annealing" else lambda _: False
+        yield lambda tokens: os.kill(os.getpid(), signal.SIGINT) if reached(tokens) else None
+
+
+class TestAgain:
+    def test_the_same_run_gives_the_same_bytes(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            annealed(checkpoint, data, tmp_path / name, keep_optimizer_state=True)
+        assert model_bytes(tmp_path / "one") == model_bytes(tmp_path / "two")
+        assert set(model_bytes(tmp_path / "one")) == set(MODEL_FILES)
+
+    def test_a_finished_run_is_left_as_it_is(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        record = annealed(checkpoint, data, tmp_path / "out")
+        before = files_below(tmp_path / "out")
+        assert annealed(checkpoint, data, tmp_path / "out") == json.loads(json.dumps(record))
+        assert files_below(tmp_path / "out") == before
+
+    def test_another_run_is_refused_or_replaces_it(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        annealed(checkpoint, data, tmp_path / "out")
+        with pytest.raises(InputError, match=r"another run \(seed differ\).*--overwrite"):
+            annealed(checkpoint, data, tmp_path / "out", seed=1)
+        annealed(checkpoint, data, tmp_path / "out", seed=1, overwrite=True)
+        annealed(checkpoint, data, tmp_path / "fresh", seed=1)
+        assert model_bytes(tmp_path / "out") == model_bytes(tmp_path / "fresh")
+
+    def test_changed_documents_are_another_run(self, checkpoint: Path, tmp_path: Path) -> None:
+        data = write_data(tmp_path / "own.jsonl")
+        annealed(checkpoint, data, tmp_path / "out")
+        write_data(data, count=41)
+        with pytest.raises(InputError, match="sources differ"):
+            annealed(checkpoint, data, tmp_path / "out")
+
+    def test_killed_and_run_again_it_ends_with_the_same_bytes(
+        self, checkpoint: Path, data: Path, tmp_path: Path
+    ) -> None:
+        """Killed for good after the second checkpoint, wherever it then is: in a step, or writing the next one."""
+        options: dict[str, Any] = {
+            "num_tokens": 400 * BATCH * WINDOW,
+            "checkpoint_steps": 5,
+            "keep_optimizer_state": True,
+        }
+        words = ["anneal", "--model", checkpoint, "--data", data, "--out", tmp_path / "killed", "--learning-rate", 0.01]
+        words += ["--batch-size", BATCH, "--max-length", WINDOW, "--num-tokens", options["num_tokens"]]
+        words += ["--checkpoint-steps", 5, "--keep-optimizer-state"]
+        process = start(command_line, [str(word) for word in words], tmp_path / "log")
+        wait_for(
+            lambda: any((tmp_path / "killed").glob("unfinished/checkpoints/checkpoint-*0/whole")), process.is_alive
+        )
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert not (tmp_path / "killed" / "annealing.json").exists(), "it was killed too late to show anything"
+        annealed(checkpoint, data, tmp_path / "killed", **options)
+        annealed(checkpoint, data, tmp_path / "unbroken", **options)
+        assert model_bytes(tmp_path / "killed") == model_bytes(tmp_path / "unbroken")
+        assert not (tmp_path / "killed" / "unfinished").exists()
+
+    @pytest.mark.usefixtures("heard")
+    def test_interrupted_it_saves_its_step_and_ends_with_the_same_bytes(
+        self, checkpoint: Path, data: Path, tmp_path: Path
+    ) -> None:
+        """No checkpoint would be due for long: what was done by Ctrl-C is kept nevertheless."""
+        out = tmp_path / "stopped"
+        with pytest.raises(KeyboardInterrupt):
+            annealed(checkpoint, data, out, keep_optimizer_state=True, progress=InterruptingAt(5))
+        assert [path.name for path in (out / "unfinished" / "checkpoints").iterdir()] == ["checkpoint-5"]
+        for name in ("stopped", "unbroken"):
+            annealed(checkpoint, data, tmp_path / name, keep_optimizer_state=True)
+        assert model_bytes(out) == model_bytes(tmp_path / "unbroken")
+
+    @pytest.mark.usefixtures("heard")
+    def test_interrupted_in_its_last_step_it_is_finished(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        record = annealed(checkpoint, data, tmp_path / "out", progress=InterruptingAt(12))
+        assert record["num_steps"] == 12
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_a_checkpoint_that_was_being_written_does_not_count(
+        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Stopped at the end, and the last checkpoint robbed of its mark and half of its weights."""
+        with monkeypatch.context() as patch:
+            patch.setattr("direct_anneal.train.pipeline.replacing", fail)
+            with pytest.raises(KeyboardInterrupt):
+                annealed(checkpoint, data, tmp_path / "out", checkpoint_steps=4)
+        last = tmp_path / "out" / "unfinished" / "checkpoints" / "checkpoint-12"
+        (last / "whole").unlink()
+        os.truncate(last / "model.safetensors", 1000)
+        annealed(checkpoint, data, tmp_path / "out", checkpoint_steps=4)
+        annealed(checkpoint, data, tmp_path / "unbroken")
+        assert model_bytes(tmp_path / "out") == model_bytes(tmp_path / "unbroken")
+
+
+def fail(path: Path) -> None:
+    """In place of writing the record; the claim on the directory, which is written first, is let through."""
+    if path.name == "annealing.json":
+        raise KeyboardInterrupt
+    from direct_anneal.io.atomic import replacing
+
+    return replacing(path)  # type: ignore[return-value]
+
+
+def wait_for(happened: Callable[[], bool], alive: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert alive(), "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("harmed"),))
+
+
+class TestRefuses:
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"learning_rate": "1e-3"}, "--learning-rate must be a number"),
+            ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
+            ({"epochs": 0}, "--epochs must be above 0"),
+            ({"epochs": 2, "num_tokens": 100}, "--epochs must be given, or --num-tokens"),
+            ({"micro_batch_size": 3}, "a divisor of --batch-size 4"),
+            ({"mix_share": 0.2}, "given together with --mix"),
+            ({"schedule": "step"}, "--schedule must be linear or"),
+            ({"max_length": 100}, "the model's context of 64 tokens, got 100"),
+            ({"warm_up_steps": 12}, "12 of 12 steps warm up"),
+            ({"optimizer_state": "kept"}, "has none"),
+            ({"device": "cuda"}, "torch sees none"),
+        ],
+    )
+    def test_what_cannot_be(
+        self, checkpoint: Path, data: Path, tmp_path: Path, options: dict[str, Any], says: str
+    ) -> None:
+        if options.get("device") == "cuda" and torch.cuda.is_available():
+            pytest.skip("there is a CUDA device")
+        with pytest.raises(InputError, match=says):
+            annealed(checkpoint, data, tmp_path / "out", **options)
+
+    def test_directories_of_others(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        mine = Path(shutil.copytree(checkpoint, tmp_path / "mine"))
+        with pytest.raises(InputError, match="holds other files"):
+            annealed(checkpoint, data, mine, overwrite=True)
+
+    def test_a_loss_that_is_no_number(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="lower --learning-rate"):
+            annealed(checkpoint, data, tmp_path / "out", learning_rate=9.9, clip=1e9, weight_decay=10.0, epochs=30)
+
+    @pytest.mark.parametrize("state", [{"state": {}, "param_groups": []}, {"model": 1}, [1]])
+    def test_a_state_that_is_not_of_this_model(
+        self, checkpoint: Path, data: Path, tmp_path: Path, state: object
+    ) -> None:
+        model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+        torch.save(state, model / "optimizer.pt")
+        with pytest.raises(InputError, match=r"optimizer\.pt must"):
+            annealed(model, data, tmp_path / "out", optimizer_state="kept")
+
+    def test_a_state_with_code_in_it_without_running_it(
+        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+        (model / "optimizer.pt").write_bytes(pickle.dumps(Harmful()))
+        with pytest.raises(InputError, match="nothing else"):
+            annealed(model, data, tmp_path / "out", optimizer_state="kept")
+        assert not (tmp_path / "harmed").exists()
