@@ -1,10 +1,27 @@
-"""The one error that is the user's to mend."""
+"""The error that is the user's to mend."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_OPEN, _CLOSE = "\x0e", "\x0f"  # around an option's name inside a message: control characters that no text of ours has
+_OPTION = re.compile(f"{_OPEN}([a-z_]+){_CLOSE}")
+
+
+def option(name: str) -> str:
+    """Name an option inside a message, for each surface to spell: `budget_ratio` in Python, `--budget-ratio` as a flag.
+
+    >>> str(InputError(field="elbow", must="be left out", got=0.9, do=f"{option('num_stiff')} stands in its place"))
+    'elbow must be left out, got 0.9: num_stiff stands in its place'
+    """
+    return f"{_OPEN}{name}{_CLOSE}"
+
+
+def flag(name: str) -> str:
+    """Spell an option as the command line does."""
+    return "--" + name.replace("_", "-")
 
 
 class InputError(ValueError):
@@ -12,7 +29,41 @@ class InputError(ValueError):
 
     The message is one line: what must hold, what arrived, what to do. The command line prints it without a
     traceback and exits with code 2; nothing that was computed before is lost.
+
+    Args:
+        message: the whole line, where it has no such parts.
+        field: the option at fault, by its Python name.
+        subject: what is at fault, where that is no option: "the recipe", a file.
+        must: what must hold, after "must".
+        got: what arrived: a value, or a clause that begins with "but" or "got".
+        do: what to do about it.
+
+    >>> str(InputError(field="fraction", must="be in (0, 1]", got=2.0, do="pass a share such as 0.2"))
+    'fraction must be in (0, 1], got 2.0: pass a share such as 0.2'
     """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        field: str | None = None,
+        subject: str | None = None,
+        must: str | None = None,
+        got: object = None,
+        do: str | None = None,
+    ) -> None:
+        self.field, self.subject, self.must, self.got, self.do = field, subject, must, got, do
+        if must is not None:
+            named = option(field) if field is not None else subject
+            said = str(got)
+            clause = "" if got is None else ", " + (said if said.startswith(("but ", "got ")) else f"got {said}")
+            message = f"{named} must {must}{clause}{f': {do}' if do else ''}"
+        self._message = message
+        super().__init__(self.spelled(str))
+
+    def spelled(self, spell: Callable[[str], str]) -> str:
+        """The message, with every option's name as `spell` has it."""
+        return _OPTION.sub(lambda named: spell(named[1]), self._message)
 
 
 @contextmanager

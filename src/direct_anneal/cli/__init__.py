@@ -24,7 +24,7 @@ from direct_anneal.cli.report import add_report
 from direct_anneal.cli.select import add_features, add_select, add_solve
 from direct_anneal.cli.shared import quieten_transformers
 from direct_anneal.cli.verify import add_verify
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, flag
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         telling.result(result)
         return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:
-        return telling.failure(str(error), EXIT_INPUT)
+        return telling.failure(error.spelled(flag), EXIT_INPUT)
     except KeyboardInterrupt:
         return telling.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
     except OSError as error:

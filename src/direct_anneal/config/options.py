@@ -38,7 +38,7 @@ def require(holds: bool, field: str, must: str, value: object) -> None:
         InputError: it does not hold.
     """
     if not holds:
-        raise InputError(f"--{field.replace('_', '-')} must be {must}, got {value}")
+        raise InputError(field=field, must=f"be {must}", got=f"got {value}")
 
 
 def settle(options: Any) -> None:
