@@ -1,4 +1,4 @@
-"""What an installation has and lacks, and whether it computes what it should.
+"""Checks of an installation: its libraries, its devices, and a computation with a known answer.
 
 B sequences, R sketch size, N samples.
 """
@@ -165,7 +165,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _requirements(extra: str | None) -> list[Requirement]:
-    """What the core needs, or an extra beside it; an extra that names another has that one's, too."""
+    """List the requirements of the core or of an extra, following extras that name others."""
     found = []
     for text in importlib.metadata.requires(_NAME) or ():
         requirement = Requirement(text)

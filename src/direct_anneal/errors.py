@@ -25,7 +25,7 @@ def flag(name: str) -> str:
 
 
 class InputError(ValueError):
-    """What the user gave or asked for cannot be used.
+    """An input or request that cannot be used.
 
     The message is one line: what must hold, what arrived, what to do. The command line prints it without a
     traceback and exits with code 2; nothing that was computed before is lost.

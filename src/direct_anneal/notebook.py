@@ -1,4 +1,4 @@
-"""What notebooks show of an object: small tables and one curve, in HTML that no name or domain can break out of."""
+"""HTML for notebooks: small tables and one curve, with every name escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long work tells where it is: a bar on a terminal, lines elsewhere, nothing in a library."""
+"""Progress of long work: a bar on a terminal, lines elsewhere, nothing in a library."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 
 class Pace:
-    """How far a stage is, how fast it goes, and how long it will take.
+    """The progress of a stage: amount done, rate and time left.
 
     Args:
         unit, total, items: as for `Progress.stage`.

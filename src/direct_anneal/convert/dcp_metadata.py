@@ -1,4 +1,4 @@
-"""What a distributed checkpoint (DCP) holds and where, read without running anything.
+"""The contents of a distributed checkpoint (DCP), read without running anything.
 
 The description, `.metadata`, is a pickle of torch's own classes. Here nothing but plain records are made from it, for
 the handful of names that such a description consists of; any other name in it is an error.

@@ -1,4 +1,4 @@
-"""From a distributed checkpoint to a Hugging Face directory."""
+"""Convert a distributed checkpoint to a Hugging Face directory."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ TORCHTITAN = {"llama": True, "qwen3": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """How one checkpoint names the weights.
+    """The naming scheme of one checkpoint.
 
     Attributes:
         name: for people: "Hugging Face's" or "torchtitan's".

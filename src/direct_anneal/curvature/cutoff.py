@@ -1,4 +1,4 @@
-"""Where stiff ends: rules that count the stiff directions of a spectrum.
+"""The cutoff: rules that count the stiff directions of a spectrum.
 
 r eigenvalues λ > 0, descending; s stiff directions, 1 ≤ s ≤ r.
 """

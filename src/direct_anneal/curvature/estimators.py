@@ -1,4 +1,4 @@
-"""What every estimate of the validation loss's curvature gives: a spectrum, and one of each half to hold out by.
+"""Curvature estimators: the spectrum of the validation loss, and one of each half for holding out.
 
 M validation samples, R sketch size.
 """
@@ -23,7 +23,7 @@ class CurvatureEstimator(Protocol):
     """Estimates the curvature of the mean loss over any part of the validation samples."""
 
     def spectrum(self, samples: NDArray[np.intp]) -> Spectrum:
-        """Of these samples; the elbow at the paper's share of the energy.
+        """Estimate the spectrum of these samples; the cutoff is the paper's share of the energy.
 
         Raises:
             ValueError: they have no curvature to split.

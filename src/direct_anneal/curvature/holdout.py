@@ -1,4 +1,4 @@
-"""How far the spectrum is the validation samples' own: stiff cost in sample against held out.
+"""Overfitting of the spectrum: stiff cost in sample against held out.
 
 M validation samples, R sketch size, m bands.
 """

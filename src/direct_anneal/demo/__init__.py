@@ -1,4 +1,4 @@
-"""What `direct-anneal demo` runs on: a small causal language model and a corpus, without network or user data."""
+"""The demo: a small causal language model and a corpus, without network or user data."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _NUM_POOL_FILES = 4
 
 @dataclass(frozen=True)
 class DemoCorpus:
-    """Where the demo's documents lie, and how many of each domain the pool holds."""
+    """The demo's files, and the pool's documents by domain."""
 
     pool: list[Path]
     validation: Path
@@ -118,7 +118,7 @@ def write_demo_corpus(
 
 
 def is_for_training(text: str) -> bool:
-    """Whether a document belongs to the half that the shipped model was trained on; copies share their half."""
+    """Say if a document belongs to the half that the shipped model was trained on; copies share their half."""
     return hashlib.blake2b(normalised(text).encode(), digest_size=1).digest()[0] % 2 == 1
 
 

@@ -87,7 +87,7 @@ def _small_tables() -> list[tuple[str, list[str]]]:
 
 
 def logs(rng: random.Random) -> str:
-    """What a web server writes down all day: regular text that teaches a model next to nothing."""
+    """Web server logs: regular text that teaches a model next to nothing."""
     moment = datetime(2024, 1, 1) + timedelta(seconds=rng.randrange(365 * 86_400))
     lines = []
     for _ in range(rng.randint(3, 9)):

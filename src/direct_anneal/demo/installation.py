@@ -66,7 +66,7 @@ def normalised(text: str) -> str:
 
 
 def is_usable(text: str) -> bool:
-    """Whether a text is long enough, has some words, and can be stored as UTF-8 (literals may hold lone surrogates)."""
+    """Say if a text is long enough, has some words, and fits UTF-8 (literals may hold lone surrogates)."""
     if re.search(r"[\ud800-\udfff\x00]", text) or len(text.split()) < 4:
         return False
     return MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS

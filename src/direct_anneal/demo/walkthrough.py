@@ -104,7 +104,7 @@ def _share(counts: dict[str, int], names: tuple[str, ...] | frozenset[str]) -> f
 
 
 def _program() -> str:
-    """How people who are reading this can call the command."""
+    """The command as the reader can call it."""
     script = Path(sys.executable).parent / "direct-anneal"
     if shutil.which("direct-anneal") or not script.is_file():
         return "direct-anneal"

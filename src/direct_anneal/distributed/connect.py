@@ -48,7 +48,7 @@ def connected(address: str | None, workers: int | None, store_bytes: int) -> Ite
 
 
 def room_for(ray: Any, resource: Literal["CPU", "GPU"]) -> int:
-    """How many workers the cluster has room for, one for each.
+    """Count the workers that the cluster has room for, one for each.
 
     Raises:
         InputError: none.

@@ -25,7 +25,7 @@ _STORE_BYTES = 1 << 30  # of Ray's shared memory, where this machine is all ther
 
 
 class TaskMap:
-    """As the built-in `map`, by tasks: results come in the order of items, so that what is made of them is the same.
+    """The built-in `map` by Ray tasks: results come in the order of items, so sums are the same.
 
     A context: Ray is connected while it lasts. A task whose worker or machine is lost is done again.
 
@@ -51,7 +51,7 @@ class TaskMap:
         self._connection.close()
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-        """What the function gives for each item, in their order.
+        """Yield the function of each item, in order.
 
         Raises:
             InputError: workers are lost again and again, or have another version of us.
@@ -109,7 +109,7 @@ class TaskMap:
 
 
 def done(version_and_function: tuple[str, Callable[[Item], Result]], item: Item) -> Result:
-    """What one task does."""
+    """Run one task."""
     wanted, function = version_and_function
     if (found := importlib.metadata.version("direct-anneal")) != wanted:
         raise InputError(

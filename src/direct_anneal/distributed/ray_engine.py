@@ -111,7 +111,7 @@ class RayEngine:
         self._lost = (died.RayActorError, died.WorkerCrashedError, died.NodeDiedError, died.OutOfMemoryError)
 
     def _keep_starting(self, num_busy: int, num_waiting: int) -> None:
-        """As many workers as there is work for."""
+        """Start as many workers as there is work for."""
         assert self._num_workers is not None
         alive = num_busy + len(self._idle) + len(self._starting)
         for _ in range(min(self._num_workers, num_busy + num_waiting) - alive):
@@ -124,7 +124,7 @@ class RayEngine:
             self._wait([])
 
     def _wait(self, making: list[Any]) -> list[Any]:
-        """Of what is being made, what is ready; workers that have started are idle then.
+        """Collect the shards that are ready; workers that have started become idle.
 
         Raises:
             InputError: no worker could be started for a long time.

@@ -1,4 +1,4 @@
-"""What one process of a cluster does: it loads the model once, and makes the shards that it is told to.
+"""The worker process of a cluster: loads the model once and makes the shards it is given.
 
 Nothing but descriptors comes and goes through Ray. Documents and shards go by way of the store's own place.
 """
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
         fitting: None; or, where a batch did not fit into memory, the tokens of one that may.
@@ -61,7 +61,7 @@ class Worker:
         return self._sketcher.describe()
 
     def find_batch_tokens(self, longest: np.ndarray) -> int:
-        """As `found_batch_tokens`."""
+        """See `found_batch_tokens`."""
         return found_batch_tokens(self._sketcher, longest)
 
     def make(self, task: Task) -> Made:
@@ -78,7 +78,7 @@ class Worker:
 
 
 def documents_name(shard: int) -> str:
-    """Where a shard's documents lie while it is made; a run that is killed may leave them, for the next to remove."""
+    """The path of a shard's documents while it is made; the next run removes what a kill leaves."""
     return f"documents-{shard:05d}.arrow{TEMPORARY_SUFFIX}"
 
 

@@ -1,4 +1,4 @@
-"""From a finished run to a directory that a trainer reads."""
+"""Export: from a finished run to a directory that a trainer reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every format has in common: documents go into files of bounded size, and it is known where each one went."""
+"""Shards of bounded size, common to all formats, with the place of every document."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What shapes the files beside the documents.
+    """Settings that shape the files.
 
     Attributes:
         vocab_size: every token lies in [0, vocab_size).
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What a snippet speaks of.
+    """The facts for a configuration snippet.
 
     Attributes:
         out: the directory.

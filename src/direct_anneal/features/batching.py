@@ -37,7 +37,7 @@ class Window:
 
     @property
     def predicts(self) -> bool:
-        """Whether any token is predicted; the first never is."""
+        """True if any token is predicted; the first never is."""
         return max(1, self.num_prompt) < len(self.tokens)
 
 

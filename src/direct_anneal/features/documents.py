@@ -30,7 +30,7 @@ class Documents:
 
     @classmethod
     def of(cls, corpus: Corpus, rows: range) -> Documents:
-        """Those at these positions. Cost: reads them."""
+        """Read the documents at these positions."""
         samples = corpus.index.slice(rows.start, len(rows))
         for place, field in enumerate(samples.schema):
             if pa.types.is_dictionary(field.type):  # which holds what all of the corpus's rows take from it
@@ -40,7 +40,7 @@ class Documents:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Documents:
-        """As `to_bytes` made them."""
+        """Read documents written by `to_bytes`."""
         with pa.ipc.open_stream(content) as stream:
             table = stream.read_all()
         tokens = [row.values.to_numpy().astype(np.int64) for row in table["tokens"]]
@@ -59,5 +59,5 @@ class Documents:
 
     @property
     def num_tokens(self) -> int:
-        """Of all."""
+        """All tokens."""
         return sum(map(len, self.tokens))

@@ -1,4 +1,4 @@
-"""From a corpus to a store of features, shard by shard, by whatever engine.
+"""Extraction: from a corpus to a store of features, shard by shard, by any engine.
 
 n documents of a shard, W windows, R sketch size.
 """
@@ -25,7 +25,7 @@ _SMALLER_BATCHES = (
 
 @dataclass
 class Extraction:
-    """What engines have in common: where shards come from and go to, and how large batches are by now.
+    """The state that engines share: the store, the corpus and the current batch size.
 
     Attributes:
         corpus: the documents.
@@ -44,7 +44,7 @@ class Extraction:
     batch_tokens: int
 
     def documents(self, shard: int) -> Documents:
-        """Those that the shard is made from."""
+        """Read the documents of a shard."""
         return Documents.of(self.corpus, self.store.rows(shard))
 
     def shrink(self, batch_tokens: int) -> None:
@@ -58,7 +58,7 @@ class Engine(Protocol):
     """Makes shards, wherever that may be."""
 
     def find_batch_tokens(self, longest: np.ndarray) -> int:
-        """As `found_batch_tokens`."""
+        """See `found_batch_tokens`."""
 
     def make(self, extraction: Extraction, shards: Sequence[int]) -> list[int]:
         """Make these shards and commit them to the store, in whatever order.
@@ -68,7 +68,7 @@ class Engine(Protocol):
         """
 
     def coverage(self) -> Coverage | None:
-        """Which way every parameter goes; None where nothing had to be made."""
+        """The coverage of the parameters; None if every shard was there already."""
 
 
 class Local:
@@ -176,7 +176,7 @@ def shard_rows(
     batch_tokens: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> ShardRows:
-    """What one shard holds.
+    """Build the rows of one shard.
 
     Raises:
         BatchTooLargeError: a batch does not fit into memory; what `advance` was told is taken back.

@@ -38,7 +38,7 @@ class SketchedGradients:
 
     @classmethod
     def load(cls, store: FeatureStore, index: pa.Table, ngrams: FeatureStore | None = None) -> SketchedGradients:
-        """What a complete store holds. Memory: its table.
+        """Load a complete store. Memory: its table.
 
         Left out is what is not finite, and what has a norm above `OUTLIER_FACTOR` times the median of all finite norms
         but zeros. A gradient of zero is kept: it moves nothing, and harms nothing.
@@ -79,14 +79,14 @@ def _only(store: FeatureStore, usable: NDArray[np.bool_]) -> list[StoredRows | N
 
 
 def reasons_to_leave_out(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
-    """Why each gradient cannot be used, as `SketchedGradients.load` has it: "nan", "infinite", "outlier", or None."""
+    """Label unusable gradients: "nan", "infinite", "outlier", or None."""
     reasons = not_finite(losses, norms)
     outliers = _outlying(norms, np.array([reason is None for reason in reasons]))
     return ["outlier" if far else reason for far, reason in zip(outliers, reasons, strict=True)]
 
 
 def _outlying(norms: NDArray[np.float64], finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the finite norms lie beyond the factor, (N,) bool."""
+    """Mark finite norms beyond the factor, (N,) bool."""
     moving = finite & (norms > 0)  # among zeros everything else would stand out
     if not moving.any():
         return np.zeros(len(norms), dtype=bool)

@@ -1,4 +1,4 @@
-"""What a document says in so many words: its tokens' n-grams, hashed into rows that can stand beside gradients.
+"""Hashed token n-gram features: rows of unit length beside the gradients.
 
 n documents of a shard, T tokens of one, L places of a row.
 """

@@ -40,7 +40,7 @@ class StoredRows:
         return self.shape[0]
 
     def only(self, kept: NDArray[np.bool_]) -> StoredRows:
-        """Those where `kept`, shape (n,), says so."""
+        """Select the rows where `kept`, shape (n,), is true."""
         return self if kept.all() else replace(self, kept=np.flatnonzero(kept))
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float16]:

@@ -1,4 +1,4 @@
-"""Where a store's files lie: in a directory, or below any URL that fsspec opens."""
+"""Storage of a feature store: a directory, or any URL that fsspec opens."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Place(Protocol):
     """A flat collection of files by name."""
 
     def names(self) -> list[str]:
-        """Of all files there, in no order; none where there is no such place yet."""
+        """List all files, in no order; none if the place does not exist yet."""
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError where there is none."""
 
     def blocked(self, name: str) -> bool:
-        """Whether a directory stands in the place of a file."""
+        """True if a directory stands in the place of a file."""
 
     def rows(self, name: str, shape: tuple[int, int]) -> StoredRows | NDArray[np.float16]:
-        """Those of a shard's npy file, read when they are asked for where that is possible."""
+        """Open the rows of a shard's npy file, lazily where possible."""
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Make or replace a file; killed at any moment, it is there whole or as it was."""
@@ -48,7 +48,7 @@ class Place(Protocol):
 
 
 def is_url(place: str) -> bool:
-    """Whether it is a place that only fsspec can open, "s3://bucket/prefix" say."""
+    """True for a place that only fsspec can open, such as "s3://bucket/prefix"."""
     return _URL.match(place) is not None
 
 

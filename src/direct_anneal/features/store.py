@@ -46,7 +46,7 @@ Fingerprint = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRows:
-    """What one shard holds, before it is written.
+    """The rows of one shard before they are written.
 
     Attributes:
         features: unit rows, shape (n, R); zero rows where loss or norm is not finite.
@@ -61,7 +61,7 @@ class ShardRows:
 
     @property
     def reasons(self) -> list[str | None]:
-        """Why each gradient is none: "nan" or "infinite"; None where it is one."""
+        """Label gradients that are not finite: "nan" or "infinite"; None for the others."""
         return not_finite(self.losses, self.norms)
 
 
@@ -168,7 +168,7 @@ class FeatureStore:
         return found
 
     def holds(self, shard: int) -> bool:
-        """Whether a shard is there, and whole. Cost: reads it once."""
+        """True if a shard is there and whole. Cost: reads it once."""
         try:
             check_shard(self._place, self.header, shard)
         except DamagedError:
@@ -176,7 +176,7 @@ class FeatureStore:
         return True
 
     def write(self, shard: int, content: ShardRows) -> None:
-        """As `write_shard` does."""
+        """See `write_shard`."""
         write_shard(self._place, self.header, shard, content)
 
     def features(self) -> Sequence[StoredRows | NDArray[np.float16]]:
@@ -235,7 +235,7 @@ class FeatureStore:
         self._place.write("remarks.json", json.dumps(content).encode())
 
     def remarks(self) -> list[str]:
-        """What `remember` was told, in order."""
+        """Read the remarks kept by `remember`, in order."""
         return [str(remark) for remark in self._kept("remarks.json") or ()]
 
     def keep_batch_tokens(self, asked: int | None, used: int) -> None:
@@ -286,7 +286,7 @@ def write_shard(place: Place, header: Header, shard: int, content: ShardRows) ->
 
 
 def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[str | None]:
-    """Why each gradient is none: "nan" or "infinite"; None where it is one."""
+    """Label gradients that are not finite: "nan" or "infinite"; None for the others."""
     sums = np.abs(losses) + np.abs(norms)
     return ["nan" if np.isnan(value) else "infinite" if np.isinf(value) else None for value in sums]
 

@@ -1,4 +1,4 @@
-"""What makes a shard count: the store's header, its files' names, and every check of what lies there.
+"""Verification of a store: its header, its file names, and the checks of every shard.
 
 N samples, R sketch size, n rows of one shard.
 """
@@ -66,7 +66,7 @@ class BlockedError(DamagedError):
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What all shards of a store have in common; kept as store.json.
+    """The header of a store, kept as store.json.
 
     Attributes:
         num_samples: N.
@@ -106,7 +106,7 @@ class Header:
 
     @property
     def content(self) -> dict[str, Any]:
-        """As store.json holds it."""
+        """Convert to the JSON of store.json."""
         return {
             "format": FORMAT,
             "num_samples": self.num_samples,
@@ -131,12 +131,12 @@ class Header:
 
 
 def file_name(shard: int, suffix: str) -> str:
-    """Of one file of a shard: npy, parquet or json."""
+    """Name one file of a shard: npy, parquet or json."""
     return f"features-{shard:05d}.{suffix}"
 
 
 def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
-    """What commits a shard: which it is, of which store, and what its files (by name) must be."""
+    """The commit record of a shard: its number, its store, and the size and digest of each file."""
     return {
         "shard": shard,
         "store": header.digest,
@@ -200,7 +200,7 @@ def check_shard(place: Place, header: Header, shard: int, *, norms: bool = False
 
 
 def is_of(place: Place, header: Header) -> bool:
-    """Whether no record that can be read there is of another store."""
+    """True if no readable record belongs to another store."""
     return all(record.get("store") == header.digest for record in _records(place))
 
 

@@ -1,4 +1,4 @@
-"""What flows through a model at once, and what its loss is: token sequences, or samples of any kind.
+"""Batches: token sequences or samples of any kind, and their losses.
 
 B samples of a batch, T tokens, V vocabulary.
 """

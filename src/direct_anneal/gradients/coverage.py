@@ -1,4 +1,4 @@
-"""Which parameters go which way, and what share of the gradient each way carries."""
+"""Coverage: the path each parameter takes, and the share of the gradient on each path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXCLUDED = "excluded"
 
 @dataclass(frozen=True)
 class Way:
-    """What goes one way.
+    """The parameters on one path.
 
     Attributes:
         name: "linear", "embedding", "elementwise", several of them joined by " + " where one parameter has several
@@ -30,7 +30,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How every parameter of a model is dealt with; prints as a table.
+    """The treatment of every parameter of a model; prints as a table.
 
     Attributes:
         ways: most entries first, what is excluded last.

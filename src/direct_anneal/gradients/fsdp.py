@@ -21,12 +21,12 @@ Shared = TypeVar("Shared")
 
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
-    """Whether any of them is spread over several processes."""
+    """True if any parameter is spread over several processes."""
     return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 def of_the_first(value: Shared, device: torch.device) -> Shared:
-    """What the first process passed, on all of them."""
+    """Broadcast the value of the first process to all."""
     values = [value]
     dist.broadcast_object_list(values, device=device)
     return values[0]

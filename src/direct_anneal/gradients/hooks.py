@@ -28,7 +28,7 @@ class UnexpectedLayoutError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Of the batch that flows through the model just now."""
+    """Shape of the current batch."""
 
     batch_size: int
     num_positions: int

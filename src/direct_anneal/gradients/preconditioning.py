@@ -130,7 +130,7 @@ def trainer_groups(model: nn.Module) -> list[list[str]]:
 
 
 def _names_by_group(groups: list[Any], counts: list[int], model: nn.Module, path: Path) -> list[list[str]]:
-    """Which parameters the optimiser's numbers stand for: by its own word, or by the orders in which it is built."""
+    """Match the optimiser's indices to parameters: by its own names, or by the order of construction."""
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if all("param_names" in group for group in groups):
         named = [[re.sub(r"^module\.", "", name) for name in group["param_names"]] for group in groups]

@@ -62,7 +62,7 @@ class Projection(ABC):
 
     @abstractmethod
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
-        """What to hold of one factor of an outer product until the other is known.
+        """Project one factor of an outer product until the other is known.
 
         Args:
             name: the parameter.

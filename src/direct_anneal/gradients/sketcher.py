@@ -142,7 +142,7 @@ class GradientSketcher:
         return tuple(name for name in self.parameters if name not in fast)
 
     def describe(self) -> Coverage:
-        """Which way every parameter of the model goes; with shares of the gradient after the first batch."""
+        """The coverage of the parameters, with shares of the gradient after the first batch."""
         kinds: dict[str, list[str]] = {}
         for layer in self._capture.layers:
             for name in layer.parameters.values():

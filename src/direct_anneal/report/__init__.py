@@ -1,4 +1,4 @@
-"""What a run shows to people: on the terminal, and as a page."""
+"""Reports of a run: a summary on the terminal and an HTML page."""
 
 import warnings
 from collections.abc import Callable

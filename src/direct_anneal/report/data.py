@@ -1,4 +1,4 @@
-"""From a finished run's files to what its report shows; nothing of the run is changed.
+"""Report data, read from a finished run; nothing of the run is changed.
 
 N documents of the pool, n of them usable, K selected.
 """
@@ -46,7 +46,7 @@ class Excerpt:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
-    """How many documents of a set say what another one there says.
+    """Counts of exact and near duplicates in a set of documents.
 
     Attributes:
         documents: in the set.
@@ -202,7 +202,7 @@ def _repeats(corpus: Corpus, places: NDArray[np.intp]) -> Repeats:
 def _overlaps(
     manifest: dict[str, Any], table: pa.Table, pool: Corpus, validation: Corpus, origin: Path
 ) -> dict[str, float]:
-    """What other selectors would choose at this size; the other objective is in the manifest."""
+    """Compare the choices of other selectors at this size; the other objective is in the manifest."""
     corpora = {"pool": pool, "validation": validation}
     gradients = [
         SketchedGradients.load(FeatureStore.open(origin / "features" / role), corpus.index)

@@ -55,7 +55,7 @@ _STYLE = {
 
 
 def colour(name: str) -> str:
-    """What to give matplotlib for one of `COLOURS`."""
+    """Convert one of `COLOURS` for matplotlib."""
     return _STANDING[name]
 
 

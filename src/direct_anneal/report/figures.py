@@ -72,7 +72,7 @@ def spectrum(findings: Findings) -> Markup:
 
 
 def _lowest(entry: dict[str, Any]) -> float:
-    """Where the axis of curvature ends: the last directions fall to nothing, and would squeeze the rest."""
+    """Find the end of the curvature axis: the last directions fall to nothing, and would squeeze the rest."""
     shown: list[float] = [value for name in ("eigenvalues", "directions_held_out") for value in entry[name] or []]
     return 0.8 * max(min(filter(None, shown)), 1e-5 * max(shown))
 
@@ -166,7 +166,7 @@ def _edges(low: float, high: float, is_log: bool, bins: int = 36) -> Float:
 
 
 def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> Markup:
-    """What each budget buys: progress, and shares of the domains.
+    """Draw progress and domain shares for each budget.
 
     Args:
         points: a budget each, by ratio, two at least: ratio, objective, and counts of its choice by domain.
@@ -217,7 +217,7 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
 
 
 def largest_domains(choices: Iterable[Mapping[str, int]]) -> list[str]:
-    """Of counts by domain: those that are the largest part of any choice, at most `KINDS`."""
+    """Pick the domains that are the largest part of any choice, at most `KINDS`."""
     peaks: dict[str, float] = {}
     for counts in choices:
         for name, count in counts.items():

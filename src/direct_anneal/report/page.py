@@ -1,4 +1,4 @@
-"""From findings and figures to one HTML file that needs nothing beside itself."""
+"""The report page: one HTML file that needs nothing beside itself."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _excerpt(text: str) -> str:
 
 
 def _selection(findings: Findings) -> dict[str, Any]:
-    """What the template asks for."""
+    """The variables of the template."""
     manifest = findings.manifest
     points = _frontier(manifest)
     kinds = figures.largest_domains(row["counts"] for row in points)
@@ -126,7 +126,7 @@ def _domains(entries: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
 
 
 def _aimed(entries: dict[str, dict[str, int]]) -> dict[str, float]:
-    """How much of pool and selection is of the domains that the validation set has."""
+    """Share of pool and selection in the domains of the validation set."""
     aimed = [entry for entry in entries.values() if entry["validation"]]
     return {
         role: sum(entry[role] for entry in aimed) / sum(entry[role] for entry in entries.values())
@@ -135,7 +135,7 @@ def _aimed(entries: dict[str, dict[str, int]]) -> dict[str, float]:
 
 
 def _frontier(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """What `figures.budgets` draws: the feasible budgets that were traced, and this selection's own."""
+    """Rows for `figures.budgets`: the feasible budgets that were traced, and this selection's own."""
     points = {
         row["ratio"]: (row["objective"], {entry["domain"]: entry["selected"] for entry in row["domains"]})
         for row in manifest.get("frontier", [])
@@ -154,12 +154,12 @@ def _overlaps(findings: Findings) -> list[tuple[str, float]]:
 
 
 def _ratio(budget: dict[str, Any]) -> float:
-    """Of the budget; where there is none, of the least that would allow the same selection."""
+    """Share of the budget that is used; without a budget, of the least that allows the same selection."""
     return float(budget["used_ratio"] if budget["ratio"] is None else budget["ratio"])
 
 
 def _used(budget: dict[str, Any]) -> float | None:
-    """Of the fullest band; None where there is no budget."""
+    """Share used in the fullest band; None without a budget."""
     if budget["ratio"] is None:
         return None
     used, limits = (np.atleast_1d(budget[name]) for name in ("used", "limit"))

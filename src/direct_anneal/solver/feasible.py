@@ -98,7 +98,7 @@ class Grouping:
         )
 
     def totals(self, chosen: Mask) -> Float:
-        """What is chosen of each group, shape (G,); integers, so exact."""
+        """Count the chosen of each group, shape (G,); integers, so exact."""
         return np.bincount(self.codes[chosen], self.weight[chosen], len(self.floors)).astype(np.float64)
 
 
@@ -220,7 +220,7 @@ class Polytope(ABC):
         return price if full or self.size is None else max(price, 0.0)
 
     def feasible(self, chosen: Mask) -> bool:
-        """Whether a selection keeps all its promises: size, budgets, floors, ceilings, forced samples."""
+        """True if a selection meets every constraint: size, budgets, floors, ceilings, forced samples."""
         used = chosen.sum() == self.capacity if self.size is None else self.size[chosen].sum() <= self.capacity
         return bool(
             used
@@ -237,7 +237,7 @@ class Polytope(ABC):
         )
 
     def exchanges(self, chosen: Mask, ins: NDArray[np.intp], outs: NDArray[np.intp]) -> Mask:
-        """Which unforced samples may come in for which, up to rounding, shape (len(ins), len(outs))."""
+        """Mark feasible swaps of unforced samples, up to rounding, shape (len(ins), len(outs))."""
         allowed = np.ones((len(ins), len(outs)), dtype=np.bool_)
         for cost, budget in zip(self.cost.T, self.budgets, strict=True):
             allowed &= cost[ins][:, None] - cost[outs][None, :] <= budget - cost[chosen].sum()
@@ -272,7 +272,7 @@ class Polytope(ABC):
 
 
 def band_name(band: int, count: int) -> str:
-    """What a budget is called in messages."""
+    """Name a budget in messages."""
     return "the budget" if count == 1 else f"the budget of band {band + 1}"
 
 
@@ -293,7 +293,7 @@ def nth_largest(value: Float, count: int) -> float:
 
 
 def largest(value: Float, count: int, order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those `count` positions of `order` where `value` is largest, in that order; among equals the first. O(N)."""
+    """Take the `count` positions of `order` with the largest `value`, in that order; ties go to the first. O(N)."""
     if count == 0:
         return order[:0]
     ordered = value[order]

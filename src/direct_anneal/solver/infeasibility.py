@@ -1,4 +1,4 @@
-"""When no selection keeps every promise: which constraint to relax, and by how much."""
+"""Infeasibility: the constraint to relax, and by how much."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _WORTH = 1e-8  # relative: what a swap must bring; in large pools there is no en
 def swap(
     features: FeatureMatrix, polytope: Polytope, starts: list[Mask], totals: Float, target: Float | None = None
 ) -> list[Search]:
-    """From each selection, exchange one chosen sample for one that is not, best pair first, while the objective rises.
+    """Swap one chosen sample for one that is not, best pair first, while the objective rises.
 
     The objective is σ ‖u − t‖²: far from nothing (σ = 1, t = 0), or near a target (σ = −1). A swap of i (in) for o
     (out) changes it by 2σ⟨u − t, x_i − x_o⟩ + σ‖x_i − x_o‖². The pairs looked at are those of the 64 samples on either

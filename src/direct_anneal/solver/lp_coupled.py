@@ -188,7 +188,7 @@ class _Program:
         return self._gain - priced
 
     def largest(self, found: _Optimum) -> float:
-        """Of the terms of the reduced gain: what its rounding is relative to."""
+        """Magnitude of the terms of the reduced gain; its rounding is relative to that."""
         return float(np.abs(self._gain).max() + np.abs(found.price) * self._size_unit)
 
     def solve(

@@ -36,7 +36,7 @@ _GRAMS = 64
 
 
 class Map(Protocol):
-    """As the built-in `map`: what a function gives for each item, in the order of items, when it is asked for.
+    """The protocol of the built-in `map`: results in the order of items, computed lazily.
 
     One that runs elsewhere needs functions, items and results that can be pickled, and places that can be read there.
     """
@@ -150,7 +150,7 @@ class Part:
 
     @cached_property
     def _starts(self) -> NDArray[np.intp]:
-        """Where each piece begins in the part."""
+        """Offsets of the pieces in the part."""
         return np.cumsum([0, *(last - first for _, first, last in self.pieces)])
 
 
@@ -293,7 +293,7 @@ class FeatureMatrix:
         return self._mapper(function, items)
 
     def _factors(self, parts: slice) -> list[Float | None]:
-        """Of the rows of some parts."""
+        """Compute over the rows of some parts."""
         return [None if self._scale is None else self._scale[place] for place in self._places[parts]]
 
     def _part(self, place: slice) -> Part:

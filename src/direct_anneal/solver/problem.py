@@ -1,4 +1,4 @@
-"""What is asked of a selection.
+"""The selection problem.
 
 N samples, K selected, R sketch size, m bands of the spectrum.
 """
@@ -22,7 +22,7 @@ _FORCED: tuple[Literal["forced_in"], Literal["forced_out"]] = ("forced_in", "for
 
 @dataclass(frozen=True)
 class Quota:
-    """How much of each group a selection holds: at least its floor, at most its ceiling.
+    """Bounds on the amount of each group in a selection: floors and ceilings.
 
     Args:
         groups: shape (N,), a label for each sample (its domain, its language, ...).
@@ -164,7 +164,7 @@ class SelectionProblem:
 
     @property
     def sizes(self) -> NDArray[np.float64]:
-        """What each sample takes of the size asked for, shape (N,): its tokens, or 1."""
+        """Size of each sample, shape (N,): its tokens, or 1."""
         tokens = np.ones(self.features.shape[0]) if self.token_budget is None else self.num_tokens
         return np.asarray(tokens, dtype=np.float64)
 
@@ -174,7 +174,7 @@ class SelectionProblem:
         return (self.quotas,) if isinstance(self.quotas, Quota) else tuple(self.quotas)
 
     def mask(self, name: Literal["forced_in", "forced_out"]) -> NDArray[np.bool_]:
-        """Who is forced, shape (N,) bool, from a mask or positions.
+        """Convert a mask or positions to forced samples, shape (N,) bool.
 
         Raises:
             ValueError: it is neither.

@@ -1,4 +1,4 @@
-"""What a selection is, with its evidence."""
+"""The selection and its evidence."""
 
 from __future__ import annotations
 

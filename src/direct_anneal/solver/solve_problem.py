@@ -1,4 +1,4 @@
-"""From a problem to a selection that keeps its promises."""
+"""Solve a selection problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user asks of `anneal`."""
+"""The options of `anneal`."""
 
 from __future__ import annotations
 
@@ -100,5 +100,5 @@ class AnnealConfig:
 
     @property
     def defining(self) -> dict[str, Any]:
-        """What the annealed model depends on."""
+        """The options that the annealed model depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}

@@ -34,7 +34,7 @@ _LOG_STEPS = 10
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves beside the model.
+    """The results of training beside the model.
 
     Attributes:
         optimizer: its state, as optimizer.pt holds it.

@@ -112,7 +112,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         return lengths
 
     def _order(self, shares: Sequence[float], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which part and which of its documents stand at each place of the stream, as far as windows reach."""
+        """List part and document at each place of the stream, as far as windows reach."""
         ids = [corpus.index["id"].to_pylist() for corpus in self._corpora]
         pending = [_Endless(names, f"{seed}:{part}") for part, names in enumerate(ids)]
         needed, reached, epoch = self._num_windows * self._window, 0, 0

@@ -1,4 +1,4 @@
-"""How the learning rate ends: factors of the peak rate by the share of the steps that is done."""
+"""Learning rate schedules: factors of the peak rate by the share of steps done."""
 
 from __future__ import annotations
 

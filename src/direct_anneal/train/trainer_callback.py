@@ -72,7 +72,7 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         self._chosen: dict[int, list[int]] = {}  # by generation: which samples, sorted
 
     def dataset(self, args: TrainingArguments) -> Dataset[Mapping[str, Any]]:
-        """What Trainer takes as its training set: a sample for each place in each of `max_steps` steps.
+        """Build the training set of Trainer: a sample for each place in each of `max_steps` steps.
 
         Raises:
             InputError: the arguments would mix up the order, which is the callback's to set, or say nothing of steps.
