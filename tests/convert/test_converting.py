@@ -171,7 +171,7 @@ class TestAnotherModel:
             convert(tmp_path / "dcp", config=tmp_path / "config", out=tmp_path / "out")
 
     def test_a_config_that_is_nowhere_is_named_by_its_flag(self, tmp_path):
-        with pytest.raises(InputError, match=r"^--model-config must be a checkpoint directory"):
+        with pytest.raises(InputError, match=r"^model_config must be a checkpoint directory"):
             convert(tmp_path / "dcp", config=tmp_path / "nowhere", out=tmp_path / "out")
 
     def test_moments_without_betas(self, tmp_path):

@@ -56,7 +56,7 @@ def convert(
     try:
         described = Checkpoint(str(Path(config).parent if Path(config).name == "config.json" else config))
     except InputError as error:
-        raise InputError(str(error).replace("--model ", "--model-config ", 1)) from error
+        raise InputError(field="model_config", must=error.must, got=error.got, do=error.do) from error
     model = _skeleton(described)
     shapes = {name: tuple(weight.shape) for name, weight in _weights(model).items()}
     entries = read_entries(source)

@@ -116,11 +116,18 @@ class Capture:
             return activations.reshape(b, t, -1)
         raise UnexpectedLayoutError(layer.name)
 
+    @staticmethod
+    def _require_tensor(layer: Layer, output: object) -> None:
+        """Subclasses may return more: a router its scores beside its choice, a fused norm its residual."""
+        if not isinstance(output, Tensor):
+            raise UnexpectedLayoutError(layer.name)
+
     def _linear(self, layer: Layer, projection: Projection) -> _ForwardHook:
         transposed = isinstance(layer.module, Conv1D)  # its weight is (in, out)
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+            self._require_tensor(layer, output)
             x = self._by_sample(layer, (args[0] if args else kwargs["input"]).detach())
             kept = None if weight is None else projection.keep(weight, 0 if transposed else 1, x)
 
@@ -143,6 +150,7 @@ class Capture:
         scale = float(getattr(module, "embed_scale", 1.0))  # Gemma 3's embedding multiplies inside
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+            self._require_tensor(layer, output)
             b = self._layout.batch_size
             ids = (args[0] if args else kwargs["input"]).reshape(-1, output.shape[-2])
             if ids.shape[0] not in (1, b):
@@ -166,8 +174,7 @@ class Capture:
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-            if not isinstance(output, Tensor):
-                raise UnexpectedLayoutError(layer.name)
+            self._require_tensor(layer, output)
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
 
             def backward(grad: Tensor) -> None:

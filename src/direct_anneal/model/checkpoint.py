@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
+from direct_anneal.model.weights import (
+    WEIGHTS,
+    require_fit,
+    require_memory,
+    require_model_directory,
+    require_plain,
+    require_shapes,
+    require_sizes,
+    stored_tensors,
+)
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 DEFAULT_WINDOW = 2048
 
-_WEIGHTS = ("*.safetensors", "*.bin")
 _CODE = "*.py"  # what a checkpoint brings may change its numbers
 _TOKENIZER = (
     "tokenizer.json",
@@ -29,19 +37,7 @@ _TOKENIZER = (
     "merges.txt",
     "*.model",
 )
-# What transformers and the libraries below it raise over files that are not what their names say.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
-_DOWNLOADED = ("*.json", *_WEIGHTS, "*.model", "*.txt", _CODE)
+_DOWNLOADED = ("*.json", *WEIGHTS, "*.model", "*.txt", _CODE)
 
 
 class Checkpoint:
@@ -95,12 +91,13 @@ class Checkpoint:
         if max_length is None:
             return min(context or DEFAULT_WINDOW, DEFAULT_WINDOW)
         if max_length < 2:
-            raise InputError(
-                f"--max-length must be at least 2, since the first token predicts nothing, got {max_length}"
-            )
+            raise InputError(field="max_length", must="be at least 2", got=max_length, do="the first predicts nothing")
         if context is not None and max_length > context:
             raise InputError(
-                f"--max-length must fit the model's context of {context} tokens, got {max_length}: pass a smaller one"
+                field="max_length",
+                must=f"fit the model's context of {context} tokens",
+                got=max_length,
+                do="pass a smaller one",
             )
         return max_length
 
@@ -110,19 +107,18 @@ class Checkpoint:
         Raises:
             InputError: weights are missing, damaged, or not those of the architecture that config.json names.
         """
+        require_sizes(self.config, self.name)
+        stored = stored_tensors(self._files(WEIGHTS))
+        require_plain(self.config, stored, self.name)
+        kind = getattr(torch, dtype)
+        with torch.device("meta"):  # names and sizes alone: what is larger than memory must not be begun
+            described: nn.Module = self._read("configuration", _Described, self.config, dtype=kind)
+        require_shapes(described, stored, self.name)
+        require_memory(described, self.name, kind)
         model, report = self._read(
-            "weights",
-            AutoModelForCausalLM,
-            self.directory,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
+            "weights", AutoModelForCausalLM, self.directory, dtype=kind, output_loading_info=True
         )
-        if report["missing_keys"]:  # transformers would go on with random numbers in their place
-            missing = sorted(report["missing_keys"])
-            raise InputError(
-                f"--model must hold every weight of its architecture, but {self.name} lacks {len(missing)} "
-                f"({', '.join(missing[:3])}): save the checkpoint again with save_pretrained"
-            )
+        require_fit(model, report, self.name)
         loaded: nn.Module = model.to(device).eval()
         return loaded
 
@@ -139,14 +135,16 @@ class Checkpoint:
         """
         if not self.has_tokenizer:
             raise InputError(
-                f"text needs a tokenizer, but {self.name} has none (no tokenizer.json or tokenizer.model): "
-                "save it there with tokenizer.save_pretrained, or give documents as input_ids"
+                field="model",
+                must="have a tokenizer, since there is text",
+                got=f"but {self.name} has none (no tokenizer.json or tokenizer.model)",
+                do="save it there with tokenizer.save_pretrained, or give documents as input_ids",
             )
         return self._read("tokenizer", AutoTokenizer, self.directory)
 
     def weights_fingerprint(self) -> str:
         """sha256 over config.json, weights and code: equal for equal files, wherever they lie. Reads them all."""
-        return _digest([self.directory / "config.json", *self._files((*_WEIGHTS, _CODE))])
+        return _digest([self.directory / "config.json", *self._files((*WEIGHTS, _CODE))])
 
     def tokenizer_fingerprint(self) -> str:
         """sha256 over the tokenizer's files and code; of nothing where there is none."""
@@ -160,48 +158,63 @@ class Checkpoint:
             return reader.from_pretrained(*args, trust_remote_code=self.trust_remote_code, **kwargs)
         except pickle.UnpicklingError as error:
             raise InputError(
-                f"--model must hold weights alone, but the weights of {self.name} are a pickle with code in it, which "
-                "is never run: save them as safetensors"
+                field="model",
+                must="hold weights alone",
+                got=f"but the weights of {self.name} are a pickle with code in it, which is never run",
+                do="save them as safetensors",
             ) from error
-        except _UNREADABLE as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # whatever transformers raises over files that are not what their names say
+            reason = " ".join(str(error).split()) or type(error).__name__
             if "trust_remote_code" in reason:
                 raise InputError(
-                    f"{self.name} brings Python code of its own, which is not run unasked: "
-                    "read that code, then pass --trust-remote-code"
+                    field="model",
+                    must="need no code of its own",
+                    got=f"but {self.name} brings Python code, which is not run unasked",
+                    do=f"read that code, then pass {option('trust_remote_code')}",
                 ) from error
             raise InputError(
-                f"--model must be a checkpoint that transformers can open, but the {what} of {self.name} cannot be "
-                f"read: {reason[:300]}"
+                field="model",
+                must="be a checkpoint that transformers can open",
+                got=f"but the {what} of {self.name} cannot be read: {reason[:300]}",
             ) from error
+
+
+class _Described:
+    """A model of a configuration, without its weights."""
+
+    @staticmethod
+    def from_pretrained(config: Any, **options: Any) -> nn.Module:
+        """Build it; named as transformers' own readers are, so that its errors are told alike."""
+        model: nn.Module = AutoModelForCausalLM.from_config(config, **options)
+        return model
 
 
 def _locate(name: str) -> Path:
     directory = Path(name).expanduser()
     if directory.is_dir():
-        if (directory / ".metadata").is_file() and not (directory / "config.json").is_file():
-            raise InputError(
-                f"--model must be a Hugging Face checkpoint, but {name} is one of torch.distributed.checkpoint: make "
-                f"one of it with direct-anneal convert {name} --model-config PATH --out DIR"
-            )
-        if not (directory / "config.json").is_file():
-            raise InputError(
-                f"--model must be a checkpoint directory with config.json and weights, but {name} has no config.json: "
-                "name the directory that save_pretrained wrote"
-            )
+        require_model_directory(directory, name)
         return directory
     if directory.exists():
-        raise InputError(f"--model must be a checkpoint directory, but {name} is a file: name the directory it is in")
+        raise InputError(
+            field="model",
+            must="be a checkpoint directory",
+            got=f"but {name} is a file",
+            do="name the directory it is in",
+        )
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise InputError(f"--model must be a checkpoint directory or a hub name, but {name} does not exist")
+        raise InputError(
+            field="model", must="be a checkpoint directory or a hub name", got=f"but {name} does not exist"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_DOWNLOADED)))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--model must be a checkpoint directory or a hub name, but {name} is no directory here and could not be "
-            f"fetched ({type(error).__name__}): check the path, or the network"
+            field="model",
+            must="be a checkpoint directory or a hub name",
+            got=f"but {name} is no directory here and could not be fetched ({type(error).__name__})",
+            do="check the path, or the network",
         ) from error
 
 
