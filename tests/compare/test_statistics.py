@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from direct_anneal.compare import Row, table
 from direct_anneal.compare.config import BEFORE
-from direct_anneal.compare.table import markdown, pareto_front, plot_pareto
+from direct_anneal.compare.tables import markdown, pareto_front, plot_pareto
 
 
 def line(arm: str, seed: int, target: float, macro: float = 2.0, fraction: float = 0.2, **more: Any) -> dict[str, Any]:

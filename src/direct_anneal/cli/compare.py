@@ -29,7 +29,7 @@ def add_compare(commands: Any) -> None:
 def _compare(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.compare import compare, read_recipe, table
     from direct_anneal.compare.report import keep_recipe, write_report
-    from direct_anneal.compare.table import markdown, plot_pareto
+    from direct_anneal.compare.tables import markdown, plot_pareto
     from direct_anneal.report import try_report
 
     quieten_transformers()

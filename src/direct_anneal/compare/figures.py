@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from direct_anneal.compare.statistics import Row
-from direct_anneal.compare.table import pareto_front
+from direct_anneal.compare.tables import pareto_front
 from direct_anneal.report.drawing import colour, draw, plainly
 from direct_anneal.report.sanitize import legible
 
