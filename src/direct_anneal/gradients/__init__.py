@@ -2,7 +2,7 @@
 
 from direct_anneal.gradients.batches import IGNORED_LABEL, Collate, LossFunction
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
-from direct_anneal.gradients.preconditioning import adam_scales, trainer_groups
+from direct_anneal.gradients.preconditioning import adam_moments, adam_scales, trainer_groups
 from direct_anneal.gradients.sketcher import (
     FACTOR_SIZE,
     SKETCH_VERSION,
@@ -27,6 +27,7 @@ __all__ = [
     "Reduction",
     "Sketches",
     "SlowPathWarning",
+    "adam_moments",
     "adam_scales",
     "trainer_groups",
 ]

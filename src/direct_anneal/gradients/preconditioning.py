@@ -6,7 +6,7 @@ B samples of a batch, T tokens; a parameter has shape (m, n).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,27 @@ def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:
 
     Source: Adam (arXiv:1412.6980), bias-corrected v̂ = v / (1 − β₂^t); the coordinates are ours.
     """
+    return {
+        name: _scale(entry, group, name, parameter, path) for name, entry, group, parameter in _entries(path, model)
+    }
+
+
+def adam_moments(path: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Adam's first and second moment of each trainable parameter, and the steps behind them, from its saved state.
+
+    Args, errors: as for `adam_scales`.
+    """
+    found = {}
+    for name, entry, _, parameter in _entries(path, model):
+        _check_entry(entry, name, parameter, path)
+        if "exp_avg" not in entry:
+            raise ValueError(f"{path} must hold exp_avg for {name}: was it written by Adam or AdamW?")
+        found[name] = entry["exp_avg"], entry["exp_avg_sq"], float(entry["step"])
+    return found
+
+
+def _entries(path: Path, model: nn.Module) -> Iterator[tuple[str, Any, Mapping[str, Any], nn.Parameter]]:
+    """Of each trainable parameter: its name, its entry in the file, that entry's group, and itself."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         groups, entries = state["param_groups"], state["state"]
@@ -100,26 +121,29 @@ def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:
         if type(error).__name__ != "UnpicklingError":
             raise
         raise ValueError(f"{path} must hold tensors and numbers alone, and code in it is never run") from error
-    scales = {}
     parameters = dict(model.named_parameters())
     for group, names in zip(groups, _names_by_group(groups, counts, model, path), strict=True):
         for name, key in zip(names, group["params"], strict=True):
-            scales[name] = _scale(entries.get(key), group, name, parameters[name], path)
-    return scales
+            yield name, entries.get(key), group, parameters[name]
 
 
 def _scale(entry: Any, group: Mapping[str, Any], name: str, parameter: Tensor, path: Path) -> Tensor:
-    if not isinstance(entry, Mapping) or not {"exp_avg_sq", "step"} <= set(entry):
-        raise ValueError(f"{path} must hold exp_avg_sq and step for {name}: was it written by Adam or AdamW?")
+    _check_entry(entry, name, parameter, path)
     moment = entry["exp_avg_sq"]
-    if moment.shape != parameter.shape:
-        raise ValueError(
-            f"{path} holds a state of shape {tuple(moment.shape)} where {name} of the model has "
-            f"{tuple(parameter.shape)}: it belongs to another model, or to parameters in another order"
-        )
     corrected = moment.float() / (1 - group["betas"][1] ** float(entry["step"]))
     scale: Tensor = (corrected.sqrt() + group["eps"]).rsqrt()
     return scale
+
+
+def _check_entry(entry: Any, name: str, parameter: Tensor, path: Path) -> None:
+    if not isinstance(entry, Mapping) or not {"exp_avg_sq", "step"} <= set(entry):
+        raise ValueError(f"{path} must hold exp_avg_sq and step for {name}: was it written by Adam or AdamW?")
+    shape = entry["exp_avg_sq"].shape
+    if shape != parameter.shape:
+        raise ValueError(
+            f"{path} holds a state of shape {tuple(shape)} where {name} of the model has {tuple(parameter.shape)}: it "
+            "belongs to another model, or to parameters in another order"
+        )
 
 
 def trainer_groups(model: nn.Module) -> list[list[str]]:

@@ -12,14 +12,38 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from direct_anneal.data import Corpus
 from direct_anneal.gradients import IGNORED_LABEL
+
+
+class Documents(Protocol):
+    """The part of a `Corpus` that packing needs."""
+
+    @property
+    def index(self) -> pa.Table:
+        """A row per document, with its id."""
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+
+    @property
+    def num_tokens(self) -> NDArray[np.int64]:
+        """Of each document, (N,)."""
+
+    @property
+    def num_prompt(self) -> NDArray[np.int64]:
+        """Leading tokens of each that are its prompt, (N,)."""
+
+    def tokens(self, i: int) -> NDArray[np.int64]:
+        """Those of document i, (T,)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +55,7 @@ class Part:
         share: of an epoch's tokens; the first part's is what the others leave, and it is seen whole in each epoch.
     """
 
-    corpus: Corpus
+    corpus: Documents
     share: float = 0.0
 
 
@@ -49,6 +73,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         window: T.
         separator: token put after each document that does not bring one; None: none is.
         seed: of the order.
+        predict_prompts: whether a document's prompt is to be predicted, too.
 
     Raises:
         ValueError: no part, or shares that leave nothing to the first one.
@@ -57,7 +82,14 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, num_windows: int, window: int, separator: int | None, seed: int
+        self,
+        parts: Sequence[Part],
+        *,
+        num_windows: int,
+        window: int,
+        separator: int | None,
+        seed: int,
+        predict_prompts: bool = True,
     ) -> None:
         shares = [part.share for part in parts[1:]]
         if not parts or min(shares, default=0.0) < 0 or sum(shares) >= 1:
@@ -68,6 +100,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         self._num_windows = num_windows
         self._window = window
         self._separator = separator
+        self._predict_prompts = predict_prompts
         self._lengths: list[NDArray[np.int64]] = [self._lengths_of(corpus) for corpus in self._corpora]
         self.epoch_tokens = int(self._lengths[0].sum())
         self._owner, self._document = self._order(shares, seed)
@@ -84,14 +117,16 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         start, stop = index * self._window, (index + 1) * self._window
         place = int(np.searchsorted(self._ends, start, side="right"))
         position = int(self._ends[place - 1]) if place else 0
-        pieces = []
+        pieces, prompts = [], []
         while position < stop:
             tokens = self._tokens(place)
-            pieces.append(tokens[max(0, start - position) : stop - position])
+            part = slice(max(0, start - position), stop - position)
+            pieces.append(tokens[part])
+            prompts.append((np.arange(len(tokens)) < self._num_prompt(place))[part])
             position += len(tokens)
             place += 1
         input_ids = torch.from_numpy(np.concatenate(pieces))
-        labels = input_ids.clone()
+        labels = input_ids.masked_fill(torch.from_numpy(np.concatenate(prompts)), IGNORED_LABEL)
         labels[0] = IGNORED_LABEL
         return {"input_ids": input_ids, "labels": labels}
 
@@ -103,7 +138,13 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
             return np.append(tokens, self._separator)
         return tokens
 
-    def _lengths_of(self, corpus: Corpus) -> NDArray[np.int64]:
+    def _num_prompt(self, place: int) -> int:
+        """Leading tokens of the document there that are not to be predicted."""
+        if self._predict_prompts:
+            return 0
+        return int(self._corpora[int(self._owner[place])].num_prompt[int(self._document[place])])
+
+    def _lengths_of(self, corpus: Documents) -> NDArray[np.int64]:
         """Tokens of each document in the stream, (N,): with the separator where the document brings none."""
         if self._separator is None:
             return corpus.num_tokens

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from direct_anneal.errors import InputError
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.train.trainer_callback import Reselecting
+from direct_anneal.selection.trainer_callback import Reselecting
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
 from transformers import Trainer, TrainingArguments

@@ -1,0 +1,202 @@
+"""A store of a few numbers for every document: shards of float64 columns, each committed by a record written last.
+
+N documents, n of one shard. It lies where features lie, and keeps the same promises as their store: a shard is there
+whole or counts as missing, whatever is damaged is found by its sha256, and shards of another fingerprint are refused.
+
+    columns.json             header: format, num_samples, rows_per_shard, columns, fingerprint
+    columns-00000.parquet    id, and the columns; a number that is not finite is stored as it is
+    columns-00000.json       record: shard, store (sha256 of the header), rows, bytes, sha256
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from direct_anneal.errors import InputError, option
+from direct_anneal.features.storage import Directory, Place, place_at
+from direct_anneal.features.verification import Finding
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX
+
+FORMAT = 1
+HEADER = "columns.json"
+ROWS_PER_SHARD = 1024
+
+_ANEW = "run select again, it computes just this shard"
+
+
+class ColumnStore:
+    """Columns for N documents under one fingerprint: opened where they exist, else created.
+
+    Args:
+        directory: where they lie, or shall lie: a path, or a URL that fsspec opens.
+        num_samples: N.
+        columns: their names.
+        fingerprint: what the numbers depend on, as plain JSON values.
+        rows_per_shard: n; the last shard holds what remains.
+        replace: discard a store of another fingerprint instead of refusing it.
+
+    Raises:
+        InputError: the directory holds columns of another fingerprint.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        num_samples: int,
+        columns: tuple[str, ...],
+        fingerprint: Mapping[str, Any],
+        rows_per_shard: int = ROWS_PER_SHARD,
+        replace: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.num_samples, self.columns, self._rows_per_shard = num_samples, columns, rows_per_shard
+        self._place = place_at(directory)
+        self._header = {
+            "format": FORMAT,
+            "num_samples": num_samples,
+            "rows_per_shard": rows_per_shard,
+            "columns": list(columns),
+            "fingerprint": dict(fingerprint),
+        }
+        self._digest = _digest_of(self._header)
+        found = _read_json(self._place, HEADER)
+        if found is not None and found != json.loads(json.dumps(self._header)):
+            if not replace:
+                raise InputError(
+                    subject=str(directory),
+                    must="hold columns of this run",
+                    got=f"but they are of another ({_difference(found, self._header)})",
+                    do=f"choose another {option('out')}, or pass {option('overwrite')} to compute them anew",
+                )
+            self._discard()
+            found = None
+        if found is None:
+            self._place.write(HEADER, json.dumps(self._header, indent=1, sort_keys=True).encode())
+        for leftover in fnmatch.filter(self._place.names(), "columns*" + TEMPORARY_SUFFIX):
+            self._place.remove(leftover)
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_samples // self._rows_per_shard)
+
+    def rows(self, shard: int) -> range:
+        """The positions in the corpus that a shard holds."""
+        first = shard * self._rows_per_shard
+        return range(first, min(first + self._rows_per_shard, self.num_samples))
+
+    def missing(self) -> list[int]:
+        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
+        return [shard for shard in range(self.num_shards) if _damage(self._place, self._digest, self._header, shard)]
+
+    def write(self, shard: int, ids: pa.Array, values: Mapping[str, NDArray[np.float64]]) -> None:
+        """Commit one shard. Killed at any moment, the shard is either there whole or counts as missing.
+
+        Args:
+            ids: of its documents, (n,).
+            values: each column, (n,).
+        """
+        count = len(self.rows(shard))
+        if len(ids) != count or set(values) != set(self.columns) or any(len(v) != count for v in values.values()):
+            raise ValueError(f"shard {shard} has {count} rows of {', '.join(self.columns)}")
+        table = pa.table({"id": ids, **{name: pa.array(values[name], pa.float64()) for name in self.columns}})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        content = memoryview(sink.getvalue())
+        record = {
+            "shard": shard,
+            "store": self._digest,
+            "rows": count,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        self._place.write(_name(shard, "parquet"), content)
+        self._place.write(_name(shard, "json"), json.dumps(record, indent=1).encode())
+
+    def read(self) -> dict[str, NDArray[np.float64]]:
+        """Every column whole, (N,). Every shard must be committed."""
+        parts = [
+            pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=list(self.columns))
+            for shard in range(self.num_shards)
+        ]
+        return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
+
+    def keep(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keep a small record beside the shards, for whoever goes on."""
+        self._place.write(f"columns.{name}.json", json.dumps(content, indent=1).encode())
+
+    def kept(self, name: str) -> dict[str, Any] | None:
+        """A record that `keep` wrote, if there is one."""
+        return _read_json(self._place, f"columns.{name}.json")
+
+    def _discard(self) -> None:
+        """Remove a store's own files, records first, and nothing else that may lie there."""
+        names = self._place.names()
+        for pattern in ("columns-*.json", "columns-*.parquet", "columns.*.json", HEADER):
+            for name in fnmatch.filter(names, pattern):
+                self._place.remove(name)
+
+
+def verify_columns(directory: Path) -> Iterator[Finding]:
+    """Everything amiss in the columns that lie there, by shard. Nothing is written. Cost: reads them once."""
+    place = Directory(directory)
+    header = _read_json(place, HEADER)
+    if header is None or header.get("format") != FORMAT:
+        yield Finding(directory, f"{HEADER} cannot be read as format {FORMAT}", "run select again, it writes it anew")
+        return
+    count = -(-header["num_samples"] // header["rows_per_shard"])
+    for shard in range(count):
+        if wrong := _damage(place, _digest_of(header), header, shard):
+            yield Finding(directory, f"shard {shard}: {wrong}", _ANEW)
+
+
+def _name(shard: int, suffix: str) -> str:
+    return f"columns-{shard:05d}.{suffix}"
+
+
+def _digest_of(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) -> str | None:
+    """Why a shard does not count; None where it is there, whole, and this store's."""
+    record = _read_json(place, _name(shard, "json"))
+    if record is None:
+        return f"{_name(shard, 'json')} is not there, or no record"
+    first = shard * header["rows_per_shard"]
+    rows = min(header["rows_per_shard"], header["num_samples"] - first)
+    if record.get("store") != digest or record.get("shard") != shard or record.get("rows") != rows:
+        return f"{_name(shard, 'json')} is of another store"
+    try:
+        content = place.read(_name(shard, "parquet"))
+    except FileNotFoundError:
+        return f"{_name(shard, 'parquet')} is not there"
+    if len(content) != record.get("bytes") or hashlib.sha256(content).hexdigest() != record.get("sha256"):
+        return f"{_name(shard, 'parquet')} has other bytes than its record says"
+    return None
+
+
+def _read_json(place: Place, name: str) -> dict[str, Any] | None:
+    """An object; None where there is none that can be read."""
+    try:
+        content = json.loads(place.read(name))
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The fields in which two headers differ."""
+    there, here = ({**header, **header.get("fingerprint", {})} for header in (found, wanted))
+    keys = [key for key in {**here, **there} if key != "fingerprint" and there.get(key) != here.get(key)]
+    return ", ".join(keys) or "its fingerprint"

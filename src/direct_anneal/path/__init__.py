@@ -1,0 +1,7 @@
+"""The descent path: each document's exact progress as the checkpoint is annealed on the validation set."""
+
+from direct_anneal.path.config import PathConfig
+from direct_anneal.path.losses import PathLosses
+from direct_anneal.path.pipeline import descend
+
+__all__ = ["PathConfig", "PathLosses", "descend"]

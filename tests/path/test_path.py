@@ -1,0 +1,359 @@
+"""The descent path against literal float64 implementations, against its own definition, and through kills."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from direct_anneal.data import Corpus
+from direct_anneal.errors import InputError
+from direct_anneal.features.columns import verify_columns
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.path import PathConfig, PathLosses
+from direct_anneal.path.depth import deepest, has_turned
+from direct_anneal.path.documents import Texts
+from direct_anneal.path.scoring import losses_of
+from direct_anneal.path.walk import Steps, walk
+from direct_anneal.train.packing import PackedWindows, Part
+from path.path_runs import Died, corpora, descend_until, descend_until_killed, descended, files_of
+from selection.tiny import CONTEXT, start
+
+RNG = np.random.default_rng(0)
+
+
+def texts(*lengths: int) -> Texts:
+    contents = [RNG.integers(0, 256, length) for length in lengths]
+    return Texts([f"d{place}" for place in range(len(lengths))], contents, np.zeros(len(lengths), dtype=np.int64))
+
+
+def model_at(checkpoint: Path) -> nn.Module:
+    return Checkpoint(str(checkpoint)).load_model("cpu", "float32").double()
+
+
+def exact_model() -> nn.Module:
+    """A model that is float64 throughout, which Llama's norms are not."""
+    torch.manual_seed(0)
+    shape = {
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "vocab_size": 256,
+        "n_positions": CONTEXT,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(**shape, **dropouts)).double().eval()
+
+
+def windows_over(documents: Texts, count: int, window: int = 16) -> PackedWindows:
+    return PackedWindows(
+        [Part(documents)], num_windows=count, window=window, separator=0, seed=0, predict_prompts=False
+    )
+
+
+def literal_loss(model: nn.Module, tokens: Any, num_prompt: int = 0) -> torch.Tensor:
+    """Mean token nats of one document, window after window, one at a time."""
+    nats = []
+    for first in range(0, len(tokens), CONTEXT):
+        window = torch.as_tensor(tokens[first : first + CONTEXT])
+        scores = torch.log_softmax(model(input_ids=window[None]).logits[0], -1)
+        nats += [-scores[t - 1, window[t]] for t in range(1, len(window)) if first + t >= num_prompt]
+    return torch.stack(nats).mean()
+
+
+def flat_gradient(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Corpus]:
+    return corpora(tmp_path_factory.mktemp("corpora"))
+
+
+class TestLosses:
+    def test_are_those_of_a_literal_loop(self, checkpoint: Path) -> None:
+        model, documents = model_at(checkpoint), texts(5, 40, 64, 65, 150, 2)
+        documents = replace(documents, num_prompt=np.array([0, 10, 0, 3, 100, 0]))
+        nats, predicted = losses_of(model, documents.contents, documents.num_prompt, max_length=64, batch_tokens=130)
+        with torch.no_grad():
+            wanted = [
+                literal_loss(model, tokens, prompt)
+                for tokens, prompt in zip(documents.contents, documents.num_prompt, strict=True)
+            ]
+        # Sums of the same float64 terms in another order.
+        np.testing.assert_allclose(nats / predicted, np.array(wanted), rtol=1e-12)
+
+    def test_of_nothing_are_nothing(self, checkpoint: Path) -> None:
+        documents = texts(0, 1, 8)
+        told: list[int] = []
+        nats, predicted = losses_of(
+            model_at(checkpoint),
+            documents.contents,
+            documents.num_prompt,
+            max_length=64,
+            batch_tokens=64,
+            advance=told.append,
+        )
+        assert predicted.tolist() == [0, 0, 7]
+        assert nats[:2].tolist() == [0, 0]
+        assert sum(told) == 9
+
+    @pytest.mark.parametrize("batch_tokens", [1, 64, 300, 10_000])
+    def test_do_not_depend_on_batches_beyond_rounding(self, checkpoint: Path, batch_tokens: int) -> None:
+        model, documents = model_at(checkpoint).float(), texts(*range(3, 80, 7))
+        one, other = (
+            losses_of(model, documents.contents, documents.num_prompt, max_length=64, batch_tokens=tokens)[0]
+            for tokens in (64, batch_tokens)
+        )
+        np.testing.assert_allclose(one, other, rtol=1e-5)  # float32, sums of some tens of terms
+
+
+class TestWalk:
+    STEPS = Steps(learning_rate=1e-3, num_steps=6, stop=6, batch_size=2, warm_up_steps=1, weight_decay=0.1, clip=0.5)
+
+    def test_is_literal_adamw(self, checkpoint: Path, tmp_path: Path) -> None:
+        documents, steps = texts(30, 20, 25), self.STEPS
+        model, oracle = model_at(checkpoint), model_at(checkpoint)
+        windows = windows_over(documents, 12)
+        walk(model, windows, steps, state_file=tmp_path / "state", mark="m")
+        first = [torch.zeros_like(p) for p in oracle.parameters()]
+        second = [torch.zeros_like(p) for p in oracle.parameters()]
+        for t in range(6):
+            rate = 1e-3 * (0.5 if t == 0 else 1 - (t - 1) / 5)
+            nats = []
+            for window in (windows[2 * t], windows[2 * t + 1]):
+                scores = torch.log_softmax(oracle(input_ids=window["input_ids"][None]).logits[0], -1)
+                nats += [-scores[place - 1, window["input_ids"][place]] for place in range(1, 16)]
+            gradients = torch.autograd.grad(torch.stack(nats).mean(), list(oracle.parameters()))
+            norm = torch.sqrt(sum((g**2).sum() for g in gradients))
+            with torch.no_grad():
+                for p, g, m, v in zip(oracle.parameters(), gradients, first, second, strict=True):
+                    g = g * min(1.0, 0.5 / (float(norm) + 1e-6))
+                    m.mul_(0.9).add_(0.1 * g)
+                    v.mul_(0.95).add_(0.05 * g * g)
+                    p.mul_(1 - rate * 0.1)
+                    p.sub_(rate * (m / (1 - 0.9 ** (t + 1))) / ((v / (1 - 0.95 ** (t + 1))).sqrt() + 1e-8))
+        # Where a second moment is next to nothing, its root amplifies the rounding of sums.
+        torch.testing.assert_close(flat(model), flat(oracle), rtol=1e-7, atol=1e-9)
+
+    def test_an_infinitesimal_drop_is_the_inner_product_of_gradients(self, tmp_path: Path) -> None:
+        """A step of η down the validation gradient drops a document's loss by η ⟨g_i, g_val⟩ + O(η²)."""
+        model, pool, rate = exact_model(), texts(20, 33, 64), 1e-7
+        windows = windows_over(texts(40), 1)
+        with torch.enable_grad():
+            slope = flat_gradient(model, literal_loss(model, windows[0]["input_ids"]))
+            wanted = [rate * float(flat_gradient(model, literal_loss(model, t)) @ slope) for t in pool.contents]
+
+        def down_the_gradient(update: dict[str, torch.Tensor]) -> None:
+            sizes = [value.numel() for value in update.values()]
+            for value, part in zip(update.values(), slope.split(sizes), strict=True):
+                value.copy_(-rate * part.reshape(value.shape))
+
+        before = losses_of(model, pool.contents, pool.num_prompt, max_length=64, batch_tokens=64)
+        steps = Steps(learning_rate=1e-3, num_steps=1, stop=1, batch_size=1)
+        walk(model, windows, steps, state_file=tmp_path / "state", mark="m", restraint=down_the_gradient)
+        after = losses_of(model, pool.contents, pool.num_prompt, max_length=64, batch_tokens=64)
+        np.testing.assert_allclose((before[0] - after[0]) / before[1], wanted, rtol=1e-4)
+
+    def test_drops_add_up_along_the_path(self, tmp_path: Path) -> None:
+        """Σ_t ⟨(g_i(θ_t) + g_i(θ_t+1)) / 2, θ_t − θ_t+1⟩ is the drop, to third order in the steps."""
+        model, pool = exact_model(), texts(20, 33, 64)
+        points: list[tuple[torch.Tensor, list[torch.Tensor], list[float]]] = []
+
+        def visit(_: int) -> None:
+            with torch.enable_grad():
+                losses = [literal_loss(model, tokens) for tokens in pool.contents]
+                points.append(
+                    (flat(model), [flat_gradient(model, loss) for loss in losses], [v.item() for v in losses])
+                )
+
+        steps = Steps(learning_rate=2e-4, num_steps=20, stop=20, batch_size=2)
+        walk(model, windows_over(texts(40, 50), 40), steps, state_file=tmp_path / "s", mark="m", visit=visit)
+        for document in range(3):
+            summed = sum(
+                float((there[1][document] + here[1][document]) @ (there[0] - here[0])) / 2
+                for there, here in pairwise(points)
+            )
+            drop = points[0][2][document] - points[-1][2][document]
+            assert summed == pytest.approx(drop, rel=1e-3)
+
+    def test_goes_on_to_the_same_bytes(self, checkpoint: Path, tmp_path: Path) -> None:
+        documents, steps = texts(30, 20, 25), replace(self.STEPS, checkpoint_steps=2)
+        ends, visits = [], []
+        for stopping in (False, True):
+            model = model_at(checkpoint).float()
+
+            def visit(taken: int, stopping: bool = stopping) -> float:
+                if stopping and taken == 5:
+                    raise Died
+                return taken / 3
+
+            state = tmp_path / f"state-{stopping}"
+            windows = windows_over(documents, 12)
+            if stopping:
+                with pytest.raises(Died):
+                    walk(model, windows, steps, state_file=state, mark="m", visit=visit)
+                model = model_at(checkpoint).float()
+            visits.append(walk(model, windows, steps, state_file=state, mark="m", visit=lambda taken: taken / 3))
+            ends.append(flat(model))
+        assert torch.equal(*ends)
+        assert visits[0] == visits[1] == [(taken, taken / 3) for taken in range(7)]
+
+
+class TestDescend:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def whole(
+        cls, checkpoint: Path, given: tuple[Corpus, Corpus], tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[Path, PathLosses]:
+        directory = tmp_path_factory.mktemp("whole")
+        return directory, descended(checkpoint, directory, *given)
+
+    def test_finds_what_is_like_the_target(self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus]) -> None:
+        losses = whole[1]
+        code = np.array([name == "code" for name in given[1].index["domain"].to_pylist()])
+        drops = losses.drops[:, 0]
+        assert drops[code].mean() > drops[~code].mean()
+        assert losses.usable.all()
+        assert losses.reasons == [None] * 12
+        assert losses.described["left_out_gain"] > 0
+        assert losses.described["in_validation"] == 2
+
+    def test_start_is_the_checkpoints_loss(
+        self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path
+    ) -> None:
+        with torch.no_grad():
+            wanted = [float(literal_loss(model_at(checkpoint), given[1].tokens(row))) for row in range(12)]
+        np.testing.assert_allclose(whole[1].start, wanted, rtol=1e-5)
+
+    @pytest.mark.parametrize("moment", [1, 4, 8, 10, 12, 18])
+    def test_a_run_that_died_goes_on_to_the_same_bytes(
+        self,
+        whole: tuple[Path, PathLosses],
+        given: tuple[Corpus, Corpus],
+        checkpoint: Path,
+        tmp_path: Path,
+        moment: int,
+    ) -> None:
+        def die() -> None:
+            raise Died
+
+        assert descend_until(checkpoint, tmp_path, *given, moment, die)
+        losses = descended(checkpoint, tmp_path, *given)
+        assert files_of(tmp_path) == files_of(whole[0])
+        np.testing.assert_array_equal(losses.ends, whole[1].ends)
+
+    def test_so_does_one_that_was_killed(
+        self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
+        process = start(descend_until_killed, checkpoint, run, tmp_path / "given", 9)
+        process.join(120)
+        assert process.exitcode == -9
+        losses = descended(checkpoint, run, *given)
+        np.testing.assert_array_equal(losses.ends, whole[1].ends)
+
+    def test_a_shard_is_the_same_whoever_computes_it(
+        self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(whole[0], tmp_path / "run")
+        for name in ("columns-00001.parquet", "columns-00001.json"):
+            (tmp_path / "run/losses/start" / name).unlink()
+        damaged = tmp_path / "run/losses/whole/columns-00002.parquet"
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+        assert "shard 2" in str(next(verify_columns(damaged.parent)))
+        descended(checkpoint, tmp_path / "run", *given)
+        assert files_of(tmp_path / "run") == files_of(whole[0])
+        assert not list(verify_columns(damaged.parent))
+
+    def test_documents_of_the_validation_set_are_scored_by_who_left_them_out(
+        self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path
+    ) -> None:
+        from direct_anneal.path.walk import put_weights
+
+        validation, pool = given
+        folds = Texts.of(validation).of_folds(2)
+        for copy in (10, 11):
+            model = model_at(checkpoint)
+            put_weights(whole[0] / f"work/end-fold-{folds[copy - 10]}.safetensors", model)
+            with torch.no_grad():
+                wanted = float(literal_loss(model, pool.tokens(copy)))
+            assert whole[1].ends[copy, 0] == pytest.approx(wanted, rel=1e-5)
+
+    def test_folds_can_be_averaged(self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
+        losses = descended(checkpoint, tmp_path, *given, scored_ends="folds")
+        ends = []
+        for fold in range(2):
+            parts = [pq.read_table(p) for p in sorted((tmp_path / f"losses/fold-{fold}").glob("*.parquet"))]
+            table = pa.concat_tables(parts)
+            ends.append(table["nats"].to_numpy() / table["predicted"].to_numpy())
+        np.testing.assert_array_equal(losses.ends[:10, 0], np.mean(ends, axis=0)[:10])
+        assert sorted(path.name for path in (tmp_path / "losses").iterdir()) == ["fold-0", "fold-1", "start"]
+        assert losses.usable.all()
+
+    def test_losses_of_another_run_are_refused(
+        self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(whole[0], tmp_path / "run")
+        with pytest.raises(InputError, match=r"hold columns of this run, but they are of another .*seed"):
+            descended(checkpoint, tmp_path / "run", *given, seed=1)
+
+    def test_a_validation_set_that_nothing_is_learnt_from_is_refused(
+        self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match="must gain from annealing on the rest, but at rates 9 it never did"):
+            descended(checkpoint, tmp_path, *given, learning_rates=(9.0,), max_passes=0.3)
+
+
+class TestDepth:
+    def test_is_where_the_mean_over_folds_is_lowest(self) -> None:
+        curves = {
+            1e-3: [[(0.0, 4.0), (0.5, 3.0), (1.0, 2.9)], [(0.0, 4.0), (0.5, 3.0), (1.0, 3.3)]],
+            1e-2: [[(0.0, 4.0), (0.5, 2.0)], [(0.0, 4.0), (0.5, 4.4), (1.0, 9.0)]],
+        }
+        found = deepest(curves)
+        assert (found.learning_rate, found.share, found.gain, found.stderr) == (1e-3, 0.5, 1.0, 0.0)
+
+    def test_a_walk_is_given_up_after_three_points_without_gain(self) -> None:
+        assert not has_turned([4.0, 3.0, 3.1, 3.2])
+        assert has_turned([4.0, 3.0, 3.1, 3.2, 3.05])
+        assert has_turned([4.0, float("nan")])
+
+    def test_equal_documents_are_in_one_fold(self) -> None:
+        documents = texts(5, 6, 7, 8)
+        doubled = Texts([*documents.ids, "copy"], [*documents.contents, documents.contents[2]], np.zeros(5, np.int64))
+        folds = doubled.of_folds(2)
+        assert folds[4] == folds[2]
+        assert sorted(np.bincount(folds[:4])) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rates": ()}, "learning_rates must be one or more numbers above 0"),
+        ({"num_folds": 1}, "num_folds must be 0, or at least 2, got 1"),
+        ({"num_folds": 0}, "num_folds must be at least 2 where there is something to find out"),
+        ({"warm_up": 1.0}, "warm_up must be in"),
+        ({"optimizer": 3}, "optimizer must be"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PathConfig(**options)
