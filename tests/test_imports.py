@@ -23,7 +23,7 @@ LAYERS = (
     {"path"},
     {"objectives"},
     {"run"},
-    {"selection", "report", "demo", "evaluate", "doctor"},
+    {"selection", "report", "demo", "evaluate", "doctor", "distill"},
     {"compare", "export", "convert"},
     {"cli"},
     {"__main__"},

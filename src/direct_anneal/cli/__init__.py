@@ -16,6 +16,7 @@ from direct_anneal.cli.compare import add_compare
 from direct_anneal.cli.completion import add_print_completion
 from direct_anneal.cli.console import Telling, add_telling, progress_of
 from direct_anneal.cli.convert import add_convert
+from direct_anneal.cli.distil import add_distil
 from direct_anneal.cli.doctor import add_doctor
 from direct_anneal.cli.evaluate import add_evaluate
 from direct_anneal.cli.export import add_export
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add_verify(commands)
     add_report(commands)
     add_export(commands)
+    add_distil(commands)
     add_convert(commands)
     add_anneal(commands)
     add_evaluate(commands)
