@@ -20,8 +20,8 @@ import yaml
 from direct_anneal.cli import main
 from direct_anneal.compare import compare, pipeline, read_recipe
 from direct_anneal.compare.config import BEFORE, Recipe
-from direct_anneal.config import objective
 from direct_anneal.errors import InputError
+from direct_anneal.objectives import sketched
 from direct_anneal.progress import PlainLines
 from direct_anneal.selection import select_documents
 from selection.tiny import CONTEXT, SKETCH_SIZE, chosen_ids, documents, write_checkpoint, write_jsonl
@@ -207,7 +207,7 @@ class TestRuns:
 
     def test_neither_is_one_under_other_defaults(self, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe, out, _ = done
-        monkeypatch.setattr(objective, "DAMPING", 0.5)
+        monkeypatch.setattr(sketched, "DAMPING", 0.5)
         with pytest.raises(InputError, match="one, direct, seed 0 that was made by another recipe"):
             compare(recipe, out)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import hooks
-from direct_anneal.objectives import build
+from direct_anneal.objectives import base
 from direct_anneal.progress import Advance, Silent
 from direct_anneal.report import print_summary
 from direct_anneal.solver import InfeasibleBudgetError, InfeasibleError, Selection, SelectionProblem, solve
@@ -68,18 +68,19 @@ def test_choosing_tells_how_far_it_is(checkpoint: Path, world: Path, tmp_path: P
 
 def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: Path, tmp_path: Path) -> None:
     budgets = {
-        name: chosen(checkpoint, world, tmp_path / name, objective=name).manifest for name in ("energy", "matching")
+        name: chosen(checkpoint, world, tmp_path / name, objective=name, beside=other).manifest
+        for name, other in (("energy", "matching"), ("matching", "energy"))
     }
     least = {name: manifest["budget"]["least_feasible_ratio"] for name, manifest in budgets.items()}
     stricter, looser = max(least, key=least.__getitem__), min(least, key=least.__getitem__)
     between = (least["energy"] + least["matching"]) / 2
-    run = chosen(checkpoint, world, tmp_path / "between", objective=looser, budget_ratio=between)
-    other = run.manifest["alternative"]
+    run = chosen(checkpoint, world, tmp_path / "between", objective=looser, budget_ratio=between, beside=stricter)
+    (other,) = run.manifest["beside"]
     assert other["objective"] == stricter
     assert other["relaxed"] is True
     assert other["ratio"] > least[stricter] > between
-    assert budgets[looser]["alternative"]["relaxed"] is False
-    assert budgets[looser]["alternative"]["ratio"] == 1.0
+    assert budgets[looser]["beside"][0]["relaxed"] is False
+    assert budgets[looser]["beside"][0]["ratio"] == 1.0
 
 
 def test_an_alternative_without_a_selection_stops_nothing(
@@ -98,9 +99,9 @@ def test_an_alternative_without_a_selection_stops_nothing(
                 raise error
             return solve(problem)
 
-        monkeypatch.setattr(build, "solve", only_energy)
-        run = chosen(checkpoint, world, tmp_path / str(number))
-        assert run.manifest["alternative"] == {"objective": "matching", "feasible": False}
+        monkeypatch.setattr(base, "solve", only_energy)
+        run = chosen(checkpoint, world, tmp_path / str(number), beside="matching")
+        assert run.manifest["beside"] == [{"objective": "matching", "feasible": False}]
         assert len(run.selection.indices) == 15
         print_summary(run.manifest, run.out, Console())
         assert "--objective matching has no selection" in capsys.readouterr().out

@@ -220,9 +220,9 @@ class TestBudget:
     def test_an_infeasible_one_is_refused_and_the_suggested_one_works(
         self, checkpoint: Path, world: Path, tmp_path: Path
     ) -> None:
-        with pytest.raises(InputError, match=r"pass --budget-ratio [0-9.e-]+ or more") as refusal:
+        with pytest.raises(InputError, match=r"pass budget_ratio [0-9.e-]+ or more") as refusal:
             chosen(checkpoint, world, tmp_path / "out", budget_ratio=1e-3)
-        suggested = float(str(refusal.value).split("pass --budget-ratio ")[1].split()[0])
+        suggested = float(str(refusal.value).split("pass budget_ratio ")[1].split()[0])
         content = chosen(checkpoint, world, tmp_path / "out", budget_ratio=suggested, overwrite=True).manifest
         assert content["budget"]["least_feasible_ratio"] <= suggested
         # Three digits: at most one step of the third above.
@@ -259,9 +259,9 @@ def test_the_alternative_is_what_the_other_objective_would_choose(
     checkpoint: Path, world: Path, tmp_path: Path, objective: str
 ) -> None:
     other = "matching" if objective == "energy" else "energy"
-    content = chosen(checkpoint, world, tmp_path / "one", objective=objective).manifest
+    content = chosen(checkpoint, world, tmp_path / "one", objective=objective, beside=other).manifest
     chosen(checkpoint, world, tmp_path / "other", objective=other, relax_budget=True)
-    alternative = content["alternative"]
+    (alternative,) = content["beside"]
     mine, theirs = chosen_ids(tmp_path / "one"), chosen_ids(tmp_path / "other")
     assert alternative["objective"] == other
     assert alternative["shared"] == pytest.approx(len(mine & theirs) / len(mine))

@@ -147,8 +147,30 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _add_method(method: argparse._ArgumentGroup) -> None:
     method.add_argument(
         "--objective",
-        choices=("matching", "descent", "energy"),
-        help="what the validation set lacks, and no more of it (default); as far downhill as can be; or the paper's",
+        metavar="NAME",
+        help="matching: what the validation set lacks, and no more of it (default); descent: as far downhill as can "
+        "be; energy: the paper's; or one of a --plugin's",
+    )
+    method.add_argument(
+        "--objective-options",
+        nargs="+",
+        action="extend",
+        metavar="NAME=VALUE",
+        help="options that a --plugin's objective alone knows",
+    )
+    method.add_argument(
+        "--plugin",
+        nargs="+",
+        action="extend",
+        metavar="MODULE",
+        help="import this first: Python that registers objectives",
+    )
+    method.add_argument(
+        "--beside",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="say what these objectives would have chosen, too",
     )
     method.add_argument(
         "--target-scale",

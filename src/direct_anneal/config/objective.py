@@ -1,14 +1,19 @@
-"""Which member of the family of objectives is asked for; its formulas stand in `formulation`."""
+"""Which objectives there are, by name, and what each configuration of one must say of itself.
+
+An objective is a frozen dataclass: its fields are its options, with their defaults. `direct_anneal.objectives` has
+ours, a module each, and the methods that build and solve; docs/extending.md shows how to add one.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from direct_anneal.config.options import described, require, settle
-from direct_anneal.errors import InputError
-from direct_anneal.solver import Objective
+from direct_anneal.config.options import described, settle
+from direct_anneal.errors import InputError, option
 
 Filter = Literal["newton", "flat", "none"]
 FilterCurvature = Literal["validation", "pool", "both"]
@@ -17,100 +22,141 @@ Noise = Literal["raw", "centred"]
 Reference = Literal["pool", "validation"]
 Ratio = float | Literal["none"]
 
-# Of each objective, where nothing else is asked for.
-FILTERS: dict[Objective, Filter] = {"energy": "flat", "descent": "newton", "matching": "newton"}
-GRADIENTS: dict[Objective, Gradients] = {"energy": "raw", "descent": "unit", "matching": "unit"}
-BUDGET_RATIOS: dict[Objective, Ratio] = {"energy": 1.0, "descent": "none", "matching": "none"}
+DEFAULT_OBJECTIVE = "matching"
 DAMPING = 0.01
 NGRAM_WEIGHT = 1.0
 TARGET_SCALE = 8.0
 
-
-def counterpart(objective: Objective) -> Objective:
-    """What is shown beside a selection for comparison: the paper's objective, or beside that ours."""
-    return "matching" if objective == "energy" else "energy"
+# Modules of `direct_anneal.objectives`, each of which registers what it is named for. Imported when asked for.
+BUILT_IN = ("matching", "descent", "energy")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Member:
-    """An objective and its stiff budget; what is left out is filled in with the objective's own defaults.
+class ObjectiveConfig:
+    """One objective with its options; those left at None are found by `resolved`.
 
     Attributes:
-        objective, target_scale, filter, damping, filter_curvature, gradients, ngram_weight, noise, bands, budget_ratio,
-            budget_reference: as in `SelectConfig`.
+        name: as `objective` names it.
+        needs: of each document: "gradients", "ngrams", "path". Nothing else is computed for it.
+        goal: of the selection, after "chosen for", for the report.
+        meaning: of a document's score, after "a document's score is".
 
     Raises:
-        InputError: a value is out of range, or two exclude each other.
-
-    >>> Member(objective="energy").filter
-    'flat'
+        InputError: an option is of another type than its annotation, or out of range.
     """
 
-    objective: Objective = "matching"
-    target_scale: float | None = None
-    filter: Filter | None = None
-    damping: float | None = None
-    filter_curvature: FilterCurvature | None = None
-    gradients: Gradients | None = None
-    ngram_weight: float | None = None
-    noise: Noise = "raw"
-    bands: int = 1
-    budget_ratio: Ratio | None = None
-    budget_reference: Reference = "pool"
+    name: ClassVar[str]
+    goal: ClassVar[str]
+    meaning: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def __repr__(self) -> str:
         return described(self)
 
-    def __post_init__(self) -> None:
-        settle(self)
-        ratio = BUDGET_RATIOS[self.objective] if self.budget_ratio is None else self.budget_ratio
-        must = "a number above 0 and at most 1e6, or none"
-        require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
-        require(self.bands >= 1, "bands", "at least 1", self.bands)
-        if self.target_scale is not None and self.objective != "matching":
-            raise InputError(
-                f"--target-scale is of --objective matching, but the objective is {self.objective}: leave it out"
-            )
-        scale = TARGET_SCALE if self.target_scale is None else self.target_scale
-        require(0 < scale <= 1e6, "target_scale", "above 0 and at most 1e6", scale)
-        if self.objective == "matching":
-            object.__setattr__(self, "target_scale", scale)
-        filter = self.filter or FILTERS[self.objective]
-        if (self.objective, filter) == ("energy", "newton"):
-            raise InputError(
-                "--filter newton weighs progress along a direction, which --objective energy has none of: pass "
-                "--objective matching or descent, or --filter flat or none"
-            )
-        for field in ("damping", "filter_curvature"):
-            if getattr(self, field) is not None and filter != "newton":
-                flag = f"--{field.replace('_', '-')}"
-                raise InputError(f"{flag} is of --filter newton, but the filter is {filter}: leave it out")
-        damping = (DAMPING if self.damping is None else self.damping) if filter == "newton" else None
-        # Less would be lost in the rounding of H, which then need not be positive definite.
-        fits = damping is None or 1e-10 <= damping <= 1e6
-        require(fits, "damping", "above 0, at least 1e-10, and at most 1e6", damping)
-        object.__setattr__(self, "filter", filter)
-        object.__setattr__(self, "damping", damping)
-        if filter == "newton":
-            object.__setattr__(self, "filter_curvature", self.filter_curvature or "both")
-        object.__setattr__(self, "gradients", self.gradients or GRADIENTS[self.objective])
-        object.__setattr__(self, "budget_ratio", ratio)
-        self._settle_ngrams()
-
-    def _settle_ngrams(self) -> None:
-        """N-grams have no norm of their own to be raw in, and no stiff directions."""
-        fits = (self.gradients, self.filter) == ("unit", "newton") and self.filter_curvature != "validation"
-        weight = (NGRAM_WEIGHT if fits else 0.0) if self.ngram_weight is None else self.ngram_weight
-        require(0 <= weight <= 1e3, "ngram_weight", "at least 0 and at most 1000", weight)
-        if weight > 0 and not fits:
-            raise InputError(
-                "--ngram-weight above 0 needs --gradients unit and --filter newton with --filter-curvature pool or "
-                f"both, got {self.gradients}, {self.filter} and {self.filter_curvature or 'no curvature'}: leave it out"
-            )
-        object.__setattr__(self, "ngram_weight", float(weight))
-
     @property
-    def allowance(self) -> float:
-        """The budget's ratio as a number: infinite where there is no budget."""
-        assert self.budget_ratio is not None
-        return math.inf if self.budget_ratio == "none" else self.budget_ratio
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def resolved(self, curvature: str) -> Self:  # noqa: ARG002, some objectives' defaults depend on it
+        """The same with every option filled in.
+
+        Args:
+            curvature: of the stiff directions, as `SelectConfig` names it.
+
+        Raises:
+            InputError: two options exclude each other.
+        """
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """Its options by name, as JSON takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_registered: dict[str, type[ObjectiveConfig]] = {}
+
+T = TypeVar("T", bound=type[ObjectiveConfig])
+
+
+def register(objective: T) -> T:
+    """Make an objective known by its name; a class decorator.
+
+    Raises:
+        ValueError: another class has that name.
+    """
+    known = _registered.setdefault(objective.name, objective)
+    if (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
+        raise ValueError(f"objective {objective.name!r} is {known.__module__}.{known.__qualname__} already: rename one")
+    _registered[objective.name] = objective
+    return objective
+
+
+def names() -> tuple[str, ...]:
+    """Every objective that is known, ours first."""
+    return (*BUILT_IN, *sorted(_registered.keys() - set(BUILT_IN)))
+
+
+def named(name: str) -> type[ObjectiveConfig]:
+    """The class of an objective.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name in BUILT_IN:
+        import_module(f"direct_anneal.objectives.{name}")
+    if name not in _registered:
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(
+            field="objective",
+            must=f"be {', '.join(names()[:-1])} or {names()[-1]}",
+            got=name,
+            do=f"{hint}one of your own needs its module in {option('plugin')}",
+        )
+    return _registered[name]
+
+
+def objective_of(
+    objective: str | ObjectiveConfig, given: Mapping[str, Any], own: Mapping[str, Any], curvature: str
+) -> ObjectiveConfig:
+    """The objective that was asked for, with every option filled in.
+
+    Args:
+        objective: a name, or an objective with its options.
+        given: options that several objectives know, None where left out.
+        own: options that it alone knows.
+        curvature: as for `ObjectiveConfig.resolved`.
+
+    Raises:
+        InputError: there is no such objective, it has no such option, or a value is out of range.
+    """
+    asked = {name: value for name, value in given.items() if value is not None} | dict(own)
+    if isinstance(objective, ObjectiveConfig):
+        if asked:
+            first = next(iter(asked))
+            raise InputError(field=first, must=f"be an argument of {type(objective).__name__} where that is given")
+        return objective.resolved(curvature)
+    kind = named(objective)
+    known = [field.name for field in fields(kind)]
+    for name in asked:
+        if name not in known:
+            owners = [other for other in names() if name in (field.name for field in fields(named(other)))]
+            must = f"be left out with {option('objective')} {objective}, which has no such option"
+            raise InputError(field=name, must=must, do=f"it is of {', '.join(owners)}" if owners else None)
+    return kind(**asked).resolved(curvature)
+
+
+def beside_of(name: str, shared: Mapping[str, Any], curvature: str) -> ObjectiveConfig:
+    """An objective for comparison with the chosen one: its own defaults, and what is asked of every objective.
+
+    Args:
+        shared: options that count for it, too, as far as it has them; None where left out.
+        curvature: as for `ObjectiveConfig.resolved`.
+
+    Raises:
+        InputError: there is no such objective.
+    """
+    known = {field.name for field in fields(named(name))}
+    return objective_of(name, {option: value for option, value in shared.items() if option in known}, {}, curvature)

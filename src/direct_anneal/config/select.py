@@ -2,55 +2,83 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from dataclasses import field as having
+from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.config.objective import BUDGET_RATIOS, Member
-from direct_anneal.config.options import require, require_device
+from direct_anneal.config.objective import (
+    DEFAULT_OBJECTIVE,
+    Filter,
+    FilterCurvature,
+    Gradients,
+    Noise,
+    ObjectiveConfig,
+    Ratio,
+    Reference,
+    beside_of,
+    objective_of,
+)
+from direct_anneal.config.options import described, require, require_device, settle
 from direct_anneal.curvature import PAPER_SHARE, CurvatureName, Elbow, energy_share, fixed_number, widest_gap
 from direct_anneal.data import listed
 from direct_anneal.errors import InputError
 from direct_anneal.features import place_at
 from direct_anneal.gradients import ProjectionName, Reduction
 from direct_anneal.model.checkpoint import DtypeName
-from direct_anneal.solver import Objective, Unit
+from direct_anneal.solver import Unit
 
 DEFAULT_EIGENPAIRS = 32
 _WIDEST_SKETCH = 14_336  # R: with n-grams a matrix of 2 GiB in float64
 
+# Options that objectives have in common: each has some of them, with defaults of its own.
+OBJECTIVE_FIELDS = (
+    *("target_scale", "filter", "damping", "filter_curvature", "gradients", "ngram_weight"),
+    *("noise", "bands", "budget_ratio", "budget_reference"),
+)
+# Those that an objective beside the chosen one has as asked, too.
+_SHARED_BESIDE = ("noise", "bands", "budget_ratio", "budget_reference")
+
 # These change what is made of the features, not the features.
 SOLVING_FIELDS = frozenset(
     {
-        *("num_samples", "num_tokens", "fraction", "objective", "target_scale"),
-        *("filter", "damping", "filter_curvature", "gradients", "ngram_weight", "noise", "bands"),
-        *("budget_ratio", "budget_reference", "relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
+        *("num_samples", "num_tokens", "fraction", "objective", "objective_options", "plugin", "beside"),
+        *OBJECTIVE_FIELDS,
+        *("relax_budget", "curvature", "num_eigenpairs", "elbow", "num_stiff"),
         *("floors", "ceilings", "quota_unit", "force_in", "force_out"),
     }
 )
 
 # These change where and how fast a run goes, not what it gives.
-_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens", "engine", "ray_address", "workers", "features"})
+_INCIDENTAL = frozenset(
+    {"out", "overwrite", "device", "batch_tokens", "engine", "ray_address", "workers", "features", "plugin", "beside"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SelectConfig(Member):
-    """One selection, in full: a member of the family of objectives, and what it is chosen from.
+class SelectConfig:
+    """One selection, as it is asked for: an objective, and what it is chosen from.
 
     Attributes:
         model: checkpoint directory or hub name: the model at the onset of annealing.
         pool, validation: files, directories or globs.
         out: the run's directory.
         num_samples, num_tokens, fraction: how much to select; exactly one is given.
-        objective: "matching" (ours: the mean of what is selected as far from the pool's as the validation set's is
-            known to be, times `target_scale`, and near to that), "descent" (ours: as far as possible downhill on the
-            validation loss, whatever else moves) or "energy" (the paper's).
+        objective: a name, or an `ObjectiveConfig` with its options. "matching" (ours: the mean of what is selected as
+            far from the pool's as the validation set's is known to be, times `target_scale`, and near to that),
+            "descent" (ours: as far as possible downhill on the validation loss, whatever else moves), "energy" (the
+            paper's), or one of your own (docs/extending.md).
+        objective_options: options that the objective alone knows, by name; "name=value" on the command line.
+        plugin: modules to import first, which register objectives of their own.
+        beside: objectives to solve for comparison: the manifest says what each would have chosen at this size.
         target_scale: of matching: near 0 asks for a small pool, 1 for more of the same as the validation set, more
             leans towards what the validation set has and the pool has not. 8 where left out.
         filter: f of what counts in each direction: "flat" (stiff ones count nothing), "newton" (1 / (λ + δ), not of
@@ -109,6 +137,20 @@ class SelectConfig(Member):
     num_samples: int | None = None
     num_tokens: int | None = None
     fraction: float | None = None
+    objective: str | ObjectiveConfig = DEFAULT_OBJECTIVE
+    objective_options: Mapping[str, Any] | None = None
+    plugin: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    target_scale: float | None = None
+    filter: Filter | None = None
+    damping: float | None = None
+    filter_curvature: FilterCurvature | None = None
+    gradients: Gradients | None = None
+    ngram_weight: float | None = None
+    noise: Noise | None = None
+    bands: int | None = None
+    budget_ratio: Ratio | None = None
+    budget_reference: Reference | None = None
     relax_budget: bool = False
     curvature: CurvatureName = "empirical-fisher"
     num_eigenpairs: int | None = None
@@ -142,9 +184,17 @@ class SelectConfig(Member):
     trust_remote_code: bool = False
     overwrite: bool = False
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def __post_init__(self) -> None:
-        self._settle_filter_curvature()
-        super().__post_init__()
+        settle(self)
+        require(isinstance(self.objective, str | ObjectiveConfig), "objective", "a name", repr(self.objective))
+        if self.objective_options is not None:
+            object.__setattr__(self, "objective_options", _named_values(self.objective_options))
+        for module in self.plugin:
+            import_plugin(module)
+        objectives = (self.chosen_objective, *self.other_objectives.values())
         for field in ("floors", "ceilings"):
             object.__setattr__(self, field, _amounts(field[:-1], getattr(self, field)))
         require(self.parameters != (), "parameters", "patterns", "none")
@@ -165,9 +215,10 @@ class SelectConfig(Member):
         require(differs, "prompt_field", "another field than the text's", " ".join(listed(self.prompt_field)))
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
-        if self.filter_curvature in ("pool", "both") and self.sketch_size > _WIDEST_SKETCH:
+        sides = {getattr(objective, "filter_curvature", None) for objective in objectives}
+        if (side := next(iter(sides & {"pool", "both"}), None)) and self.sketch_size > _WIDEST_SKETCH:
             raise InputError(
-                f"--filter-curvature {self.filter_curvature} takes a matrix of --sketch-size squared, at "
+                f"--filter-curvature {side} takes a matrix of --sketch-size squared, at "
                 f"most {_WIDEST_SKETCH}, got {self.sketch_size}: make it smaller, or pass --filter-curvature validation"
             )
         self._settle_curvature()
@@ -235,32 +286,26 @@ class SelectConfig(Member):
         )
         object.__setattr__(self, "num_eigenpairs", pairs)
 
-    def member(self, objective: Objective) -> Member:
-        """Of the family of objectives: the one asked for, or the other with its defaults.
+    @cached_property
+    def chosen_objective(self) -> ObjectiveConfig:
+        """The objective that was asked for, with every option filled in.
 
-        A budget that is not the default of the one asked for is the other's, too.
+        Raises:
+            InputError: there is none of this name, or its options do not fit it or each other.
         """
-        if objective == self.objective:
-            return self
-        return Member(
-            objective=objective,
-            filter_curvature=None if objective == "energy" or self._is_empirical else "validation",
-            noise=self.noise,
-            bands=self.bands,
-            budget_ratio=None if self.budget_ratio == BUDGET_RATIOS[self.objective] else self.budget_ratio,
-            budget_reference=self.budget_reference,
-        )
+        given = {name: getattr(self, name) for name in OBJECTIVE_FIELDS}
+        return objective_of(self.objective, given, self.objective_options or {}, self.curvature)
 
-    def _settle_filter_curvature(self) -> None:
-        """Of a curvature that is known of the validation set alone, where the filter needs one."""
-        if self._is_empirical or self.objective == "energy" or self.filter not in (None, "newton"):
-            return
-        if self.filter_curvature not in (None, "validation"):
-            raise InputError(
-                f"--filter-curvature {self.filter_curvature} is of --curvature empirical-fisher, but it is "
-                f"{self.curvature}, which is of the validation set alone: leave it out"
-            )
-        object.__setattr__(self, "filter_curvature", "validation")
+    @cached_property
+    def other_objectives(self) -> dict[str, ObjectiveConfig]:
+        """Those of `beside`, by name, with their own defaults but for noise and budget, which are as asked."""
+        shared = {name: getattr(self, name) for name in _SHARED_BESIDE}
+        return {name: beside_of(name, shared, self.curvature) for name in self.beside}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Columns of the documents that an objective asked for looks at."""
+        return self.chosen_objective.needs.union(*(one.needs for one in self.other_objectives.values()))
 
     @property
     def _is_empirical(self) -> bool:
@@ -274,9 +319,18 @@ class SelectConfig(Member):
         return widest_gap if self.elbow == "gap" else energy_share(self.elbow)
 
     @property
+    def in_full(self) -> dict[str, Any]:
+        """Every field, with the objective's options filled in: what a run records."""
+        options = self.chosen_objective.options()
+        own = {name: value for name, value in options.items() if name not in OBJECTIVE_FIELDS}
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content |= {name: options.get(name) for name in OBJECTIVE_FIELDS}
+        return content | {"objective": self.chosen_objective.name, "objective_options": own or None}
+
+    @property
     def defining(self) -> dict[str, Any]:
         """What the result depends on."""
-        return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
+        return {name: value for name, value in self.in_full.items() if name not in _INCIDENTAL}
 
     def size_of(self, num_tokens: NDArray[np.int64]) -> tuple[int | None, int | None]:
         """K or B, for a pool of documents of these lengths, shape (N,).
@@ -341,3 +395,35 @@ def _amounts(flag: str, given: object) -> dict[str, int | float]:
             )
         found[domain] = amount
     return dict(sorted(found.items()))
+
+
+def _named_values(given: object) -> dict[str, Any]:
+    """Name → value, from that or from texts "name=value", whose values are numbers, true, false or texts."""
+    if isinstance(given, Mapping):
+        return {str(name): value for name, value in given.items()}
+    found: dict[str, Any] = {}
+    for text in given if isinstance(given, list | tuple) else [given]:
+        name, equals, value = text.partition("=") if isinstance(text, str) else ("", "", "")
+        require(bool(name and equals), "objective_options", "NAME=VALUE", text)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def import_plugin(module: str) -> None:
+    """Import a module that registers objectives.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise InputError(
+            field="plugin",
+            must="name a module that Python can import",
+            got=f"but {module}: {error}",
+            do="install it, or run with PYTHONPATH set to where it lies",
+        ) from error

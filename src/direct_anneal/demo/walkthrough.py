@@ -52,6 +52,7 @@ def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
         out=directory / "selection",
         overwrite=True,  # it suggests trying other options on its own directory
         frontier=FRONTIER,
+        beside=("energy",),
         progress=progress,
     )
     print_summary(run.manifest, run.out, console)
@@ -85,7 +86,7 @@ def _meaning(manifest: dict[str, Any]) -> str:
     domains = manifest["composition"]["domains"]
     chosen = {name: entry["selected"] for name, entry in domains.items()}
     in_pool = {name: entry["pool"] for name, entry in domains.items()}
-    other = manifest["alternative"]["domains"]
+    (other,) = (entry["domains"] for entry in manifest["beside"])
     wanted, broken = _share(chosen, TARGET), _share(chosen, DAMAGED)
     return f"""
         [bold]What that means.[/] {wanted:.0%} of the choice are {" and ".join(TARGET)} (the pool has

@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from direct_anneal.report.data import Findings
 from direct_anneal.report.drawing import colour, draw
-from direct_anneal.solver import Objective
 
 POINTS = {True: 600, False: 1200}  # of documents drawn one by one, chosen and others
 KINDS = 6  # domains that are told apart in colour
-_ALONG: dict[Objective, str] = {
-    "energy": "the selection's own direction",
-    "descent": "the way down",
-    "matching": "what the selection lacks of its target",
-}
-
 Float = NDArray[np.float64]
 
 
@@ -119,8 +112,7 @@ def trade_off(findings: Findings) -> Markup:
         )
         axes.axhline(0, color=colour("muted"), linewidth=0.8)
         _multiple_ticks(axes)
-        along = _ALONG[findings.manifest["objective"]["name"]]
-        axes.set_title("Progress" if narrow else f"Progress of a document along {along}")
+        axes.set_title("Score" if narrow else "Score of a document")
         axes.set_xlabel("stiff cost, in means of the pool")
 
     alt = "Stiff cost against progress of each document, the chosen ones marked."

@@ -15,6 +15,7 @@ from direct_anneal.io.atomic import replacing
 from direct_anneal.report import figures
 from direct_anneal.report.data import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
 from direct_anneal.report.sanitize import legible
+from direct_anneal.run.manifest import besides
 
 NAME = "report.html"
 MAX_DOMAINS = 24  # rows of a table of domains; the others are summed
@@ -148,8 +149,8 @@ def _frontier(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _overlaps(findings: Findings) -> list[tuple[str, float]]:
-    other = findings.manifest["alternative"]
-    beside = [(f"--objective {other['objective']}", other["shared"])] if other["feasible"] else []
+    others = [other for other in besides(findings.manifest) if other["feasible"]]
+    beside = [(f"--objective {other['objective']}", other["shared"]) for other in others]
     return [*findings.overlaps.items(), *beside]
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from direct_anneal.run.manifest import besides
+
 _MAX_DOMAINS = 24
 
 
@@ -28,7 +30,7 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         _spectrum(manifest["spectrum"]),
         _budget(manifest["budget"]),
         _objective(manifest["objective"], manifest["status"]),
-        _alternative(manifest),
+        *map(_beside, besides(manifest)),
     ):
         console.print(line, highlight=False, soft_wrap=True)
     for warning in manifest["warnings"]:
@@ -131,8 +133,7 @@ def _objective(objective: dict[str, Any], status: str) -> str:
     return text + ")"
 
 
-def _alternative(manifest: dict[str, Any]) -> str:
-    other = manifest["alternative"]
+def _beside(other: dict[str, Any]) -> str:
     if not other["feasible"]:
         return f"[bold]Beside[/]    --objective {other['objective']} has no selection under these constraints"
     counts = sorted(other["domains"].items(), key=lambda item: (-item[1], item[0]))

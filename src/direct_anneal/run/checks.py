@@ -12,7 +12,7 @@ from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.gradients import EXCLUDED
-from direct_anneal.objectives.build import RELAXED_MARGIN
+from direct_anneal.objectives.within import RELAXED_MARGIN
 from direct_anneal.solver import Selection
 
 INCIDENTS = {
@@ -40,7 +40,6 @@ PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents
 FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
-LITTLE_KNOWN = 0.25
 MAX_SOURCES = 5
 
 
@@ -112,22 +111,13 @@ def of_overlap(pool: Corpus, validation: Corpus) -> list[str]:
     ]
 
 
-def of_target(known: float | None) -> list[str]:
-    """Whether the validation set asks for anything that the pool is not already."""
-    if known is None or known >= LITTLE_KNOWN:
-        return []
-    return [
-        f"the validation set is much like the pool: {known:.0%} of what sets their means apart is no chance, and the "
-        "selection leans that far only; more validation samples would tell more, if there is something to tell"
-    ]
-
-
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
     """Whether the answer is the one that was asked for."""
     doubts = []
     if least is not None:
+        asked = getattr(config.chosen_objective, "budget_ratio", None)
         doubts.append(
-            f"the budget was relaxed: a ratio of {config.budget_ratio} is infeasible at this size, the least "
+            f"the budget was relaxed: a ratio of {asked} is infeasible at this size, the least "
             f"feasible is {least:.4g}, and {RELAXED_MARGIN:g} times that was used"
         )
     if config.num_tokens is not None:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from direct_anneal.config.objective import ObjectiveConfig, named
 from direct_anneal.config.options import OPTIONS_FILE, keep
-from direct_anneal.config.select import SOLVING_FIELDS, FeaturesConfig, SelectConfig
+from direct_anneal.config.select import OBJECTIVE_FIELDS, SOLVING_FIELDS, FeaturesConfig, SelectConfig, import_plugin
 from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
@@ -58,6 +59,7 @@ _DEPENDENT: dict[str, dict[str, Any]] = {
         "gradients": None,
         "ngram_weight": None,
         "budget_ratio": None,
+        "objective_options": None,
     },
     "filter": {"damping": None, "filter_curvature": None, "ngram_weight": None},
     "filter_curvature": {"ngram_weight": None},
@@ -125,6 +127,13 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     for option, dependent in _DEPENDENT.items():
         if option in changes:
             known |= {name: default for name, default in dependent.items() if name not in changes}
+    if isinstance(changes.get("objective"), ObjectiveConfig):
+        known |= dict.fromkeys(OBJECTIVE_FIELDS)
+    elif "objective" in changes:
+        for module in changes.get("plugin", ()):
+            import_plugin(module)
+        own = {field.name for field in fields(named(changes["objective"]))}
+        known |= {name: None for name in OBJECTIVE_FIELDS if name not in own}
     config = SelectConfig(**{**known, **changes})
     if Path(config.out).resolve() == run.resolve() and not config.overwrite:
         raise InputError(f"--out must be another directory than the run's, but is {run}: name one, or pass --overwrite")
@@ -157,7 +166,7 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
 
 def _keep(out: Path, config: SelectConfig) -> None:
     without = SOLVING_FIELDS if isinstance(config, FeaturesConfig) else frozenset[str]()
-    keep({name: value for name, value in asdict(config).items() if name not in without}, out)
+    keep({name: value for name, value in config.in_full.items() if name not in without}, out)
 
 
 def _sweep(out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from direct_anneal.curvature import CrossFit, Spectrum
 from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import EXCLUDED, SLOW, Coverage
-from direct_anneal.objectives.build import Formulation
+from direct_anneal.objectives import Built, SelectionObjective
 from direct_anneal.solver import Selection
 
 _DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
@@ -28,7 +28,7 @@ _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validat
 
 def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
     """The configuration in full, with the window that it came to."""
-    return {**asdict(config), "max_length": max_length}
+    return {**config.in_full, "max_length": max_length}
 
 
 def versions() -> dict[str, str]:
@@ -104,7 +104,7 @@ def spectrum_entry(
         "num_validation": spectrum.num_validation,
         "energy": float(eigenvalues[: spectrum.num_stiff].sum() / eigenvalues.sum()),
         "curvature": config.curvature,
-        "bands": [band.stop for band in spectrum.bands(config.bands)],
+        "bands": [band.stop for band in spectrum.bands(getattr(config.chosen_objective, "bands", 1))],
         "stiff_cost_in_sample": None if crossed is None else float(crossed.in_sample.sum(axis=1).mean()),
         "stiff_cost_held_out": None if crossed is None else float(crossed.held_out.sum(axis=1).mean()),
         "directions_in_sample": in_sample,
@@ -112,64 +112,65 @@ def spectrum_entry(
     }
 
 
-def budget_entry(formulation: Formulation, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
+def budget_entry(built: Built, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
     """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
 
     The ratio and the limits are null where there is no budget.
     """
     least = selection.stats["least_feasible"]
     return {
-        "ratio": _finite(formulation.ratio(selection.budget)),
+        "ratio": _finite(built.ratio(selection.budget)),
         "reference": reference,
         "limit": _plain(selection.budget),
         "used": _plain(selection.budget_used),
-        "used_ratio": formulation.ratio(selection.budget_used),
+        "used_ratio": built.ratio(selection.budget_used),
         "least_feasible": _plain(least),
-        "least_feasible_ratio": formulation.ratio(least),
+        "least_feasible_ratio": built.ratio(least),
         "relaxed": relaxed,
     }
 
 
-def objective_entry(config: SelectConfig, formulation: Formulation, selection: Selection) -> dict[str, Any]:
-    """Its form, what is known of its target, its value, the bound on any selection's, and the starts of the search."""
+def objective_entry(objective: SelectionObjective, built: Built, selection: Selection) -> dict[str, Any]:
+    """Its options, what it found out, its value, the bound on any selection's, and the starts of the search."""
     return {
-        "name": config.objective,
-        "target_scale": config.target_scale,
-        "known": formulation.known,
-        "ngram_weight": config.ngram_weight,
-        "filter": config.filter,
-        "damping": config.damping,
-        "filter_curvature": config.filter_curvature,
-        "gradients": config.gradients,
-        "noise": config.noise,
+        "name": objective.name,
+        "goal": objective.goal,
+        "meaning": objective.meaning,
+        **objective.options(),
+        **built.facts,
         "value": selection.objective,
         "bound": selection.bound,
         "starts": selection.stats.get("starts", []),
     }
 
 
-def alternative_entry(
-    name: str,
-    alternative: tuple[Formulation, Selection, float | None] | None,
+def beside_entry(
+    objective: SelectionObjective,
+    solved: tuple[Built, Selection, float | None] | None,
     selection: Selection,
-    pool: SketchedGradients,
+    samples: pa.Table,
 ) -> dict[str, Any]:
-    """What the other objective would choose at the same size, and at the same ratio where that is feasible for it.
+    """The choice of another objective at the same size, and at the same ratio where that is feasible for it.
 
     Its name alone, with `feasible` false, where it has no selection at any budget that was tried.
     """
-    if alternative is None:
-        return {"objective": name, "feasible": False}
-    formulation, other, least = alternative
-    domains = pool.samples["domain"].take(pa.array(other.indices)).value_counts().to_pylist()
+    if solved is None:
+        return {"objective": objective.name, "feasible": False}
+    built, other, least = solved
+    domains = samples["domain"].take(pa.array(other.indices)).value_counts().to_pylist()
     return {
-        "objective": name,
+        "objective": objective.name,
         "feasible": True,
         "shared": len(np.intersect1d(selection.indices, other.indices)) / len(selection.indices),
-        "ratio": _finite(formulation.ratio(other.budget)),
+        "ratio": _finite(built.ratio(other.budget)),
         "relaxed": least is not None,
         "domains": {str(entry["values"]): int(entry["counts"]) for entry in domains},
     }
+
+
+def besides(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of a manifest; runs of 0.1 have one, unasked."""
+    return [*manifest.get("beside", [manifest[name] for name in ("alternative",) if name in manifest])]
 
 
 def _plain(budget: Any) -> float | list[float | None] | None:

@@ -6,7 +6,7 @@ N samples of the pool, M of the validation set, R sketch size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from html import escape
@@ -15,19 +15,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.config.objective import counterpart
 from direct_anneal.config.select import SelectConfig
-from direct_anneal.curvature import CurvatureName, cross_energies, cross_fit
+from direct_anneal.curvature import CurvatureName, Estimate, cross_energies, cross_fit
 from direct_anneal.data import Corpus, write_selected
+from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.notebook import table
-from direct_anneal.objectives.build import formulate, solve_at_any_budget, solve_within
+from direct_anneal.objectives import Built, Gradients, Inputs, SelectionObjective
+from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Advance
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.directory import evidence, read_coverage, retire, write_json, write_table
+from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.spectrum import estimate_curvature
 from direct_anneal.selection.stages import Stages
@@ -139,8 +142,6 @@ def choose(
         # In an order that has nothing to do with the file's, since the halves that are held out alternate.
         order = _by_hash(validation.samples["id"])
         z = validation.dense()[order]  # (M, R)
-        assert validation.ngrams is not None
-        words = np.concatenate(validation.ngrams)[order].astype(np.float64)  # (M, L)
         estimate = estimate_curvature(
             config,
             validation_corpus,
@@ -160,20 +161,25 @@ def choose(
             # What is read elsewhere cannot tell of it here.
             units: list[Any] = [_Watched(block, advance) for block in pool.units]
             watched = replace(pool, units=units) if config.engine == "local" else pool
-            formulation = formulate(config.objective, config, watched, z, estimate, mapper, words)
-            formulation, selection, least = solve_within(formulation, config)
-            other = counterpart(config.objective)
-            alternative = solve_at_any_budget(formulate(other, config, watched, z, estimate, mapper, words), config)
+            inputs = inputs_of(config, watched, validation, order, estimate, mapper)
+            objective = config.chosen_objective
+            assert isinstance(objective, SelectionObjective)
+            built, selection, least = solve_within(objective, objective.build(inputs), relax=config.relax_budget)
+            beside = [
+                manifest.beside_entry(other, _at_any_budget(other, inputs), selection, pool.samples)
+                for other in config.other_objectives.values()
+                if isinstance(other, SelectionObjective)
+            ]
 
         traced = None
         if frontier is not None:
             with stages.stage("Frontier", "budgets") as advance:
-                traced = trace(formulation, frontier, pool.samples, advance)
+                traced = trace(objective, built, frontier, pool.samples, advance)
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
             retire(out, config, max_length)
-        rows = evidence(pool_corpus, pool, formulation.problem, selection)
+        rows = evidence(pool_corpus, pool, built.problem, selection)
         write_table(out / "selection.parquet", rows)
         if traced is not None:
             write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
@@ -186,7 +192,7 @@ def choose(
     found += checks.of_corpus(pool_corpus, pool, "pool")
     found += checks.of_corpus(validation_corpus, validation, "validation")
     found += checks.of_overlap(pool_corpus, validation_corpus)
-    found += checks.of_target(formulation.known)
+    found += built.remarks
     found += checks.of_selection(selection, pool, config, least)
     content: dict[str, Any] = {
         "config": manifest.configuration(config, max_length),
@@ -205,9 +211,11 @@ def choose(
         "composition": manifest.composition(rows, validation_corpus),
         "coverage": coverage,
         "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
-        "budget": manifest.budget_entry(formulation, selection, config.budget_reference, relaxed=least is not None),
-        "objective": manifest.objective_entry(config, formulation, selection),
-        "alternative": manifest.alternative_entry(other, alternative, selection, pool),
+        "budget": manifest.budget_entry(
+            built, selection, getattr(objective, "budget_reference", "pool"), relaxed=least is not None
+        ),
+        "objective": manifest.objective_entry(objective, built, selection),
+        "beside": beside,
         "status": selection.status,
         "num_selected": len(selection.indices),
         "warnings": found,
@@ -219,6 +227,65 @@ def choose(
     if traced is not None:
         content["frontier"] = traced
     return Run(out, selection, write_json(out / "manifest.json", content))
+
+
+def inputs_of(
+    config: SelectConfig,
+    pool: SketchedGradients,
+    validation: SketchedGradients,
+    order: NDArray[np.intp],
+    estimate: Estimate,
+    mapper: Map = map,
+) -> Inputs:
+    """What objectives may look at.
+
+    Args:
+        order: of the validation set's samples, shape (M,), in which `estimate` halves them.
+
+    Raises:
+        InputError: the pool is smaller than what is asked of it, or a domain or an id is not in it.
+    """
+    num_tokens = pool.samples["num_tokens"].to_numpy()
+    num_selected, token_budget = config.size_of(num_tokens)
+
+    def gradients(role: str) -> Gradients:
+        if role == "pool":
+            return Gradients(pool.units, pool.norms)
+        return Gradients([np.concatenate(validation.units)[order]], validation.norms[order])
+
+    def ngrams(role: str) -> Sequence[Block]:
+        blocks = pool.ngrams if role == "pool" else validation.ngrams
+        assert blocks is not None, "n-grams are weighed, but there are none"
+        return blocks if role == "pool" else [np.concatenate(blocks)[order]]
+
+    def samples(role: str) -> pa.Table:
+        return pool.samples if role == "pool" else validation.samples.take(pa.array(order))
+
+    return Inputs(
+        num_tokens=num_tokens,
+        num_selected=num_selected,
+        token_budget=token_budget,
+        constraints={
+            **constraints(config, pool.samples, num_selected, token_budget),
+            "tie_order": pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
+        },
+        loaders={"gradients": gradients, "ngrams": ngrams, "samples": samples},
+        estimate=lambda: estimate,
+        summed=config.reduction == "sum",
+        mapper=mapper,
+    )
+
+
+def _at_any_budget(objective: SelectionObjective, inputs: Inputs) -> tuple[Built, Selection, float | None] | None:
+    """A selection for comparison only: an infeasible budget is relaxed, whatever was asked for.
+
+    Returns:
+        None where there is no selection even so, which is no reason to withhold the one that was asked for.
+    """
+    try:
+        return solve_within(objective, objective.build(inputs), relax=True)
+    except InputError:
+        return None
 
 
 def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:

@@ -13,22 +13,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from direct_anneal.objectives.build import Formulation
+from direct_anneal.objectives import Built, SelectionObjective
 from direct_anneal.progress import Advance
-from direct_anneal.solver import InfeasibleError, solve
+from direct_anneal.solver import InfeasibleError
 
 _POINTS = 8
 _JUST_FEASIBLE = 1.02  # times the least feasible ratio: at the least itself nothing is left to choose
 
 
 def trace(
-    formulation: Formulation, ratios: Sequence[float], samples: pa.Table, advance: Advance = lambda _: None
+    objective: SelectionObjective,
+    built: Built,
+    ratios: Sequence[float],
+    samples: pa.Table,
+    advance: Advance = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Objective and composition for each budget, ascending.
 
     Args:
-        formulation: whose problem is solved with each budget in place of its own.
-        ratios: of budgets, in the formulation's unit; where empty, eight from just feasible to where the budget no
+        objective: solves.
+        built: whose problem is solved with each budget in place of its own.
+        ratios: of budgets, in units of `built`; where empty, eight from just feasible to where the budget no
             longer binds.
         samples: N rows with domain and num_tokens.
 
@@ -36,7 +41,7 @@ def trace(
         A row for each ratio: ratio, status, objective, bound, used_ratio, num_selected, num_tokens, and domains: how
         many were selected of each. An infeasible one has status "infeasible" and nulls.
     """
-    ratios = sorted(ratios) if ratios else _grid(formulation)
+    ratios = sorted(ratios) if ratios else _grid(objective, built)
     domains = samples["domain"].combine_chunks()
     num_tokens = samples["num_tokens"].to_numpy()
     rows = []
@@ -44,7 +49,7 @@ def trace(
         row: dict[str, Any] = {"ratio": float(ratio), "status": "infeasible"}
         row |= dict.fromkeys(("objective", "bound", "used_ratio", "num_selected", "num_tokens", "domains"))
         try:
-            selection = solve(replace(formulation.problem, budget=formulation.budget(ratio)))
+            selection = objective.solve(replace(built.problem, budget=built.budget(ratio)))
         except InfeasibleError:
             pass
         else:
@@ -53,7 +58,7 @@ def trace(
                 "status": selection.status,
                 "objective": selection.objective,
                 "bound": selection.bound,
-                "used_ratio": formulation.ratio(selection.budget_used),
+                "used_ratio": built.ratio(selection.budget_used),
                 "num_selected": len(selection.indices),
                 "num_tokens": int(num_tokens[selection.indices].sum()),
                 "domains": [
@@ -66,9 +71,9 @@ def trace(
     return rows
 
 
-def _grid(formulation: Formulation) -> list[float]:
-    free = solve(replace(formulation.problem, budget=np.inf))
-    least, most = (formulation.ratio(cost) for cost in (free.stats["least_feasible"], free.budget_used))
+def _grid(objective: SelectionObjective, built: Built) -> list[float]:
+    free = objective.solve(replace(built.problem, budget=np.inf))
+    least, most = (built.ratio(cost) for cost in (free.stats["least_feasible"], free.budget_used))
     if not most > least * _JUST_FEASIBLE:
         return [most]
     first = max(least * _JUST_FEASIBLE, most * 1e-3)

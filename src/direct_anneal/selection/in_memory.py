@@ -14,14 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from direct_anneal.config.objective import Filter, FilterCurvature, Gradients, Noise, Ratio, Reference
+from direct_anneal.config.objective import (
+    DEFAULT_OBJECTIVE,
+    Filter,
+    FilterCurvature,
+    Gradients,
+    Noise,
+    ObjectiveConfig,
+    Ratio,
+    Reference,
+)
 from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.features.load import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.selection.selector import DirectSelector
-from direct_anneal.solver import Objective, Selection
+from direct_anneal.solver import Selection
 
 _BATCH_SIZE = 32
 
@@ -37,15 +46,15 @@ def select_samples(
     *,
     num_selected: int | None = None,
     fraction: float | None = None,
-    objective: Objective = "matching",
+    objective: str | ObjectiveConfig = DEFAULT_OBJECTIVE,
     target_scale: float | None = None,
     budget_ratio: Ratio | None = None,
-    budget_reference: Reference = "pool",
+    budget_reference: Reference | None = None,
     filter: Filter | None = None,
     damping: float | None = None,
     filter_curvature: FilterCurvature | None = None,
     gradients: Gradients | None = None,
-    noise: Noise = "raw",
+    noise: Noise | None = None,
     elbow: float | Literal["gap"] = PAPER_SHARE,
     sketch_size: int = 2048,
     projection: ProjectionName = "two-sided",

@@ -10,10 +10,10 @@ from pathlib import Path
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, Source, check_writable, prepare
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.objectives.constraints import constraints
 from direct_anneal.run.directory import claim, mark
 from direct_anneal.run.sources import fields_of, sources_of
 from direct_anneal.selection.choose import Gathered
+from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.stages import Stages
 

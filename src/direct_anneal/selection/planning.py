@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from direct_anneal.config.objective import counterpart
 from direct_anneal.config.options import require_device
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
@@ -32,9 +31,11 @@ from direct_anneal.features.extraction import windows_of
 from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.objectives.build import formulate, solve_at_any_budget
+from direct_anneal.objectives import SelectionObjective
+from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Progress, Silent
 from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.selection.choose import inputs_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.sketching import Sketching
@@ -328,7 +329,7 @@ class _Calibration:
             num_tokens=None,
             fraction=share,
             num_stiff=None,
-            bands=1,
+            bands=None,
             floors={},
             ceilings={},
             force_in=None,
@@ -338,17 +339,26 @@ class _Calibration:
         table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
         units, words = (_alike(rows["pool"], n).astype(np.float16) for rows in (gradients, ngrams))
         like = SketchedGradients([units], np.ones(n), table, table[:0], [words])
-        of_validation = _alike(ngrams["validation"], m)
+        of_validation = SketchedGradients(
+            [z.astype(np.float16)],
+            np.ones(m),
+            table[:0],
+            table[:0],
+            [_alike(ngrams["validation"], m).astype(np.float16)],
+        )
+        solved = None
         with self._timed("Choosing", pool.num_samples / n):
-            solved = {
-                objective: solve_at_any_budget(
-                    formulate(objective, config, like, z, spectra, ngrams=of_validation), config
-                )
-                for objective in (config.objective, counterpart(config.objective))
-            }
-        if frontier is not None and (of_own := solved[config.objective]) is not None:
+            inputs = inputs_of(config, like, of_validation, np.arange(m), spectra)
+            for objective in (config.chosen_objective, *config.other_objectives.values()):
+                assert isinstance(objective, SelectionObjective)
+                try:
+                    found = objective, solve_within(objective, objective.build(inputs), relax=True)[0]
+                except InputError:
+                    continue
+                solved = solved or found
+        if frontier is not None and solved is not None:
             with self._timed("Frontier", pool.num_samples / n):
-                trace(of_own[0], frontier, table)
+                trace(*solved, frontier, table)
         corpus = pool.corpus
         chosen = np.zeros(corpus.num_samples, dtype=bool)
         chosen[:: max(1, round(1 / share))] = True

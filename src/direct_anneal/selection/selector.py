@@ -13,11 +13,25 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from direct_anneal.config.objective import Filter, FilterCurvature, Gradients, Member, Noise, Ratio, Reference
+from direct_anneal import objectives
+from direct_anneal.config.objective import (
+    DEFAULT_OBJECTIVE,
+    Filter,
+    FilterCurvature,
+    Gradients,
+    Noise,
+    ObjectiveConfig,
+    Ratio,
+    Reference,
+    named,
+    objective_of,
+)
+from direct_anneal.config.select import OBJECTIVE_FIELDS
 from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
 from direct_anneal.errors import InputError, named_as_in_python
-from direct_anneal.objectives.build import formulate_arrays, rounded_up
-from direct_anneal.solver import InfeasibleBudgetError, InfeasibleError, Objective, Quota, Selection, solve
+from direct_anneal.objectives import Inputs, SelectionObjective
+from direct_anneal.objectives.within import solve_within
+from direct_anneal.solver import Quota, Selection
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -44,16 +58,16 @@ class DirectSelector:
 
     num_selected: int | None = None
     fraction: float | None = None
-    objective: Objective = "matching"
+    objective: str | ObjectiveConfig = DEFAULT_OBJECTIVE
     target_scale: float | None = None
     budget_ratio: Ratio | None = None
-    budget_reference: Reference = "pool"
+    budget_reference: Reference | None = None
     filter: Filter | None = None
     damping: float | None = None
     filter_curvature: FilterCurvature | None = None
     gradients: Gradients | None = None
-    noise: Noise = "raw"
-    bands: int = 1
+    noise: Noise | None = None
+    bands: int | None = None
     elbow: float | Literal["gap"] = PAPER_SHARE
 
     @named_as_in_python()
@@ -86,7 +100,7 @@ class DirectSelector:
         Raises:
             InputError: one is out of range, two exclude each other, or the size is not given once.
         """
-        self._member()
+        self._objective()
         if (self.num_selected is None) == (self.fraction is None):
             raise InputError("the size of the selection must be given once, by num_selected or fraction")
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -124,27 +138,18 @@ class DirectSelector:
             raise ValueError("pool features must be finite: leave out samples whose gradient is not")
         size = self._size(len(values))
         units = (values / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-        formulation = formulate_arrays(
-            self._member(),
-            [units],
-            norms,
-            self._validation,
-            self._estimate,
-            size,
+        gradients = {
+            "pool": objectives.Gradients([units], norms),
+            "validation": objectives.Gradients([], norms[:0], self._validation),
+        }
+        objective = self._objective()
+        inputs = Inputs(
             num_selected=size,
-            quotas=quotas,
-            forced_in=forced_in,
-            forced_out=forced_out,
+            constraints={"quotas": quotas, "forced_in": forced_in, "forced_out": forced_out},
+            loaders={"gradients": gradients.__getitem__},
+            estimate=lambda: self._estimate,
         )
-        try:
-            return solve(formulation.problem)
-        except InfeasibleBudgetError as error:
-            raise InputError(
-                f"budget_ratio must allow {size} samples, got {self._member().allowance:g}: pass "
-                f"{rounded_up(formulation.ratio(error.least_feasible))} or more, or select less"
-            ) from error
-        except InfeasibleError as error:
-            raise InputError(f"the selection asked for must be possible, but {error}") from error
+        return solve_within(objective, objective.build(inputs), relax=None)[1]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """The parameters by name; none of them has parameters of its own."""
@@ -167,10 +172,20 @@ class DirectSelector:
         given = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
         return f"DirectSelector({', '.join(given)})"
 
-    def _member(self) -> Member:
-        names = {field.name for field in fields(Member)}
-        given = {name: value for name, value in self.get_params().items() if name in names}
-        return Member(**given, ngram_weight=0.0)  # of arrays nobody knows the words
+    def _objective(self) -> SelectionObjective:
+        given = {name: getattr(self, name, None) for name in OBJECTIVE_FIELDS}
+        if isinstance(self.objective, str):
+            known = (field.name for field in fields(named(self.objective)))
+            given["ngram_weight"] = 0.0 if "ngram_weight" in known else None  # of arrays nobody knows the words
+        objective = objective_of(self.objective, given, {}, "empirical-fisher")
+        assert isinstance(objective, SelectionObjective)
+        if extra := objective.needs - {"gradients"}:
+            raise InputError(
+                field="objective",
+                must="need gradients alone where arrays are given",
+                got=f"but needs {', '.join(extra)}",
+            )
+        return objective
 
     def _size(self, count: int) -> int:
         self.check()

@@ -1,0 +1,195 @@
+"""Everything that an objective may look at, loaded when it is asked for, and the problem that it makes of that.
+
+N samples of the pool, M of the validation set, R sketch size, L n-gram features, m bands of the spectrum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from direct_anneal.solver import Block, FeatureMatrix, Map, Objective, SelectionProblem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from direct_anneal.curvature import Estimate
+
+Float = NDArray[np.float64]
+Blocks = Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Sketched gradients of one corpus, z = norm · unit.
+
+    Attributes:
+        units: rows of unit norm, or zero, in blocks of shape (n_b, R) that are read when asked for; n in all.
+        norms: ‖z‖, shape (n,).
+        values: Z itself, where it is at hand, shape (n, R).
+    """
+
+    units: Blocks
+    norms: Float
+    values: Float | None = None
+
+    @cached_property
+    def dense(self) -> Float:
+        """Z, shape (n, R), float64, in memory."""
+        if self.values is not None:
+            return self.values
+        rows = np.concatenate([np.asarray(block[:]) for block in self.units])
+        return np.asarray(rows.astype(np.float64) * self.norms[:, None])
+
+
+@dataclass(frozen=True)
+class Built:
+    """A selection problem, and what the run should know of it.
+
+    Attributes:
+        problem: as `solve` takes it.
+        units: shape (m,): budgets are ratios of these, τ = ratio · unit: the reference's mean stiff cost times the
+            expected number of selected samples. None where there are no stiff costs.
+        facts: for the manifest's entry of the objective.
+        remarks: for the user.
+        columns: of selection.parquet, shape (N,) each, beside those that every selection has.
+    """
+
+    problem: SelectionProblem
+    units: Float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def budget(self, ratio: float) -> float | Float:
+        """Absolute budgets of a ratio, as a problem takes them."""
+        if self.units is None:
+            return np.inf
+        return budget_of(ratio, self.units)
+
+    def ratio(self, budget: float | Float) -> float:
+        """Absolute budgets as a ratio, infinite where there is none; of several bands the largest. 0 without costs."""
+        if self.units is None:
+            return 0.0 if np.isfinite(budget).all() else np.inf
+        ratios = np.divide(budget, self.units, out=np.zeros_like(self.units), where=self.units > 0)
+        return float(ratios.max())
+
+
+class Inputs:
+    """The pool, the validation set, and the size and the constraints of the selection.
+
+    Args:
+        num_tokens: n, shape (N,), where it is known.
+        num_selected, token_budget: the size; one of them.
+        constraints: quotas, forced_in, forced_out and tie_order, as `SelectionProblem` takes them.
+        loaders: by column ("gradients", "ngrams", "path", "samples"), what loads it for "pool" or "validation".
+        estimate: gives the spectra, split where stiff ends.
+        summed: gradients are of summed token losses, and not of mean ones.
+        mapper: carries out what takes all rows, as `FeatureMatrix` has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: NDArray[np.int64] | None = None,
+        num_selected: int | None = None,
+        token_budget: int | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        loaders: Mapping[str, Callable[[str], Any]],
+        estimate: Callable[[], Estimate] | None = None,
+        summed: bool = False,
+        mapper: Map = map,
+    ) -> None:
+        self.num_tokens = num_tokens
+        self.num_selected = num_selected
+        self.token_budget = token_budget
+        self.summed = summed
+        self.mapper = mapper
+        self._constraints = dict(constraints or {})
+        self._loaders = loaders
+        self._estimate = estimate
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    @property
+    def expected(self) -> float:
+        """How many samples are selected, as far as that is known."""
+        if self.token_budget is None:
+            assert self.num_selected is not None
+            return self.num_selected
+        assert self.num_tokens is not None
+        return self.token_budget / float(self.num_tokens.mean())
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Spectra of the validation set and of its halves, split where stiff ends."""
+        assert self._estimate is not None, "an objective that asks for the spectrum needs gradients"
+        return self._estimate()
+
+    def samples(self, role: str) -> pa.Table:
+        """The usable samples' rows: id, domain, num_tokens, loss and more."""
+        return self._column("samples", role)
+
+    def gradients(self, role: str) -> Gradients:
+        """Sketched gradients; the validation set's in the order of the estimate's halves."""
+        found: Gradients = self._column("gradients", role)
+        return found
+
+    def ngrams(self, role: str) -> Blocks:
+        """Hashed n-grams, rows of unit norm in blocks of shape (n_b, L), in the order of the gradients."""
+        found: Blocks = self._column("ngrams", role)
+        return found
+
+    def problem(
+        self,
+        features: FeatureMatrix | NDArray[np.floating],
+        *,
+        objective: Objective,
+        target: Float | None = None,
+        start: Float | None = None,
+        stiff_cost: NDArray[np.float64] | None = None,
+        units: Float | None = None,
+        ratio: float = np.inf,
+        facts: Mapping[str, Any] | None = None,
+        remarks: Sequence[str] = (),
+        columns: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Built:
+        """The problem of these features, with the size and the constraints that were asked for.
+
+        Args:
+            features, objective, target, start: as `SelectionProblem` takes them.
+            stiff_cost: shape (N,), or (N, m) with a budget for each band; nothing costs anything where left out.
+            units, facts, remarks, columns: as `Built` keeps them.
+            ratio: of the budget, in `units`.
+        """
+        if stiff_cost is None:
+            stiff_cost, units = np.zeros(features.shape[0]), None
+        problem = SelectionProblem(
+            features=features,
+            stiff_cost=stiff_cost,
+            budget=np.inf if units is None else budget_of(ratio, units),
+            objective=objective,
+            target=target,
+            start=start,
+            num_selected=self.num_selected,
+            num_tokens=self.num_tokens,
+            token_budget=self.token_budget,
+            **self._constraints,
+        )
+        return Built(problem, units, facts or {}, remarks, columns or {})
+
+    def _column(self, name: str, role: str) -> Any:
+        if (name, role) not in self._loaded:
+            assert name in self._loaders, f"an objective that asks for {name} must say so in `needs`"
+            self._loaded[name, role] = self._loaders[name](role)
+        return self._loaded[name, role]
+
+
+def budget_of(ratio: float, units: Float) -> float | Float:
+    """τ = ratio · unit: one number, or with several bands one for each, shape (m,)."""
+    budgets = ratio * units if np.isfinite(ratio) else np.full_like(units, np.inf)
+    return float(budgets[0]) if len(units) == 1 else budgets

@@ -1,0 +1,102 @@
+"""Bring the selection's mean to where the validation set's is. Ours, and the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import scipy.linalg
+
+from direct_anneal.config.objective import TARGET_SCALE, register
+from direct_anneal.config.options import require
+from direct_anneal.objectives.inputs import Built, Float, Inputs
+from direct_anneal.objectives.sketched import Counted, FilteredObjective
+from direct_anneal.solver import FeatureMatrix
+
+_LITTLE_KNOWN = 0.25
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MatchingConfig(FilteredObjective):
+    """Minimise ⟨d, f(H̃) d⟩, d = Σ_i w_i x_i − K (x̄ + scale · known · (z̄ − x̄)), counted from that of K x̄.
+
+    K is the expected number selected, x̄ the pool's mean, z̄ the validation set's, known as in `known_share`.
+
+    Attributes:
+        target_scale: near 0 asks for a small pool, 1 for more of the same as the validation set, more leans towards
+            what the validation set has and the pool has not.
+
+    Source: ours (docs/departures.md).
+    """
+
+    name: ClassVar[str] = "matching"
+    goal: ClassVar[str] = "a mix nearer to the validation set, at little cost in stiff directions"
+    meaning: ClassVar[str] = "its share in what the selection still lacks of its target"
+
+    target_scale: float = TARGET_SCALE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.target_scale <= 1e6, "target_scale", "above 0 and at most 1e6", self.target_scale)
+
+    def build(self, inputs: Inputs) -> Built:
+        counted = self.counted(inputs)
+        removed = self.removed(inputs)
+        mapped = self._root(inputs, counted) if self.filter == "newton" else None
+        features = FeatureMatrix(
+            counted.blocks, scale=counted.scale, removed=removed, mapped=mapped, mapper=inputs.mapper
+        )
+        seen = counted.validation if removed is None else inputs.estimate.whole.flat(counted.validation)
+        seen = seen if mapped is None else seen @ mapped
+        count = features.shape[0]
+        mean = features.weighted_sum(np.ones(count)) / count
+        known = known_share(mean, features.squared_norms(), seen)
+        start = inputs.expected * mean
+        target = start + inputs.expected * self.target_scale * known * (seen.mean(axis=0) - mean)
+        remarks = []
+        if known < _LITTLE_KNOWN:
+            remarks.append(
+                f"the validation set is much like the pool: {known:.0%} of what sets their means apart is no chance, "
+                "and the selection leans that far only; more validation samples would tell more, if there is something "
+                "to tell"
+            )
+        return self.budgeted(
+            inputs,
+            counted,
+            features,
+            objective="matching",
+            target=target,
+            start=start,
+            facts={"known": known},
+            remarks=remarks,
+        )
+
+    def _root(self, inputs: Inputs, counted: Counted) -> Float:
+        """W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R)."""
+        size = counted.matrix.shape[1]
+        if self.filter_curvature == "validation":
+            delta = self.delta(inputs)
+            return inputs.estimate.whole.apply(lambda curvature: 1 / np.sqrt(curvature + delta), np.eye(size))
+        lower = scipy.linalg.cholesky(self.damped_curvature(counted), lower=True)
+        root: Float = scipy.linalg.solve_triangular(lower, np.eye(size), lower=True)
+        return root.T
+
+
+def known_share(mean: Float, squared_norms: Float, validation: Float) -> float:
+    """Positive-part James–Stein shrinkage of the mean difference, in [0, 1].
+
+        1 − (tr C_val / M + tr C_pool / N) / ‖z̄ − x̄‖²
+
+    Args:
+        mean: x̄, shape (R,).
+        squared_norms: ‖x‖² of the pool, shape (N,).
+        validation: x of the validation set, shape (M, R).
+    """
+    aim, count = validation.mean(axis=0), len(validation)
+    apart = float(np.square(aim - mean).sum())
+    chance = float(squared_norms.mean() - mean @ mean) / len(squared_norms)
+    if count > 1:  # of a single one nobody knows
+        chance += float(np.square(validation - aim).sum()) / (count - 1) / count
+    return max(0.0, 1.0 - chance / apart) if apart > 0 else 0.0
