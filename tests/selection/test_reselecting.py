@@ -170,7 +170,7 @@ class TestConstraints:
             ({"ceilings": ["code=1.5"]}, "--ceiling must be DOMAIN=SHARE"),
             ({"floors": {"code": True}}, "--floor must be DOMAIN=SHARE"),
             ({"floors": ["code=0.5"], "quota_unit": "tokens"}, "a share of the selection's tokens"),
-            ({"quota_unit": "words"}, "--quota-unit must be samples or tokens"),
+            ({"quota_unit": "words"}, "quota_unit must be samples or tokens"),
             ({"force_in": "nowhere.txt"}, "--force-in must be a text file of ids"),
         ],
     )
