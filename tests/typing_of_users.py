@@ -53,6 +53,6 @@ def by_parts(model: torch.nn.Module, ids: torch.Tensor) -> Selection:
 
 def mistaken(selection: Selection) -> str:
     DirectSelector(num_selected="3")  # type: ignore[arg-type]
-    DirectSelector(objective="ascent")  # type: ignore[arg-type]
+    DirectSelector(noise="loud")  # type: ignore[arg-type]
     SelectionProblem(selection.weights, selection.weights, number=3)  # type: ignore[call-arg]
     return selection.objective  # type: ignore[return-value]
