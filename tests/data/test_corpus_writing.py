@@ -136,7 +136,7 @@ def test_parquet_is_not_split_into_crumbs(tmp_path, monkeypatch):
     everything = np.ones(2000, dtype=bool)
     [path] = write_selected(corpus, everything, tmp_path / "result")
     assert pq.ParquetFile(path).num_row_groups == 1
-    monkeypatch.setattr("direct_anneal.data.write._PORTION_BYTES", 1)
+    monkeypatch.setattr("direct_anneal.data.formats.parquet._PORTION_BYTES", 1)
     [path] = write_selected(corpus, everything, tmp_path / "result")
     assert pq.ParquetFile(path).num_row_groups == 20
     assert pq.read_table(path).equals(pq.read_table("a.parquet"))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from data.corpus_samples import VOCAB_SIZE
-from direct_anneal.data import TokenLayout, expand, prepare, reopen, sources, write_selected
+from direct_anneal.data import TokenLayout, expand, prepare, reopen, write_selected
 from direct_anneal.data.fields import Fields
+from direct_anneal.data.formats import tokens
 from direct_anneal.errors import InputError
 
 EOS = 0
@@ -116,7 +117,7 @@ def test_megatron_says_its_type(tmp_path, code, dtype):
 
 def test_datatrove_metadata_says_the_type_and_the_option_where_there_is_none(tmp_path):
     path = write(tmp_path, "ds", dtype="<u4")
-    with pytest.raises(InputError, match="--token-dtype"):
+    with pytest.raises(InputError, match="token_dtype"):
         read(path)
     assert read(path, TokenLayout(dtype="uint32")) == DOCUMENTS
     (tmp_path / "a.ds.metadata").write_text("some/tokenizer|4\n15\n15 T")
@@ -174,7 +175,7 @@ def test_tokens_beyond_the_vocabulary_are_left_out_and_counted(tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_document_without_end_is_left_out_and_counted(tmp_path, monkeypatch, format):
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_TOKENS", 5)
+    monkeypatch.setattr(tokens, "MAX_DOCUMENT_TOKENS", 5)
     corpus = corpus_of(tmp_path, write(tmp_path, format))
     assert corpus.num_samples == 3
     assert corpus.incidents.counts == {"bad-line": 1}
@@ -193,7 +194,7 @@ class TestHarm:
         self.fails(tmp_path / "a.npy", "header")
 
     def test_a_memmap_whose_end_token_nobody_knows(self, tmp_path):
-        self.fails(write(tmp_path, "npy"), "--eos-id", TokenLayout(dtype="uint16"))
+        self.fails(write(tmp_path, "npy"), "eos_id", TokenLayout(dtype="uint16"))
 
     @pytest.mark.parametrize("format", FORMATS)
     def test_a_file_cut_within_a_token(self, tmp_path, format):
@@ -211,7 +212,7 @@ class TestHarm:
     def test_an_index_that_is_gone(self, tmp_path, format):
         path = write(tmp_path, format)
         (tmp_path / {"bin": "a.idx", "ds": "a.ds.index"}[format]).unlink()
-        self.fails(path, r"a\.(idx|ds\.index) must be a readable file")
+        self.fails(path, r"a\.(bin must lie beside its index a\.idx|ds\.index must be a readable file)")
 
     @pytest.mark.parametrize("length", [0, 8, 33, 60, -1])
     def test_a_truncated_megatron_index(self, tmp_path, length):

@@ -18,6 +18,8 @@ from direct_anneal.data.sources import Source, State
 from direct_anneal.data.token_cache import Options, Piece, PieceRecord, read_index
 from direct_anneal.io.atomic import replacing
 
+_MAX_MAPS = 64
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
@@ -34,6 +36,7 @@ class Corpus:
         sources: the files, in order.
         bounds: (S + 1,) int64: source s holds the samples bounds[s] to bounds[s + 1] - 1.
         states: of each source when it was read.
+        fields_seen: how many records have each field that was named; None where that was not counted.
     """
 
     index: pa.Table
@@ -45,6 +48,7 @@ class Corpus:
     sources: list[Source]
     bounds: np.ndarray
     states: list[State]
+    fields_seen: dict[str, int] | None
     _offsets: np.ndarray  # (N,) int64, in tokens, within the source's own file
     _token_paths: list[Path]
     _dtype: np.dtype[np.unsignedinteger]
@@ -65,6 +69,8 @@ class Corpus:
             raise IndexError(f"sample {i} of a corpus of {self.num_samples}")
         source = int(np.searchsorted(self.bounds, i, side="right")) - 1
         if source not in self._maps:
+            if len(self._maps) >= _MAX_MAPS:  # each holds a file descriptor
+                self._maps.pop(next(iter(self._maps)), None)
             self._maps[source] = np.memmap(self._token_paths[source], dtype=self._dtype, mode="r")
         start = self._offsets[i]
         return self._maps[source][start : start + self.num_tokens[i]].astype(np.int64)
@@ -106,10 +112,20 @@ def assemble(
         sources=list(sources),
         bounds=bounds,
         states=[record.state for record in records],
+        fields_seen=_add_up([record.fields_seen for record in records]),
         _offsets=table["offset"].to_numpy(),
         _token_paths=[piece.tokens_path for piece in pieces],
         _dtype=options.dtype,
     )
+
+
+def _add_up(seen: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    total: Counter[str] = Counter()
+    for counts in seen:
+        if counts is None:
+            return None
+        total.update(counts)
+    return dict(total)
 
 
 def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> tuple[pa.Array, np.ndarray]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Names = str | Sequence[str]
+
+TOKENS_FIELD = "input_ids"
+
+_DEEPEST = 8  # objects within objects, for a listing of fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +19,27 @@ class Fields:
 
     What `prompt` names, if anything, holds what precedes the text and is not to be predicted. Each may have several
     names: then it is the first of them that a record has (null is as good as missing), whichever source it is from.
+    A name with dots reaches into objects: `metadata.domain`. A field whose own name has the dots comes first.
     """
 
     text: Names = "text"
     id: Names = "id"
     domain: Names = "domain"
     prompt: Names | None = None
+
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """The options whose names are not the default ones, with these."""
+        defaults = Fields()
+        return {
+            f"{role}_field": listed(getattr(self, role))
+            for role in ("text", "id", "domain", "prompt")
+            if listed(getattr(self, role)) != listed(getattr(defaults, role))
+        }
+
+    @property
+    def columns(self) -> set[str]:
+        """Every name that is asked for."""
+        return {*listed(self.text), *listed(self.id), *listed(self.domain), *listed(self.prompt), TOKENS_FIELD}
 
 
 def listed(names: Names | None) -> tuple[str, ...]:
@@ -33,8 +52,49 @@ def value_of(record: Mapping[str, Any], names: Names | None) -> Any:
 
     >>> value_of({"text": None, "content": "a tree"}, ("text", "content"))
     'a tree'
+    >>> value_of({"data": {"text": "a tree"}}, "data.text")
+    'a tree'
     """
-    return next((value for name in listed(names) if (value := record.get(name)) is not None), None)
+    return next((value for name in listed(names) if (value := value_at(record, name)) is not None), None)
+
+
+def value_at(record: Mapping[str, Any], name: str) -> Any:
+    """What one field holds, None where there is none; a dot leads into an object unless a field has it in its name.
+
+    >>> value_at({"a.b": 1, "a": {"b": 2}}, "a.b")
+    1
+    """
+    value = record.get(name)
+    if value is not None or "." not in name:
+        return value
+    for place, mark in enumerate(name):
+        if mark == "." and isinstance(inner := record.get(name[:place]), Mapping):
+            value = value_at(inner, name[place + 1 :])
+            if value is not None:
+                return value
+    return None
+
+
+def reaches(name: str, column: str) -> bool:
+    """Tell whether a field's name may stand for something in a column.
+
+    >>> reaches("meta.domain", "meta"), reaches("metadata", "meta")
+    (True, False)
+    """
+    return name == column or name.startswith(f"{column}.")
+
+
+def names_in(record: Mapping[str, Any], depth: int = _DEEPEST) -> Iterator[str]:
+    """Every field of a record by its name, those within objects with dots.
+
+    >>> list(names_in({"id": 1, "meta": {"domain": "web"}}))
+    ['id', 'meta.domain']
+    """
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value and depth:
+            yield from (f"{name}.{inner}" for inner in names_in(value, depth - 1))
+        else:
+            yield str(name)
 
 
 def told(names: Names | None) -> str:

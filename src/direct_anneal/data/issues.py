@@ -26,7 +26,8 @@ class Incident:
             (nothing but white space), "bad-prompt" (not of the text's kind), "bad-tokens" (no integers within the
             vocabulary), "too-short" (fewer than two tokens), "nothing-to-predict" (nothing after the prompt, or a
             single token that begins a window); these leave the record out. "no-prompt" (where one was asked for;
-            kept, and predicted whole), "over-long" (more tokens than max_length; kept), "duplicate-id" (kept under a
+            kept, and predicted whole), "odd-id" (neither a string nor an integer; kept under its place), "over-long"
+            (more tokens than max_length; kept), "duplicate-id" (kept under a
             qualified id), "truncated" (a damaged file; used up to there).
         source: the file's path.
         row: line or table row, from 0.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from direct_anneal.data.corpus import Corpus, assemble
-from direct_anneal.data.fields import Fields, listed, told, value_of
+from direct_anneal.data.fields import TOKENS_FIELD, Fields, names_in, told, value_at, value_of
 from direct_anneal.data.issues import Incident
 from direct_anneal.data.sources import BadRecord, Source
 from direct_anneal.data.token_cache import (
@@ -25,11 +25,10 @@ from direct_anneal.data.token_cache import (
     reusable_record,
     write_piece,
 )
-from direct_anneal.errors import InputError
-
-TOKENS_FIELD = "input_ids"
+from direct_anneal.errors import InputError, flag
 
 _BATCH_DOCUMENTS = 256
+_FIELDS_TOLD = 40
 _BATCH_CHARACTERS = 4 * 2**20
 
 
@@ -89,7 +88,8 @@ def prepare(
     for source, piece in zip(sources, pieces, strict=True):
         record = reusable_record(piece, source)
         if record is None:
-            record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance))
+            seen = dict.fromkeys((name for names in fields.named().values() for name in names), 0)
+            record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance, seen), seen)
         else:
             advance(record.num_records)
         records.append(record)
@@ -147,6 +147,7 @@ def _load_quietly(load_tokenizer: Callable[[], Any]) -> TokenizerLike:
 class _Document:
     row: int
     id: str | None
+    strange_id: str | None  # the type of an id that is neither a string nor an integer
     domain: str
     text: str | None
     tokens: Any  # without text: whatever the record holds for them
@@ -158,12 +159,15 @@ def _entries(
     options: Options,
     tokenizer: Callable[[], TokenizerLike],
     advance: Callable[[int], object],
+    seen: dict[str, int],
 ) -> Iterator[Sample | Incident]:
     fields = options.fields
     pending: list[_Document | Incident] = []
     num_characters = 0
-    columns = {*listed(fields.text), *listed(fields.id), *listed(fields.domain), *listed(fields.prompt), TOKENS_FIELD}
-    for row, record in source.records(columns):
+    for row, record in source.records(fields.columns):
+        if isinstance(record, Mapping):
+            for name in seen:
+                seen[name] += value_at(record, name) is not None
         entry = _document(source, row, record, fields)
         pending.append(entry)
         if isinstance(entry, _Document) and entry.text is not None:
@@ -201,6 +205,7 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
     return _Document(
         row=row,
         id=str(name) if is_name else None,
+        strange_id=None if is_name or name is None else type(name).__name__,
         domain=source.stem if domain is None else str(domain),
         text=text,
         tokens=tokens,
@@ -230,6 +235,9 @@ def _finished(
             yield Incident(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
         else:
             yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
+            if entry.strange_id is not None:
+                detail = f"an id that is neither a string nor an integer but {entry.strange_id}: named by its place"
+                yield Incident(kind="odd-id", source=str(source), row=entry.row, detail=detail)
             if options.fields.prompt and entry.prompt is None:
                 detail = f"nothing in {told(options.fields.prompt)}: kept, and predicted whole"
                 yield Incident(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
@@ -299,8 +307,44 @@ def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], r
         f"records in {len(records)} sources none is ({happened})"
     )
     if counts["no-text"]:
-        readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
-        names = ", ".join(next(readable, {})) or "no fields"
+        names = ", ".join(fields_there(sources)) or "no fields"
         wrong = told(fields.text)
         return f"{message}: name the field that holds the text, which {wrong} does not; the first has {names}"
     return f"{message}: check the files"
+
+
+def fields_there(sources: Sequence[Source]) -> list[str]:
+    """The fields of the first record that can be read, those within objects with dots."""
+    readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
+    return list(names_in(next(readable, {})))
+
+
+def check_fields(fields: Fields, corpora: Mapping[str, Corpus]) -> list[str]:
+    """Make sure that every field that was named is in some record.
+
+    Args:
+        corpora: what was read, by role.
+
+    Returns:
+        A remark for each name that some record has, but none of one corpus.
+
+    Raises:
+        InputError: an option's names are in no record of any of them; lists the fields there are.
+    """
+    remarks = []
+    known = {role: corpus.fields_seen for role, corpus in corpora.items() if corpus.fields_seen is not None}
+    for option, names in fields.named().items() if len(known) == len(corpora) else ():
+        lacking = [role for role, seen in known.items() if not any(seen.get(name) for name in names)]
+        if len(lacking) == len(known):
+            there = list(dict.fromkeys(name for corpus in corpora.values() for name in fields_there(corpus.sources)))
+            raise InputError(
+                field=option,
+                must="name a field that some record has",
+                got=f"but none has {told(names)}",
+                do=f"take one of {', '.join(there[:_FIELDS_TOLD])}, or leave the option out",
+            )
+        remarks += [f"{role}: no record has {told(names)} ({flag(option)})" for role in lacking]
+        never = [name for name in names if not any(seen.get(name) for seen in known.values())]
+        if never:
+            remarks.append(f"no record has {told(never)}, one of the names of {flag(option)}")
+    return remarks

@@ -5,27 +5,22 @@ n documents of the part; files are read from their beginnings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import Fields
+from direct_anneal.data.formats import Record
 from direct_anneal.data.preparation import TokenizerLike, prepare
-from direct_anneal.data.sources import BadRecord, Source
-from direct_anneal.data.tables import dataset_files
+from direct_anneal.data.sources import Source
 
 _MAX_FILES = 32
 _FEWEST_RECORDS = 32  # of a file
 _COUNTED_BYTES = 32 * 2**20  # of all files together, as they lie on disk
-_CHUNK_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def sample(
     others = sum(sizes.values()) / max(1, sum(sizes[source.path] for source in picked))
     weights = np.repeat(
         [
-            others * (max(1.0, _num_records(source, _COUNTED_BYTES // len(picked)) / limit) if source.more else 1.0)
+            others * (max(1.0, source.count(_COUNTED_BYTES // len(picked)) / limit) if source.more else 1.0)
             for source in beginnings
         ],
         np.diff(corpus.bounds),
@@ -106,30 +101,8 @@ class _Beginning(Source):
     def more(self) -> bool:
         return bool(self._rest)
 
-    def records(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Mapping[str, Any] | BadRecord]]:
+    def records(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Record]]:
         records = super().records(columns)
         yield from islice(records, self.limit)
         if next(records, None) is not None:
             self._rest.append(True)
-
-
-def _num_records(source: Source, max_bytes: int) -> float:
-    if source.format == "parquet":
-        return float(pq.read_metadata(source.path).num_rows)
-    if source.format == "arrow":
-        count = 0
-        for path in dataset_files(source.path):
-            with pa.memory_map(str(path)) as mapped:
-                count += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
-        return float(count)
-    if source.format not in ("jsonl", "jsonl.gz", "jsonl.zst"):  # tokens: nothing is parsed, so that all can be read
-        return float(sum(1 for _ in Source(source.path, source.format, source.layout).records()))
-    size, lines = source.path.stat().st_size, 0
-    with pa.OSFile(str(source.path)) as raw:
-        stream = raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
-        with suppress(OSError):  # damage is told of when the whole is read
-            while chunk := stream.read(_CHUNK_BYTES):
-                lines += chunk.count(b"\n")
-                if (position := int(raw.tell())) >= max_bytes:
-                    return float(lines * size / position)
-    return lines

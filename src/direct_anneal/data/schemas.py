@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from direct_anneal.data.sources import Source
 from direct_anneal.data.tables import read_schema
 from direct_anneal.errors import InputError
 
 _HUGGING_FACE = b"huggingface"
 
 
-def common_schema(sources: Sequence[Source]) -> pa.Schema:
-    """One schema that holds every column of the sources; the key-value metadata is the first one's.
+def common_schema(paths: Sequence[Path], format: str) -> pa.Schema:
+    """One schema that holds every column of the tables; the key-value metadata is the first one's.
 
     Raises:
         InputError: a column's types, or the names of its class labels, differ.
@@ -24,19 +24,19 @@ def common_schema(sources: Sequence[Source]) -> pa.Schema:
     schemas: list[pa.Schema] = []
     common = pa.schema([])
     labels: dict[str, Any] = {}
-    for source in sources:
-        schema = read_schema(source.path, source.format)
+    for path in paths:
+        schema = read_schema(path, format)
         if schema is None:
             continue
         try:
             common = pa.unify_schemas([common, schema], promote_options="default") if schemas else schema
         except pa.ArrowException as error:
-            raise InputError(_disagreement(source, " ".join(str(error).split()))) from error
+            raise InputError(_disagreement(path, format, " ".join(str(error).split()))) from error
         schemas.append(schema)
         for name, feature in hugging_face_features(schema).items():
             # The types agree, but the numbers stand for other labels.
             if _class_labels(feature) != labels.setdefault(name, _class_labels(feature)):
-                raise InputError(_disagreement(source, f"the class labels of {name!r} differ"))
+                raise InputError(_disagreement(path, format, f"the class labels of {name!r} differ"))
     if len(schemas) <= 1:
         return common
     everywhere = set(common.names).intersection(*(schema.names for schema in schemas))
@@ -44,9 +44,9 @@ def common_schema(sources: Sequence[Source]) -> pa.Schema:
     return pa.schema(fields, _merged_metadata(common, schemas))
 
 
-def _disagreement(source: Source, reason: str) -> str:
+def _disagreement(path: Path, format: str, reason: str) -> str:
     return (
-        f"{source} must have the same column types as the {source.format} sources before it, but has not ({reason}): "
+        f"{path.as_posix()} must have the same column types as the {format} sources before it, but has not ({reason}): "
         "convert the column, or select from the two in separate runs"
     )
 

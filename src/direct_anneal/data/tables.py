@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from direct_anneal.data.lines import MAX_LINE_BYTES
+from direct_anneal.data.fields import reaches
+from direct_anneal.data.lines import MAX_LINE_BYTES, check_pointer
 from direct_anneal.data.parquet_limits import rows_at_once
 from direct_anneal.errors import InputError
 
@@ -124,12 +125,30 @@ def _row_groups(
     first_row = 0
     for group in range(file.num_row_groups):
         stop = first_row + file.metadata.row_group(group).num_rows
+        if stop == first_row:  # as Arrow writes a table without rows
+            continue
         if rows is None or np.searchsorted(rows, first_row) < np.searchsorted(rows, stop):
             at_once = rows_at_once(path, file.metadata, group, names, _BATCH_ROWS)
             for batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                 yield first_row, batch
                 first_row += batch.num_rows
         first_row = stop
+
+
+def count_rows(path: Path, format: str) -> int:
+    """Rows of a table, without reading its values.
+
+    Raises:
+        InputError: a file cannot be opened.
+    """
+    if format == "parquet":
+        with _naming(path, "Parquet"):
+            return int(pq.read_metadata(path).num_rows)
+    count = 0
+    for arrow_path in dataset_files(path):
+        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
+            count += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
+    return count
 
 
 def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
@@ -170,7 +189,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:
-    return [name for name in schema.names if name in columns]
+    return [column for column in schema.names if any(reaches(name, column) for name in columns)]
 
 
 @contextmanager
@@ -178,6 +197,7 @@ def _naming(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        check_pointer(path)
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} must be readable as {what}, but is not ({reason}): write it again or leave it out"

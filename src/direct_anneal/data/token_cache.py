@@ -91,6 +91,7 @@ class PieceRecord:
     tokens_sha256: str
     index_sha256: str  # over (id, or row where there is none; num_tokens; num_prompt)
     sizes: dict[str, int]
+    fields_seen: dict[str, int] | None = None  # records that have each field that was named; None: not counted
 
     @property
     def num_records(self) -> int:
@@ -143,8 +144,13 @@ def reusable_record(piece: Piece, source: Source) -> PieceRecord | None:
     return record if record.state == source.state() and record.sizes == sizes else None
 
 
-def write_piece(piece: Piece, source: Source, options: Options, entries: Iterable[Sample | Incident]) -> PieceRecord:
+def write_piece(
+    piece: Piece, source: Source, options: Options, entries: Iterable[Sample | Incident], fields_seen: dict[str, int]
+) -> PieceRecord:
     """Writes the piece from its samples and incidents, in order; memory: about 65,536 rows of the index.
+
+    Args:
+        fields_seen: for the record; it may be counted while the entries come.
 
     Raises:
         InputError: the source changed while it was read.
@@ -182,6 +188,7 @@ def write_piece(piece: Piece, source: Source, options: Options, entries: Iterabl
         tokens_sha256=tokens_sha256.hexdigest(),
         index_sha256=index.sha256.hexdigest(),
         sizes={path.name: path.stat().st_size for path in _data_paths(piece)},
+        fields_seen=fields_seen,
     )
     with _open_replacing(piece.record_path) as record_file:
         record_file.write(json.dumps(asdict(record), indent=1).encode("ascii"))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from direct_anneal.config.select import SelectConfig
-from direct_anneal.data import Corpus, Source, check_writable, prepare
+from direct_anneal.data import Corpus, Source, check_fields, check_writable, prepare
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.directory import claim, mark
 from direct_anneal.run.sources import fields_of, sources_of
@@ -37,6 +37,7 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
     with claim(out, config, max_length):
         pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
         validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
+        found += check_fields(fields_of(config), {"pool": pool_corpus, "validation": validation_corpus})
         size = config.size_of(pool_corpus.num_tokens)  # both to fail before the long part
         constraints(config, pool_corpus.index, *size)
         stages.note(_extent(config, pool_corpus, validation_corpus))

@@ -1,79 +1,95 @@
-"""Files of tokens alone, as trainers have them: a format's reader and its writer side by side.
+"""Every format of documents, one module and one record each; readers, writers and the pool's listing go by these.
 
-for tokens in documents(Path("pool/a.bin"), "megatron", layout): ...     # (T,), one after another
+format_of(Path("pool/a.jsonl.gz"))       # the record: its suffixes, records, count, write
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-
-from direct_anneal.data.formats import datatrove, megatron, memmap
-from direct_anneal.data.formats.datatrove import DatatroveWriter
+from direct_anneal.data.formats.datatrove import Datatrove, DatatroveWriter
+from direct_anneal.data.formats.delimited import Delimited
+from direct_anneal.data.formats.json_array import JsonArray
+from direct_anneal.data.formats.json_lines import JsonLines
 from direct_anneal.data.formats.layout import DTYPES, MAX_DOCUMENT_TOKENS, TokenLayout, smallest
-from direct_anneal.data.formats.megatron import MegatronWriter, token_dtype
-from direct_anneal.data.formats.memmap import MemmapWriter, has_header
+from direct_anneal.data.formats.megatron import Megatron, MegatronWriter, token_dtype
+from direct_anneal.data.formats.memmap import Memmap, MemmapWriter
+from direct_anneal.data.formats.parquet import Parquet
+from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
+from direct_anneal.data.formats.saved_dataset import SavedDataset
+from direct_anneal.data.formats.tokens import TokenWriter
 
 __all__ = [
     "DTYPES",
+    "FORMATS",
+    "HEADERLESS",
     "MAX_DOCUMENT_TOKENS",
-    "TOKENISED",
+    "SAVED_DATASET",
+    "SUPPORTED",
+    "BadRecord",
+    "Choice",
     "DatatroveWriter",
+    "Format",
     "MegatronWriter",
     "MemmapWriter",
+    "Record",
     "TokenLayout",
     "TokenWriter",
-    "documents",
-    "has_header",
+    "format_of",
     "main_file",
-    "parts",
+    "register",
     "smallest",
+    "suffix_of",
     "token_dtype",
-    "token_writer",
 ]
 
-TOKENISED = {".npy": "npy", ".bin": "bin", ".ds": "ds"}
+SAVED_DATASET = SavedDataset()
+HEADERLESS = Memmap.name
+
+# In the order in which their outputs are written. Of two with one suffix the first that recognises a file reads it.
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        *(JsonArray(compression) for compression in (None, "gzip", "zstd")),
+        *(JsonLines(compression) for compression in (None, "gzip", "zstd")),
+        Parquet(),
+        SAVED_DATASET,
+        *(Delimited(kind, compression) for kind in ("csv", "tsv") for compression in (None, "gzip", "zstd")),
+        Memmap(),
+        Megatron(),
+        Datatrove(),
+    )
+}
+
+SUPPORTED = (
+    ", ".join(dict.fromkeys(suffix for format in FORMATS.values() for suffix in format.suffixes))
+    + ", or a directory that datasets.save_to_disk wrote"
+)
 
 
-class TokenWriter(Protocol):
-    """Writes one file of tokens, and what goes with it.
+def register(format: Format) -> None:
+    """Add a format from outside of the package, before a pool is listed."""
+    FORMATS[format.name] = format
 
-    Attributes:
-        paths: the files, that of the tokens first.
+
+def suffix_of(name: str) -> str | None:
+    """The suffix of a file's name that says how to read it, the longest that fits; None if there is none."""
+    known = (suffix for format in FORMATS.values() for suffix in format.suffixes)
+    return max((suffix for suffix in known if name.lower().endswith(suffix)), key=len, default=None)
+
+
+def format_of(path: Path, *, met: bool) -> Format | None:
+    """The format of a file; None if no suffix fits.
+
+    Args:
+        met: in a directory, not named: None, too, where no format of that suffix recognises its content.
     """
-
-    paths: list[Path]
-
-    def add(self, tokens: np.ndarray) -> None:
-        """A document, shape (T,)."""
-        ...
-
-    def close(self) -> None:
-        """Nothing may be added after it."""
-        ...
-
-
-def documents(path: Path, format: str, layout: TokenLayout) -> Iterator[np.ndarray]:
-    """Yields each document's tokens, shape (T,), as views of the file.
-
-    Raises:
-        InputError: the file is damaged, or its parts do not go together.
-    """
-    if format == "npy":
-        return memmap.read(path, layout)
-    return megatron.read(path) if format == "bin" else datatrove.read(path, layout)
-
-
-def parts(path: Path, format: str) -> list[Path]:
-    """Every file that is read for this one."""
-    if format == "npy":
-        return [path]
-    if format == "bin":
-        return [path, megatron.index_of(path)]
-    return [path, datatrove.index_of(path), *filter(Path.is_file, [datatrove.metadata_of(path)])]
+    suffix = suffix_of(path.name)
+    candidates = [format for format in FORMATS.values() if suffix in format.suffixes]
+    for format in candidates:
+        if format.recognises(path):
+            return format
+    return None if met or not candidates else candidates[-1]
 
 
 def main_file(path: Path) -> Path | None:
@@ -84,12 +100,3 @@ def main_file(path: Path) -> Path | None:
         if name.endswith(ending) and main.is_file():
             return main
     return None
-
-
-def token_writer(format: str, path: Path, vocab_size: int) -> TokenWriter:
-    """A writer of path.<format>, in the type that its trainer takes for the vocabulary."""
-    if format == "npy":
-        return MemmapWriter(path, smallest(vocab_size))
-    if format == "bin":
-        return MegatronWriter(path, token_dtype(vocab_size))
-    return DatatroveWriter(path, smallest(vocab_size))

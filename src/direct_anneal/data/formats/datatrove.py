@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from direct_anneal.data.formats.layout import TokenLayout, open_tokens, size_of
-from direct_anneal.errors import InputError
+from direct_anneal.data.formats.layout import TokenLayout, open_tokens, size_of, smallest
+from direct_anneal.data.formats.tokens import Tokenised, TokenWriter
+from direct_anneal.errors import InputError, option
 
 _BY_SIZE: dict[str, np.dtype] = {"2": np.dtype("<u2"), "4": np.dtype("<u4")}
 _LONGEST_NAME = 4096
@@ -50,7 +51,7 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
         raise _damaged(
             index,
             f"its last document ends at token {num_tokens:,}, and {path.name} has {len(tokens):,} {tokens.dtype.name} "
-            "tokens (another type is named with --token-dtype)",
+            f"tokens (another type is named with {option('token_dtype')})",
         )
     start = 0
     for end in ends:
@@ -68,7 +69,7 @@ def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
         if size not in _BY_SIZE:
             raise InputError(
                 f"{metadata} must say after | that a token has 2 or 4 bytes, but says {size[:20]!r}: mend it, or "
-                "remove it and name the type with --token-dtype"
+                f"remove it and name the type with {option('token_dtype')}"
             )
         return _BY_SIZE[size]
     return np.dtype(layout.dtype).newbyteorder("<")
@@ -76,6 +77,22 @@ def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
 
 def _damaged(index: Path, reason: str) -> InputError:
     return InputError(f"{index} must be the index of the .ds beside it, but {reason}: write both again")
+
+
+class Datatrove(Tokenised):
+    """`.ds` with its index and, where it has them, its metadata."""
+
+    name = "ds"
+    suffixes = (".ds",)
+
+    def files(self, path: Path) -> list[Path]:
+        return [path, index_of(path), *filter(Path.is_file, [metadata_of(path)])]
+
+    def documents(self, path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
+        return read(path, layout)
+
+    def writer(self, path: Path, vocab_size: int) -> TokenWriter:
+        return DatatroveWriter(path, smallest(vocab_size))
 
 
 class DatatroveWriter:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from direct_anneal.data.formats.layout import open_tokens, size_of
+from direct_anneal.data.formats.layout import TokenLayout, open_tokens, size_of
+from direct_anneal.data.formats.tokens import Tokenised, TokenWriter
 from direct_anneal.errors import InputError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -45,6 +46,13 @@ def read(path: Path) -> Iterator[np.ndarray]:
         InputError: the index is damaged, or does not go with the tokens.
     """
     index = index_of(path)
+    if not index.is_file():
+        raise InputError(
+            subject=str(path),
+            must=f"lie beside its index {index.name}, as Megatron's do",
+            got="but that is not there",
+            do="put it there; bare tokens, each document with an end token, are read from files that end in .npy",
+        )
     dtype, lengths, pointers, documents = _open_index(index)
     tokens = open_tokens(path, dtype)
     # Every writer puts sequence after sequence. An index that leaps could name the same bytes a million times.
@@ -86,6 +94,26 @@ def _open_index(index: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarr
 
 def _damaged(index: Path, reason: str) -> InputError:
     return InputError(f"{index} must be the index of Megatron's .bin beside it, but {reason}: write both again")
+
+
+class Megatron(Tokenised):
+    """`.bin` with its `.idx`."""
+
+    name = "bin"
+    suffixes = (".bin",)
+
+    def recognises(self, path: Path) -> bool:
+        """Other binaries bear the ending, too."""
+        return index_of(path).is_file()
+
+    def files(self, path: Path) -> list[Path]:
+        return [path, index_of(path)]
+
+    def documents(self, path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
+        return read(path)
+
+    def writer(self, path: Path, vocab_size: int) -> TokenWriter:
+        return MegatronWriter(path, token_dtype(vocab_size))
 
 
 class MegatronWriter:

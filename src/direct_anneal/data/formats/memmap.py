@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from direct_anneal.data.formats.layout import TokenLayout, open_tokens
-from direct_anneal.errors import InputError
+from direct_anneal.data.formats.layout import TokenLayout, open_tokens, refuse_contradicted, smallest
+from direct_anneal.data.formats.tokens import Tokenised, TokenWriter
+from direct_anneal.errors import InputError, option
 
 _NUMPY_MAGIC = b"\x93NUMPY"
 _CHUNK_TOKENS = 2**20
@@ -35,9 +36,13 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
         )
     if layout.eos_id is None:
         raise InputError(
-            f"{path} holds documents end to end, but the token that ends one is not known: name it with --eos-id"
+            subject=str(path),
+            must="have a token at the end of each document",
+            got="but nobody knows which",
+            do=f"name it with {option('eos_id')}",
         )
     tokens = open_tokens(path, np.dtype(layout.dtype).newbyteorder("<"))
+    refuse_contradicted(path, tokens, layout)
     start = 0
     for begin in range(0, len(tokens), _CHUNK_TOKENS):
         ends = begin + 1 + np.flatnonzero(tokens[begin : begin + _CHUNK_TOKENS] == layout.eos_id)
@@ -46,6 +51,26 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
             start = end
     if start < len(tokens):
         yield tokens[start:]
+
+
+class Memmap(Tokenised):
+    """Headerless `.npy`."""
+
+    name = "npy"
+    suffixes = (".npy",)
+
+    def recognises(self, path: Path) -> bool:
+        """Other arrays bear the ending, too."""
+        try:
+            return not has_header(path)
+        except OSError:  # to be told of where it is opened
+            return True
+
+    def documents(self, path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
+        return read(path, layout)
+
+    def writer(self, path: Path, vocab_size: int) -> TokenWriter:
+        return MemmapWriter(path, smallest(vocab_size))
 
 
 class MemmapWriter:

@@ -1,0 +1,83 @@
+"""Directories that `datasets.save_to_disk` wrote: Arrow streams and what the dataset says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from direct_anneal.data.formats.parquet import Table
+from direct_anneal.data.formats.record import Choice
+from direct_anneal.data.schemas import common_schema, hugging_face_features
+from direct_anneal.data.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
+from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+
+
+class SavedDataset(Table):
+    """One dataset is one source, however many files it has."""
+
+    name = "arrow"
+    suffixes = ()  # known by its state file
+
+    @property
+    def output(self) -> str:
+        return "selected"
+
+    def files(self, path: Path) -> list[Path]:
+        # Not every file in the directory: `datasets` drops its caches there when the user maps or filters.
+        return [path / STATE_FILE, path / INFO_FILE, *dataset_files(path)]
+
+    def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:
+        """As `Format.write`: a directory for `datasets.load_from_disk`."""
+        path = directory / self.output
+        schema = common_schema([choice.path for choice in choices], self.name)
+        with _replacing_dataset(path) as temporary:
+            data_path = temporary / "data-00000-of-00001.arrow"
+            with pa.OSFile(str(data_path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+                for portion in self.portions(choices, schema):
+                    writer.write_table(portion)
+            info = _dataset_info([choice.path for choice in choices], schema)
+            write_dataset_state(temporary, [data_path.name], _fingerprint(data_path), info)
+            for file_path in temporary.iterdir():
+                flush_to_disk(file_path)
+        return [path]
+
+
+def _dataset_info(paths: Sequence[Path], schema: pa.Schema) -> dict[str, Any]:
+    """What a dataset says of itself, as far as its sources agree; the numbers that counted the whole are left out."""
+    infos = [json.loads((path / INFO_FILE).read_text(encoding="utf-8")) for path in paths]
+    shared = {
+        key: infos[0].get(key, "")
+        for key in ("citation", "description", "homepage", "license")
+        if all(info.get(key) == infos[0].get(key) for info in infos)
+    }
+    return {**shared, "features": hugging_face_features(schema) or None}
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+
+
+@contextmanager
+def _replacing_dataset(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory that takes the name `path`, and the place of a dataset there, on a clean exit."""
+    if path.exists() and not (path / STATE_FILE).is_file():
+        raise InputError(f"{path} must be free for the selected dataset, but something else is there: move it away")
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
