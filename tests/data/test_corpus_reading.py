@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.corpus_samples import FORMATS, write_lines, write_records
-from direct_anneal.data import expand, lines
+from direct_anneal.data import expand
+from direct_anneal.data.formats import streams
 from direct_anneal.data.sources import BadRecord
 from direct_anneal.errors import InputError
 
@@ -75,8 +76,8 @@ def test_a_bad_line_is_skipped_and_the_next_read(tmp_path, line):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_line_over_the_bound_is_bad_and_never_held(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(lines, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(streams, "_CHUNK_BYTES", 64)
     path = write_lines(tmp_path / name, [b'{"text": "' + b"x" * 5000 + b'"}', b'{"text": "after"}', b"[" * 1001])
     (_, bad), after, (_, bad_end) = read(path)
     assert "longer than 1000 bytes" in bad.reason
@@ -87,7 +88,7 @@ def test_a_line_over_the_bound_is_bad_and_never_held(tmp_path, monkeypatch, name
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_what_unpacks_without_end_takes_no_memory(tmp_path, monkeypatch, name):
     bound, chunk = 2**20, 2**20
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", bound)
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", bound)
     path = tmp_path / name
     with pa.CompressedOutputStream(str(path), {"gz": "gzip", "st": "zstd"}[name[-2:]]) as stream:
         stream.write(b'{"text": "')
@@ -165,9 +166,9 @@ def test_lines_do_not_depend_on_chunks(tmp_path, content, chunk_bytes, bound):
     if not expected[-1]:
         expected.pop()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "MAX_LINE_BYTES", bound)
-        patch.setattr(lines, "_CHUNK_BYTES", chunk_bytes)
-        read_back = list(lines.read_lines(path, None))
+        patch.setattr(streams, "MAX_LINE_BYTES", bound)
+        patch.setattr(streams, "_CHUNK_BYTES", chunk_bytes)
+        read_back = list(streams.read_lines(path, None))
     assert read_back == list(enumerate(line if len(line) <= bound else None for line in expected))
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_array_is_used_up_to_there(tmp_path, bad):
 def test_an_array_does_not_depend_on_chunks(tmp_path, monkeypatch):
     packed(tmp_path / "a.json", json.dumps(RECORDS, ensure_ascii=False, indent=1).encode())
     for size in range(1, 40):
-        monkeypatch.setattr("direct_anneal.data.lines._CHUNK_BYTES", size)
+        monkeypatch.setattr("direct_anneal.data.formats.streams._CHUNK_BYTES", size)
         assert rows("a.json") == RECORDS
 
 
@@ -273,7 +273,7 @@ class TestGuesses:
 
 
 def test_a_bomb_is_left_before_it_has_gone_off(tmp_path, monkeypatch):
-    monkeypatch.setattr("direct_anneal.data.lines._ALWAYS_ALLOWED_BYTES", 2**20)
+    monkeypatch.setattr("direct_anneal.data.formats.streams._ALWAYS_ALLOWED_BYTES", 2**20)
     with pa.CompressedOutputStream("a.jsonl.zst", "zstd") as stream:
         for _ in range(80):
             stream.write(b"\n" * 2**20)

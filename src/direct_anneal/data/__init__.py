@@ -10,11 +10,11 @@ write_selected(corpus, selected, out_dir)         # selected: (N,) bool
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
+from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Incident
 from direct_anneal.data.preparation import check_fields, prepare, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
-from direct_anneal.data.tables import write_dataset_state
 from direct_anneal.data.texts import chosen_records, texts, texts_at
 from direct_anneal.data.write import check_writable, write_selected
 

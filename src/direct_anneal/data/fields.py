@@ -75,15 +75,6 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     return None
 
 
-def reaches(name: str, column: str) -> bool:
-    """Tell whether a field's name may stand for something in a column.
-
-    >>> reaches("meta.domain", "meta"), reaches("metadata", "meta")
-    (True, False)
-    """
-    return name == column or name.startswith(f"{column}.")
-
-
 def names_in(record: Mapping[str, Any], depth: int = _DEEPEST) -> Iterator[str]:
     """Every field of a record by its name, those within objects with dots.
 

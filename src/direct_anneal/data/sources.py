@@ -21,7 +21,7 @@ from direct_anneal.data.formats import (
     main_file,
     suffix_of,
 )
-from direct_anneal.data.tables import STATE_FILE, dataset_files
+from direct_anneal.data.formats.tables import STATE_FILE, dataset_files
 from direct_anneal.errors import InputError
 
 __all__ = ["BadRecord", "Source", "State", "expand", "tell_passed_over"]
@@ -133,7 +133,9 @@ def expand(
             # The spelling that stays must not depend on the order in which the patterns were named.
             sources[real] = min(sources.get(real, source), source, key=str)
     if passed_over is not None:
-        passed_over += [path for path in dict.fromkeys(listing.passed_over) if path.resolve() not in sources]
+        # Not resolved: links may lead nowhere, or round and round.
+        read = {source.path.absolute() for source in sources.values()}
+        passed_over += [path for path in dict.fromkeys(listing.passed_over) if path.absolute() not in read]
     return sorted(sources.values(), key=str)
 
 

@@ -20,7 +20,7 @@ def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Pat
         raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
     if len(sources) < len(expanded):
         found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below --out")
-    if said := tell_passed_over([path for path in passed_over if not path.resolve().is_relative_to(out.resolve())]):
+    if said := tell_passed_over([path for path in passed_over if not path.absolute().is_relative_to(out.absolute())]):
         found.append(f"{role}: {said}")
     if any(source.format == HEADERLESS for source in sources) and layout.assumed():
         found.append(f"{role}: headerless tokens: {layout.assumed()}")

@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from direct_anneal.data import lines
+from direct_anneal.data.formats import streams
 from direct_anneal.data.formats.json_lines import ENDINGS, open_output
 from direct_anneal.data.formats.layout import TokenLayout
 from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
@@ -38,7 +38,7 @@ class Delimited(Format):
 
     def count(self, path: Path, layout: TokenLayout | None, max_bytes: int) -> float:
         """As `Format.count`; a line break within quotes counts as a record."""
-        return max(0.0, lines.count_lines(path, self.compression, max_bytes) - 1)
+        return max(0.0, streams.count_lines(path, self.compression, max_bytes) - 1)
 
     def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:
         """Copy records byte for byte below one header; written anew where the sources' headers differ."""
@@ -78,14 +78,14 @@ class Delimited(Format):
     def _rows(self, path: Path, header: list[str] | None) -> Iterator[tuple[int, Record, bytes]]:
         """Yield (row, record, its bytes); without `header` the lines from the first, with cells by number."""
         taken = bytearray()
-        csv.field_size_limit(lines.MAX_LINE_BYTES)
+        csv.field_size_limit(streams.MAX_LINE_BYTES)
         cells = csv.reader(self._lines(path, taken), delimiter=self.delimiter, strict=True)
         row, skip = 0, header is not None
         while True:
             taken.clear()
             try:
                 found = next(cells, None)
-            except (_EndlessError, lines.TruncatedError) as error:
+            except (_EndlessError, streams.TruncatedError) as error:
                 yield row, BadRecord(f"the rest of the file is lost: {error}", kind="truncated"), b""
                 return
             except csv.Error as error:
@@ -108,10 +108,10 @@ class Delimited(Format):
             row += 1
 
     def _lines(self, path: Path, taken: bytearray) -> Iterator[str]:
-        for _, line in lines.read_lines(path, self.compression):
-            if line is None or len(taken) + len(line) > lines.MAX_LINE_BYTES:
+        for _, line in streams.read_lines(path, self.compression):
+            if line is None or len(taken) + len(line) > streams.MAX_LINE_BYTES:
                 # Nobody knows where an endless quote was meant to end, or how much it has swallowed.
-                raise _EndlessError(f"a record is longer than {lines.MAX_LINE_BYTES} bytes")
+                raise _EndlessError(f"a record is longer than {streams.MAX_LINE_BYTES} bytes")
             taken += line + b"\n"
             yield (line + b"\n").decode("utf-8", "surrogateescape")
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from direct_anneal.data import lines
+from direct_anneal.data.formats import streams
 from direct_anneal.data.formats.json_lines import ENDINGS, open_output, parsed, peek
 from direct_anneal.data.formats.layout import TokenLayout
 from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
@@ -65,7 +65,7 @@ def _elements(path: Path, compression: str | None) -> Iterator[tuple[int, str | 
     nobody could tell where the next begins.
     """
     decode, scan = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder().raw_decode
-    source, held, place, row = lines.chunks(path, compression), "", 0, 0
+    source, held, place, row = streams.chunks(path, compression), "", 0, 0
     expected = "["  # then an element or the end; then a comma or the end; nothing after that
     at_end, wanted = False, 1
     while True:
@@ -86,15 +86,15 @@ def _elements(path: Path, compression: str | None) -> Iterator[tuple[int, str | 
             if expected in ("first", "element"):
                 try:
                     _, stop = scan(held, place)
-                    if stop - place > lines.MAX_LINE_BYTES:
-                        yield row, BadRecord(f"the element is longer than {lines.MAX_LINE_BYTES} bytes")
+                    if stop - place > streams.MAX_LINE_BYTES:
+                        yield row, BadRecord(f"the element is longer than {streams.MAX_LINE_BYTES} bytes")
                     else:
                         yield row, held[place:stop]
                     expected, place, row, wanted = ",", stop, row + 1, 1
                     continue
                 except (ValueError, RecursionError) as error:
                     problem = str(error)
-                    if len(held) - place > lines.MAX_LINE_BYTES or isinstance(error, RecursionError):
+                    if len(held) - place > streams.MAX_LINE_BYTES or isinstance(error, RecursionError):
                         at_end = True
             else:
                 problem, at_end = f"{found!r} stands where {expected} should", True
@@ -112,7 +112,7 @@ def _elements(path: Path, compression: str | None) -> Iterator[tuple[int, str | 
                 at_end = chunk is None
                 if at_end:
                     break
-        except (lines.TruncatedError, UnicodeDecodeError) as error:
+        except (streams.TruncatedError, UnicodeDecodeError) as error:
             yield row, BadRecord(f"the rest of the file is lost: {error}", kind="truncated")
             return
         held, place, wanted = "".join(fresh), 0, 2 * wanted

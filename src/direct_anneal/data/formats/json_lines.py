@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from direct_anneal.data import lines
+from direct_anneal.data.formats import streams
 from direct_anneal.data.formats.layout import TokenLayout
 from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
 from direct_anneal.errors import InputError
@@ -43,13 +43,13 @@ class JsonLines(Format):
     ) -> Iterator[tuple[int, Record]]:
         next_row = 0
         try:
-            for row, line in lines.read_lines(path, self.compression):
+            for row, line in streams.read_lines(path, self.compression):
                 next_row = row + 1
                 if line is None:
-                    yield row, BadRecord(f"the line is longer than {lines.MAX_LINE_BYTES} bytes")
+                    yield row, BadRecord(f"the line is longer than {streams.MAX_LINE_BYTES} bytes")
                 elif line.strip():
                     yield row, parsed(line)
-        except lines.TruncatedError as error:
+        except streams.TruncatedError as error:
             yield next_row, BadRecord(f"the rest of the file is lost: {error}", kind="truncated")
 
     def records_at(
@@ -60,7 +60,7 @@ class JsonLines(Format):
             yield row, parsed(line)
 
     def count(self, path: Path, layout: TokenLayout | None, max_bytes: int) -> float:
-        return lines.count_lines(path, self.compression, max_bytes)
+        return streams.count_lines(path, self.compression, max_bytes)
 
     def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:
         """Copy lines byte for byte, each with a newline, under the same compression."""
@@ -78,8 +78,8 @@ def chosen_lines(path: Path, compression: str | None, rows: np.ndarray) -> Itera
     wanted = iter(rows.tolist())
     next_row = next(wanted, None)
     # The end of a damaged file is known since the corpus was prepared; nothing after it can have been chosen.
-    with suppress(lines.TruncatedError):
-        for row, line in lines.read_lines(path, compression):
+    with suppress(streams.TruncatedError):
+        for row, line in streams.read_lines(path, compression):
             if next_row is None:
                 return
             if row == next_row and line is not None:
@@ -104,8 +104,8 @@ def parsed(line: bytes | str) -> Record:
 
 def peek(path: Path, compression: str | None) -> bytes:
     """The beginning of a file, without white space and byte order mark; empty where it cannot be read."""
-    with suppress(lines.TruncatedError, InputError, OSError):
-        for chunk in lines.chunks(path, compression):
+    with suppress(streams.TruncatedError, InputError, OSError):
+        for chunk in streams.chunks(path, compression):
             return chunk[:_PEEK_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     return b""
 

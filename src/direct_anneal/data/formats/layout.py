@@ -138,6 +138,8 @@ def size_of(path: Path) -> int:
         InputError: it is not there.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} must be a file, but is none: put it there")
         return path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} must be a readable file, but is not ({error.strerror}): put it there") from error

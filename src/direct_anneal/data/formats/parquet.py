@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from direct_anneal.data.formats.layout import TokenLayout
 from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
-from direct_anneal.data.schemas import common_schema
-from direct_anneal.data.tables import batch_records, count_rows, read_batches
+from direct_anneal.data.formats.schemas import common_schema
+from direct_anneal.data.formats.tables import batch_records, count_rows, read_batches
 from direct_anneal.io.atomic import replacing
 
 # Rows reach a table in portions of this many bytes: a row group for every few chosen rows would make slow files.

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from direct_anneal.data.formats.parquet import Table
 from direct_anneal.data.formats.record import Choice
-from direct_anneal.data.schemas import common_schema, hugging_face_features
-from direct_anneal.data.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
+from direct_anneal.data.formats.schemas import common_schema, hugging_face_features
+from direct_anneal.data.formats.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 
@@ -52,13 +52,21 @@ class SavedDataset(Table):
 
 def _dataset_info(paths: Sequence[Path], schema: pa.Schema) -> dict[str, Any]:
     """What a dataset says of itself, as far as its sources agree; the numbers that counted the whole are left out."""
-    infos = [json.loads((path / INFO_FILE).read_text(encoding="utf-8")) for path in paths]
+    infos = [_read_info(path / INFO_FILE) for path in paths]
     shared = {
         key: infos[0].get(key, "")
         for key in ("citation", "description", "homepage", "license")
         if all(info.get(key) == infos[0].get(key) for info in infos)
     }
     return {**shared, "features": hugging_face_features(schema) or None}
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return info if isinstance(info, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} must be JSON, but cannot be read ({error}): save the dataset again") from error
 
 
 def _fingerprint(path: Path) -> str:

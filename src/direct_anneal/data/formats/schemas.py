@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from direct_anneal.data.tables import read_schema
+from direct_anneal.data.formats.tables import read_schema
 from direct_anneal.errors import InputError
 
 _HUGGING_FACE = b"huggingface"
@@ -68,9 +68,11 @@ def _merged_metadata(common: pa.Schema, schemas: Sequence[pa.Schema]) -> dict[by
 
 def hugging_face_features(schema: pa.Schema) -> dict[str, Any]:
     """The description of each column that `datasets` keeps in a schema's metadata; empty without one."""
-    described = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
-    features = described.get("info", {}).get("features") or {}
-    return {name: feature for name, feature in features.items() if name in schema.names}
+    try:
+        features = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))["info"]["features"].items()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever others have put there
+        return {}
+    return {name: feature for name, feature in features if name in schema.names}
 
 
 def _class_labels(feature: Any) -> Any:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from direct_anneal.data.fields import reaches
-from direct_anneal.data.lines import MAX_LINE_BYTES, check_pointer
-from direct_anneal.data.parquet_limits import rows_at_once
+from direct_anneal.data.formats import isolated
+from direct_anneal.data.formats.streams import MAX_LINE_BYTES
 from direct_anneal.errors import InputError
 
 STATE_FILE = "state.json"
 INFO_FILE = "dataset_info.json"
-
-_BATCH_ROWS = 256
 
 
 def dataset_files(directory: Path) -> list[Path]:
@@ -35,7 +30,7 @@ def dataset_files(directory: Path) -> list[Path]:
         state = json.loads(state_path.read_text(encoding="utf-8"))
         names = [str(entry["filename"]) for entry in state["_data_files"]]
         mapped = bool(state.get("_indices_files"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{state_path} must list the dataset's Arrow files, but cannot be read ({error!r}): "
             "save the dataset again with save_to_disk"
@@ -82,12 +77,8 @@ def read_schema(path: Path, format: str) -> pa.Schema | None:
     Raises:
         InputError: the file cannot be opened.
     """
-    if format == "parquet":
-        with _naming(path, "Parquet"), pq.ParquetFile(path) as file:
-            return file.schema_arrow
-    for arrow_path in dataset_files(path):
-        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
-            return pa.ipc.open_stream(mapped).schema
+    for file, kind in _files(path, format):
+        return isolated.read_schema(file, kind)
     return None
 
 
@@ -104,35 +95,13 @@ def read_batches(
     Raises:
         InputError: a file cannot be opened, is damaged, or unpacks to more than is sane.
     """
-    if format == "parquet":
-        with _naming(path, "Parquet"), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            yield from _row_groups(path, file, columns, rows)
-        return
-    first_row = 0
-    for arrow_path in dataset_files(path):
-        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
-            for batch in pa.ipc.open_stream(mapped):
-                wanted = batch if columns is None else batch.select(_present(batch.schema, columns))
-                for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    yield first_row + start, wanted.slice(start, _BATCH_ROWS)
-                first_row += batch.num_rows
-
-
-def _row_groups(
-    path: Path, file: pq.ParquetFile, columns: Collection[str] | None, rows: np.ndarray | None
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    names = None if columns is None else _present(file.schema_arrow, columns)
-    first_row = 0
-    for group in range(file.num_row_groups):
-        stop = first_row + file.metadata.row_group(group).num_rows
-        if stop == first_row:  # as Arrow writes a table without rows
-            continue
-        if rows is None or np.searchsorted(rows, first_row) < np.searchsorted(rows, stop):
-            at_once = rows_at_once(path, file.metadata, group, names, _BATCH_ROWS)
-            for batch in file.iter_batches(at_once, row_groups=[group], columns=names):
-                yield first_row, batch
-                first_row += batch.num_rows
-        first_row = stop
+    before = stop = 0
+    for file, kind in _files(path, format):
+        # Of several files only streams come, of which all rows are read.
+        for first_row, batch in isolated.read_batches(file, kind, columns, rows):
+            stop = before + first_row + batch.num_rows
+            yield before + first_row, batch
+        before = stop
 
 
 def count_rows(path: Path, format: str) -> int:
@@ -141,14 +110,13 @@ def count_rows(path: Path, format: str) -> int:
     Raises:
         InputError: a file cannot be opened.
     """
+    return sum(isolated.count_rows(file, kind) for file, kind in _files(path, format))
+
+
+def _files(path: Path, format: str) -> list[tuple[Path, str]]:
     if format == "parquet":
-        with _naming(path, "Parquet"):
-            return int(pq.read_metadata(path).num_rows)
-    count = 0
-    for arrow_path in dataset_files(path):
-        with _naming(arrow_path, "an Arrow stream"), pa.memory_map(str(arrow_path)) as mapped:
-            count += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
-    return count
+        return [(path, "parquet")]
+    return [(file, "stream") for file in dataset_files(path)]
 
 
 def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
@@ -186,19 +154,3 @@ def _values(column: pa.Array) -> list[Any]:
         return [scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else None for scalar in column]
     values: list[Any] = column.to_pylist()
     return values
-
-
-def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:
-    return [column for column in schema.names if any(reaches(name, column) for name in columns)]
-
-
-@contextmanager
-def _naming(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        check_pointer(path)
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} must be readable as {what}, but is not ({reason}): write it again or leave it out"
-        ) from error
