@@ -24,9 +24,11 @@ from typing import Any
 
 import torch
 
+from direct_anneal.config.select import SelectConfig
 from direct_anneal.demo import demo_model_path, write_demo_corpus
 from direct_anneal.progress import Items, Silent
-from direct_anneal.selection import plan, select
+from direct_anneal.selection import select
+from direct_anneal.selection.planning import estimated
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "matching, R = 2048, T = 256": {},
@@ -56,7 +58,7 @@ class ProcessorTime(Silent):
 def planned(options: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.process_time()
-    predicted = asdict(plan(clock=time.process_time, **options))
+    predicted = asdict(estimated(SelectConfig(**options), clock=time.process_time))
     return predicted | {"cost": time.process_time() - started}
 
 

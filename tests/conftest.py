@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from direct_anneal.selection import pipeline
 from selection.tiny import write_checkpoint
 
 
@@ -30,7 +29,7 @@ def _one_thread() -> None:
 def without_reports() -> Iterator[None]:
     """For tests of whole runs: a page takes longer to draw than such a run takes. tests/report has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_report", lambda *_: None)
+        patch.setattr("direct_anneal.report.try_report", lambda *_: None)
         yield
 
 

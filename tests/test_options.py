@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from direct_anneal.config.options import require_device, settle
+from direct_anneal.config.option import configuration, option
+from direct_anneal.config.options import require_device
 from direct_anneal.errors import InputError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    count: int = 1
-    share: float | None = None
-    flag: bool = False
-    name: str = ""
-    files: tuple[str, ...] = ()
-    names: str | tuple[str, ...] | None = "text"
-    kind: Literal["one", "two"] | None = None
-    edge: float | Literal["gap"] = 0.5
-    quotas: Mapping[str, int | float] = field(default_factory=dict)
+def kept_as_given(name: str, value: object) -> object:
+    return value
 
-    def __post_init__(self) -> None:
-        settle(self)
+
+@configuration
+class Wanted:
+    """Options of every kind."""
+
+    count: int = option(default=1, help="a number")
+    share: float | None = option(default=None, help="a share")
+    flag: bool = option(default=False, help="a flag")
+    name: str = option(default="", help="a name")
+    files: tuple[str, ...] = option(default=(), help="files")
+    names: str | tuple[str, ...] | None = option(default="text", help="one name or several")
+    kind: Literal["one", "two"] | None = option(default=None, help="a kind")
+    edge: float | Literal["gap"] = option(default=0.5, help="an edge")
+    quotas: Mapping[str, int | float] = option(default_factory=dict, settle=kept_as_given, help="quotas")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +84,10 @@ def test_what_does_not_fit_is_named(given: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize("device", ["tpu", "", "cuda:", "cuda:99", "cpu:0"])
 def test_devices_that_are_not_there(device: str) -> None:
-    with pytest.raises(InputError, match="--device"):
+    with pytest.raises(InputError, match="device must be"):
         require_device(device)
 
 
 def test_a_numbered_device_where_only_the_first_will_do() -> None:
-    with pytest.raises(InputError, match="--device must be cpu or cuda, got cuda:0"):
+    with pytest.raises(InputError, match="device must be cpu or cuda, got cuda:0"):
         require_device("cuda:0", numbered=False)

@@ -59,8 +59,7 @@ class _Tags(HTMLParser):
         ),
         (
             SelectConfig(model="m", pool="p", validation=["v"], out="o", fraction=0.5, damping=0.2),
-            "SelectConfig(target_scale=8.0, filter='newton', damping=0.2, filter_curvature='both', gradients='unit', "
-            "ngram_weight=1.0, budget_ratio='none', model='m', pool=('p',), validation=('v',), out='o', fraction=0.5)",
+            "SelectConfig(model='m', pool=('p',), validation=('v',), out='o', fraction=0.5, damping=0.2)",
         ),
         (
             AnnealConfig(model="m", data="d", out="o", learning_rate=1e-3, epochs=1),

@@ -16,6 +16,7 @@ from direct_anneal import (
     Sketches,
     Spectrum,
     select,
+    select_samples,
     solve,
 )
 
@@ -34,7 +35,7 @@ def squared_error(model: torch.nn.Module, batch: list[torch.Tensor]) -> torch.Te
 
 
 def in_memory(module: torch.nn.Module, samples: list[torch.Tensor]) -> Selection:
-    return select(module, samples, samples, squared_error, num_selected=3)
+    return select_samples(module, samples, samples, squared_error, num_selected=3)
 
 
 def from_arrays(pool: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:

@@ -5,11 +5,34 @@ run = select(model="ckpt", pool="pool/*.jsonl.zst", validation="val.jsonl", frac
 run.selection, run.manifest["budget"]
 """
 
-from direct_anneal.curvature import Spectrum
+from typing import TYPE_CHECKING, Any
+
+from direct_anneal.config.select import SelectConfig
 from direct_anneal.errors import InputError
-from direct_anneal.gradients import GradientSketcher, Sketches
-from direct_anneal.selection import DirectSelector, Run, SelectConfig, select
-from direct_anneal.solver import InfeasibleBudgetError, Selection, SelectionProblem, solve
+from direct_anneal.progress import showing
+
+if TYPE_CHECKING:
+    from direct_anneal.curvature import Spectrum
+    from direct_anneal.gradients import GradientSketcher, Sketches
+    from direct_anneal.selection import (
+        DirectSelector,
+        Run,
+        compute_features,
+        plan,
+        select,
+        select_again,
+        select_samples,
+    )
+    from direct_anneal.solver import InfeasibleBudgetError, Selection, SelectionProblem, solve
+
+# Loaded when they are first asked for: torch alone takes seconds.
+_ROOMS = {
+    "curvature": ("Spectrum",),
+    "gradients": ("GradientSketcher", "Sketches"),
+    "selection": ("DirectSelector", "Run", "compute_features", "plan", "select", "select_again", "select_samples"),
+    "solver": ("InfeasibleBudgetError", "Selection", "SelectionProblem", "solve"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "DirectSelector",
@@ -22,6 +45,23 @@ __all__ = [
     "SelectionProblem",
     "Sketches",
     "Spectrum",
+    "compute_features",
+    "plan",
     "select",
+    "select_again",
+    "select_samples",
+    "showing",
     "solve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 _OPEN, _CLOSE = "\x0e", "\x0f"  # around an option's name inside a message: control characters that no text of ours has
@@ -22,6 +22,18 @@ def option(name: str) -> str:
 def flag(name: str) -> str:
     """Spell an option as the command line does."""
     return "--" + name.replace("_", "-")
+
+
+def suggestion(word: object, known: Iterable[str]) -> str | None:
+    """Name the nearest of the known words, if one is near.
+
+    >>> suggestion("fracton", ["fraction", "out"])
+    'did you mean fraction?'
+    """
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6) if isinstance(word, str) else []
+    return f"did you mean {near[0]}?" if near else None
 
 
 class InputError(ValueError):
@@ -72,5 +84,5 @@ def named_as_in_python() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        message = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
-        raise InputError(message) from error.__cause__
+        error.args = (re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error)),)
+        raise

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TextIO
 
 Advance = Callable[[int], object]
@@ -35,6 +36,28 @@ class Progress(Protocol):
 
     def note(self, line: str) -> None:
         """Say something between stages."""
+
+
+@contextmanager
+def showing(progress: Progress) -> Iterator[None]:
+    """Show the stages of whatever runs inside. Without it a library call is silent.
+
+    >>> with showing(Silent()):
+    ...     pass
+    """
+    before = _CURRENT.set(progress)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(before)
+
+
+def current_progress() -> Progress:
+    """Where the stages of the work at hand are shown."""
+    return _CURRENT.get() or Silent()
+
+
+_CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 class Pace:

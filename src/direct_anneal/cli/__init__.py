@@ -8,24 +8,32 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
-from direct_anneal.cli.anneal import add_anneal
-from direct_anneal.cli.compare import add_compare
+from direct_anneal.cli.anneal import ANNEAL
+from direct_anneal.cli.command import Command
+from direct_anneal.cli.compare import COMPARE
 from direct_anneal.cli.completion import add_print_completion
-from direct_anneal.cli.console import Telling, add_telling, progress_of
-from direct_anneal.cli.convert import add_convert
-from direct_anneal.cli.distil import add_distil
-from direct_anneal.cli.doctor import add_doctor
-from direct_anneal.cli.evaluate import add_evaluate
-from direct_anneal.cli.export import add_export
-from direct_anneal.cli.plan import add_plan
-from direct_anneal.cli.report import add_report
-from direct_anneal.cli.select import add_features, add_select, add_solve
-from direct_anneal.cli.shared import quieten_transformers
-from direct_anneal.cli.verify import add_verify
-from direct_anneal.errors import InputError, flag
+from direct_anneal.cli.console import Output, add_output_flags, progress_of
+from direct_anneal.cli.convert import CONVERT
+from direct_anneal.cli.demo import DEMO
+from direct_anneal.cli.distil import DISTIL
+from direct_anneal.cli.doctor import DOCTOR
+from direct_anneal.cli.evaluate import EVALUATE
+from direct_anneal.cli.export import EXPORT
+from direct_anneal.cli.flags import add_flags, from_file, speller, values
+from direct_anneal.cli.plan import PLAN
+from direct_anneal.cli.report import REPORT
+from direct_anneal.cli.select import FEATURES, SELECT, SOLVE
+from direct_anneal.cli.verify import VERIFY
+from direct_anneal.config.option import declared
+from direct_anneal.errors import InputError, flag, suggestion
+from direct_anneal.progress import showing
+
+# In the order of the help.
+COMMANDS = (
+    *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, CONVERT, ANNEAL, EVALUATE, COMPARE, DOCTOR, DEMO),
+)
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -47,71 +55,104 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
-    telling, options = Telling({}), dict[str, Any]()
+    output, options = Output({}), dict[str, Any]()
+    spell: Callable[[str], str] = flag
     try:
-        given = vars(_parser().parse_args(words))
-        options = {**given.pop("config", {}), **given}
-        telling = Telling(options)
-        command: Callable[[dict[str, Any]], dict[str, Any]] = options.pop("command")
-        with telling.streams():
-            result = command(options)
-        telling.result(result)
+        command, given = _parsed(words)
+        output, progress = Output(given), progress_of(given)
+        options = values(command.config, given)
+        spell = speller(command.config, frozenset())
+        if "config" in given:
+            in_file = from_file(given["config"], command.config, command.unused, command.name)
+            spell = speller(command.config, frozenset(in_file) - options.keys())
+            options = {**in_file, **options}
+        _check_complete(command, options)
+        with output.streams(), showing(progress):
+            result = command.run(options)
+        output.result(result)
         return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:
-        return telling.failure(error.spelled(flag), EXIT_INPUT)
+        return output.failure(error.spelled(spell), EXIT_INPUT)
     except KeyboardInterrupt:
-        return telling.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
+        return output.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            return telling.failure(
+            return output.failure(
                 f"the disk must have room for {options.get('out', 'the run')}, but is full ({error.strerror}): make "
                 f"some; {to_go_on}",
                 EXIT_INPUT,
             )
         if error.errno in _NOT_ALLOWED:
-            return telling.failure(
+            return output.failure(
                 f"files must be readable and --out writable, but {error.filename or 'a file'}: {error.strerror}: "
                 "change its permissions or choose another",
                 EXIT_INPUT,
             )
-        return _bug(telling)
+        return _bug(output)
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-            return telling.failure(
+            return output.failure(
                 "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
                 "--dtype bfloat16, and run the command again to go on; what was done is kept",
                 EXIT_INPUT,
             )
-        return _bug(telling)
+        return _bug(output)
 
 
-def _bug(telling: Telling) -> int:
-    telling.trace()
-    return telling.failure(
+def _bug(output: Output) -> int:
+    output.trace()
+    return output.failure(
         f"this is a bug in direct-anneal {version('direct-anneal')}: please report it with the lines above and the "
         "command; what was done is kept",
         EXIT_BUG,
     )
 
 
-def _demo(options: dict[str, Any]) -> dict[str, Any]:
-    from rich.console import Console
-
-    from direct_anneal.demo.walkthrough import run_demo
-
-    quieten_transformers()
-    run_demo(Path(options["out"]), progress=progress_of(options), console=Console())
-    return {"command": "demo", "out": options["out"]}
-
-
 class _Parser(argparse.ArgumentParser):
     """Its errors are a line like all others; the usage of a command would fill the screen before it."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}: see {self.prog} --help")
+        raise InputError(f"{message.removeprefix('argument ')}: see {self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(words: list[str]) -> tuple[Command, dict[str, Any]]:
+    """The command, and what was given by the names of its options.
+
+    Raises:
+        InputError: there is no such command or flag; names the nearest.
+    """
+    known = {command.name: command for command in COMMANDS}
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in known and words[0] == first:
+        told = suggestion(first, known) or f"there are {', '.join(known)}"
+        raise InputError(f"there is no command {first}: {told} (direct-anneal --help)")
+    namespace, unknown = build_parser().parse_known_args(words)
+    given = vars(namespace)
+    command = known[given.pop("command")]
+    if unknown:
+        raise InputError(f"{_unknown(command, unknown)} (direct-anneal {command.name} --help)")
+    return command, given
+
+
+def _unknown(command: Command, unknown: list[str]) -> str:
+    """A line for the first word that the command does not know."""
+    word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+    if not word.startswith("-"):
+        return f"{command.name} does not take {word!r}"
+    flags = {each.flag for each in declared(command.config).values()} | {"--quiet", "--log-format"}
+    others = [other.name for other in COMMANDS if word in {each.flag for each in declared(other.config).values()}]
+    told = f"{', '.join(others)} {'have' if len(others) > 1 else 'has'} it" if others else suggestion(word, flags)
+    return f"{command.name} has no option {word}" + (f": {told}" if told else "")
+
+
+def _check_complete(command: Command, options: dict[str, Any]) -> None:
+    missing = [each.flag for each in declared(command.config).values() if each.required and not options.get(each.name)]
+    if missing:
+        raise InputError(f"{command.name} needs {', '.join(missing)}: see direct-anneal {command.name} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, each with the flags of its configuration."""
     parser = _Parser(
         prog="direct-anneal",
         description="Choose the data of the annealing phase: progress in flat directions, a budget in stiff ones.",
@@ -119,27 +160,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"direct-anneal {version('direct-anneal')}")
     add_print_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    add_select(commands)
-    add_features(commands)
-    add_plan(commands)
-    add_solve(commands)
-    add_verify(commands)
-    add_report(commands)
-    add_export(commands)
-    add_distil(commands)
-    add_convert(commands)
-    add_anneal(commands)
-    add_evaluate(commands)
-    add_compare(commands)
-    add_doctor(commands)
-
-    demo = commands.add_parser(
-        "demo",
-        help="see it work, without data of your own",
-        description="Run the main job on a small model and a pool that come with the package.",
-    )
-    demo.set_defaults(command=_demo)
-    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="the run's directory (runs/demo)")
-    add_telling(demo)
+    for command in COMMANDS:
+        its = commands.add_parser(command.name, help=command.help, description=command.description)
+        its.set_defaults(command=command.name)
+        if command.takes_file:
+            its.add_argument(
+                "--config",
+                default=argparse.SUPPRESS,
+                metavar="FILE",
+                help="YAML or JSON of these options, such as options.json of an earlier run; flags go before it",
+            )
+        add_flags(its, command.config)
+        add_output_flags(its)
     return parser

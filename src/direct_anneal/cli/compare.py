@@ -5,25 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.console import add_telling, progress_of
-from direct_anneal.cli.shared import quieten_transformers
+from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.config.files import CompareConfig
 from direct_anneal.io.atomic import replacing
-
-
-def add_compare(commands: Any) -> None:
-    """The command and its options."""
-    parser = commands.add_parser(
-        "compare",
-        help="anneal on several choices and compare: which one pays?",
-        description="Anneal small runs on the choices of several arms, several seeds each, and compare held-out loss.",
-    )
-    parser.set_defaults(command=_compare)
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file: model, scenarios, arms")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="runs.jsonl, table.md, pareto.svg and report.html; goes on there"
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="W", help="runs side by side (1)")
-    add_telling(parser)
 
 
 def _compare(options: dict[str, Any]) -> dict[str, Any]:
@@ -33,8 +17,9 @@ def _compare(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.report import try_report
 
     quieten_transformers()
-    recipe, out = read_recipe(options["recipe"]), Path(options["out"])
-    lines = compare(recipe, out, workers=options["workers"], progress=progress_of(options))
+    config = CompareConfig(**options)
+    recipe, out = read_recipe(config.recipe), Path(config.out)
+    lines = compare(recipe, out, workers=config.workers)
     rows = table(lines, recipe.reference)
     text = markdown(rows, recipe.reference)
     with replacing(out / "table.md") as temporary:
@@ -46,3 +31,13 @@ def _compare(options: dict[str, Any]) -> dict[str, Any]:
     files = ["runs.jsonl", "table.md", "pareto.svg", "report.html"]
     print(f"{out}/{', '.join(files)}")
     return {"command": "compare", "out": str(out), "num_runs": len(lines), "files": files}
+
+
+COMPARE = Command(
+    name="compare",
+    help="anneal on several choices and compare: which one pays?",
+    description="Anneal small runs on the choices of several arms, several seeds each, and compare held-out loss.",
+    config=CompareConfig,
+    run=_compare,
+    takes_file=False,
+)

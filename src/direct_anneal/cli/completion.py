@@ -7,7 +7,8 @@ from typing import Any
 
 from direct_anneal.errors import InputError
 
-_OF_FILES = {"DIR", "RUN_DIR", "GLOB", "FILE", "RECIPE"}  # metavars
+# Metavars of options that are files or directories.
+_FILES = {"DIR", "RUN_DIR", "DCP_DIR", "GLOB", "FILE", "RECIPE", "PATH"}
 
 
 def add_print_completion(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,9 @@ class _Print(argparse.Action):
         commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for command in commands.choices.values():
             for action in command._actions:
-                if action.metavar in _OF_FILES:
+                if action.metavar in _FILES:
                     action.complete = shtab.FILE
+                elif isinstance(action.metavar, str) and action.metavar.startswith("{"):
+                    action.choices = action.metavar.strip("{}").split(",")
         print(shtab.complete(parser, shell))
         parser.exit()

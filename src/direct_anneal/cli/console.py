@@ -1,4 +1,4 @@
-"""How a command tells its news: to people, or as JSON lines to a job's log."""
+"""Console output of a command: text for people, or JSON lines for a job's log."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import JsonLines, Progress, Silent, for_stream
 
 
-def add_telling(parser: argparse.ArgumentParser) -> None:
-    """The two options that every command has for it."""
-    group = parser.add_argument_group("what is told")
-    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="errors alone")
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the two flags that every command has for what it prints."""
+    group = parser.add_argument_group("output to the terminal")
+    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="print errors only")
     group.add_argument(
         "--log-format",
         choices=("text", "json"),
         default=argparse.SUPPRESS,
-        help="json: one object a line on the standard error, for jobs: stages, and at the end the result (text)",
+        help="json: one object a line on the standard error, for jobs: stages, then the result (text)",
     )
 
 
@@ -37,7 +37,7 @@ def progress_of(options: dict[str, Any]) -> Progress:
     return JsonLines(sys.stderr) if form == "json" else for_stream(sys.stderr)
 
 
-class Telling:
+class Output:
     """What goes to which stream, in which form.
 
     Args:

@@ -5,20 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.console import add_telling
-from direct_anneal.cli.shared import quieten_transformers
-
-
-def add_doctor(commands: Any) -> None:
-    """The command; it has no options of its own."""
-    parser = commands.add_parser(
-        "doctor",
-        help="check the installation: versions, devices, disk, a self-test",
-        description="Say what this installation has and lacks, and test in seconds whether it computes what it should. "
-        "The exit code is 1 where it does not.",
-    )
-    parser.set_defaults(command=_doctor)
-    add_telling(parser)
+from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.config.files import NoConfig
 
 
 def _doctor(_: dict[str, Any]) -> dict[str, Any]:
@@ -37,3 +25,14 @@ def _doctor(_: dict[str, Any]) -> dict[str, Any]:
     verdict = f"broken: {', '.join(broken)}" if broken else "direct-anneal can work here"
     console.print(verdict, highlight=False, soft_wrap=True)
     return {"command": "doctor", "healthy": not broken, "findings": [vars(finding) for finding in findings]}
+
+
+DOCTOR = Command(
+    name="doctor",
+    help="check the installation: versions, devices, disk, a self-test",
+    description="Say what this installation has and lacks, and test in seconds whether it computes what it should. The "
+    "exit code is 1 where it does not.",
+    config=NoConfig,
+    run=_doctor,
+    takes_file=False,
+)

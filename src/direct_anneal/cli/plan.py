@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.console import progress_of
-from direct_anneal.cli.select import add_options, read_ratios
-from direct_anneal.cli.shared import quieten_transformers, require
+from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.config.select import SelectConfig
 
 if TYPE_CHECKING:
     from direct_anneal.selection import Plan
 
 
-def add_plan(commands: Any) -> None:
-    """The command and its options: those of `select`."""
-    parser = commands.add_parser(
-        "plan",
-        help="what a selection will take: time, disk and memory",
-        description="Estimate what select with these options will take on this machine, from some documents and some "
-        "batches. Nothing is written to --out.",
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.set_defaults(command=_plan)
-    add_options(parser)
-
-
 def _plan(options: dict[str, Any]) -> dict[str, Any]:
-    require(options, "plan", ("model", "pool", "validation", "out"))
-    read_ratios(options)
     from direct_anneal.selection import plan
 
     quieten_transformers()
-    found = plan(progress=progress_of(options), **options)
+    found = plan(**options)
     print(_shown(found))
     return {"command": "plan", **vars(found)}
 
@@ -65,3 +48,13 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+PLAN = Command(
+    name="plan",
+    help="what a selection will take: time, disk and memory",
+    description="Estimate what select with these options will take on this machine, from some documents and some "
+    "batches. Nothing is written to the output directory.",
+    config=SelectConfig,
+    run=_plan,
+)

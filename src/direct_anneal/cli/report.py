@@ -5,20 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.console import add_telling
-
-
-def add_report(commands: Any) -> None:
-    """The command and its one argument."""
-    parser = commands.add_parser(
-        "report",
-        help="write the report of a finished run again",
-        description="Write report.html of a finished select, solve or compare again, from the files of the run. Where "
-        "documents are named relative to a directory, it is to be called there.",
-    )
-    parser.set_defaults(command=_report)
-    parser.add_argument("run", metavar="DIR", help="what was --out of the run")
-    add_telling(parser)
+from direct_anneal.cli.command import Command
+from direct_anneal.config.files import ReportConfig
 
 
 def _report(options: dict[str, Any]) -> dict[str, Any]:
@@ -29,3 +17,14 @@ def _report(options: dict[str, Any]) -> dict[str, Any]:
     page = of_comparison.write_report(run) if of_comparison.is_comparison(run) else write_report(run)
     print(page)
     return {"command": "report", "out": str(run), "files": [str(page)]}
+
+
+REPORT = Command(
+    name="report",
+    help="write the report of a finished run again",
+    description="Write report.html of a finished select, solve or compare again, from the files of the run. Where "
+    "documents are named relative to a directory, call it there.",
+    config=ReportConfig,
+    run=_report,
+    takes_file=False,
+)

@@ -6,22 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.console import add_telling
+from direct_anneal.cli.command import Command
+from direct_anneal.config.files import VerifyConfig
 from direct_anneal.errors import InputError
 
 _ROLES = ("validation", "validation-ngrams", "pool", "pool-ngrams")  # the stores of a run
-
-
-def add_verify(commands: Any) -> None:
-    """The command and its one argument."""
-    parser = commands.add_parser(
-        "verify",
-        help="check the features of a run, byte by byte",
-        description="Check every shard of a run's features, and name the damaged ones. Nothing is changed.",
-    )
-    parser.set_defaults(command=_verify)
-    parser.add_argument("directory", metavar="DIR", help="a run's directory, its features/, or one store in there")
-    add_telling(parser)
 
 
 def _verify(options: dict[str, Any]) -> dict[str, Any]:
@@ -58,3 +47,13 @@ def _stores(directory: Path) -> Iterator[Path]:
 def _is_store(directory: Path) -> bool:
     """Also where the header is lost."""
     return (directory / "store.json").exists() or any(directory.glob("features-*.*"))
+
+
+VERIFY = Command(
+    name="verify",
+    help="check the features of a run, byte by byte",
+    description="Check every shard of a run's features, and name the damaged ones. Nothing is changed.",
+    config=VerifyConfig,
+    run=_verify,
+    takes_file=False,
+)

@@ -24,7 +24,7 @@ from direct_anneal.errors import InputError
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.lock import MARK, held
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import Progress, Silent, current_progress, showing
 from direct_anneal.train import anneal
 
 RESULTS = "runs.jsonl"
@@ -53,7 +53,7 @@ def compare(
     Args:
         out: directory of the comparison: runs.jsonl, and scenarios/ with features and choices.
         workers: runs side by side, each with the recipe's threads. Does not change a result.
-        progress: shows the stages; silent where left out.
+        progress: shows the stages; as `showing` has it where left out.
 
     Returns:
         the lines, in the recipe's order.
@@ -68,7 +68,7 @@ def compare(
     if (out / MARK).exists():
         raise InputError(f"--out must be new, empty or an earlier comparison, but {out} holds a run: choose another")
     with held(out):
-        return _completed(recipe, out, workers, progress or Silent())
+        return _completed(recipe, out, workers, progress or current_progress())
 
 
 def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
@@ -90,7 +90,8 @@ def run(job: _Job) -> dict[str, Any]:
     recipe, model, seconds = job.recipe, job.recipe.model, 0.0
     if job.choice is not None:
         options = {**recipe.fields, **recipe.anneal, "num_tokens": job.num_tokens, "seed": job.key["seed"]}
-        record = anneal(progress=None, model=model, data=job.choice.files, out=job.directory, **options)
+        with showing(Silent()):
+            record = anneal(model=model, data=job.choice.files, out=job.directory, **options)
         model, seconds = str(job.directory), record["seconds"]
     checkpoint = Checkpoint(model)
     loaded = checkpoint.load_model(recipe.anneal.get("device", "cpu"), "float32")

@@ -29,7 +29,8 @@ from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.selection import SOLVING_FIELDS, select_documents
+from direct_anneal.progress import Silent, showing
+from direct_anneal.selection import SOLVING_FIELDS, select
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,14 @@ class Choices:
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
         given = {"model": self._recipe.model, **self._recipe.select, **options}
-        select_documents(
-            pool=self._scenario.pool,
-            validation=self._scenario.validation,
-            out=directory,
-            overwrite=True,
-            report=False,
-            **{**self._recipe.fields, **given},
-        )
+        with showing(Silent()):
+            select(
+                pool=self._scenario.pool,
+                validation=self._scenario.validation,
+                out=directory,
+                overwrite=True,
+                **{**self._recipe.fields, **given},
+            )
 
     @cached_property
     def _validation(self) -> Corpus:

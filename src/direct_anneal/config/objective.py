@@ -6,14 +6,13 @@ ours, a module each, and the methods that build and solve; docs/extending.md sho
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from direct_anneal.config.options import described, settle
-from direct_anneal.errors import InputError, option
+from direct_anneal.config.option import described, settling
+from direct_anneal.errors import InputError, option, suggestion
 
 Filter = Literal["newton", "flat", "none"]
 FilterCurvature = Literal["validation", "pool", "both"]
@@ -50,7 +49,7 @@ class ObjectiveConfig:
     meaning: ClassVar[str]
 
     def __post_init__(self) -> None:
-        settle(self)
+        """Check values; each is in the form of its annotation by now."""
 
     def __repr__(self) -> str:
         return described(self)
@@ -81,7 +80,7 @@ T = TypeVar("T", bound=type[ObjectiveConfig])
 
 
 def register(objective: T) -> T:
-    """Make an objective known by its name; a class decorator.
+    """Make an objective known by its name, its values brought into the form of their annotations; a class decorator.
 
     Raises:
         ValueError: another class has that name.
@@ -89,7 +88,7 @@ def register(objective: T) -> T:
     known = _registered.setdefault(objective.name, objective)
     if (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
         raise ValueError(f"objective {objective.name!r} is {known.__module__}.{known.__qualname__} already: rename one")
-    _registered[objective.name] = objective
+    _registered[objective.name] = settling(objective)
     return objective
 
 
@@ -107,13 +106,11 @@ def named(name: str) -> type[ObjectiveConfig]:
     if name in BUILT_IN:
         import_module(f"direct_anneal.objectives.{name}")
     if name not in _registered:
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(
             field="objective",
             must=f"be {', '.join(names()[:-1])} or {names()[-1]}",
             got=name,
-            do=f"{hint}one of your own needs its module in {option('plugin')}",
+            do=suggestion(name, names()) or f"one of your own needs its module in {option('plugin')}",
         )
     return _registered[name]
 

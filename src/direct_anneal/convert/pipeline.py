@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from direct_anneal.config.files import ConvertConfig
+from direct_anneal.config.signature import takes
 from direct_anneal.convert.dcp_metadata import Entry, read_entries, read_tensor, read_value
 from direct_anneal.convert.weight_names import Naming, recognise
 from direct_anneal.errors import InputError
 from direct_anneal.gradients import trainer_groups
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import current_progress
 
 _SHARD_BYTES = 4 * 2**30
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -27,19 +29,13 @@ _BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.
 _GENERATION = "generation_config.json"
 
 
-def convert(
-    checkpoint: str | Path, *, config: str | Path, out: str | Path, progress: Progress | None = None
-) -> dict[str, Any]:
+@takes(ConvertConfig)
+def convert(config: ConvertConfig) -> dict[str, Any]:
     """Write what `torch.distributed.checkpoint` saved, as torchtitan does, as a Hugging Face checkpoint.
 
     Names are Hugging Face's own, or torchtitan's for Llama and Qwen3, whose order of rows in q and k is turned back.
     Adam's moments, where the checkpoint has them for every weight, go into optimizer.pt, in the two parameter groups
     of transformers' Trainer. The number of processes that saved it does not matter. No pickle in it is loaded.
-
-    Args:
-        checkpoint: directory with `.metadata` and the .distcp files.
-        config: the model's config.json, or a directory that has it; a tokenizer beside it is copied.
-        out: new directory, made whole or not at all.
 
     Returns:
         {"naming", "num_weights", "num_parameters", "optimizer" (whether there is one)}.
@@ -50,11 +46,11 @@ def convert(
 
     Cost: memory 4 GiB of weights, and for the optimizer's state all of it.
     """
-    source, out = Path(checkpoint), Path(out)
+    source, out, model_config = Path(config.checkpoint), Path(config.out), Path(config.model_config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out must be a new or empty directory, but {out} is not: choose another")
+        raise InputError(field="out", must="be a new or empty directory", got=f"but {out} is not", do="choose another")
     try:
-        described = Checkpoint(str(Path(config).parent if Path(config).name == "config.json" else config))
+        described = Checkpoint(str(model_config.parent if model_config.name == "config.json" else model_config))
     except InputError as error:
         raise InputError(field="model_config", must=error.must, got=error.got, do=error.do) from error
     model = _skeleton(described)
@@ -68,7 +64,7 @@ def convert(
                 f"the checkpoint must be of --model-config's model, but its {naming.found[name]} has shape "
                 f"{found} where {name} has {shape}: give its own config"
             )
-    shown = progress or Silent()
+    shown = current_progress()
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
     if temporary.exists():
         raise InputError(f"{temporary} is in the way, such as a killed conversion leaves it: remove it")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.config.names import PAPER_SHARE as PAPER_SHARE
+
 Float = NDArray[np.float64]
 Elbow = Callable[[Float], int]
-
-PAPER_SHARE = 0.945
 
 
 def energy_share(share: float = PAPER_SHARE) -> Elbow:

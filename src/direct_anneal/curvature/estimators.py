@@ -6,15 +6,14 @@ M validation samples, R sketch size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.config.names import CurvatureName as CurvatureName
 from direct_anneal.curvature.cutoff import Elbow
 from direct_anneal.curvature.spectrum import Spectrum
-
-CurvatureName = Literal["empirical-fisher", "mc-fisher", "ggn", "hessian"]
 
 FEWEST_TO_HALVE = 4
 

@@ -10,26 +10,25 @@ from typing import Any
 from rich.console import Console
 
 from direct_anneal.demo import DAMAGED, TARGET, demo_model_path, write_demo_corpus
-from direct_anneal.progress import Progress
-from direct_anneal.report import print_summary
+from direct_anneal.progress import current_progress
+from direct_anneal.report import print_summary, try_report
 from direct_anneal.selection import select
 
 FRACTION = 0.2
 FRONTIER = (0.3, 0.6, 1.0)  # budgets that the report shows beside none
 
 
-def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
+def run_demo(directory: Path, *, console: Console) -> None:
     """Write the demo's corpus, run the main job on it, and explain the outcome.
 
     Args:
         directory: receives data/ and selection/.
-        progress: shows the stages.
         console: where the story goes.
 
     Raises:
         InputError: as `write_demo_corpus` and `select`.
     """
-    with progress.stage("Making the demo's documents", "documents") as advance:
+    with current_progress().stage("Making the demo's documents", "documents") as advance:
         corpus = write_demo_corpus(directory / "data")
         advance(sum(corpus.domains.values()))
     pool, damaged = sum(corpus.domains.values()), sum(corpus.domains[name] for name in DAMAGED)
@@ -53,8 +52,8 @@ def run_demo(directory: Path, *, progress: Progress, console: Console) -> None:
         overwrite=True,  # it suggests trying other options on its own directory
         frontier=FRONTIER,
         beside=("energy",),
-        progress=progress,
     )
+    try_report(run.out)
     print_summary(run.manifest, run.out, console)
     _say(console, _meaning(run.manifest))
     _say(

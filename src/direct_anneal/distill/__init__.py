@@ -4,7 +4,7 @@ distil(run="runs/a", out="scorer")
 read_scorer("scorer").scores(["a text"])     # (1,) float32
 """
 
-from direct_anneal.distill.config import DistilConfig
+from direct_anneal.config.distil import DistilConfig
 from direct_anneal.distill.scorer import Scorer, read_scorer, write_scorer
 
 __all__ = ["DistilConfig", "Scorer", "read_scorer", "write_scorer"]

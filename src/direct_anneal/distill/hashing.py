@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_BITS, MAX_BITS = 10, 26  # of the table's size: places are made of 32-bit halves of a hash
-
 _SPACE, _WORD, _MARKS, _ALONE, _INSIDE = range(5)
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # odd: 2⁶⁴ over the golden ratio, as in splitmix64
 _PAIR = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; sets the first word of a pair apart from the second

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from direct_anneal.config.distil import CountedUnit as Unit
+from direct_anneal.config.distil import DistilConfig
 from direct_anneal.data import texts
 from direct_anneal.distill.card import held_out
-from direct_anneal.distill.config import DistilConfig
 from direct_anneal.distill.fit import FOLDS, Hashed, fit, folds_of, frequencies, normal_scores
 from direct_anneal.distill.hashing import tokens, words
-from direct_anneal.distill.scorer import Scorer, Unit, joined, write_scorer
+from direct_anneal.distill.scorer import Scorer, joined, write_scorer
 from direct_anneal.errors import InputError
 from direct_anneal.io.lock import claim
 from direct_anneal.progress import Advance, Progress, Silent

@@ -14,16 +14,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.distill.hashing import MAX_BITS, MIN_BITS, places, tokens, words
+from direct_anneal.config.distil import MAX_BITS, MIN_BITS
+from direct_anneal.config.distil import CountedUnit as Unit
+from direct_anneal.distill.hashing import places, tokens, words
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
-
-Unit = Literal["words", "tokens"]
 
 FORMAT = 1
 CARD, WEIGHTS = "scorer.json", "scorer.safetensors"

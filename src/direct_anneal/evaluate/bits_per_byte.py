@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from direct_anneal.config.evaluate import BATCH_TOKENS
 from direct_anneal.data import Corpus, Names, texts
-
-BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)

@@ -4,97 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from os import PathLike
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.config.options import described, keep, require, require_device, settle
+from direct_anneal.config.evaluate import EvaluateConfig
+from direct_anneal.config.options import keep
+from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
-from direct_anneal.errors import InputError
 from direct_anneal.evaluate.benchmarks import check_benchmarks, score_benchmark
-from direct_anneal.evaluate.bits_per_byte import BATCH_TOKENS, bits_per_byte, count_windows, macro_mean
+from direct_anneal.evaluate.bits_per_byte import bits_per_byte, count_windows, macro_mean
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
 from direct_anneal.io.redaction import redacted
-from direct_anneal.model.checkpoint import Checkpoint, DtypeName
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Progress, current_progress
 
 RECORD = "evaluation.json"
 
-# These change where and how fast a run goes, not what it finds.
-_INCIDENTAL = frozenset({"out", "overwrite", "device", "batch_tokens"})
 
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class EvaluateConfig:
-    """One evaluation, in full.
-
-    Attributes:
-        model: checkpoint directory or hub name.
-        data: files, directories or globs of held-out documents with text; none where there are benchmarks.
-        out: the run's directory.
-        max_length: T, tokens of a window; the model's context, at most 2048, where left out.
-        benchmarks: by name (see `BENCHMARKS`) the JSONL file of its items, or texts "piqa=FILE".
-        limit: the first items of each benchmark alone.
-        run_generated_code: let HumanEval run what the model wrote.
-        device, dtype, batch_tokens, text_field, id_field, domain_field, trust_remote_code, overwrite: as for `select`.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    model: str
-    out: str
-    data: tuple[str, ...] = ()
-    benchmarks: Mapping[str, str] = field(default_factory=dict)
-    limit: int | None = None
-    run_generated_code: bool = False
-    max_length: int | None = None
-    device: str = "cpu"
-    dtype: DtypeName = "float32"
-    batch_tokens: int = BATCH_TOKENS
-    text_field: str | tuple[str, ...] = "text"
-    id_field: str | tuple[str, ...] = "id"
-    domain_field: str | tuple[str, ...] = "domain"
-    trust_remote_code: bool = False
-    overwrite: bool = False
-
-    def __repr__(self) -> str:
-        return described(self)
-
-    def __post_init__(self) -> None:
-        settle(self)
-        object.__setattr__(self, "benchmarks", _by_name(self.benchmarks))
-        require_device(self.device)
-        if not self.data and not self.benchmarks:
-            raise InputError("there must be something to score on: give --data, --benchmark, or both")
-        require(self.limit is None or self.limit >= 1, "limit", "at least 1", self.limit)
-        require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
-
-
-def _by_name(given: object) -> dict[str, str]:
-    """Benchmark → file, from that or from texts "benchmark=file"."""
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(given, Mapping):
-        pairs += given.items()
-    else:
-        for text in given if isinstance(given, list | tuple) else [given]:
-            name, _, path = text.partition("=") if isinstance(text, str) else (text, "", "")
-            pairs.append((name, path))
-    for name, path in pairs:
-        fits = isinstance(name, str) and isinstance(path, str | PathLike) and bool(name) and bool(str(path))
-        require(fits, "benchmark", "NAME=FILE", given)
-    return {name: str(path) for name, path in pairs}
-
-
-def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+@takes(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score a model on held-out documents and benchmarks, and write evaluation.json below `out`.
-
-    Args:
-        progress: shows the stages; silent where left out.
-        options: the fields of `EvaluateConfig`.
 
     Returns:
         the record: configuration, fingerprints, bits per byte by domain and their mean, benchmark scores.
@@ -102,8 +34,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
     Raises:
         InputError: something given cannot be used; says what to do.
     """
-    config = EvaluateConfig(**options)
-    shown = progress or Silent()
+    shown = current_progress()
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     window = checkpoint.window(config.max_length)
@@ -112,7 +43,7 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
     files = {name: Path(path) for name, path in config.benchmarks.items()}
     check_benchmarks(files, run_generated_code=config.run_generated_code)
     wanted = {
-        **{name: value for name, value in asdict(config).items() if name not in _INCIDENTAL},
+        **config.defining,
         "max_length": window,
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for source in sources],

@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from direct_anneal.config.files import ExportConfig
+from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS, Format
 from direct_anneal.export.shards import Document, Exported, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
-from direct_anneal.progress import Advance, Progress, Silent
+from direct_anneal.progress import Advance, current_progress
 from direct_anneal.run.finished import FinishedRun, open_finished
 
 RECORD = "export.json"
@@ -40,38 +42,16 @@ _PROVENANCE = pa.schema(
 )
 
 
-def export(
-    run: str | Path,
-    *,
-    to: str,
-    out: str | Path,
-    shard_size: int | None = None,
-    seed: int = 0,
-    mixture_share: float = 1.0,
-    sequence_length: int | None = None,
-    eos_id: int | None = None,
-    trust_remote_code: bool = False,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+@takes(ExportConfig)
+def export(config: ExportConfig) -> dict[str, Any]:
     """Write a run's chosen documents in the format that a trainer reads.
 
     Documents are shuffled: trainers cut windows out of neighbours, or read from the front, and neighbours in a pool are
     alike. The order hangs on ids and seed alone, not on the pool's order or files. In formats of tokens these are the
     run's own, with the end token after each document that does not end in it.
 
-    Args:
-        run: the directory of a finished `select` or `solve`.
-        to: a name in `FORMATS`.
-        out: directory, made whole or not at all: the format's files, provenance.parquet (id, source, row, domain,
-            num_tokens as written, file, place in it: a row, or a token), snippet.py or the like, and export.json.
-        shard_size: bytes of a file before compression, unless one document is longer; the format's own if None.
-        seed: of the order.
-        mixture_share: of the training data, for the snippet; the rest is the stable phase's.
-        sequence_length: T of the trainer: samples of mds have this length; the run's window if None.
-        eos_id: the end token; the checkpoint's if None.
-        trust_remote_code: as for `select`; never taken from the run.
-        overwrite: replace an earlier export in `out`.
+    `out` gets the files of the format, provenance.parquet (id, source, row, domain, num_tokens as written, file, place:
+    a row, or a token), snippet.py or the like, and export.json.
 
     Returns:
         what export.json says, and the snippet.
@@ -82,14 +62,14 @@ def export(
 
     Cost: memory O(K) and one shard at most; disk the output, and for records their text once more while it runs.
     """
-    out, format = Path(out), _checked(to, shard_size, seed, mixture_share, sequence_length, eos_id)
-    opened = open_finished(Path(run), trust_remote_code=trust_remote_code)
-    setting = _setting(opened, format, shard_size, sequence_length, eos_id)
+    out, to, format = Path(config.out), config.to, FORMATS[config.to]
+    opened = open_finished(Path(config.run), trust_remote_code=config.trust_remote_code)
+    setting = _setting(opened, format, config.shard_size, config.sequence_length, config.eos_id)
     if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
-        raise InputError(f"--shard-size must be below 4 GiB for mds, got {setting.shard_bytes:,} bytes")
-    shown = progress or Silent()
-    with _new_directory(out, overwrite=overwrite) as temporary:
-        order = shuffled(opened.pool, opened.selected, seed)
+        raise InputError(field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes")
+    shown = current_progress()
+    with _new_directory(out, overwrite=config.overwrite) as temporary:
+        order = shuffled(opened.pool, opened.selected, config.seed)
         records = None
         if format.holds == "records":
             with shown.stage("Reading the chosen", "documents", len(order)) as advance:
@@ -100,16 +80,16 @@ def export(
             files = _write(opened.pool, order, writer, setting.eos_id, records, temporary, advance)
         if records is not None:
             records.remove()
-        exported = Exported(out=out.as_posix(), setting=setting, share=mixture_share, files=files)
+        exported = Exported(out=out.as_posix(), setting=setting, share=config.mixture_share, files=files)
         snippet = format.snippet(exported)
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
         prompts = int((opened.pool.num_prompt[order] > 0).sum())
         record = {
             "format": to,
-            "run": str(run),
-            "seed": seed,
+            "run": config.run,
+            "seed": config.seed,
             "shard_bytes": setting.shard_bytes,
-            "mixture_share": mixture_share,
+            "mixture_share": config.mixture_share,
             "eos_id": setting.eos_id,
             "sequence_length": setting.window if to == "mds" else None,
             "num_documents": len(order),
@@ -130,28 +110,6 @@ def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
         keyed = (hashlib.blake2b(id.encode(), digest_size=16, key=str(seed).encode()).digest() for id in ids)
         digests[start : start + len(ids)] = np.frombuffer(b"".join(keyed), dtype=">u8").reshape(-1, 2)
     return positions[np.lexsort((digests[:, 1], digests[:, 0]))]
-
-
-def _checked(
-    to: str,
-    shard_size: int | None,
-    seed: int,
-    mixture_share: float,
-    sequence_length: int | None,
-    eos_id: int | None,
-) -> Format:
-    if to not in FORMATS:
-        raise InputError(f"--to must be one of {', '.join(FORMATS)}, got {to}")
-    for name, holds, must, got in (
-        ("shard-size", shard_size is None or shard_size >= 1, "at least 1 byte", shard_size),
-        ("seed", seed >= 0, "at least 0", seed),
-        ("mixture-share", 0 < mixture_share <= 1, "in (0, 1]", mixture_share),
-        ("sequence-length", sequence_length is None or sequence_length >= 2, "at least 2", sequence_length),
-        ("eos-id", eos_id is None or eos_id >= 0, "at least 0", eos_id),
-    ):
-        if not holds:
-            raise InputError(f"--{name} must be {must}, got {got}")
-    return FORMATS[to]
 
 
 def _setting(

@@ -10,21 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from direct_anneal.config.names import SKETCH_SIZE
+from direct_anneal.config.names import ProjectionName as ProjectionName
+from direct_anneal.config.names import Reduction as Reduction
 from direct_anneal.gradients.batches import Batch, Collate, LossFunction, SampleBatch, TokenBatch
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, whole
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
-
-ProjectionName = Literal["two-sided", "gaussian"]
-Reduction = Literal["mean", "sum"]
 
 FACTOR_SIZE = 64
 SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
@@ -94,7 +94,7 @@ class GradientSketcher:
     def __init__(
         self,
         model: nn.Module,
-        sketch_size: int = 2048,
+        sketch_size: int = SKETCH_SIZE,
         projection: ProjectionName = "two-sided",
         seed: int = 0,
         *,

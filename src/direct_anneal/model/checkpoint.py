@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from direct_anneal.config.names import DtypeName as DtypeName
 from direct_anneal.errors import InputError, option
 from direct_anneal.model.weights import (
     WEIGHTS,
@@ -22,8 +23,6 @@ from direct_anneal.model.weights import (
     require_sizes,
     stored_tensors,
 )
-
-DtypeName = Literal["float32", "bfloat16", "float16"]
 
 DEFAULT_WINDOW = 2048
 

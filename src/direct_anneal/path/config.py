@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
-from direct_anneal.config.options import described, require, settle
-from direct_anneal.errors import InputError, option
-from direct_anneal.train.schedules import ScheduleName
+from direct_anneal.config.names import ScheduleName
+from direct_anneal.config.option import affecting, configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.shared import MACHINE, device_option
+from direct_anneal.config.types import Numbers, OptionalPath
+from direct_anneal.errors import InputError
+from direct_anneal.errors import option as named
 
-# They change where and how fast the path is walked and scored, not where it leads.
-_INCIDENTAL = frozenset({"device", "checkpoint_steps"})
+PATH = "descent path"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@configuration
 class PathConfig:
     """How the checkpoint is annealed on the validation set, and how documents are scored along the way.
-
-    Attributes:
-        learning_rates: peak rates to try; the one with which the first fold, left out, gains most is taken.
-        max_passes: the longest walk, in passes over the validation set; the depth is found within it.
-        num_folds: k; for each fold a walk on the others tells how deep the left-out fold still gains. 0: no search, the
-            one rate of `learning_rates` is taken for `max_passes` passes.
-        scored_ends: "whole": the pool is scored at the end of one walk on all of the validation set; "folds": at the
-            end of each fold's walk, and the losses are averaged. A document of the pool whose tokens are also a
-            validation document's is scored by folds that did not see it, either way.
-        schedule: how the rate falls: "linear", "1-sqrt", "cosine" or "constant".
-        warm_up: share of the steps in which the rate rises.
-        optimizer: optimizer.pt of the checkpoint, whose moments the walk starts with; fresh ones where left out.
-        weight_decay, beta1, beta2, clip: of AdamW, and the largest gradient norm.
-        window: tokens of a training window, at most; the model's context, at most 512, where left out.
-        batch_tokens: tokens of a step; where left out, a 32nd of the validation set, between one window and 16,384.
-        seed: of the order of documents.
-        device, dtype: where, and the precision of forward passes; weights and moments are float32 while walking.
-        checkpoint_steps: a walk that was killed goes on from the last multiple of this.
 
     Raises:
         InputError: a value is out of range.
     """
 
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    max_passes: float = 3.0
-    num_folds: int = 3
-    scored_ends: Literal["whole", "folds"] = "whole"
-    schedule: ScheduleName = "linear"
-    warm_up: float = 0.05
-    optimizer: str | None = None
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
-    window: int | None = None
-    batch_tokens: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_steps: int = 50
-
-    def __repr__(self) -> str:
-        return described(self)
+    learning_rates: Numbers = option(
+        default=(3e-4, 1e-3, 3e-3),
+        group=PATH,
+        metavar="X1,X2,...",
+        help="peak rates to try; the one with which the first fold, left out, gains most is taken",
+    )
+    max_passes: float = option(
+        default=3.0,
+        group=PATH,
+        metavar="P",
+        help="longest walk, in passes over the validation set; the depth is found within it",
+    )
+    num_folds: int = option(
+        default=3,
+        group=PATH,
+        metavar="N",
+        help="folds; for each a walk on the others tells how deep the left-out fold still gains. 0: no search, one "
+        "rate for max_passes",
+    )
+    scored_ends: Literal["whole", "folds"] = option(
+        default="whole",
+        group=PATH,
+        help="whole: the pool is scored at the end of one walk on all of the validation set; folds: at the end of each "
+        "fold's, and averaged. A document of the pool that is in the validation set, too, is scored by folds that did "
+        "not see it, either way",
+    )
+    schedule: ScheduleName = option(default="linear", group=PATH, help="how the rate falls")
+    warm_up: float = option(default=0.05, group=PATH, metavar="X", help="share of the steps in which the rate rises")
+    optimizer: OptionalPath = option(
+        default=None,
+        unset="fresh moments",
+        group=PATH,
+        metavar="FILE",
+        help="optimizer.pt of the checkpoint, whose moments the walk starts with",
+    )
+    weight_decay: float = option(default=0.0, group=PATH, metavar="X", help="of AdamW")
+    beta1: float = option(default=0.9, group=PATH, metavar="X", help="of AdamW")
+    beta2: float = option(default=0.95, group=PATH, metavar="X", help="of AdamW")
+    clip: float = option(default=1.0, group=PATH, metavar="X", help="largest gradient norm")
+    window: int | None = option(
+        default=None, unset="the context, at most 512", group=PATH, metavar="T", help="tokens of a training window"
+    )
+    batch_tokens: int | None = option(
+        default=None,
+        unset="a 32nd of the validation set, between one window and 16,384",
+        group=PATH,
+        metavar="N",
+        help="tokens of a step",
+    )
+    seed: int = option(default=0, group=PATH, metavar="S", help="of the order of documents")
+    device: str = device_option()
+    dtype: Literal["float32", "bfloat16"] = option(
+        default="float32", group=MACHINE, help="of forward passes; weights and moments are float32 while walking"
+    )
+    checkpoint_steps: int = option(
+        default=50,
+        affects="nothing",
+        group=MACHINE,
+        metavar="N",
+        help="a killed walk goes on from the last of these steps",
+    )
 
     def __post_init__(self) -> None:
-        settle(self)
         rates = self.learning_rates
-        fit = isinstance(rates, tuple | list) and len(rates) and all(0 < float(rate) < 10 for rate in rates)
+        fit = len(rates) and all(0 < rate < 10 for rate in rates)
         require(bool(fit), "learning_rates", "one or more numbers above 0 and below 10", rates)
-        object.__setattr__(self, "learning_rates", tuple(float(rate) for rate in rates))
         require(self.max_passes > 0, "max_passes", "above 0", self.max_passes)
         require(self.num_folds != 1 and self.num_folds >= 0, "num_folds", "0, or at least 2", self.num_folds)
         if self.num_folds == 0 and (len(self.learning_rates) > 1 or self.scored_ends == "folds"):
@@ -73,7 +97,7 @@ class PathConfig:
                 field="num_folds",
                 must="be at least 2 where there is something to find out or to average over them",
                 got=0,
-                do=f"pass one rate in {option('learning_rates')} and leave {option('scored_ends')} at whole, or more "
+                do=f"pass one rate in {named('learning_rates')} and leave {named('scored_ends')} at whole, or more "
                 "folds",
             )
         for field in ("warm_up", "beta1", "beta2"):
@@ -88,4 +112,5 @@ class PathConfig:
     @property
     def defining(self) -> dict[str, Any]:
         """What the losses depend on."""
-        return {name: value for name, value in asdict(self).items() if name not in _INCIDENTAL}
+        incidental = affecting(type(self), "nothing")
+        return {name: value for name, value in asdict(self).items() if name not in incidental}

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.objective import ObjectiveConfig, named
+from direct_anneal.config.objective_options import OBJECTIVE_FIELDS
 from direct_anneal.config.options import OPTIONS_FILE, keep
-from direct_anneal.config.select import OBJECTIVE_FIELDS, SOLVING_FIELDS, FeaturesConfig, SelectConfig, import_plugin
+from direct_anneal.config.select import SelectConfig, import_plugin
 from direct_anneal.curvature import PAPER_SHARE
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
@@ -71,7 +73,7 @@ _DEPENDENT: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
+def claim(out: Path, config: FeaturesConfig, max_length: int) -> Iterator[None]:
     """Hold the directory as this run's own. An unfinished run may be taken over by any other, which then calls `mark`.
 
     Raises:
@@ -91,7 +93,7 @@ def claim(out: Path, config: SelectConfig, max_length: int) -> Iterator[None]:
         yield
 
 
-def mark(out: Path, config: SelectConfig, max_length: int) -> None:
+def mark(out: Path, config: FeaturesConfig, max_length: int) -> None:
     """Say of which configuration an unfinished run is: for `recorded`, and once what is there has proved to fit it."""
     if not (out / "manifest.json").exists():
         write_json(out / MARK, _resolved(config, max_length))
@@ -140,13 +142,13 @@ def recorded(run: Path, changes: dict[str, Any]) -> SelectConfig:
     return config
 
 
-def is_of_another(out: Path, config: SelectConfig, max_length: int) -> bool:
+def is_of_another(out: Path, config: FeaturesConfig, max_length: int) -> bool:
     """Whether a finished run lies there that was configured otherwise."""
     finished = out / "manifest.json"
     return finished.exists() and _difference(finished, _resolved(config, max_length)) is not None
 
 
-def retire(out: Path, config: SelectConfig, max_length: int) -> None:
+def retire(out: Path, config: FeaturesConfig, max_length: int) -> None:
     """Remove what an earlier run wrote at its end, the manifest that vouches for it first; features stay."""
     finished = out / "manifest.json"
     try:
@@ -164,9 +166,8 @@ def retire(out: Path, config: SelectConfig, max_length: int) -> None:
     _keep(out, config)
 
 
-def _keep(out: Path, config: SelectConfig) -> None:
-    without = SOLVING_FIELDS if isinstance(config, FeaturesConfig) else frozenset[str]()
-    keep({name: value for name, value in config.in_full.items() if name not in without}, out)
+def _keep(out: Path, config: FeaturesConfig) -> None:
+    keep(config.in_full, out)
 
 
 def _sweep(out: Path) -> None:
@@ -176,7 +177,7 @@ def _sweep(out: Path) -> None:
             (directory / (name + TEMPORARY_SUFFIX)).unlink(missing_ok=True)
 
 
-def _resolved(config: SelectConfig, max_length: int) -> dict[str, Any]:
+def _resolved(config: FeaturesConfig, max_length: int) -> dict[str, Any]:
     """What the result depends on, as JSON gives it back."""
     content = redacted({**config.defining, "max_length": max_length})
     wanted: dict[str, Any] = json.loads(json.dumps(content))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from direct_anneal.config.select import SelectConfig
+from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, expand, tell_passed_over
 from direct_anneal.errors import InputError
 from direct_anneal.model.checkpoint import Checkpoint
 
 
-def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
+def sources_of(role: str, config: FeaturesConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator, config.token_dtype, config.eos_id)
     passed_over: list[Path] = []
@@ -27,6 +27,6 @@ def sources_of(role: str, config: SelectConfig, checkpoint: Checkpoint, out: Pat
     return sources
 
 
-def fields_of(config: SelectConfig) -> Fields:
+def fields_of(config: FeaturesConfig) -> Fields:
     """Where a record's text, id, domain and prompt are."""
     return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)

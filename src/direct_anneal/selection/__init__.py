@@ -1,8 +1,18 @@
 """The main job: from a checkpoint, a pool and a validation set to the chosen documents."""
 
-from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig
+from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
 from direct_anneal.selection.choose import Run
-from direct_anneal.selection.pipeline import Features, features, reselect, select, select_documents
+from direct_anneal.selection.in_memory import select_samples
+from direct_anneal.selection.pipeline import (
+    Features,
+    compute_features,
+    features,
+    reselect,
+    select,
+    select_again,
+    select_documents,
+)
 from direct_anneal.selection.planning import Plan, plan
 from direct_anneal.selection.selector import DirectSelector
 
@@ -10,12 +20,17 @@ __all__ = [
     "SOLVING_FIELDS",
     "DirectSelector",
     "Features",
+    "FeaturesConfig",
     "Plan",
     "Run",
     "SelectConfig",
+    "SolveConfig",
+    "compute_features",
     "features",
     "plan",
     "reselect",
     "select",
+    "select_again",
     "select_documents",
+    "select_samples",
 ]

@@ -188,7 +188,7 @@ def choose(
 
     coverage = read_coverage(gathered.directory)
     found += checks.of_coverage(coverage)
-    found += checks.of_spectrum(estimate.whole, crossed, known_in_part=config.num_eigenpairs is not None)
+    found += checks.of_spectrum(estimate.whole, crossed, known_in_part=config.eigenpairs is not None)
     found += checks.of_corpus(pool_corpus, pool, "pool")
     found += checks.of_corpus(validation_corpus, validation, "validation")
     found += checks.of_overlap(pool_corpus, validation_corpus)

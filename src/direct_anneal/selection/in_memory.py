@@ -6,81 +6,90 @@ N samples, M of them for validation, K selected, R sketch size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from direct_anneal.config.objective import (
-    DEFAULT_OBJECTIVE,
-    Filter,
-    FilterCurvature,
-    Gradients,
-    Noise,
-    ObjectiveConfig,
-    Ratio,
-    Reference,
-)
-from direct_anneal.curvature import PAPER_SHARE
-from direct_anneal.errors import InputError, named_as_in_python
+from direct_anneal.config.names import SKETCH_SIZE, ProjectionName
+from direct_anneal.config.option import configuration, declared, option
+from direct_anneal.config.options import require
+from direct_anneal.config.selector import SelectorConfig
+from direct_anneal.config.signature import takes
+from direct_anneal.config.types import OptionalTexts
+from direct_anneal.errors import InputError
 from direct_anneal.features.load import reasons_to_leave_out
-from direct_anneal.gradients import Collate, GradientSketcher, LossFunction, ProjectionName
-from direct_anneal.progress import Advance, Progress, Silent
+from direct_anneal.gradients import Collate, GradientSketcher, LossFunction
+from direct_anneal.progress import Advance, current_progress
 from direct_anneal.selection.selector import DirectSelector
 from direct_anneal.solver import Selection
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _BATCH_SIZE = 32
 
 Float = NDArray[np.float64]
 
 
-@named_as_in_python()
-def select_samples(
-    model: nn.Module,
-    samples: Sequence[Any],
-    validation: Sequence[Any],
-    loss_fn: LossFunction,
-    *,
-    num_selected: int | None = None,
-    fraction: float | None = None,
-    objective: str | ObjectiveConfig = DEFAULT_OBJECTIVE,
-    target_scale: float | None = None,
-    budget_ratio: Ratio | None = None,
-    budget_reference: Reference | None = None,
-    filter: Filter | None = None,
-    damping: float | None = None,
-    filter_curvature: FilterCurvature | None = None,
-    gradients: Gradients | None = None,
-    noise: Noise | None = None,
-    elbow: float | Literal["gap"] = PAPER_SHARE,
-    sketch_size: int = 2048,
-    projection: ProjectionName = "two-sided",
-    seed: int = 0,
-    batch_size: int | None = None,
-    collate: Collate = default_collate,
-    parameters: Sequence[str] | None = None,
-    scales: Mapping[str, Tensor] | None = None,
-    progress: Progress | None = None,
-) -> Selection:
+@configuration
+class SamplesConfig(SelectorConfig):
+    """Options of `select_samples`."""
+
+    module: nn.Module = option(kw_only=False, python_only=True, help="any module")
+    samples: Sequence[Any] = option(
+        kw_only=False, python_only=True, help="the pool, N: anything with a length and positions"
+    )
+    validation: Sequence[Any] = option(
+        kw_only=False, python_only=True, help="M; the halves that are held out are even and odd positions"
+    )
+    loss_fn: LossFunction = option(
+        kw_only=False, python_only=True, help="(module, batch) -> one loss for each sample, shape (B,)"
+    )
+    sketch_size: int = option(default=SKETCH_SIZE, help="numbers per sketched gradient")
+    projection: ProjectionName = option(default="two-sided", help="the fast sketch, or the paper's dense one")
+    seed: int = option(default=0, help="of the projection")
+    batch_size: int | None = option(
+        default=None,
+        unset=f"{_BATCH_SIZE}, more for a dense Gaussian",
+        help="samples that flow through the module at once",
+    )
+    collate: Collate = option(
+        default=default_collate, unset="torch's default", python_only=True, help="makes a batch of a list of samples"
+    )
+    parameters: OptionalTexts = option(
+        default=None, unset="all", help="patterns of the names of the parameters whose gradients count"
+    )
+    scales: Mapping[str, Tensor] | None = option(
+        default=None, python_only=True, help="by parameter, as `adam_scales` has them"
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, nn.Module):
+            raise InputError(
+                field="module", must="be an nn.Module where samples are given", got=type(self.module).__name__
+            )
+        for name, given in (("samples", self.samples), ("validation", self.validation)):
+            if not len(given):
+                raise InputError(field=name, must="hold at least one sample", got="none")
+        super().__post_init__()
+        count, chosen = len(self.samples), self.num_selected
+        fits = chosen is None or 1 <= chosen <= count
+        require(fits, "num_selected", f"in 1..{count}, the number of samples", chosen)
+        require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+
+
+@takes(SamplesConfig)
+def select_samples(config: SamplesConfig) -> Selection:
     """Choose samples for any module under any loss. For a causal LM, `loss_fn` returns mean token losses, shape (B,).
 
     Ties break by position. The result does not depend on `batch_size` beyond float rounding. Samples whose gradient is
     NaN, infinite or above 100 times the median norm are left out, and a warning names their positions; K or the
     fraction is of the others.
-
-    Args:
-        samples: the pool, N: anything with a length and positions.
-        validation: M; halves that are held out (`budget_reference="validation"`) are even and odd positions.
-        loss_fn, collate: as `GradientSketcher.sketch_samples` takes them.
-        num_selected, fraction: K, or K / N; exactly one is given.
-        batch_size: samples that flow through the model at once; 32 where left out, more for a dense Gaussian.
-        sketch_size, projection, seed, parameters, scales: of the `GradientSketcher`.
-        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
-            elbow: as in `SelectConfig`.
-        progress: shows the stages; silent where left out.
 
     Returns:
         Its indices are positions in `samples`; what is left out has weight 0 and score NaN.
@@ -99,41 +108,48 @@ def select_samples(
     >>> len(select_samples(nn.Linear(2, 1), data[:6], data[6:], squared_error, num_selected=2, sketch_size=8).indices)
     2
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be an nn.Module where samples are given, got {type(model).__name__}")
-    for name, given in (("samples", samples), ("validation", validation)):
-        if not len(given):
-            raise InputError(f"{name} must hold at least one sample, got none")
-    if num_selected is not None and not 1 <= num_selected <= len(samples):
-        raise InputError(f"num_selected must be in 1..{len(samples)}, the number of samples, got {num_selected}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    selector = DirectSelector(
-        num_selected=num_selected,
-        fraction=fraction,
-        objective=objective,
-        target_scale=target_scale,
-        filter=filter,
-        damping=damping,
-        filter_curvature=filter_curvature,
-        gradients=gradients,
-        noise=noise,
-        budget_ratio=budget_ratio,
-        budget_reference=budget_reference,
-        elbow=elbow,
+    selector = DirectSelector(**{name: getattr(config, name) for name in declared(SelectorConfig)})
+    sketcher = GradientSketcher(
+        config.module,
+        config.sketch_size,
+        config.projection,
+        config.seed,
+        parameters=config.parameters,
+        scales=config.scales,
     )
-    selector.check()  # before the long part
-    sketcher = GradientSketcher(model, sketch_size, projection, seed, parameters=parameters, scales=scales)
-    size = batch_size or _BATCH_SIZE * sketcher.projection.batch_factor
+    size = config.batch_size or _BATCH_SIZE * sketcher.projection.batch_factor
     usable, sketches = {}, {}
-    for name, given in (("validation", validation), ("samples", samples)):  # the small one shows trouble early
-        with (progress or Silent()).stage(f"Gradients of the {name}", "samples", len(given)) as advance:
-            usable[name], sketches[name] = _sketched(sketcher, name, given, loss_fn, collate, size, advance)
-    kept = usable["samples"]
+    # The small one first: it shows trouble early.
+    for name, given in (("validation", config.validation), ("samples", config.samples)):
+        with current_progress().stage(f"Gradients of the {name}", "samples", len(given)) as advance:
+            usable[name], sketches[name] = _sketched(
+                sketcher, name, given, config.loss_fn, config.collate, size, advance
+            )
+    count, kept = len(config.samples), usable["samples"]
     selection = selector.fit(sketches["validation"]).select(sketches["samples"])
-    weights, scores = np.zeros(len(samples)), np.full(len(samples), np.nan)
+    weights, scores = np.zeros(count), np.full(count, np.nan)
     weights[kept], scores[kept] = selection.weights, selection.scores
     return Selection(**{**vars(selection), "indices": kept[selection.indices], "weights": weights, "scores": scores})
+
+
+def accepting_samples(function: Callable[P, R]) -> Callable[P, R]:
+    """Hand calls with a module and samples on to `select_samples`, which for one release are `select`'s as well."""
+
+    @wraps(function)
+    def called(*args: P.args, **given: P.kwargs) -> R:
+        if not args and not isinstance(given.get("model"), nn.Module):
+            return function(*args, **given)
+        warnings.warn(
+            "select(module, samples, ...) is called select_samples now: use that name", DeprecationWarning, stacklevel=2
+        )
+        options: dict[str, Any] = dict(given)
+        if "model" in options:
+            options["module"] = options.pop("model")
+        chosen: Any = select_samples
+        selection: R = chosen(*args, **options)
+        return selection
+
+    return called
 
 
 def _sketched(

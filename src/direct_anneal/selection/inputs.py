@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, Source, check_fields, check_writable, prepare
 from direct_anneal.model.checkpoint import Checkpoint
@@ -19,7 +20,7 @@ from direct_anneal.selection.stages import Stages
 
 
 @contextmanager
-def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator[Gathered]:
+def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterator[Gathered]:
     """Read the documents and compute what gradients are missing; the run's directory is held until the end.
 
     Args:
@@ -38,8 +39,8 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
         pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
         validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
         found += check_fields(fields_of(config), {"pool": pool_corpus, "validation": validation_corpus})
-        size = config.size_of(pool_corpus.num_tokens)  # both to fail before the long part
-        constraints(config, pool_corpus.index, *size)
+        if isinstance(config, SelectConfig):  # both to fail before the long part
+            constraints(config, pool_corpus.index, *config.size_of(pool_corpus.num_tokens))
         stages.note(_extent(config, pool_corpus, validation_corpus))
 
         with Sketching(config, checkpoint, max_length, stages, found) as sketch:
@@ -60,7 +61,7 @@ def gathered(config: SelectConfig, stages: Stages, found: list[str]) -> Iterator
         )
 
 
-def _extent(config: SelectConfig, pool: Corpus, validation: Corpus) -> str:
+def _extent(config: FeaturesConfig, pool: Corpus, validation: Corpus) -> str:
     """What is known beforehand of the long part."""
     num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
     num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)
@@ -71,7 +72,7 @@ def _extent(config: SelectConfig, pool: Corpus, validation: Corpus) -> str:
 
 
 def _read(
-    role: str, sources: list[Source], config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
+    role: str, sources: list[Source], config: FeaturesConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
 ) -> Corpus:
     with stages.stage(f"Reading the {role}", "documents") as advance:
         return prepare(

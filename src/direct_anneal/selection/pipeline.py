@@ -1,93 +1,49 @@
-"""`select`, top to bottom as the method goes; `features`, which ends before choosing; `reselect`, which begins so."""
+"""`select`, top to bottom as the method goes; `compute_features` ends before choosing, `select_again` begins there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from torch import nn
-
-from direct_anneal.config.select import SOLVING_FIELDS, FeaturesConfig, SelectConfig
+from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.select import SelectConfig, SolveConfig
+from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import check_writable, reopen
-from direct_anneal.errors import InputError, named_as_in_python
+from direct_anneal.distributed import check_installed
+from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.gradients import GradientSketcher, LossFunction
+from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.directory import claim, is_of_another, mark, read_coverage, recorded, retire
 from direct_anneal.run.sources import fields_of, sources_of
 from direct_anneal.selection.choose import Gathered, Run, choose
-from direct_anneal.selection.in_memory import select_samples
+from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.inputs import gathered
+from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.stages import Stages
-from direct_anneal.solver import Selection
 
 
-@overload
-def select(
-    *,
-    progress: Progress | None = None,
-    frontier: tuple[float, ...] | None = None,
-    report: bool = True,
-    **options: Any,
-) -> Run: ...
-
-
-@overload
-def select(
-    model: nn.Module,
-    samples: Sequence[Any],
-    validation: Sequence[Any],
-    loss_fn: LossFunction,
-    *,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Selection: ...
-
-
-@named_as_in_python()
-def select(*module_and_samples: Any, progress: Progress | None = None, **options: Any) -> Run | Selection:
+@accepting_samples
+@takes(SelectConfig)
+def select(config: SelectConfig) -> Run:
     """Choose the documents to anneal on, and write them with the evidence beside them.
 
-    With a module first, and samples and a loss after it, as `select_samples`: in memory.
-
-    Otherwise everything is written below `out`. A run that was interrupted goes on where it stopped; one that is
-    complete is solved again from its features, in seconds.
-
-    Args:
-        progress: shows the stages; silent where left out.
-        frontier: as for `reselect`.
-        report: write report.html, too (the default). Should that fail, it is a warning: the selection is whole by then.
-        options: the fields of `SelectConfig`.
+    Everything is written below `out`. A run that was interrupted goes on where it stopped; one that is complete is
+    solved again from its features, in seconds.
 
     Raises:
         InputError: something given cannot be used, or the budget cannot be met; says what to do.
 
     Source: arXiv:2605.31175, Algorithms 1 and 2, with the departures numbered in docs/departures.md.
     """
-    if module_and_samples or isinstance(options.get("model"), nn.Module):
-        return select_samples(*module_and_samples, progress=progress, **options)
-    return select_documents(progress=progress, **options)
-
-
-def select_documents(
-    *,
-    progress: Progress | None = None,
-    frontier: tuple[float, ...] | None = None,
-    report: bool = True,
-    **options: Any,
-) -> Run:
-    """`select` of documents, whose errors name flags, as the command line has them."""
-    config = SelectConfig(**options)
-    stages, found = Stages(progress or Silent()), list[str]()
+    check_machine(config)
+    stages, found = Stages(current_progress()), list[str]()
     with gathered(config, stages, found) as of_run:
-        run = choose(config, of_run, stages, found, frontier=frontier)
-        if report:
-            _report(run, stages)
-        return run
+        return choose(config, of_run, stages, found, frontier=config.frontier)
 
 
 @dataclass(frozen=True)
@@ -95,7 +51,7 @@ class Features:
     """What `features` leaves.
 
     Attributes:
-        out: the directory, for `reselect` or for `select` to go on in.
+        out: the directory, for `select_again` or for `select` to go on in.
         corpora: of "pool" and "validation" what the manifest of a selection says of them.
         warnings: remarks for the user.
     """
@@ -105,20 +61,15 @@ class Features:
     warnings: list[str]
 
 
-def features(*, progress: Progress | None = None, **options: Any) -> Features:
+@takes(FeaturesConfig)
+def compute_features(config: FeaturesConfig) -> Features:
     """Compute and store the gradients of pool and validation set, as `select` does before it chooses.
-
-    Args:
-        progress: shows the stages; silent where left out.
-        options: the fields of `SelectConfig`, but those that choosing alone depends on (`SOLVING_FIELDS`).
 
     Raises:
         InputError: something given cannot be used; says what to do.
     """
-    if solving := sorted(SOLVING_FIELDS & options.keys()):
-        raise InputError(f"features are the same for every selection, but got {', '.join(solving)}: pass that to solve")
-    config = FeaturesConfig(**options)
-    stages, found, out = Stages(progress or Silent()), list[str](), Path(config.out)
+    check_machine(config)
+    stages, found, out = Stages(current_progress()), list[str](), Path(config.out)
     with gathered(config, stages, found) as of_run:
         if config.overwrite and is_of_another(out, config, of_run.max_length):
             retire(out, config, of_run.max_length)
@@ -130,30 +81,21 @@ def features(*, progress: Progress | None = None, **options: Any) -> Features:
         return Features(out, {role: manifest.corpus_entry(*part) for role, part in parts.items()}, found)
 
 
-def reselect(
-    run: str | Path,
-    *,
-    progress: Progress | None = None,
-    frontier: tuple[float, ...] | None = None,
-    report: bool = True,
-    **options: Any,
-) -> Run:
+@takes_changes(SolveConfig)
+def select_again(changes: Mapping[str, Any]) -> Run:
     """Choose again from the features of a run, in seconds: the model is not loaded, and that run is left as it is.
 
-    Args:
-        run: the directory of a `select` run whose features are complete, finished otherwise or not; or of `features`.
-        progress: shows the stages; silent where left out.
-        frontier: also solve under these budget ratios, or where empty under a grid of them, and write
-            frontier.parquet: objective, bound, budget used and composition by domain for each.
-        report: as for `select`.
-        options: `out`, and those fields of `SelectConfig` in which this selection differs from that run: size,
-            objective, budget, elbow, floors and ceilings, forced documents.
+    The run is of `select`, its features complete, finished otherwise or not; or of `features`. What is not given is as
+    it was for that run.
 
     Raises:
         InputError: the run's features are not complete, its documents have changed since, or as for `select`.
     """
-    config = recorded(Path(run), options)
-    stages = Stages(progress or Silent())
+    run = changes["run"]
+    config = recorded(Path(run), {name: value for name, value in changes.items() if name != "run"})
+    if config.engine == "ray":
+        check_installed()
+    stages = Stages(current_progress())
     origin, out = Path(run), Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     max_length = checkpoint.window(config.max_length)
@@ -182,8 +124,8 @@ def reselect(
 
     def no_model() -> GradientSketcher:
         raise InputError(
-            f"solve loads no model, and {origin} has kept no such curvature: run select there with --curvature "
-            f"{config.curvature} first"
+            f"solve loads no model, and {origin} has kept no such curvature: run select there with "
+            f"{option('curvature')} {config.curvature} first"
         )
 
     of_run = Gathered(
@@ -199,15 +141,9 @@ def reselect(
     )
     with claim(out, config, max_length):
         mark(out, config, max_length)
-        chosen = choose(config, of_run, stages, found, frontier=frontier)
-        if report:
-            _report(chosen, stages)
-        return chosen
+        return choose(config, of_run, stages, found, frontier=config.frontier)
 
 
-def _report(run: Run, stages: Stages) -> None:
-    from direct_anneal.report import try_report  # rich, which a library need not bring along
-
-    with stages.stage("Report", "page", 1) as advance:
-        try_report(run.out)
-        advance(1)
+select_documents = select
+features = renamed(compute_features, "features")
+reselect = renamed(select_again, "reselect")

@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 
 from direct_anneal.config.options import require_device
 from direct_anneal.config.select import SelectConfig
+from direct_anneal.config.signature import takes
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
 from direct_anneal.data import Part, check_writable, sample, write_selected
 from direct_anneal.errors import InputError
@@ -33,12 +34,14 @@ from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives import SelectionObjective
 from direct_anneal.objectives.within import solve_within
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import Progress, Silent, current_progress
 from direct_anneal.run.sources import fields_of, sources_of
 from direct_anneal.selection.choose import inputs_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
+from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.sketching import Sketching
+from direct_anneal.selection.spectrum import elbow_rule
 from direct_anneal.selection.stages import Stages
 
 NUM_SAMPLED = 1024  # records that are read of each corpus
@@ -78,31 +81,25 @@ class Plan:
     remarks: list[str]
 
 
-def plan(
-    *,
-    progress: Progress | None = None,
-    clock: Clock = time.perf_counter,
-    frontier: tuple[float, ...] | None = None,
-    **options: object,
-) -> Plan:
+@takes(SelectConfig)
+def plan(config: SelectConfig) -> Plan:
     """Estimate time, disk and memory of a selection on this machine. Nothing is written below `out`.
 
     Reads the beginnings of files, loads the model, sketches some batches from the shortest to the longest, and solves
     a problem of the same kind and, up to some thousands of samples, the same size.
 
-    Args:
-        progress: shows the stages; silent where left out.
-        clock: seconds, by which everything is timed; what one thread took with `time.process_time`.
-        frontier: as for `select`.
-        options: the fields of `SelectConfig`.
-
     Raises:
         InputError: something given cannot be used; says what to do.
     """
-    config = SelectConfig(**options)  # type: ignore[arg-type]
+    return estimated(config)
+
+
+def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
+    """`plan`, timed by any clock: `time.process_time` for what one thread took."""
+    check_machine(config)
     require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
-        return _Calibration(config, Path(scratch), clock, progress or Silent()).plan(frontier)
+        return _Calibration(config, Path(scratch), clock, current_progress()).plan(config.frontier)
 
 
 class _Calibration:
@@ -155,7 +152,7 @@ class _Calibration:
         shard = min(ROWS_PER_SHARD, pool.num_samples)
         # Of a whole shard four matrices in float64 and float32; of N samples the indices, twice, and the evidence.
         held = 4 * 8 * shard * config.sketch_size + 3 * pool.num_samples * row_bytes
-        vectors = 8 * (config.num_eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
+        vectors = 8 * (config.eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
         device = sketcher.device
         return Plan(
             documents={role: part.num_samples for role, part in parts.items()},
@@ -286,19 +283,19 @@ class _Calibration:
                     seed=config.seed,
                 )
             return
-        assert config.num_eigenpairs is not None
+        assert config.eigenpairs is not None
         lanczos = MatrixFree(
             sketcher,
             documents,
             config.curvature,
-            config.num_eigenpairs,
+            config.eigenpairs,
             labels=labels,
             max_length=self._window,
             batch_tokens=size,
         )
         operator = lanczos.operator(np.arange(len(documents)))
         vector = np.random.default_rng(0).standard_normal(lanczos.num_parameters)
-        with self._timed(stage, times * 2 * _PRODUCTS_PER_PAIR * config.num_eigenpairs):  # of all, and of both halves
+        with self._timed(stage, times * 2 * _PRODUCTS_PER_PAIR * config.eigenpairs):  # of all, and of both halves
             operator @ vector
         self._remarks.append(
             f"{config.curvature}: how many products Lanczos takes hangs on the model, so that the time of its spectrum "
@@ -320,7 +317,7 @@ class _Calibration:
         n, m = (min(most, max(4, parts[role].num_samples)) for role in ("pool", "validation"))
         z = _alike(gradients["validation"], m)
         with self._timed("Spectrum of the validation set", parts["validation"].num_samples / m):
-            spectra = estimate(SecondMoment(z), m).split(self._config.elbow_rule)
+            spectra = estimate(SecondMoment(z), m).split(elbow_rule(self._config))
             if spectra.halves is not None:
                 cross_fit(z, spectra.halves)
         config = replace(

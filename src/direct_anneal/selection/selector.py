@@ -7,34 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from direct_anneal import objectives
-from direct_anneal.config.objective import (
-    DEFAULT_OBJECTIVE,
-    Filter,
-    FilterCurvature,
-    Gradients,
-    Noise,
-    ObjectiveConfig,
-    Ratio,
-    Reference,
-    named,
-    objective_of,
-)
-from direct_anneal.config.select import OBJECTIVE_FIELDS
-from direct_anneal.curvature import PAPER_SHARE, SecondMoment, energy_share, estimate, widest_gap
+from direct_anneal.config.objective import named, objective_of
+from direct_anneal.config.objective_options import options_given
+from direct_anneal.config.option import declared
+from direct_anneal.config.selector import SelectorConfig
+from direct_anneal.config.signature import keeps
+from direct_anneal.curvature import SecondMoment, energy_share, estimate, widest_gap
 from direct_anneal.errors import InputError, named_as_in_python
 from direct_anneal.objectives import Inputs, SelectionObjective
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.solver import Quota, Selection
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class DirectSelector:
     """Chooses rows of an array: `fit` on the validation set's features, `select` among the pool's.
 
@@ -42,9 +33,7 @@ class DirectSelector:
     checked when they are used; `get_params`, `set_params` and `sklearn.base.clone` work as on any estimator.
 
     Args:
-        num_selected, fraction: K, or K / N; exactly one is given.
-        objective, target_scale, budget_ratio, budget_reference, filter, damping, filter_curvature, gradients, noise,
-            bands, elbow: as in `SelectConfig`.
+        the options of `SelectorConfig`: `num_selected` or `fraction`, the objective and its stiff budget.
 
     Attributes:
         spectrum_: of the validation features, after `fit`.
@@ -56,19 +45,13 @@ class DirectSelector:
     3
     """
 
-    num_selected: int | None = None
-    fraction: float | None = None
-    objective: str | ObjectiveConfig = DEFAULT_OBJECTIVE
-    target_scale: float | None = None
-    budget_ratio: Ratio | None = None
-    budget_reference: Reference | None = None
-    filter: Filter | None = None
-    damping: float | None = None
-    filter_curvature: FilterCurvature | None = None
-    gradients: Gradients | None = None
-    noise: Noise | None = None
-    bands: int | None = None
-    elbow: float | Literal["gap"] = PAPER_SHARE
+    if TYPE_CHECKING:  # the options are attributes, too
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @keeps(SelectorConfig)
+    def __init__(self) -> None:
+        """Keep the options."""
 
     @named_as_in_python()
     def fit(self, validation: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
@@ -100,11 +83,8 @@ class DirectSelector:
         Raises:
             InputError: one is out of range, two exclude each other, or the size is not given once.
         """
+        SelectorConfig(**self.get_params())
         self._objective()
-        if (self.num_selected is None) == (self.fraction is None):
-            raise InputError("the size of the selection must be given once, by num_selected or fraction")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise InputError(f"fraction must be in (0, 1], got {self.fraction}")
 
     @named_as_in_python()
     def select(
@@ -153,7 +133,7 @@ class DirectSelector:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """The parameters by name; none of them has parameters of its own."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in declared(SelectorConfig)}
 
     def set_params(self, **params: Any) -> Self:
         """Change parameters; what was fitted stays until the next `fit`.
@@ -161,7 +141,7 @@ class DirectSelector:
         Raises:
             ValueError: there is no such parameter.
         """
-        known = self.get_params()
+        known = declared(SelectorConfig)
         for name, value in params.items():
             if name not in known:
                 raise ValueError(f"{name!r} is no parameter of DirectSelector: there are {', '.join(known)}")
@@ -169,11 +149,12 @@ class DirectSelector:
         return self
 
     def __repr__(self) -> str:
-        given = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
-        return f"DirectSelector({', '.join(given)})"
+        options = declared(SelectorConfig).values()
+        changed = [each.name for each in options if getattr(self, each.name) != each.default]
+        return f"DirectSelector({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     def _objective(self) -> SelectionObjective:
-        given = {name: getattr(self, name, None) for name in OBJECTIVE_FIELDS}
+        given = options_given(self)
         if isinstance(self.objective, str):
             known = (field.name for field in fields(named(self.objective)))
             given["ngram_weight"] = 0.0 if "ngram_weight" in known else None  # of arrays nobody knows the words
@@ -188,10 +169,12 @@ class DirectSelector:
         return objective
 
     def _size(self, count: int) -> int:
-        self.check()
-        if self.fraction is not None:
-            return max(1, math.floor(self.fraction * count + 0.5))
-        assert self.num_selected is not None
-        if not 1 <= self.num_selected <= count:
-            raise InputError(f"num_selected must be in 1..{count}, the number of samples, got {self.num_selected}")
-        return self.num_selected
+        asked = SelectorConfig(**self.get_params())
+        if asked.fraction is not None:
+            return max(1, math.floor(asked.fraction * count + 0.5))
+        assert asked.num_selected is not None
+        if not 1 <= asked.num_selected <= count:
+            raise InputError(
+                field="num_selected", must=f"be in 1..{count}, the number of samples", got=asked.num_selected
+            )
+        return asked.num_selected

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from direct_anneal.config.select import SelectConfig
+from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
@@ -47,7 +47,7 @@ class SketcherBuilder:
             so that what is said of coverage is the same.
     """
 
-    config: SelectConfig
+    config: FeaturesConfig
     probe: tuple[NDArray[np.int64], ...]
 
     def __call__(self) -> GradientSketcher:
@@ -118,7 +118,7 @@ class Sketching:
     """
 
     def __init__(
-        self, config: SelectConfig, checkpoint: Checkpoint, max_length: int, stages: Stages, found: list[str]
+        self, config: FeaturesConfig, checkpoint: Checkpoint, max_length: int, stages: Stages, found: list[str]
     ) -> None:
         self._config = config
         self._max_length = max_length

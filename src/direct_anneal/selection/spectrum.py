@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import (
     CurvatureEstimator,
+    Elbow,
     Estimate,
     MatrixFree,
     SecondMoment,
+    energy_share,
     estimate,
+    fixed_number,
     labelled,
     load_estimate,
     monte_carlo_sketches,
     save_estimate,
+    widest_gap,
 )
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
@@ -67,7 +71,7 @@ def estimate_curvature(
             advance(len(order))
         else:
             path = directory / f"{config.curvature}.safetensors"
-            whole = {**fingerprint, "num_eigenpairs": config.num_eigenpairs, "estimate_version": ESTIMATE_VERSION}
+            whole = {**fingerprint, "num_eigenpairs": config.eigenpairs, "estimate_version": ESTIMATE_VERSION}
             kept = load_estimate(path, whole)
             if kept is None:
                 estimator = _estimator(config, corpus, validation, order, max_length, build_sketcher(), advance)
@@ -84,7 +88,7 @@ def estimate_curvature(
             f"--num-stiff must be at most the {rank} directions that the spectrum has, got {config.num_stiff}: lower "
             "it, or add validation samples"
         )
-    return found.split(config.elbow_rule)
+    return found.split(elbow_rule(config))
 
 
 def _estimator(
@@ -117,15 +121,22 @@ def _estimator(
             )
         )
     assert config.curvature in ("ggn", "hessian")
-    assert config.num_eigenpairs is not None
+    assert config.eigenpairs is not None
     return MatrixFree(
         sketcher,
         documents,
         config.curvature,
-        config.num_eigenpairs,
+        config.eigenpairs,
         labels=labels,
         max_length=max_length,
         batch_tokens=size,
         seed=config.seed,
         advance=advance,
     )
+
+
+def elbow_rule(config: SelectConfig) -> Elbow:
+    """Where stiff ends, as asked for."""
+    if config.num_stiff is not None:
+        return fixed_number(config.num_stiff)
+    return widest_gap if config.elbow == "gap" else energy_share(config.elbow)

@@ -12,10 +12,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from direct_anneal.config.names import Objective as Objective
+from direct_anneal.config.names import Unit as Unit
 from direct_anneal.solver.matrix import FeatureMatrix
-
-Objective = Literal["energy", "descent", "matching"]
-Unit = Literal["samples", "tokens"]
 
 _FORCED: tuple[Literal["forced_in"], Literal["forced_out"]] = ("forced_in", "forced_out")
 

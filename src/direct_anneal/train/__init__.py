@@ -5,7 +5,7 @@ anneal(model="ckpt", data="runs/a/selected.jsonl.zst", out="annealed", learning_
 `training` needs accelerate, and is imported where it is used.
 """
 
-from direct_anneal.train.config import AnnealConfig
+from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.train.packing import PackedWindows, Part
 from direct_anneal.train.pipeline import anneal
 from direct_anneal.train.schedules import SCHEDULES, ScheduleName

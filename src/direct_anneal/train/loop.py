@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import flush_to_disk
-from direct_anneal.train.config import AnnealConfig
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
 

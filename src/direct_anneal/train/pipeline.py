@@ -13,30 +13,28 @@ from typing import Any
 
 import torch
 
+from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.config.options import keep
+from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
 from direct_anneal.io.redaction import redacted
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.progress import Progress, Silent
-from direct_anneal.train.config import AnnealConfig
+from direct_anneal.progress import Progress, current_progress
 from direct_anneal.train.packing import PackedWindows, Part
 
 RECORD = "annealing.json"  # written last: a run without it goes on
 _WORK = "unfinished"  # tokens and checkpoints, until the model is there
 
 
-def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+@takes(AnnealConfig)
+def anneal(config: AnnealConfig) -> dict[str, Any]:
     """Train a checkpoint on the chosen documents while the rate falls, and save it below `out` with a record.
 
     A run that was killed goes on from its last checkpoint and ends with the same bytes (on the CPU, with the same
     number of threads); one that is finished is returned as it is.
-
-    Args:
-        progress: shows the stages; silent where left out.
-        options: the fields of `AnnealConfig`.
 
     Returns:
         the record, as written to annealing.json: configuration, fingerprints, steps, tokens, losses, seconds.
@@ -44,8 +42,7 @@ def anneal(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
     Raises:
         InputError: something given cannot be used; says what to do.
     """
-    config = AnnealConfig(**options)
-    shown = progress or Silent()
+    shown = current_progress()
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     window = checkpoint.window(config.max_length)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-ScheduleName = Literal["linear", "1-sqrt", "cosine", "constant"]
+from direct_anneal.config.names import ScheduleName as ScheduleName
 
 # All but the last fall from 1 to 0. 1-sqrt: Hägele et al., arXiv:2405.18392, who found it ahead of linear and cosine.
 SCHEDULES: dict[ScheduleName, Callable[[float], float]] = {

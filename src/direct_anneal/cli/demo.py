@@ -1,0 +1,30 @@
+"""`demo`: the main job on a model and a pool that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.config.files import DemoConfig
+
+
+def _demo(options: dict[str, Any]) -> dict[str, Any]:
+    from rich.console import Console
+
+    from direct_anneal.demo.walkthrough import run_demo
+
+    quieten_transformers()
+    out = DemoConfig(**options).out
+    run_demo(Path(out), console=Console())
+    return {"command": "demo", "out": out}
+
+
+DEMO = Command(
+    name="demo",
+    help="see it work, without data of your own",
+    description="Run the main job on a small model and a pool that come with the package.",
+    config=DemoConfig,
+    run=_demo,
+    takes_file=False,
+)

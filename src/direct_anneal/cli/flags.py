@@ -1,0 +1,107 @@
+"""Flags of a command, made from its configuration, and the values that were given for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, get_origin
+
+from direct_anneal.config.option import Declared, declared
+from direct_anneal.config.values import kinds_of, text_value
+from direct_anneal.errors import InputError, flag, suggestion
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add a flag or argument for every option. What is not given stays out of the namespace."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for each in declared(config).values():
+        if each.meta.python_only:
+            continue
+        if each.meta.argument:
+            parser.add_argument(each.name, metavar=each.flag, help=_help(each))
+            continue
+        name = each.meta.group or "options"
+        if name not in groups:
+            groups[name] = parser if name == "options" else parser.add_argument_group(name)  # type: ignore[assignment]
+        groups[name].add_argument(each.flag, dest=each.name, default=argparse.SUPPRESS, help=_help(each), **_kind(each))
+
+
+def _help(each: Declared) -> str:
+    text = each.meta.help
+    if each.required and not each.meta.argument:
+        text = f"{text} (required)"
+    elif each.meta.unset is not None or each.default not in (None, False, True, (), {}, MISSING):
+        text = f"{text} (default: {each.default_text})"
+    return text.replace("%", "%%")
+
+
+def _kind(each: Declared) -> dict[str, Any]:
+    """How argparse is to take the values: as texts, which `values` makes of their types."""
+    if isinstance(each.default, bool):
+        return {"action": argparse.BooleanOptionalAction if each.default else "store_true"}
+    metavar = each.meta.metavar or (f"{{{','.join(each.choices)}}}" if each.choices else each.name.upper())
+    if get_origin(each.annotation) is Mapping or isinstance(each.default, Mapping):
+        return {"action": "append", "metavar": metavar}
+    if tuple[str, ...] in (kinds_of(each.annotation) or ()):
+        return {"action": "extend", "nargs": "+", "metavar": metavar}
+    if each.meta.bare is not MISSING:
+        return {"nargs": "?", "const": each.meta.bare, "metavar": metavar}
+    return {"metavar": metavar}
+
+
+def values(config: type, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for options of a configuration, texts made numbers where these are wanted."""
+    options = declared(config)
+    return {
+        name: text_value(options[name].annotation, value) if isinstance(value, str) else value
+        for name, value in namespace.items()
+        if name in options
+    }
+
+
+def from_file(path: str, config: type, unused: frozenset[str], command: str) -> dict[str, Any]:
+    """Options from a YAML or JSON file, by their names in Python.
+
+    Args:
+        unused: names that the file may have, and that mean nothing to this command.
+
+    Raises:
+        InputError: it cannot be read, or has a name that is no option's.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            field="config", must="be a YAML file of options", got=f"but {path}: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            field="config", must="map names of options to values", got=f"but {path} has a {type(content).__name__}"
+        )
+    known = [each.name for each in declared(config).values() if not (each.meta.python_only or each.meta.argument)]
+    unknown = [str(name) for name in content if name not in known and name not in unused]
+    if unknown:
+        told = [suggestion(name, known) for name in unknown]
+        raise InputError(
+            field="config",
+            must=f"have names of options of {command}",
+            got=f"but {path} has {', '.join(unknown)}",
+            do=next(filter(None, told), f"known are {', '.join(sorted(known))}"),
+        )
+    return {name: value for name, value in content.items() if name in known}
+
+
+def speller(config: type, in_file: frozenset[str]) -> Callable[[str], str]:
+    """Spells options as a command has them: as flags, and where the value came from the file as names there."""
+    options = declared(config)
+
+    def spell(name: str) -> str:
+        if name in in_file:
+            return f"{name} (in the file)"
+        return options[name].flag if name in options else flag(name)
+
+    return spell

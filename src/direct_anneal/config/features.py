@@ -1,0 +1,143 @@
+"""What features depend on: model, documents and the way gradients are taken."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Literal
+
+from direct_anneal.config.names import SKETCH_SIZE, DtypeName, ProjectionName, Reduction
+from direct_anneal.config.option import affecting, configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.shared import (
+    DATA,
+    MACHINE,
+    EngineConfig,
+    RecordFields,
+    device_option,
+    max_length_option,
+    overwrite_option,
+    trust_option,
+)
+from direct_anneal.config.types import OptionalNames, OptionalPath, OptionalTexts, PathText, Texts
+from direct_anneal.errors import InputError
+
+GRADIENTS = "gradients"
+
+
+@configuration
+class FeaturesConfig(EngineConfig, RecordFields):
+    """Options of `features`.
+
+    Raises:
+        InputError: a value is out of range, or two options exclude each other.
+    """
+
+    model: PathText = option(affects="features", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
+    pool: Texts = option(
+        affects="features", group=DATA, metavar="GLOB", help="candidate documents: files, directories or globs"
+    )
+    validation: Texts = option(
+        affects="features", group=DATA, metavar="GLOB", help="documents of what the model should be good at"
+    )
+    out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
+    prompt_field: OptionalNames = option(
+        default=None,
+        affects="features",
+        group=DATA,
+        metavar="NAME",
+        help="field with what precedes the text and is not predicted, or several",
+    )
+    token_dtype: Literal["uint16", "uint32"] | None = option(
+        default=None,
+        unset="as the vocabulary needs",
+        affects="features",
+        group=DATA,
+        help="of tokens in .npy, and in .ds without metadata",
+    )
+    eos_id: int | None = option(
+        default=None,
+        unset="the model's",
+        affects="features",
+        group=DATA,
+        metavar="ID",
+        help="token that ends a document in .npy",
+    )
+    overwrite: bool = overwrite_option("replace an earlier run in the output directory; fitting features are kept")
+    sketch_size: int = option(
+        default=SKETCH_SIZE, affects="features", group=GRADIENTS, metavar="R", help="numbers per sketched gradient"
+    )
+    projection: ProjectionName = option(
+        default="two-sided", affects="features", group=GRADIENTS, help="the fast sketch, or the paper's dense one"
+    )
+    reduction: Reduction = option(
+        default="mean", affects="features", group=GRADIENTS, help="of a document's token losses"
+    )
+    parameters: OptionalTexts = option(
+        default=None,
+        unset="all",
+        affects="features",
+        group=GRADIENTS,
+        metavar="PATTERN",
+        help='names of the parameters whose gradients count, such as "*.mlp.*"',
+    )
+    optimizer: OptionalPath = option(
+        default=None,
+        affects="features",
+        group=GRADIENTS,
+        metavar="FILE",
+        help="Adam's saved state, optimizer.pt: gradients are taken in its geometry",
+    )
+    max_length: int | None = max_length_option(GRADIENTS, "features")
+    seed: int = option(default=0, affects="features", group=GRADIENTS, metavar="S", help="of the projection")
+    device: str = device_option()
+    dtype: DtypeName = option(default="float32", affects="features", group=MACHINE, help="of the model")
+    batch_tokens: int | None = option(
+        default=None,
+        unset="as memory allows",
+        affects="nothing",
+        group=MACHINE,
+        metavar="N",
+        help="padded tokens of a batch; changes results by rounding only",
+    )
+    features: OptionalPath = option(
+        default=None,
+        unset="below the output directory",
+        affects="nothing",
+        group=MACHINE,
+        metavar="URL",
+        help="write shards there, as s3://bucket/run, and fetch them in the end",
+    )
+    trust_remote_code: bool = trust_option("features")
+
+    def __post_init__(self) -> None:
+        EngineConfig.__post_init__(self)
+        require(self.parameters != (), "parameters", "patterns", "none")
+        require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
+        require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
+        require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
+        differs = {*_listed(self.prompt_field)}.isdisjoint((*_listed(self.text_field), "input_ids"))
+        require(differs, "prompt_field", "another field than the text's", " ".join(_listed(self.prompt_field)))
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
+        if self.engine == "ray" and self.device.startswith("cuda:"):
+            raise InputError(
+                field="device",
+                must="be cuda for the engine ray, which gives each worker a GPU of its own",
+                got=self.device,
+                do="pass cuda",
+            )
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What the result depends on."""
+        names = affecting(type(self), "features", "solving")
+        return {name: value for name, value in self.in_full.items() if name in names}
+
+    @property
+    def in_full(self) -> dict[str, Any]:
+        """Every field by name: what a run records."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def _listed(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names or ()

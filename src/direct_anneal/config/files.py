@@ -1,0 +1,123 @@
+"""What a user asks of the commands that read or write files beside `select`."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from direct_anneal.config.option import configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.shared import overwrite_option, trust_option
+from direct_anneal.config.types import OptionalBytes, PathText
+from direct_anneal.errors import InputError
+
+TrainerFormat = Literal["hf", "jsonl", "parquet", "olmo-core", "megatron", "nanotron", "mds"]
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def num_bytes(name: str, given: object) -> int:
+    """A number of bytes, or a text such as "256MiB"."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    size = re.fullmatch(rf"(\d+) ?({'|'.join(_UNITS)})", given) if isinstance(given, str) else None
+    if size is None:
+        raise InputError(field=name, must="be a number of bytes, KiB, MiB or GiB, such as 256MiB", got=given)
+    return int(size[1]) * _UNITS[size[2]]
+
+
+@configuration
+class ExportConfig:
+    """Options of `export`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    run: PathText = option(kw_only=False, metavar="RUN_DIR", help="the directory of a finished select or solve")
+    to: TrainerFormat = option(help="the trainer's format")
+    out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
+    shard_size: OptionalBytes = option(
+        default=None,
+        settle=num_bytes,
+        unset="the format's own",
+        metavar="SIZE",
+        help="size of one file before compression, such as 256MiB",
+    )
+    seed: int = option(default=0, metavar="S", help="of the documents' order")
+    mixture_share: float = option(
+        default=1.0, metavar="X", help="share of the training data, for the snippet; the rest is the stable phase's"
+    )
+    sequence_length: int | None = option(
+        default=None, unset="the run's window", metavar="T", help="tokens of the trainer's samples; mds is cut to it"
+    )
+    eos_id: int | None = option(default=None, unset="the checkpoint's", metavar="ID", help="token after each document")
+    trust_remote_code: bool = trust_option()
+    overwrite: bool = overwrite_option("replace an earlier export in the output directory")
+
+    def __post_init__(self) -> None:
+        require(self.shard_size is None or self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(0 < self.mixture_share <= 1, "mixture_share", "in (0, 1]", self.mixture_share)
+        length = self.sequence_length
+        require(length is None or length >= 2, "sequence_length", "at least 2", length)
+        require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
+
+
+@configuration
+class ConvertConfig:
+    """Options of `convert`."""
+
+    checkpoint: PathText = option(
+        kw_only=False, metavar="DCP_DIR", help="distributed checkpoint: directory with .metadata and .distcp files"
+    )
+    model_config: PathText = option(
+        metavar="PATH", help="the model's config.json, or its directory; a tokenizer there is copied"
+    )
+    out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
+
+
+@configuration
+class CompareConfig:
+    """Options of `compare`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    recipe: PathText = option(kw_only=False, metavar="RECIPE", help="YAML file: model, scenarios, arms")
+    out: PathText = option(
+        affects="nothing", metavar="DIR", help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there"
+    )
+    workers: int = option(default=1, affects="nothing", metavar="W", help="runs side by side")
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, "workers", "at least 1", self.workers)
+
+
+@configuration
+class VerifyConfig:
+    """Options of `verify`."""
+
+    directory: PathText = option(
+        kw_only=False, metavar="DIR", help="a run's directory, its features/, or one store in there"
+    )
+
+
+@configuration
+class ReportConfig:
+    """Options of `report`."""
+
+    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of a finished select, solve or compare")
+
+
+@configuration
+class DemoConfig:
+    """Options of `demo`."""
+
+    out: PathText = option(default="runs/demo", affects="nothing", metavar="DIR", help="the run's directory")
+
+
+@configuration
+class NoConfig:
+    """No options."""

@@ -1,0 +1,119 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from direct_anneal.config.names import PAPER_SHARE, Engine
+from direct_anneal.config.option import Affects, configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.types import Names
+from direct_anneal.errors import InputError
+from direct_anneal.errors import option as named
+
+DATA = "input and output"
+MACHINE = "machine"
+CURVATURE = "curvature"
+
+
+def trust_option(affects: Affects = "nothing") -> Any:
+    """Whether a checkpoint's own Python code may run."""
+    return option(default=False, affects=affects, group=MACHINE, help="run Python code that the checkpoint brings")
+
+
+def overwrite_option(help: str = "replace an earlier run in the output directory") -> Any:
+    """Whether an earlier result may be replaced."""
+    return option(default=False, affects="nothing", group=DATA, help=help)
+
+
+def device_option() -> Any:
+    """Where the model runs."""
+    return option(default="cpu", affects="nothing", group=MACHINE, help="device of the model: cpu, cuda or cuda:1")
+
+
+def max_length_option(group: str, affects: Affects = "result") -> Any:
+    """Tokens of a window."""
+    return option(
+        default=None,
+        unset="the context, at most 2048",
+        affects=affects,
+        group=group,
+        metavar="T",
+        help="tokens of a window",
+    )
+
+
+def elbow_option() -> Any:
+    """Where stiff ends."""
+    return option(
+        default=PAPER_SHARE,
+        affects="solving",
+        group=CURVATURE,
+        metavar="E",
+        help="share of the curvature that is stiff, or gap: up to where the spectrum falls most",
+    )
+
+
+@configuration
+class RecordFields:
+    """Where a record's text, id and domain are."""
+
+    text_field: Names = option(
+        default="text",
+        affects="features",
+        group=DATA,
+        metavar="NAME",
+        help="field with the text, or several: the first that a record has",
+    )
+    id_field: Names = option(
+        default="id",
+        affects="features",
+        group=DATA,
+        metavar="NAME",
+        help="field with the id, or several; file:row where there is none",
+    )
+    domain_field: Names = option(
+        default="domain",
+        affects="features",
+        group=DATA,
+        metavar="NAME",
+        help="field with the domain, or several; the file's name where there is none",
+    )
+
+
+@configuration
+class EngineConfig:
+    """Where the work is done: this process, or workers of a Ray cluster."""
+
+    engine: Engine = option(
+        default="local", affects="nothing", group=MACHINE, help="this process, or workers of a Ray cluster"
+    )
+    ray_address: str | None = option(
+        default=None,
+        unset="RAY_ADDRESS, or this machine",
+        affects="nothing",
+        group=MACHINE,
+        metavar="A",
+        help="address of the Ray cluster",
+    )
+    workers: int | None = option(
+        default=None,
+        unset="one a GPU, or core",
+        affects="nothing",
+        group=MACHINE,
+        metavar="W",
+        help="workers of Ray: each holds a model, or solves parts of the problem",
+    )
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
+        if self.engine == "ray":
+            return
+        for field in ("workers", "ray_address"):
+            if (value := getattr(self, field)) is not None:
+                raise InputError(
+                    field=field,
+                    must=f"be left out unless {named('engine')} is ray",
+                    got=value,
+                    do="pass both, or neither",
+                )

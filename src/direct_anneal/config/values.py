@@ -1,0 +1,151 @@
+"""Values of options as people give them, in Python, as flags or in a file, brought into the form of their annotation.
+
+A configuration file can hold anything, and text like "no" or "1e-1" must not pass for what it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from direct_anneal.errors import InputError, suggestion
+
+UNFIT = object()
+_MUST = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number (in YAML 0.1 or 1.0e-1)",
+    str: "a text",
+    tuple: "a text or a list of texts",
+}
+
+
+@cache
+def annotations_of(owner: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by name."""
+    return get_type_hints(owner)
+
+
+def kinds_of(annotation: Any) -> tuple[Any, ...] | None:
+    """The parts of a union, or the one type; None where one of them is not understood.
+
+    Understood are bool, int, float, str, tuple[str, ...], tuple[float, ...], Literal and None.
+    """
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    plain = (bool, int, float, str, tuple[str, ...], tuple[float, ...], type(None))
+    return kinds if all(kind in plain or get_origin(kind) is Literal for kind in kinds) else None
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The words that an annotation allows; empty where it allows any."""
+    return tuple(word for kind in kinds_of(annotation) or () if get_origin(kind) is Literal for word in get_args(kind))
+
+
+def settled_value(name: str, annotation: Any, given: Any) -> Any:
+    """Bring a value into the form of its annotation.
+
+    A path will do for str, one text for tuple[str, ...]; where str and tuple[str, ...] both are allowed, a list of one
+    text is that text. Values of types that `kinds_of` does not understand are left to their owner.
+
+    Raises:
+        InputError: the value is of another type.
+    """
+    kinds = kinds_of(annotation)
+    if kinds is None:
+        return given
+    found = next((value for kind in kinds if (value := _settled(kind, given)) is not UNFIT), UNFIT)
+    wanted = [kind for kind in kinds if kind is not type(None)]
+    if {str, tuple[str, ...]} <= {*wanted}:
+        wanted.remove(str)  # a text or a list of texts says both
+        if isinstance(found, tuple) and len(found) < 2:
+            found = next(iter(found), UNFIT)
+    if found is UNFIT:
+        only_words = all(get_origin(kind) is Literal for kind in wanted)
+        raise InputError(
+            field=name,
+            must="be " + " or ".join(map(_must, wanted)),
+            got=f"got {given if only_words else repr(given)}",
+            do=suggestion(given, choices_of(annotation)),
+        )
+    return found
+
+
+def text_value(annotation: Any, text: str) -> Any:
+    """A text of the command line as the number that it spells, where a number is allowed; else the text itself."""
+    kinds = kinds_of(annotation) or ()
+    if text in choices_of(annotation):
+        return text
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _must(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        *most, last = map(str, get_args(kind))
+        return f"{', '.join(most)} or {last}" if most else last
+    return "a number or a list of numbers" if kind == tuple[float, ...] else _MUST[get_origin(kind) or kind]
+
+
+def _settled(kind: Any, given: Any) -> Any:
+    """The value in the form of one kind; `UNFIT` where it is of another."""
+    if get_origin(kind) is Literal:
+        return given if given in get_args(kind) else UNFIT
+    if kind == tuple[str, ...]:
+        texts = [_settled(str, one) for one in (given if isinstance(given, list | tuple) else [given])]
+        return UNFIT if UNFIT in texts else tuple(texts)
+    if kind == tuple[float, ...]:
+        parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
+        numbers = [_settled(float, text_value(float, one) if isinstance(one, str) else one) for one in parts]
+        return UNFIT if UNFIT in numbers else tuple(numbers)
+    if kind is str:
+        return str(given) if isinstance(given, str | PathLike) else UNFIT
+    if isinstance(given, bool):  # which Python counts among the whole numbers
+        return given if kind is bool else UNFIT
+    if kind in (bool, type(None)):
+        return given if isinstance(given, kind) else UNFIT
+    return kind(given) if isinstance(given, Integral if kind is int else Real) else UNFIT
+
+
+def amounts(name: str, given: object) -> dict[str, int | float]:
+    """Domain → amount, from a mapping or from texts "domain=amount", in the order of domains.
+
+    Raises:
+        InputError: a part is neither a share in 0.0..1.0 nor a whole number.
+    """
+    found: dict[str, int | float] = {}
+    for domain, amount in pairs(given):
+        if isinstance(amount, str):
+            try:
+                amount = int(amount) if amount.isascii() and amount.isdigit() else float(amount)
+            except ValueError:
+                amount = None
+        share = isinstance(amount, float) and 0 <= amount <= 1
+        number = isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0
+        if not isinstance(domain, str) or not domain or not (share or number):
+            raise InputError(
+                field=name,
+                must="be DOMAIN=SHARE, a share in 0.0..1.0, or DOMAIN=NUMBER, a whole number",
+                got=f"got {f'{domain}={amount}' if amount is not None else given}",
+            )
+        found[domain] = amount
+    return dict(sorted(found.items()))
+
+
+def pairs(given: object) -> list[tuple[Any, Any]]:
+    """Names and values, of a mapping or of texts "name=value"; None stands for a value that is not there."""
+    if isinstance(given, Mapping):
+        return list(given.items())
+    found: list[tuple[Any, Any]] = []
+    for text in given if isinstance(given, list | tuple) else [given]:
+        name, equals, value = text.rpartition("=") if isinstance(text, str) else (text, "", None)
+        found.append((name if equals else text, value if equals else None))
+    return found
