@@ -196,7 +196,7 @@ class TestElbows:
         assert counts["number"] == 3
 
     def test_a_number_above_the_rank(self, checkpoint: Path, world: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"--num-stiff must be at most the \d+ directions"):
+        with pytest.raises(InputError, match=r"num_stiff must be at most the \d+ directions"):
             chosen(checkpoint, world, tmp_path / "out", num_stiff=30)
 
 

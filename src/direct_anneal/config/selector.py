@@ -13,15 +13,21 @@ from direct_anneal.errors import option as named
 
 
 @configuration
-class SelectorConfig(GradientOptions):
+class CountConfig:
+    """How many to select; exactly one is given."""
+
+    num_selected: int | None = option(default=None, help="number of samples to select")
+    fraction: float | None = option(default=None, help="share of the samples to select")
+
+
+@configuration
+class SelectorConfig(GradientOptions, CountConfig):
     """Options of `DirectSelector`.
 
     Raises:
         InputError: a value is out of range, two exclude each other, or the size is not given once.
     """
 
-    num_selected: int | None = option(default=None, help="number of samples to select")
-    fraction: float | None = option(default=None, help="share of the samples to select")
     elbow: float | Literal["gap"] = elbow_option()
 
     def __post_init__(self) -> None:

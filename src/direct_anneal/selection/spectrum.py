@@ -85,8 +85,10 @@ def estimate_curvature(
         raise InputError(f"the validation set must have a spectrum, but {error}") from error
     if config.num_stiff is not None and config.num_stiff > (rank := len(found.whole.eigenvalues)):
         raise InputError(
-            f"--num-stiff must be at most the {rank} directions that the spectrum has, got {config.num_stiff}: lower "
-            "it, or add validation samples"
+            field="num_stiff",
+            must=f"be at most the {rank} directions that the spectrum has",
+            got=config.num_stiff,
+            do="lower it, or add validation samples",
         )
     return found.split(elbow_rule(config))
 
