@@ -5,6 +5,7 @@ N samples, R sketch size, S removed directions, k columns.
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 
@@ -90,10 +91,12 @@ def test_reading_ahead_changes_no_bit(
 ) -> None:
     features, _ = pair
     monkeypatch.setattr(matrix, "_BLOCK_BYTES", 8 * R * 2)
-    alone, passes = products(features), features.passes
+    alone = products(features)
     request.getfixturevalue("ahead")
-    assert products(features) == alone
-    assert features.passes == 2 * passes
+    like = {"scale": features._scale, "removed": features._map._removed, "mapped": features._map._mapped}
+    ahead = FeatureMatrix(features._blocks, **like)
+    assert products(ahead) == alone
+    assert ahead.passes == features.passes == 4
 
 
 @pytest.fixture
@@ -196,6 +199,36 @@ def test_reading_ahead_ends_with_whoever_asks(ahead: None) -> None:
     assert threads() == 1
     blocks.close()
     assert threads() == 0
+
+
+def test_what_fits_is_read_once_and_shared(pair: tuple[FeatureMatrix, Float]) -> None:
+    class Counting:
+        """Rows that tell how many of them were read."""
+
+        def __init__(self) -> None:
+            self.rows, self.read = np.random.default_rng(8).normal(size=(N, R)), 0
+            self.shape = (N, R)
+
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, rows: slice) -> Float:
+            self.read += len(self.rows[rows])
+            return self.rows[rows]
+
+    counting = Counting()
+    features = FeatureMatrix([counting])
+    products(features)
+    doubled = features.like(scale=np.full(N, 2.0))
+    products(doubled)
+    assert counting.read == N
+    np.testing.assert_array_equal(doubled.rows([3, 1]), 2.0 * counting.rows[[3, 1]])
+    assert counting.read == N
+    plain = FeatureMatrix(counting.rows)
+    plain.dot(np.ones(R))
+    part = pickle.loads(pickle.dumps(plain._parts[0]))  # noqa: S301 what is sent elsewhere is read there
+    assert plain._parts[0].in_memory
+    assert not part.in_memory
 
 
 def test_nothing_given_is_written_to(tmp_path: Path) -> None:

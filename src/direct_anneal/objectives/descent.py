@@ -11,7 +11,6 @@ import scipy.linalg
 from direct_anneal.config.objective import register
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.objectives.sketched import Counted, FilteredObjective
-from direct_anneal.solver import FeatureMatrix
 
 
 @register
@@ -28,7 +27,7 @@ class DescentConfig(FilteredObjective):
 
     def build(self, inputs: Inputs) -> Built:
         counted = self.counted(inputs)
-        features = FeatureMatrix(counted.blocks, scale=counted.scale, mapper=inputs.mapper)
+        features = counted.matrix.like(scale=counted.scale)
         return self.budgeted(inputs, counted, features, objective="descent", target=self._target(inputs, counted))
 
     def _target(self, inputs: Inputs, counted: Counted) -> Float:

@@ -9,7 +9,6 @@ from direct_anneal.config.objective import Filter, Gradients, Ratio, register
 from direct_anneal.errors import InputError, option
 from direct_anneal.objectives.inputs import Built, Inputs
 from direct_anneal.objectives.sketched import SketchedObjective
-from direct_anneal.solver import FeatureMatrix
 
 
 @register
@@ -40,7 +39,5 @@ class EnergyConfig(SketchedObjective):
 
     def build(self, inputs: Inputs) -> Built:
         counted = self.counted(inputs)
-        features = FeatureMatrix(
-            counted.blocks, scale=counted.scale, removed=self.removed(inputs), mapper=inputs.mapper
-        )
+        features = counted.matrix.like(scale=counted.scale, removed=self.removed(inputs))
         return self.budgeted(inputs, counted, features, objective="energy")

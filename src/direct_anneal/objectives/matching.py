@@ -12,7 +12,6 @@ from direct_anneal.config.objective import TARGET_SCALE, register
 from direct_anneal.config.options import require
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.objectives.sketched import Counted, FilteredObjective
-from direct_anneal.solver import FeatureMatrix
 
 _LITTLE_KNOWN = 0.25
 
@@ -45,9 +44,7 @@ class MatchingConfig(FilteredObjective):
         counted = self.counted(inputs)
         removed = self.removed(inputs)
         mapped = self._root(inputs, counted) if self.filter == "newton" else None
-        features = FeatureMatrix(
-            counted.blocks, scale=counted.scale, removed=removed, mapped=mapped, mapper=inputs.mapper
-        )
+        features = counted.matrix.like(scale=counted.scale, removed=removed, mapped=mapped)
         seen = counted.validation if removed is None else inputs.estimate.whole.flat(counted.validation)
         seen = seen if mapped is None else seen @ mapped
         count = features.shape[0]

@@ -50,16 +50,15 @@ class Counted:
     """Gradients as an objective counts them.
 
     Attributes:
-        blocks, scale: the pool's rows, as `FeatureMatrix` takes them; by tokens, weighed by them.
         matrix: the pool's rows before they are weighed by tokens.
+        scale: of the rows; by tokens, weighed by them.
         validation: x of the validation set, shape (M, R).
         cost: A of the pool, shape (N, m).
         units: of the budgets, shape (m,).
     """
 
-    blocks: Blocks
-    scale: Float | None
     matrix: FeatureMatrix
+    scale: Float | None
     validation: Float
     cost: Float
     units: Float
@@ -137,7 +136,7 @@ class SketchedObjective(SelectionObjective):
         if self.ngram_weight:
             blocks, x = _with_ngrams(self.ngram_weight, (blocks, x), inputs)
             matrix = FeatureMatrix(blocks, mapper=inputs.mapper)  # unit rows
-        return Counted(blocks, scale, matrix, x, cost, reference.mean(axis=0) * inputs.expected)
+        return Counted(matrix, scale, x, cost, reference.mean(axis=0) * inputs.expected)
 
     def removed(self, inputs: Inputs) -> Float | None:
         """The stiff directions, where they count nothing, shape (R, s)."""

@@ -26,7 +26,7 @@ _BLOCK_BYTES = 1 << 20
 _GRAM_BLOCK_BYTES = 32 << 20
 _AHEAD_BYTES = 8 << 20
 _BUFFERS = 3  # one is worked on, while the next two are filled
-_KEPT = 8 << 20  # parts up to this size, in float64, are read and converted once
+_KEPT = 256 << 20  # a matrix up to this size, in float64, is read and converted once
 _ALONE = 64 << 20  # up to this size, without a thread
 
 # What is summed by itself, and may be summed elsewhere. Sums are added up part by part: that they are the same wherever
@@ -87,10 +87,25 @@ class Part:
     Attributes:
         shape: (n, R).
         pieces: blocks, and the first and last + 1 of the rows that are meant.
+        kept: its rows stay in memory once they were read.
     """
 
     shape: tuple[int, int]
     pieces: tuple[tuple[Block, int, int], ...]
+    kept: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows that were read here."""
+        return {name: value for name, value in vars(self).items() if name != "_whole"}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all rows are there already."""
+        return "_whole" in vars(self)
+
+    def at(self, rows: NDArray[np.intp]) -> Float:
+        """Copy rows of a part that is kept."""
+        return self._whole[rows]
 
     def blocks(self, scale: Float | None = None, block_bytes: int | None = None) -> Generator[tuple[slice, Float]]:
         """The rows z_i of the part, times a factor each, block by block, and their positions in it.
@@ -112,7 +127,7 @@ class Part:
     def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
         """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
         count, size = self.shape
-        if 8 * count * size <= _KEPT:
+        if self.kept:
             yield 0, self._whole
             return
         starts = range(0, count, step)
@@ -133,7 +148,7 @@ class Part:
 
     @cached_property
     def _whole(self) -> Float:
-        """All rows of a small part."""
+        """All rows of a part that is kept."""
         return self._read(0, np.empty(self.shape))
 
     def _read(self, start: int, buffer: Float) -> Float:
@@ -227,6 +242,14 @@ class FeatureMatrix:
         self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
         self._parts = [self._part(place) for place in self._places]
 
+    def like(
+        self, *, scale: ArrayLike | None = None, removed: Float | None = None, mapped: Float | None = None
+    ) -> FeatureMatrix:
+        """The same stored rows z_i under another scale and map; what is kept of them in memory is shared."""
+        other = FeatureMatrix(self._blocks, scale=scale, removed=removed, mapped=mapped, mapper=self._mapper)
+        other._parts = self._parts
+        return other
+
     def dot(self, directions: Float) -> Float:
         """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
         # X U = Z (W U), one small product instead of N.
@@ -261,17 +284,27 @@ class FeatureMatrix:
     def rows(self, indices: ArrayLike) -> Float:
         """x_i for each index, shape (len(indices), R); read here."""
         indices = np.asarray(indices, dtype=np.intp)
+        out = self._parts[0].at(indices) if len(self._parts) == 1 and self._parts[0].in_memory else self._read(indices)
+        if self._scale is not None:
+            out *= self._scale[indices, None]
+        return self._map(out)
+
+    def _read(self, indices: NDArray[np.intp]) -> Float:
+        """z_i for each index, from the blocks."""
         out = np.empty((len(indices), self._stored))
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for b in np.unique(owner):
             mine = owner == b
             out[mine] = self._blocks[b][indices[mine] - self._starts[b]]
-        if self._scale is not None:
-            out *= self._scale[indices, None]
-        return self._map(out)
+        return out
 
     def squared_norms(self) -> Float:
-        """‖x_i‖² for every sample, shape (N,). Cost: one pass, 2 N R S, or 2 N R R' where mapped."""
+        """‖x_i‖² for every sample, shape (N,); not to be written to. Cost: one pass, 2 N R S, or 2 N R R' where mapped;
+        the first time."""
+        return self._squared_norms
+
+    @cached_property
+    def _squared_norms(self) -> Float:
         out = np.concatenate(list(self._pass(partial(_squared_norms, self._map), self._parts)))
         return out if self._scale is None else out * np.square(self._scale)
 
@@ -302,7 +335,9 @@ class FeatureMatrix:
             (block, max(place.start - start, 0), min(place.stop - start, len(block)))
             for block, start in zip(self._blocks[begin : end + 1], self._starts[begin:].tolist(), strict=False)
         ]
-        return Part((place.stop - place.start, self._stored), tuple(piece for piece in pieces if piece[1] < piece[2]))
+        kept = 8 * self.shape[0] * self._stored <= _KEPT
+        pieces = [piece for piece in pieces if piece[1] < piece[2]]
+        return Part((place.stop - place.start, self._stored), tuple(pieces), kept)
 
 
 # What is computed of one part, by whoever has it.
