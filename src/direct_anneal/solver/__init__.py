@@ -2,7 +2,7 @@
 
 from direct_anneal.solver.infeasibility import InfeasibleBudgetError, InfeasibleError, Relaxation
 from direct_anneal.solver.matrix import Block, FeatureMatrix, Joined, Map
-from direct_anneal.solver.problem import Objective, Quota, SelectionProblem, Unit
+from direct_anneal.solver.problem import Linear, Objective, Quota, SelectionProblem, Unit
 from direct_anneal.solver.solution import Selection
 from direct_anneal.solver.solve_problem import solve
 
@@ -12,6 +12,7 @@ __all__ = [
     "InfeasibleBudgetError",
     "InfeasibleError",
     "Joined",
+    "Linear",
     "Map",
     "Objective",
     "Quota",

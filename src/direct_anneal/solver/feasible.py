@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
-from direct_anneal.solver.problem import Quota, SelectionProblem
+from direct_anneal.solver.problem import Linear, Quota, SelectionProblem
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -52,7 +52,8 @@ class Relaxed:
 class Rows:
     """Constraints lower ≤ A w ≤ upper beside size and forced samples; A has a row for each, and N columns.
 
-    The first `num_budgets` are budgets, the others groups with a floor or a ceiling.
+    The first `num_budgets` are budgets, then come groups with a floor or a ceiling, and at last `num_linear` sums of
+    any sign.
     """
 
     matrix: csc_array
@@ -60,11 +61,20 @@ class Rows:
     upper: Float
     names: tuple[str, ...]
     num_budgets: int
+    num_linear: int = 0
 
     @property
     def limits(self) -> Float:
-        """The upper limit, or the lower one where there is no other."""
-        return np.where(np.isfinite(self.upper), self.upper, self.lower)
+        """The upper limit, or the lower one where there is no other. Sums of any sign have none to scale by: 0."""
+        limits = np.where(np.isfinite(self.upper), self.upper, self.lower)
+        limits[len(limits) - self.num_linear :] = 0.0
+        return limits
+
+    @property
+    def means(self) -> Float:
+        """Mean magnitude of each row's entries; 1 where all are 0."""
+        means = np.asarray(abs(self.matrix).sum(axis=1)).ravel() / self.matrix.shape[1]
+        return np.where(means > 0, means, 1.0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,27 @@ class Grouping:
     def totals(self, chosen: Mask) -> Float:
         """Count the chosen of each group, shape (G,); integers, so exact."""
         return np.bincount(self.codes[chosen], self.weight[chosen], len(self.floors)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A `Linear` limit, widened by what sums in another order may differ by."""
+
+    values: Float
+    floor: float
+    ceiling: float
+    name: str
+
+    @classmethod
+    def of(cls, limit: Linear, count: float) -> Sum:
+        values = np.asarray(limit.values, dtype=np.float64)
+        slack = 2 * ROUNDING * count * float(np.abs(values).mean())
+        floor, ceiling = (float(one) for one in (limit.floor, limit.ceiling))
+        return cls(values, floor - slack, ceiling + slack, limit.name)
+
+    def holds(self, total: Any) -> Any:
+        """Whether a total, or each of several, lies within."""
+        return (self.floor <= total) & (total <= self.ceiling)
 
 
 class Polytope(ABC):
@@ -139,6 +170,7 @@ class Polytope(ABC):
             Grouping.of(quota, ones if quota.unit == "samples" else np.asarray(problem.num_tokens, dtype=np.float64))
             for quota in problem.all_quotas
         ]
+        self.linear = [Sum.of(limit, self.capacity / float(self.weight.mean())) for limit in problem.linear]
 
     @abstractmethod
     def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:
@@ -171,7 +203,13 @@ class Polytope(ABC):
             names += group.names
             lower += list(group.floors[:count])
             upper += list(group.ceilings[:count])
-        return Rows(csc_array(vstack(parts)), np.array(lower), np.array(upper), tuple(names), len(bounded))
+        for limit in self.linear:
+            parts.append(csr_array(limit.values[None]))
+            names.append(limit.name)
+            lower.append(limit.floor)
+            upper.append(limit.ceiling)
+        matrix = csc_array(vstack(parts))
+        return Rows(matrix, np.array(lower), np.array(upper), tuple(names), len(bounded), len(self.linear))
 
     def reduced(self, gain: Float, multipliers: Float) -> Float:
         """c − Aᵀμ, shape (N,)."""
@@ -234,6 +272,7 @@ class Polytope(ABC):
                 np.all((group.floors <= totals) & (totals <= group.ceilings))
                 for group, totals in ((group, group.totals(chosen)) for group in self.groupings)
             )
+            and all(limit.holds(math.fsum(limit.values[chosen])) for limit in self.linear)
         )
 
     def exchanges(self, chosen: Mask, ins: NDArray[np.intp], outs: NDArray[np.intp]) -> Mask:
@@ -251,6 +290,9 @@ class Polytope(ABC):
             same = to == of
             allowed &= totals[to] + gain - np.where(same, loss, 0.0) <= group.ceilings[to]
             allowed &= totals[of] - loss + np.where(same, gain, 0.0) >= group.floors[of]
+        for limit in self.linear:
+            change = limit.values[ins][:, None] - limit.values[outs][None, :]
+            allowed &= limit.holds(limit.values[chosen].sum() + change)
         return allowed
 
     def complete(self, chosen: Mask, value: Float) -> Mask:
@@ -265,6 +307,8 @@ class Polytope(ABC):
                 fits &= cost <= budget - cost[chosen].sum()
             for group in self.groupings:
                 fits &= group.weight <= (group.ceilings - group.totals(chosen))[group.codes]
+            for limit in self.linear:
+                fits &= limit.holds(limit.values[chosen].sum() + limit.values)
             if not fits.any():
                 return chosen
             candidates = self.by_tie[fits[self.by_tie]]

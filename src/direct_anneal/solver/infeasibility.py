@@ -159,8 +159,7 @@ def least_relaxations(polytope: Polytope, *, whole: bool) -> list[Relaxation]:
     rows, order = polytope.rows, polytope.by_tie
     num_samples, count = len(order), len(rows.names)
     matrix = csc_array(rows.matrix[:, order])
-    limits, means = rows.limits, abs(matrix).sum(axis=1) / num_samples
-    scale = np.where(limits > 0, limits, np.where(means > 0, means, 1.0))
+    scale = np.where(rows.limits > 0, rows.limits, rows.means)
     scaled, eye, nothing = diags_array(1 / scale) @ matrix, diags_array(np.ones(count)), csc_array((count, count))
     price = np.where(np.arange(count) < rows.num_budgets, 1.0, 1e3)
     size = np.concatenate([polytope.weight[order], np.zeros(2 * count)])[None]

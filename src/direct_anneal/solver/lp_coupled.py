@@ -143,8 +143,9 @@ class Coupled(Polytope):
         else:
             # The cheapest weights that keep the quotas. Costs may be equal, zero for instance: what decides among them
             # then is far below what matters.
-            quotas = slice(rows.num_budgets, None)
-            others = Rows(csc_array(rows.matrix[quotas]), rows.lower[quotas], rows.upper[quotas], rows.names[quotas], 0)
+            rest = slice(rows.num_budgets, None)
+            lower, upper, names = rows.lower[rest], rows.upper[rest], rows.names[rest]
+            others = Rows(csc_array(rows.matrix[rest]), lower, upper, names, 0, rows.num_linear)
             noise = np.empty(len(self.cost))
             noise[self.by_tie] = np.random.default_rng(0).random(len(noise)) * 1e-11
             cost = self.cost[:, 0]
@@ -176,9 +177,7 @@ class _Program:
         self._least_factor = least_factor
         # In units of what one selected sample may have: entries about 1, whatever the units of cost.
         self._count = polytope.capacity / float(polytope.weight.mean())
-        means = np.asarray(abs(rows.matrix).sum(axis=1)) / len(gain)
-        scale = np.where(rows.limits > 0, rows.limits / self._count, means)
-        self._scale = np.where(scale > 0, scale, 1.0)
+        self._scale = np.where(rows.limits > 0, rows.limits / self._count, rows.means)
         self._unit = float(np.abs(gain).max()) or 1.0
         self._size_unit = float(polytope.weight.max())
 

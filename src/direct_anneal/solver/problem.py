@@ -50,6 +50,28 @@ class Quota:
         return sorted({*self.floors, *self.ceilings}, key=str)
 
 
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A limit on a sum over the selection: floor ≤ Σ_i v_i w_i ≤ ceiling. Values may have either sign.
+
+    Args:
+        values: v, shape (N,), finite.
+        floor, ceiling: in units of the values; infinite where there is none.
+        name: of the sum, in messages.
+    """
+
+    values: NDArray[np.floating]
+    floor: float = -np.inf
+    ceiling: float = np.inf
+    name: str = "the sum"
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.values) != 1 or not np.all(np.isfinite(self.values)):
+            raise ValueError(f"values of {self.name} must be finite and of shape (N,)")
+        if np.isnan(self.floor) or np.isnan(self.ceiling):
+            raise ValueError(f"the limits of {self.name} must be numbers, got {self.floor} and {self.ceiling}")
+
+
 @dataclass(frozen=True)
 class SelectionProblem:
     """Choose samples that go far together, under budgets of stiff cost and quotas.
@@ -58,7 +80,7 @@ class SelectionProblem:
         descent:  maximise Σ_i w_i ⟨x_i, target⟩     (ours: knows the sign of progress, and is linear)
         matching: maximise ‖start − target‖² − ‖Σ_i w_i x_i − target‖²     (ours: descent, and what the step costs)
         subject to 0 ≤ w_i ≤ 1,  Σ_i a_i w_i ≤ budget (for each band),  floors and ceilings,  w_i fixed where forced,
-        and Σ_i w_i = K  or  Σ_i n_i w_i = token_budget.
+        and Σ_i w_i = K  or  Σ_i n_i w_i = token_budget;  floor ≤ Σ_i v_i w_i ≤ ceiling for each of `linear`.
 
     Args:
         features: X, shape (N, R): what each sample contributes (flat gradients for `energy`).
@@ -73,6 +95,7 @@ class SelectionProblem:
         tie_order: shape (N,), a rank for each sample; among equals the lower one is chosen. Position where left
             out. Give the rank of the sample's id to make selections independent of the order of the pool.
         quotas: one `Quota`, or several.
+        linear: limits on sums of any sign.
         forced_in, forced_out: samples that must, or must not, be chosen: a mask (N,) or positions.
 
     Raises:
@@ -91,6 +114,7 @@ class SelectionProblem:
     token_budget: int | None = None
     tie_order: NDArray[np.integer] | None = None
     quotas: Quota | Sequence[Quota] = ()
+    linear: Sequence[Linear] = ()
     forced_in: ArrayLike | None = None
     forced_out: ArrayLike | None = None
 
@@ -135,6 +159,11 @@ class SelectionProblem:
         for quota in self.all_quotas:
             if np.shape(quota.groups) != (num_samples,):
                 raise ValueError(f"a quota's groups have shape {np.shape(quota.groups)}, features {num_samples} rows")
+        for limit in self.linear:
+            if np.shape(limit.values) != (num_samples,):
+                raise ValueError(
+                    f"values of {limit.name} have shape {np.shape(limit.values)}, features {num_samples} rows"
+                )
         both = np.flatnonzero(self.mask("forced_in") & self.mask("forced_out"))
         if len(both):
             raise ValueError(f"sample {both[0]} is forced both in and out, as are {len(both) - 1} others: take a side")
@@ -158,6 +187,7 @@ class SelectionProblem:
             size = f"{self.token_budget} tokens of {num_samples} samples"
         budget = " ".join(f"{one:.6g}" for one in np.atleast_1d(self.budget))
         beside = [f"{len(self.all_quotas)} quotas"] if self.all_quotas else []
+        beside += [f"{len(self.linear)} linear limits"] if self.linear else []
         beside += [f"{self.mask(name).sum()} {name}" for name in _FORCED if self.mask(name).any()]
         return f"SelectionProblem({', '.join([self.objective, size, f'R={sketch_size}', f'budget {budget}', *beside])})"
 

@@ -129,7 +129,8 @@ def solve_whole(polytope: Polytope, gain: Float, settled: Mask, core: NDArray[np
     base = rows.matrix @ settled.astype(np.float64)
     room = polytope.capacity - float(size[settled].sum())
     count = max(1.0, polytope.capacity / float(size.mean()))
-    scale = np.where(rows.limits > 0, rows.limits / count, 1.0) / _SHARPER
+    linear = np.arange(len(rows.names)) >= len(rows.names) - rows.num_linear
+    scale = np.where(rows.limits > 0, rows.limits / count, np.where(linear, rows.means, 1.0)) / _SHARPER
     matrix = diags_array(1 / scale) @ rows.matrix[:, core]
     # What does not matter to the choice, the same gain for all, would only coarsen HiGHS's absolute tolerance of 1e-6.
     middle = 0.0 if polytope.size is not None or not len(core) else float(np.median(gain[core]))
@@ -167,7 +168,7 @@ def solve_whole(polytope: Polytope, gain: Float, settled: Mask, core: NDArray[np
 def _first_of_equals(polytope: Polytope, gain: Float, chosen: Mask, core: NDArray[np.intp]) -> Mask:
     """The same selection, but of core samples that are alike to gain and constraints the first ones."""
     alike = [gain, polytope.weight, *polytope.cost.T, *(group.codes for group in polytope.groupings)]
-    alike += [group.weight for group in polytope.groupings]
+    alike += [group.weight for group in polytope.groupings] + [limit.values for limit in polytope.linear]
     _, kinds = np.unique(np.stack([of[core] for of in alike], axis=1), axis=0, return_inverse=True)
     taken = np.bincount(kinds, chosen[core])
     order = np.argsort(kinds, kind="stable")
