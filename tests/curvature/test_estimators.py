@@ -23,8 +23,9 @@ from curvature.dense import (
     tiny_gpt2,
     tiny_llama,
 )
-from direct_anneal.curvature import MatrixFree, SecondMoment, estimate, labelled, monte_carlo_sketches
+from direct_anneal.curvature import MatrixFree, SecondMoment, estimate, monte_carlo_sketches
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.batching import labelled
 from gradients.tiny_models import FAMILIES, explicit_matrix
 
 Float = NDArray[np.float64]

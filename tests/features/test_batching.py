@@ -37,7 +37,12 @@ class Limited:
     def __init__(
         self, real: GradientSketcher, limit: int, error: Exception = ERRORS[0], interrupted_at: int | None = None
     ) -> None:
-        self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
+        self.model, self.projection, self.device, self.reduction = (
+            real.model,
+            real.projection,
+            real.device,
+            real.reduction,
+        )
         self.done: list[int] = []
         self.refused = 0
         self._real, self._limit, self._error, self._interrupted_at = real, limit, error, interrupted_at
@@ -122,7 +127,12 @@ class OnceShort:
     """A sketcher that runs out of memory at its third batch, and at no other."""
 
     def __init__(self, real: GradientSketcher) -> None:
-        self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
+        self.model, self.projection, self.device, self.reduction = (
+            real.model,
+            real.projection,
+            real.device,
+            real.reduction,
+        )
         self._real, self._left = real, 2
 
     def sketch(self, ids: torch.Tensor, *more: Any) -> Sketches:

@@ -13,7 +13,6 @@ from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.curvature.mc_fisher import monte_carlo_sketches
 from direct_anneal.curvature.spectrum import Spectrum
 from direct_anneal.curvature.storage import load_estimate, save_estimate
-from direct_anneal.curvature.windows import labelled
 
 __all__ = [
     "PAPER_SHARE",
@@ -30,7 +29,6 @@ __all__ = [
     "energy_share",
     "estimate",
     "fixed_number",
-    "labelled",
     "load_estimate",
     "monte_carlo_sketches",
     "save_estimate",

@@ -17,8 +17,9 @@ from direct_anneal.curvature.cutoff import energy_share
 from direct_anneal.curvature.functional import evaluating
 from direct_anneal.curvature.matvec import Matrix, product
 from direct_anneal.curvature.spectrum import Spectrum
-from direct_anneal.curvature.windows import NOT_PREDICTED, Tokens, batches, num_predicted
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.batching import IGNORED_LABEL, Tokens, batches, num_predicted, padded, windows_of
+from direct_anneal.model.lengths import length_switches
 
 RTOL = 1e-4
 _MAX_RESTARTS = 100
@@ -42,7 +43,7 @@ class MatrixFree:
         documents: tokens of each of the M samples.
         matrix: "ggn" or "hessian".
         num_eigenpairs: k; fewer where D, R or the matrix allow no more.
-        labels: as in `batches`; the tokens themselves where left out.
+        labels: as in `windows_of`; the tokens themselves where left out.
         max_length, batch_tokens: as in `batches`; the latter changes no more than rounding.
         rtol: of an eigenpair, ‖H v − λ v‖ ≤ rtol · λ.
         seed: of the first vector.
@@ -101,14 +102,15 @@ class MatrixFree:
         documents = [self._documents[sample] for sample in samples]
         labels = [self._labels[sample] for sample in samples]
         counts = np.array([float(num_predicted(wanted, self._max_length)) for wanted in labels])
-        parts = batches(documents, labels, max_length=self._max_length, batch_tokens=self._batch_tokens)
+        windows = windows_of(documents, max_length=self._max_length, labels=labels)
+        parts = [padded(batch) for batch in batches(windows, self._batch_tokens, length_switches(self._sketcher.model))]
 
         def times(vector: NDArray[np.floating]) -> NDArray[np.floating]:
             pieces = self._pieces(torch.from_numpy(np.ascontiguousarray(vector.reshape(-1), dtype=self._dtype)))
             total = [torch.zeros_like(leaf) for leaf in pieces.values()]
             with evaluating(self._sketcher.model), torch.enable_grad():
                 for batch in parts:
-                    predicted = batch.labels != NOT_PREDICTED
+                    predicted = batch.labels != IGNORED_LABEL
                     weights = predicted / torch.from_numpy(counts[batch.documents] * len(documents))[:, None]
                     device, dtype = self._sketcher.device, total[0].dtype
                     of_batch = product(

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from direct_anneal.curvature.functional import evaluating, logits
-from direct_anneal.curvature.windows import NOT_PREDICTED, Tokens, batches, num_predicted
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.batching import IGNORED_LABEL, Tokens, batches, num_predicted, padded, windows_of
+from direct_anneal.model.lengths import length_switches
 
 
 def monte_carlo_sketches(
@@ -38,8 +39,8 @@ def monte_carlo_sketches(
         sketcher: S, and the model.
         documents: tokens of each sample.
         names: of the samples: a sample's labels follow from its name, its tokens and the seed alone.
-        labels, max_length, batch_tokens: as in `batches`; of given labels only where they are −100 counts. The
-            tokens themselves where left out.
+        labels, max_length, batch_tokens: as in `windows_of` and `batches`; of given labels only where they are −100
+            counts. The tokens themselves where left out.
         seed: of the labels.
         advance: told the tokens of each document as its labels are drawn, and of each batch as it is sketched.
 
@@ -53,10 +54,11 @@ def monte_carlo_sketches(
     drawn = []
     for tokens, wanted, name in zip(documents, labels, names, strict=True):
         anew = _draw(sketcher, tokens, name, seed, max_length)
-        drawn.append(np.where(wanted == NOT_PREDICTED, wanted, anew))
+        drawn.append(np.where(wanted == IGNORED_LABEL, wanted, anew))
         advance(len(tokens))
     sums = np.zeros((len(documents), sketcher.projection.sketch_size))
-    for batch in batches(documents, drawn, max_length=max_length, batch_tokens=batch_tokens):
+    windows = windows_of(documents, max_length=max_length, labels=drawn)
+    for batch in map(padded, batches(windows, batch_tokens, length_switches(sketcher.model))):
         sketches = sketcher.sketch(batch.ids, batch.mask, batch.labels)
         weights = sketches.num_tokens.cpu().numpy().astype(np.float64)
         np.add.at(sums, batch.documents, weights[:, None] * sketches.values.cpu().numpy())

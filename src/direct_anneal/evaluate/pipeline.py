@@ -64,7 +64,7 @@ def _scored(
     """Score and record, in a directory that is claimed; `wanted` is what the result depends on."""
     out, window = Path(config.out), int(wanted["max_length"])
     keep(asdict(config), out)
-    model = checkpoint.load_model(config.device, config.dtype)
+    model = checkpoint.load_model(config.device, config.dtype, window=window)
     record: dict[str, Any] = {
         "config": wanted,
         "fingerprints": {"model": wanted["weights"], "tokenizer": checkpoint.tokenizer_fingerprint()},

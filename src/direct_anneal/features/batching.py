@@ -1,44 +1,22 @@
-"""Windows into batches of a size that memory allows.
+"""Sketches of batches of a size that memory allows.
 
 B windows of a batch, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError
-from direct_anneal.gradients import IGNORED_LABEL, GradientSketcher, Sketches
+from direct_anneal.gradients import GradientSketcher, Sketches
+from direct_anneal.model.batching import Window, padded
 
 BATCH_TOKENS = 2048  # on a CPU, where more was slower (docs/log.md); on a GPU what memory is measured with
 
 # Of a GPU's memory. The rest is for what the allocator cannot use again, and for what torch does not count.
 _SHARE_OF_MEMORY = 0.8
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a document.
-
-    Attributes:
-        document: its position within the shard.
-        tokens: shape (T,).
-        num_prompt: leading tokens that are not predicted.
-    """
-
-    document: int
-    tokens: NDArray[np.int64]
-    num_prompt: int = 0
-
-    @property
-    def predicts(self) -> bool:
-        """True if any token is predicted; the first never is."""
-        return max(1, self.num_prompt) < len(self.tokens)
 
 
 class BatchTooLargeError(Exception):
@@ -49,18 +27,6 @@ class BatchTooLargeError(Exception):
         self.tokens = tokens
 
 
-def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows of like length together, longest first: little padding, and memory peaks in the first batch."""
-    batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: -len(window.tokens)):
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
-
-
 def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
     """The sketches of a batch, the longest window first.
 
@@ -68,16 +34,9 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
         BatchTooLargeError: it does not fit into memory, and is more than one window.
         InputError: it is one window, and does not fit.
     """
-    width = len(batch[0].tokens)
-    ids = torch.zeros(len(batch), width, dtype=torch.int64)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED_LABEL)
-    for row, window in enumerate(batch):
-        length = len(window.tokens)
-        ids[row, :length] = torch.from_numpy(window.tokens)
-        mask[row, :length] = 1
-        labels[row, window.num_prompt : length] = ids[row, window.num_prompt : length]
+    width, rows = len(batch[0].tokens), padded(batch)
     try:
-        return sketcher.sketch(ids, mask, labels)
+        return sketcher.sketch(rows.ids, rows.mask, rows.labels)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

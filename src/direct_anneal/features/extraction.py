@@ -12,10 +12,12 @@ from typing import Protocol
 import numpy as np
 
 from direct_anneal.data import Corpus
-from direct_anneal.features.batching import BatchTooLargeError, Window, batches, found_batch_tokens, sketched
+from direct_anneal.features.batching import BatchTooLargeError, found_batch_tokens, sketched
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import FeatureStore, ShardRows
 from direct_anneal.gradients import Coverage, GradientSketcher
+from direct_anneal.model.batching import batches, windows_of
+from direct_anneal.model.lengths import length_switches
 
 _SMALLER_BATCHES = (
     "a batch did not fit into memory: batches were made smaller, by halves, as batches.json beside the features says; "
@@ -159,16 +161,6 @@ def extract(
     return engine.make(extraction, missing)
 
 
-def windows_of(documents: Documents, max_length: int) -> list[Window]:
-    """The windows of these documents that predict something."""
-    windows = [
-        Window(document, tokens[first : first + max_length], max(0, int(documents.num_prompt[document]) - first))
-        for document, tokens in enumerate(documents.tokens)
-        for first in range(0, len(tokens), max_length)
-    ]
-    return [window for window in windows if window.predicts]
-
-
 def shard_rows(
     documents: Documents,
     sketcher: GradientSketcher,
@@ -186,8 +178,9 @@ def shard_rows(
     sums = np.zeros((num_documents, sketcher.projection.sketch_size))
     averaged = sketcher.reduction == "mean"
     done = 0
+    windows = windows_of(documents.tokens, max_length=max_length, num_prompt=documents.num_prompt)
     losses, predicted = np.zeros(num_documents), np.zeros(num_documents)
-    for batch in batches(windows_of(documents, max_length), batch_tokens):
+    for batch in batches(windows, batch_tokens, length_switches(sketcher.model)):
         try:
             sketches = sketched(sketcher, batch)
         except BatchTooLargeError:

@@ -1,6 +1,6 @@
 """Per-sample gradients of a model, sketched to R numbers each."""
 
-from direct_anneal.gradients.batches import IGNORED_LABEL, Collate, LossFunction
+from direct_anneal.gradients.batches import Collate, LossFunction
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.preconditioning import adam_moments, adam_scales, trainer_groups
 from direct_anneal.gradients.sketcher import (
@@ -12,6 +12,7 @@ from direct_anneal.gradients.sketcher import (
     Sketches,
     SlowPathWarning,
 )
+from direct_anneal.model.batching import IGNORED_LABEL
 
 __all__ = [
     "EXCLUDED",

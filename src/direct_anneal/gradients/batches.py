@@ -5,7 +5,6 @@ B samples of a batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,10 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-IGNORED_LABEL = -100  # transformers' and torch's own mark for a position that is not predicted
+from direct_anneal.model.batching import IGNORED_LABEL, next_labels, padded_right, side_of
+from direct_anneal.model.probes import predictions, require_causal
 
 # Of logits in float32 that are worked on at once: what a core's cache holds, or enough to keep a GPU busy.
 _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
+_CAUSAL_TOKENS = 16
 _PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -110,15 +111,7 @@ class TokenBatch:
         labels = input_ids if labels is None else labels.long()
         if attention_mask is None:
             return cls(input_ids.to(device), labels.to(device), [input_ids.shape[1]] * len(input_ids))
-        mask = attention_mask.bool()
-        lengths = mask.sum(1)
-        width = max(1, int(lengths.max()))
-        order = torch.argsort(~mask, dim=1, stable=True)[:, :width]
-        inside = torch.arange(width, device=order.device) < lengths[:, None]
-        packed = input_ids.gather(1, order)
-        # Padded with the sample's own first token: another's embedding may be NaN, and 0 · NaN is NaN.
-        packed = packed.where(inside, packed[:, :1])
-        labels = labels.gather(1, order).where(inside, IGNORED_LABEL)
+        packed, labels, lengths = padded_right(input_ids, attention_mask.bool(), labels)
         return cls(packed.to(device), labels.to(device), lengths.tolist())
 
     @property
@@ -130,17 +123,34 @@ class TokenBatch:
         return self.ids.shape[1]
 
     def losses(self, model: nn.Module) -> Losses:
-        # A cache of keys and values would only be thrown away; models that are not transformers' know no such word.
-        options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-        logits: Tensor = model(input_ids=self.ids, **options).logits
-        # The labels are shifted, not the logits: a slice of those would be copied, and its gradient filled with zeros.
-        targets = nn.functional.pad(self.labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        logits = predictions(model, self.ids)
+        targets = next_labels(self.labels)
         nats, slopes = _cross_entropy(logits.detach(), targets)
         return Losses(logits, slopes, nats.sum(1), (targets != IGNORED_LABEL).sum(1))
 
     def predicting(self) -> list[int]:
         found: list[int] = (self.labels[:, 1:] != IGNORED_LABEL).any(1).nonzero().flatten().tolist()
         return found
+
+    def sides(self, switches: Sequence[int]) -> list[list[int]]:
+        """The samples between each two lengths at which the model computes otherwise; groups that have any."""
+        groups: dict[int, list[int]] = {}
+        for place, length in enumerate(self.lengths):
+            groups.setdefault(side_of(length, switches), []).append(place)
+        return list(groups.values())
+
+    def only(self, samples: list[int]) -> TokenBatch:
+        """A batch of these samples, as wide as the longest of them."""
+        lengths = [self.lengths[sample] for sample in samples]
+        return TokenBatch(self.ids[samples, : max(1, *lengths)], self.labels[samples, : max(1, *lengths)], lengths)
+
+    def require_causal(self, model: nn.Module, sample: int) -> None:
+        """See that the model predicts each token from those before it, on the beginning of this sample.
+
+        Raises:
+            InputError: it does not.
+        """
+        require_causal(model, self.ids[sample, : min(self.lengths[sample], _CAUSAL_TOKENS)])
 
     def alone(self, sample: int) -> TokenBatch:
         length = self.lengths[sample]

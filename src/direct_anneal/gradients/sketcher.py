@@ -25,6 +25,7 @@ from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+from direct_anneal.model.lengths import length_switches, longest_alike
 
 FACTOR_SIZE = 64
 SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
@@ -168,7 +169,22 @@ class GradientSketcher:
         Cost: forward and backward through activations, 4 D FLOPs a token, and the projections. A non-finite gradient
         gives a non-finite sketch of that sample alone.
         """
-        return self._sketch(TokenBatch.pack(input_ids, attention_mask, labels, self.device))
+        batch = TokenBatch.pack(input_ids, attention_mask, labels, self.device)
+        alike = longest_alike(self.model)
+        if alike is not None and max(batch.lengths) > alike:
+            raise ValueError(
+                f"sequences must be at most {alike} tokens long, got {max(batch.lengths)}: above, this model's rotary "
+                "frequencies follow the longest of the batch, and a sample's gradient its neighbours"
+            )
+        sides = batch.sides(length_switches(self.model))
+        if len(sides) == 1:
+            return self._sketch(batch)
+        if self._sharded:
+            raise ValueError(
+                f"sequences of one batch must lie on one side of {length_switches(self.model)} tokens, where a sharded "
+                "model's rotary frequencies change: give them apart"
+            )
+        return _joined([(places, self._sketch(batch.only(places))) for places in sides], batch.size)
 
     def sketch_samples(
         self, samples: Sequence[Any], loss_fn: LossFunction, collate: Collate = default_collate
@@ -256,6 +272,8 @@ class GradientSketcher:
         if self._sharded:  # autograd's gradients are then means over all processes
             batch = of_the_first(batch, self.device)
         predicting = batch.predicting()
+        if predicting and isinstance(batch, TokenBatch):
+            batch.require_causal(self.model, predicting[0])
         for sample, other in zip(predicting, [*predicting[1:], None], strict=False):
             verdict = self._wrong_layers(batch.probe(sample, other))
             if verdict is not None:
@@ -337,6 +355,19 @@ class GradientSketcher:
                 parameter.requires_grad_(flag)
             for module, mode in modes.items():
                 module.training = mode
+
+
+def _joined(parts: Sequence[tuple[list[int], Sketches]], size: int) -> Sketches:
+    """Sketches of parts of a batch, each with its places, as of the whole."""
+    order = torch.tensor([place for places, _ in parts for place in places])
+    back = torch.empty(size, dtype=torch.int64)
+    back[order] = torch.arange(size)
+
+    def joined(name: str) -> Tensor:
+        whole = torch.cat([getattr(sketches, name) for _, sketches in parts])
+        return whole[back.to(whole.device)]
+
+    return Sketches(joined("values"), joined("losses"), joined("norms"), joined("num_tokens"))
 
 
 def _chosen(trainable: dict[str, Tensor], patterns: Sequence[str] | None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from direct_anneal.config.names import DtypeName as DtypeName
 from direct_anneal.errors import InputError, option
+from direct_anneal.model.probes import require_language_model
 from direct_anneal.model.weights import (
     WEIGHTS,
     require_fit,
@@ -100,11 +101,15 @@ class Checkpoint:
             )
         return max_length
 
-    def load_model(self, device: str, dtype: DtypeName) -> nn.Module:
+    def load_model(self, device: str, dtype: DtypeName, *, window: int | None = None) -> nn.Module:
         """The model with its weights, in evaluation mode.
 
+        Args:
+            window: T, tokens of the longest sequence that it will be given; `window(None)` where left out.
+
         Raises:
-            InputError: weights are missing, damaged, or not those of the architecture that config.json names.
+            InputError: weights are missing, damaged, or not those of the architecture that config.json names; or the
+                model is no causal language model, or depends on its batch (`require_language_model`).
         """
         require_sizes(self.config, self.name)
         stored = stored_tensors(self._files(WEIGHTS))
@@ -119,6 +124,8 @@ class Checkpoint:
         )
         require_fit(model, report, self.name)
         loaded: nn.Module = model.to(device).eval()
+        longest = self.window(None) if window is None else window
+        require_language_model(loaded, vocab_size=self.vocab_size, window=longest, name=self.name)
         return loaded
 
     @property

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from direct_anneal.features.batching import Window, batches
-from direct_anneal.gradients import IGNORED_LABEL
+from direct_anneal.model.batching import IGNORED_LABEL, batches, next_labels, padded, windows_of
+from direct_anneal.model.lengths import length_switches
 
 # Padded tokens of a batch. On a CPU more was not faster (benchmarks/path.py); a GPU needs that many to be busy.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -30,16 +30,6 @@ _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}  # of logits in float32 at on
 
 class OutOfMemoryError(Exception):
     """A batch did not fit into memory."""
-
-
-def windows_of(contents: Sequence[NDArray[np.int64]], num_prompt: NDArray[np.int64], max_length: int) -> list[Window]:
-    """The windows of these documents that predict something; one that is longer than T is cut into several."""
-    windows = [
-        Window(document, tokens[first : first + max_length], max(0, int(num_prompt[document]) - first))
-        for document, tokens in enumerate(contents)
-        for first in range(0, len(tokens), max_length)
-    ]
-    return [window for window in windows if window.predicts]
 
 
 def losses_of(
@@ -69,8 +59,10 @@ def losses_of(
     nats, predicted = np.zeros(len(contents)), np.zeros(len(contents))
     done = 0
     with torch.inference_mode():
-        for batch in batches(windows_of(contents, num_prompt, max_length), batch_tokens):
-            ids, targets = padded(batch)
+        windows = windows_of(contents, max_length=max_length, num_prompt=num_prompt)
+        for batch in batches(windows, batch_tokens, length_switches(model)):
+            rows = padded(batch)
+            ids, targets = rows.ids, next_labels(rows.labels)
             try:
                 sums = token_nats(model, ids.to(_device(model)), targets.to(_device(model))).sum(1)
             except (torch.OutOfMemoryError, MemoryError) as error:
@@ -84,22 +76,6 @@ def losses_of(
             done += amount
     advance(sum(map(len, contents)) - done)
     return nats, predicted
-
-
-def padded(batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
-    """Windows side by side: ids (B, T), padded on the right with their own first token, where a causal model never sees
-    it; and what is to be predicted at each place, (B, T), −100 for nothing.
-    """
-    width = max(len(window.tokens) for window in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.int64)
-    targets = torch.full_like(ids, IGNORED_LABEL)
-    for row, window in enumerate(batch):
-        tokens = torch.from_numpy(window.tokens)
-        ids[row] = tokens[0]
-        ids[row, : len(tokens)] = tokens
-        first = max(1, window.num_prompt)
-        targets[row, first - 1 : len(tokens) - 1] = tokens[first:]
-    return ids, targets
 
 
 def token_nats(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:

@@ -23,15 +23,16 @@ from scipy.optimize import nnls
 from direct_anneal.config.options import require_device
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.config.signature import takes
-from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, labelled, monte_carlo_sketches
+from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
 from direct_anneal.data import Part, check_writable, sample, write_selected
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, SketchedGradients, ngrams_of
-from direct_anneal.features.batching import batches, found_batch_tokens, sketched
-from direct_anneal.features.extraction import windows_of
+from direct_anneal.features.batching import found_batch_tokens, sketched
 from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.batching import batches, labelled, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.model.lengths import length_switches
 from direct_anneal.objectives import SelectionObjective
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Progress, Silent, current_progress
@@ -208,7 +209,9 @@ class _Calibration:
     ) -> NDArray[np.float64]:
         """Times batches as select makes them, from the longest windows to the shortest; returns their rows, (n, R)."""
         rows = range(min(ROWS_PER_SHARD, part.corpus.num_samples))
-        planned = list(batches(windows_of(Documents.of(part.corpus, rows), self._window), size))
+        documents = Documents.of(part.corpus, rows)
+        cut = windows_of(documents.tokens, max_length=self._window, num_prompt=documents.num_prompt)
+        planned = list(batches(cut, size, length_switches(sketcher.model)))
         picked = np.unique(np.linspace(0, len(planned) - 1, _TIMED_BATCHES[role]).astype(int))
         sums = np.zeros((len(rows), sketcher.projection.sketch_size))
         sketched(sketcher, planned[0])  # a first time is slower

@@ -53,7 +53,8 @@ class SketcherBuilder:
     def __call__(self) -> GradientSketcher:
         config = self.config
         checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-        model = checkpoint.load_model(config.device, config.dtype)
+        window = checkpoint.window(config.max_length)
+        model = checkpoint.load_model(config.device, config.dtype, window=window)
         try:
             sketcher = GradientSketcher(
                 model,

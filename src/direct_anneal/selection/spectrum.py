@@ -23,7 +23,6 @@ from direct_anneal.curvature import (
     energy_share,
     estimate,
     fixed_number,
-    labelled,
     load_estimate,
     monte_carlo_sketches,
     save_estimate,
@@ -34,6 +33,7 @@ from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.features.batching import BATCH_TOKENS
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.batching import labelled
 
 # Of the numbers that estimates consist of: raised where they would change.
 ESTIMATE_VERSION = 1

@@ -73,7 +73,7 @@ def _annealed(
     work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
     windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
-    model = checkpoint.load_model(config.device, "float32")  # with dtype bfloat16 autocast does the rest
+    model = checkpoint.load_model(config.device, "float32", window=window)  # with dtype bfloat16 autocast does the rest
     state = load_optimizer_state(checkpoint.directory) if config.optimizer_state == "kept" else None
     from direct_anneal.train.loop import OPTIMIZER_FILE, train
 
