@@ -21,6 +21,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from direct_anneal.curvature.windows import batches
 from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
 from scipy.stats import spearmanr
@@ -35,7 +36,6 @@ from direct_anneal.curvature import (
     fixed_number,
     monte_carlo_sketches,
 )
-from direct_anneal.curvature.windows import batches
 from direct_anneal.data import Fields, expand, prepare
 from direct_anneal.demo import demo_model_path, write_demo_corpus
 from direct_anneal.model.checkpoint import Checkpoint
