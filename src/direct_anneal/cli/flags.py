@@ -6,17 +6,17 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from direct_anneal.config.option import Declared, declared
-from direct_anneal.config.values import kinds_of, text_value
+from direct_anneal.config.values import text_value
 from direct_anneal.errors import InputError, flag, suggestion
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """Add a flag or argument for every option. What is not given stays out of the namespace."""
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for each in declared(config).values():
+    for each in in_order(config):
         if each.meta.python_only:
             continue
         if each.meta.argument:
@@ -28,11 +28,16 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         groups[name].add_argument(each.flag, dest=each.name, default=argparse.SUPPRESS, help=_help(each), **_kind(each))
 
 
+def in_order(config: type) -> list[Declared]:
+    """The options of a configuration, those that must be given first."""
+    return sorted(declared(config).values(), key=lambda each: not each.required)
+
+
 def _help(each: Declared) -> str:
     text = each.meta.help
     if each.required and not each.meta.argument:
         text = f"{text} (required)"
-    elif each.meta.unset is not None or each.default not in (None, False, True, (), {}, MISSING):
+    elif each.meta.unset is not None or not (isinstance(each.default, bool) or each.default in (None, (), {}, MISSING)):
         text = f"{text} (default: {each.default_text})"
     return text.replace("%", "%%")
 
@@ -41,14 +46,12 @@ def _kind(each: Declared) -> dict[str, Any]:
     """How argparse is to take the values: as texts, which `values` makes of their types."""
     if isinstance(each.default, bool):
         return {"action": argparse.BooleanOptionalAction if each.default else "store_true"}
-    metavar = each.meta.metavar or (f"{{{','.join(each.choices)}}}" if each.choices else each.name.upper())
-    if get_origin(each.annotation) is Mapping or isinstance(each.default, Mapping):
-        return {"action": "append", "metavar": metavar}
-    if tuple[str, ...] in (kinds_of(each.annotation) or ()):
-        return {"action": "extend", "nargs": "+", "metavar": metavar}
+    parts = (each.annotation, *get_args(each.annotation))
+    if tuple[str, ...] in parts or any(get_origin(part) is Mapping for part in parts):
+        return {"action": "extend", "nargs": "+", "metavar": each.metavar}
     if each.meta.bare is not MISSING:
-        return {"nargs": "?", "const": each.meta.bare, "metavar": metavar}
-    return {"metavar": metavar}
+        return {"nargs": "?", "const": each.meta.bare, "metavar": each.metavar}
+    return {"metavar": each.metavar}
 
 
 def values(config: type, namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,11 @@ class Declared:
         return choices_of(self.annotation) if all(get_origin(kind) is Literal for kind in kinds) else ()
 
     @property
+    def metavar(self) -> str:
+        """The word that stands for the value."""
+        return self.meta.metavar or (f"{{{','.join(self.choices)}}}" if self.choices else self.name.upper())
+
+    @property
     def default_text(self) -> str:
         """What holds where it is left out, in words."""
         if self.required:

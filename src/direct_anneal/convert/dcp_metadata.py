@@ -79,7 +79,7 @@ class _Record:
         return record
 
     def __setstate__(self, state: Any) -> None:
-        object.__setattr__(self, "state", state)
+        self.state = state
 
     def __getitem__(self, name: str) -> Any:
         return self.state[name]

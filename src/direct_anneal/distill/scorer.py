@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,11 @@ class Scorer:
     scale: float
     lengths: NDArray[np.float64]
     card: Mapping[str, Any]
-    _table: NDArray[np.int32] = field(init=False, repr=False)  # with a 0 at the end, for pairs that are none
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_table", np.append(self.weights, np.int32(0)))
+    @cached_property
+    def _table(self) -> NDArray[np.int32]:
+        """With a 0 at the end, for pairs that are none."""
+        return np.append(self.weights, np.int32(0))
 
     @property
     def bits(self) -> int:
