@@ -197,7 +197,7 @@ class TestConfigFile:
     def test_another_way_to_give_the_size_is_not_mixed_in(self, desk: Desk) -> None:
         outcome = desk.run(["select", "--config", str(self.whole(desk)), "--fraction", "0.5"])
         assert outcome.code == INPUT
-        assert "got --num-samples and --fraction" in outcome.message
+        assert "got num_samples (in the file) and --fraction" in outcome.message
 
     @pytest.mark.parametrize(
         ("content", "told"),
@@ -292,7 +292,7 @@ class TestForJobs:
             warnings.warn("odd", stacklevel=1)
             raise RuntimeError("impossible")
 
-        monkeypatch.setattr("direct_anneal.selection.choose.formulate", fail)
+        monkeypatch.setattr("direct_anneal.selection.choose.inputs_of", fail)
         outcome = desk("--log-format", "json")
         assert outcome.code == BUG
         *_, warning, traceback, error = map(json.loads, outcome.err.splitlines())
@@ -407,9 +407,9 @@ class TestRequest:
         ("words", "named"),
         [
             ([], "COMMAND"),
-            (["choose"], "'choose'"),
+            (["choose"], "no command choose"),
             (["select", "--num-samples", "many"], "--num-samples"),
-            (["select", "--objective", "x"], "--objective"),
+            (["select", "--filter", "x"], "--filter"),
             (["compare", "recipe.yaml"], "--out"),
         ],
     )
@@ -441,8 +441,8 @@ class TestDocuments:
         assert "*.parquet" in desk.refused(pool=desk.directory / "*.parquet")
 
     def test_an_unknown_format(self, desk: Desk) -> None:
-        (desk.directory / "pool.csv").write_text("text\n")
-        assert "pool.csv" in desk.refused(pool=desk.directory / "pool.csv")
+        (desk.directory / "pool.docx").write_text("text\n")
+        assert "pool.docx" in desk.refused(pool=desk.directory / "pool.docx")
 
     def test_the_wrong_field(self, desk: Desk) -> None:
         message = desk.refused(text_field="content")
@@ -551,7 +551,7 @@ class TestCheckpoints:
     def test_text_needs_a_tokenizer_and_tokens_do_not(self, desk: Desk, model: Path) -> None:
         for path in model.glob("tokenizer*"):
             path.unlink()
-        assert "text needs a tokenizer" in desk.refused(model=model)
+        assert "must have a tokenizer" in desk.refused(model=model)
         tokenizer = byte_tokenizer()
         for name in ("pool", "validation"):
             path = desk.directory / f"{name}.jsonl"
@@ -673,7 +673,7 @@ class TestBugs:
         def fail(*args: object, **kwargs: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr("direct_anneal.selection.choose.formulate", fail)
+        monkeypatch.setattr("direct_anneal.selection.choose.inputs_of", fail)
         outcome = desk()
         assert outcome.code == BUG
         assert "Traceback" in outcome.err

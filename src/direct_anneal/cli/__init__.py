@@ -26,7 +26,7 @@ from direct_anneal.cli.plan import PLAN
 from direct_anneal.cli.report import REPORT
 from direct_anneal.cli.select import FEATURES, SELECT, SOLVE
 from direct_anneal.cli.verify import VERIFY
-from direct_anneal.config.option import declared
+from direct_anneal.config.option import declared, settled
 from direct_anneal.errors import InputError, flag, suggestion
 from direct_anneal.progress import showing
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             in_file = from_file(given["config"], command.config, command.unused, command.name)
             spell = speller(command.config, frozenset(in_file) - options.keys())
             options = {**in_file, **options}
+        settled(command.config, options)  # a mistyped value is told before a missing one
         _check_complete(command, options)
         with output.streams(), showing(progress):
             result = command.run(options)

@@ -88,12 +88,12 @@ def from_file(path: str, config: type, unused: frozenset[str], command: str) -> 
     known = [each.name for each in declared(config).values() if not (each.meta.python_only or each.meta.argument)]
     unknown = [str(name) for name in content if name not in known and name not in unused]
     if unknown:
-        told = [suggestion(name, known) for name in unknown]
+        told = suggestion(unknown[0], known) if len(unknown) == 1 else None
         raise InputError(
             field="config",
             must=f"have names of options of {command}",
             got=f"but {path} has {', '.join(unknown)}",
-            do=next(filter(None, told), f"known are {', '.join(sorted(known))}"),
+            do=told or f"known are {', '.join(sorted(known))}",
         )
     return {name: value for name, value in content.items() if name in known}
 
