@@ -15,6 +15,9 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.export import pipeline
 from direct_anneal.export.pipeline import export, shuffled
+from direct_anneal.io.digests import sha256
+from direct_anneal.io.records import sealed
+from direct_anneal.run.run_dir import RunDir
 from export.exported import EOS, FORMATS, TOKENS, by_place, expected, provenance, read_lines, with_end
 from selection.tiny import byte_tokenizer, files_below
 
@@ -217,17 +220,18 @@ class TestRunsThatMeanHarm:
         return tmp_path / "run"
 
     def change(self, path: Path, **fields: object) -> None:
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | fields))
+        """As somebody who knows the format would: with the seal that goes with it."""
+        path.write_text(json.dumps(sealed(json.loads(path.read_text()) | fields)))
 
-    def test_code_runs_only_where_the_one_who_opens_it_says_so(self, copy, tmp_path, model):
+    def test_the_model_that_it_names_is_not_opened(self, copy, tmp_path, model):
         poisoned = tmp_path / "poisoned"
         shutil.copytree(model, poisoned)
         self.change(poisoned / "config.json", auto_map={"AutoConfig": "evil.Evil"}, model_type="evil")
         (poisoned / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         self.change(copy / "direct-anneal.json", trust_remote_code=True, model=str(poisoned))
+        export(copy, to="jsonl", out=tmp_path / "out")
         with pytest.raises(InputError, match="--trust-remote-code"):
-            export(copy, to="jsonl", out=tmp_path / "out")
+            RunDir.open(copy).checkpoint()
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 3}', "\0"])
@@ -246,18 +250,22 @@ class TestRunsThatMeanHarm:
 
     def test_features_of_elsewhere(self, copy, tmp_path):
         self.change(copy / "manifest.json", features_of=str(tmp_path / "nowhere"))
-        with pytest.raises(InputError, match="must be as it was"):
+        with pytest.raises(InputError, match="must be the directory of a select or features run"):
             export(copy, to="jsonl", out=tmp_path / "out")
 
     def test_a_selection_of_other_documents(self, copy, tmp_path):
         path = copy / "selection.parquet"
         table = pq.read_table(path)
-        pq.write_table(table[:-1], path)
-        with pytest.raises(InputError, match="every document of the pool"):
-            export(copy, to="jsonl", out=tmp_path / "out")
-        path.write_bytes(b"PAR1")
-        with pytest.raises(InputError, match="must be readable"):
-            export(copy, to="jsonl", out=tmp_path / "out")
+        for content, match in ((table, "every document of the pool"), (None, "must be as the run wrote it")):
+            pq.write_table(table[:-1], path)
+            if content is None:
+                path.write_bytes(b"PAR1")
+            with pytest.raises(InputError, match="must be as the run wrote it, but was changed"):
+                export(copy, to="jsonl", out=tmp_path / "out")
+            digests = json.loads((copy / "manifest.json").read_text())["digests"]
+            self.change(copy / "manifest.json", digests=digests | {path.name: sha256(path.read_bytes())})
+            with pytest.raises(InputError, match=match):
+                export(copy, to="jsonl", out=tmp_path / "out")
 
     def test_places_beyond_the_tokens(self, copy, tmp_path):
         for path in (copy / "corpus" / "pool").glob("*.parquet"):
@@ -265,11 +273,8 @@ class TestRunsThatMeanHarm:
             far = pa.array([2**40] * len(table), pa.int64())
             changed = table.set_column(table.schema.get_field_index("offset"), table.schema.field("offset"), far)
             pq.write_table(changed, path)
-            self.record_sizes(path)
-        with pytest.raises(InputError, match="damaged"):
+            record = path.with_suffix(".json")
+            digests = json.loads(record.read_text())["digests"]
+            self.change(record, digests=digests | {"parquet": sha256(path.read_bytes())})
+        with pytest.raises(InputError, match="must say where each document's tokens lie"):
             export(copy, to="megatron", out=tmp_path / "out")
-
-    def record_sizes(self, path: Path) -> None:
-        record = path.with_suffix(".json")
-        sizes = json.loads(record.read_text())["sizes"]
-        self.change(record, sizes=sizes | {path.name: path.stat().st_size})

@@ -19,6 +19,7 @@ from direct_anneal.report import data as report_data
 from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
 from direct_anneal.report.sanitize import legible
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import Run, reselect
 from report.conftest import HOSTILE
 from report.pages import harmless
@@ -148,8 +149,7 @@ class TestFindings:
 
     def test_repeats_by_their_definition(self, done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tiny documents of few words: some repeat others token for token in a pool that is put together so."""
-        findings = gather(done.out)
-        pool = report_data._corpus(findings.manifest, done.out, "pool")
+        pool = RunDir.open(done.out).corpus("pool")
         places = np.array([0, 1, 2, 1, 0, 5])
         texts = [pool.tokens(i).tolist() for i in places.tolist()]
         repeated = sum(text in texts[:position] for position, text in enumerate(texts))
@@ -162,7 +162,7 @@ class TestFindings:
 
     def test_near_repeats_share_most_runs_of_tokens(self, done: Run) -> None:
         findings = gather(done.out)
-        pool = report_data._corpus(findings.manifest, done.out, "pool")
+        pool = RunDir.open(done.out).corpus("pool")
         runs = [_runs(pool.tokens(i).tolist()) for i in range(pool.num_samples)]
         alike = sum(
             any(len(runs[i] & runs[j]) >= 0.8 * len(runs[i] | runs[j]) for j in range(i)) for i in range(len(runs))
@@ -200,7 +200,7 @@ class TestWhatIsGone:
         assert "--objective matching" in text
 
     def test_everything(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(InputError, match="DIR must be the directory of a finished run"):
+        with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):
             write_report(tmp_path)
         assert main(["report", str(tmp_path)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
@@ -208,14 +208,14 @@ class TestWhatIsGone:
 
     def test_what_earlier_versions_did_not_tell(self, copied: Path) -> None:
         content = json.loads((copied / "manifest.json").read_text())
-        del content["spectrum"]["directions_held_out"]
+        del content["sha256"], content["digests"]
         (copied / "manifest.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"is of an earlier one: direct-anneal solve .*copy --out NEW"):
+        with pytest.raises(InputError, match=r"of an earlier version.*run select or solve there again with overwrite"):
             write_report(copied)
 
     def test_a_file_of_the_run(self, copied: Path) -> None:
         (copied / "selection.parquet").write_bytes(b"PAR1 and nothing")
-        with pytest.raises(InputError, match="has no manifest and selection that can be read"):
+        with pytest.raises(InputError, match=r"selection\.parquet must be as the run wrote it"):
             write_report(copied)
 
 

@@ -60,7 +60,7 @@ class TestAgain:
     def test_another_request_is_refused_and_changes_nothing(
         self, checkpoint: Path, world: Path, done: Run, out: Path
     ) -> None:
-        with pytest.raises(InputError, match=r"fraction: there 0\.25, now 0\.5.*--overwrite"):
+        with pytest.raises(InputError, match=r"fraction: there 0\.25, now 0\.5.*overwrite"):
             chosen(checkpoint, world, out, fraction=0.5)
         assert files_below(out) == files_below(done.out)
 

@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, write_selected
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Silent, showing
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import SOLVING_FIELDS, select
 
 
@@ -120,9 +119,10 @@ class Choices:
     def _by_baseline(self, arm: Arm, num_tokens: int, seed: int, features: Path | None) -> NDArray[np.bool_]:
         gradients = None
         if features is not None:
+            run = RunDir.open(features)
             gradients = (
-                _load(features / "features" / "pool", self.pool),
-                _load(features / "features" / "validation", self._validation),
+                run.features("pool", ngrams=False, corpus=self.pool),
+                run.features("validation", ngrams=False, corpus=self._validation),
             )
         candidates = Candidates(self.pool, self._validation, self._recipe.text_field, gradients)
         scores = BASELINES[str(arm.baseline)].score(candidates, seed)
@@ -145,9 +145,9 @@ class Choices:
 
     def _by_select(self, arm: Arm, fraction: float, directory: Path) -> NDArray[np.bool_]:
         # Another model may have another tokenizer: it chooses as large a part of what it counts, and we count again.
-        known = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        known = RunDir.open(directory).manifest
         self._select(directory, {**arm.select, "num_tokens": _share(fraction, known["corpora"]["pool"]["tokens"])})
-        table = pq.read_table(directory / "selection.parquet", columns=["id", "selected", "rank"])
+        table = RunDir.open(directory).evidence(["id", "selected", "rank"])
         chosen = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
         return self._best_first(arm, chosen, self.budget(fraction))
 
@@ -159,7 +159,7 @@ class Choices:
             defining["weights"] = Checkpoint(arm.chooser).weights_fingerprint()
         key = hashlib.blake2b(json.dumps(defining, sort_keys=True).encode(), digest_size=4).hexdigest()
         directory = self.directory / f"select-{key}"
-        if not (directory / "manifest.json").exists():
+        if not RunDir(directory).is_finished:
             self._note(f"{self._scenario.name}: gradients of pool and validation set, which {arm.name} chooses by")
             with _adding_seconds(directory):
                 quick = {"objective": "descent", "relax_budget": True, "num_samples": 1}
@@ -197,19 +197,6 @@ class Choices:
 
 def _share(fraction: float, num_tokens: int) -> int:
     return max(2, round(fraction * num_tokens))
-
-
-def _load(directory: Path, corpus: Corpus) -> SketchedGradients:
-    """Gradients of a corpus from a complete store, which says itself what it holds."""
-    header = json.loads((directory / "store.json").read_text(encoding="utf-8"))
-    store = FeatureStore(
-        directory,
-        num_samples=corpus.num_samples,
-        sketch_size=header["sketch_size"],
-        fingerprint={**header["fingerprint"], "data": corpus.fingerprint},
-        rows_per_shard=header["rows_per_shard"],
-    )
-    return SketchedGradients.load(store, corpus.index)
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pyarrow.compute as pc
 from direct_anneal.data.issues import Incident, IncidentSummary
 from direct_anneal.data.sources import Source, State
 from direct_anneal.data.token_cache import Options, Piece, PieceRecord, read_index
-from direct_anneal.io.atomic import replacing
 
 _MAX_MAPS = 64
 
@@ -37,6 +35,7 @@ class Corpus:
         bounds: (S + 1,) int64: source s holds the samples bounds[s] to bounds[s + 1] - 1.
         states: of each source when it was read.
         fields_seen: how many records have each field that was named; None where that was not counted.
+        directory: where tokens and index lie.
     """
 
     index: pa.Table
@@ -49,6 +48,7 @@ class Corpus:
     bounds: np.ndarray
     states: list[State]
     fields_seen: dict[str, int] | None
+    directory: Path
     _offsets: np.ndarray  # (N,) int64, in tokens, within the source's own file
     _token_paths: list[Path]
     _dtype: np.dtype[np.unsignedinteger]
@@ -83,10 +83,11 @@ def assemble(
     options: Options,
     directory: Path,
 ) -> Corpus:
-    """Puts the pieces together: whole ids, duplicates told apart, incidents listed in one file. Cost: O(N)."""
+    """Puts the pieces together: whole ids, duplicates told apart. Nothing is written. Cost: O(N)."""
     counts = [record.num_samples for record in records]
     bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    table = pa.concat_tables([read_index(piece) for piece in pieces]).unify_dictionaries().combine_chunks()
+    tables = [read_index(piece, record) for piece, record in zip(pieces, records, strict=True)]
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     source_column = pa.DictionaryArray.from_arrays(
         pa.array(np.repeat(np.arange(len(sources), dtype=np.int32), counts)),
         pa.array([str(source) for source in sources]),
@@ -102,16 +103,23 @@ def assemble(
             "num_tokens": table["num_tokens"],
         }
     )
+    counts_by_kind: Counter[str] = Counter()
+    for record in records:
+        counts_by_kind.update(record.incidents)
+    if duplicates.any():
+        counts_by_kind["duplicate-id"] += int(duplicates.sum())
+    listing = _Listing(index, np.flatnonzero(duplicates), bounds, [piece.incidents_path for piece in pieces], sources)
     return Corpus(
         index=index,
         num_tokens=index["num_tokens"].to_numpy(),
         num_prompt=table["num_prompt"].to_numpy(),
         vocab_size=options.vocab_size,
         fingerprint=_fingerprint(records, options),
-        incidents=_list_incidents(index, duplicates, bounds, pieces, records, directory / "incidents.jsonl"),
+        incidents=IncidentSummary(counts=dict(counts_by_kind), listing=listing),
         sources=list(sources),
         bounds=bounds,
-        states=[record.state for record in records],
+        states=[_named(source, record) for source, record in zip(sources, records, strict=True)],
+        directory=directory,
         fields_seen=_add_up([record.fields_seen for record in records]),
         _offsets=table["offset"].to_numpy(),
         _token_paths=[piece.tokens_path for piece in pieces],
@@ -126,6 +134,12 @@ def _add_up(seen: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
             return None
         total.update(counts)
     return dict(total)
+
+
+def _named(source: Source, record: PieceRecord) -> State:
+    """The state that a record has seen, with names as they are: records hold them without secrets."""
+    names = (name for name, _, _ in source.state())
+    return tuple((name, size, time) for name, (_, size, time) in zip(names, record.state, strict=True))
 
 
 def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -161,28 +175,25 @@ def _fingerprint(records: Sequence[PieceRecord], options: Options) -> str:
     return digest.hexdigest()
 
 
-def _list_incidents(
-    index: pa.Table,
-    duplicates: np.ndarray,
-    bounds: np.ndarray,
-    pieces: Sequence[Piece],
-    records: Sequence[PieceRecord],
-    path: Path,
-) -> IncidentSummary:
-    counts: Counter[str] = Counter()
-    with replacing(path) as temporary, temporary.open("wb") as listing:
-        for piece, record, start, stop in zip(pieces, records, bounds[:-1], bounds[1:], strict=True):
-            counts.update(record.incidents)
-            with piece.incidents_path.open("rb") as own:
-                shutil.copyfileobj(own, listing)
-            positions = start + np.flatnonzero(duplicates[start:stop])
-            for position in positions.tolist():
-                counts["duplicate-id"] += 1
-                detail = f"an earlier sample has this id: now {index['id'][position].as_py()}"
-                row = index["row"][position].as_py()
-                incident = Incident(kind="duplicate-id", source=record.source, row=row, detail=detail)
-                listing.write(incident.to_line().encode("ascii"))
-    return IncidentSummary(counts=dict(counts), path=path)
+@dataclass(frozen=True, eq=False)
+class _Listing:
+    """Lines of all incidents in source order, read from the pieces whenever they are asked for."""
+
+    index: pa.Table
+    duplicates: np.ndarray  # positions, ascending
+    bounds: np.ndarray
+    paths: list[Path]
+    sources: Sequence[Source]
+
+    def __call__(self) -> Iterator[str]:
+        for path, source, start, stop in zip(self.paths, self.sources, self.bounds[:-1], self.bounds[1:], strict=True):
+            with path.open(encoding="ascii") as own:
+                yield from own
+            first, last = np.searchsorted(self.duplicates, [start, stop])
+            for position in self.duplicates[first:last].tolist():
+                detail = f"an earlier sample has this id: now {self.index['id'][position].as_py()}"
+                row = self.index["row"][position].as_py()
+                yield Incident(kind="duplicate-id", source=str(source), row=row, detail=detail).to_line()
 
 
 def _single_chunk(column: pa.ChunkedArray) -> pa.Array:

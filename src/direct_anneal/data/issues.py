@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from direct_anneal.io.atomic import leftovers, replacing
 
 MAX_PLACES = 100
 
@@ -50,11 +52,18 @@ class IncidentSummary:
 
     Attributes:
         counts: incidents of each kind that occurred.
-        path: JSON lines, all incidents in source order.
+        listing: gives JSON lines, all incidents in source order; reads them whenever it is called.
     """
 
     counts: Mapping[str, int]
-    path: Path
+    listing: Callable[[], Iterable[str]]
+
+    def write(self, path: Path) -> None:
+        """Write the listing whole or not at all, in a directory that nobody else writes to."""
+        for left in leftovers(path):
+            left.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="") as file:
+            file.writelines(self.listing())
 
     def left_out(self) -> str:
         """For messages: how many records were not used, by kind, as in "3 no-text, 1 too-short"; empty if all were."""
@@ -79,6 +88,5 @@ class IncidentSummary:
         }
 
     def _listed(self) -> Iterator[Incident]:
-        with self.path.open(encoding="ascii") as lines:
-            for line in lines:
-                yield Incident(**json.loads(line))
+        for line in self.listing():
+            yield Incident(**json.loads(line))

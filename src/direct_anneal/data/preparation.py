@@ -22,10 +22,12 @@ from direct_anneal.data.token_cache import (
     Sample,
     piece_of,
     remove_strangers,
-    reusable_record,
+    reusable_records,
     write_piece,
 )
 from direct_anneal.errors import InputError, flag
+
+INCIDENTS_FILE = "incidents.jsonl"
 
 _BATCH_DOCUMENTS = 256
 _FIELDS_TOLD = 40
@@ -85,17 +87,18 @@ def prepare(
     tokenizer = functools.cache(functools.partial(_load_quietly, load_tokenizer))
     pieces = [piece_of(source, options, directory) for source in sources]
     records = []
-    for source, piece in zip(sources, pieces, strict=True):
-        record = reusable_record(piece, source)
-        if record is None:
+    for source, piece, kept in zip(sources, pieces, reusable_records(pieces, sources), strict=True):
+        if isinstance(kept, PieceRecord):
+            record = kept
+            advance(record.num_records)
+        else:
             seen = dict.fromkeys((name for names in fields.named().values() for name in names), 0)
             record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance, seen), seen)
-        else:
-            advance(record.num_records)
         records.append(record)
     if not any(record.num_samples for record in records):
         raise InputError(_nothing_usable(sources, records, role, fields))
     corpus = assemble(sources, pieces, records, options, directory)
+    corpus.incidents.write(directory / INCIDENTS_FILE)
     remove_strangers(directory, pieces)
     return corpus
 
@@ -111,27 +114,37 @@ def reopen(
     directory: Path,
     fingerprint: str,
 ) -> Corpus:
-    """The corpus that `prepare` left in `directory`, without reading a document. Arguments as there.
+    """The corpus that `prepare` left in `directory`, without reading a document or writing a byte. Arguments as there.
 
     Args:
         fingerprint: of the corpus that is expected.
 
     Raises:
-        InputError: sources or options have changed since.
+        InputError: sources or options have changed since, or what was left is damaged.
+
+    Cost: reads tokens and index once, in threads, to see that they are what was written.
     """
     options = Options(
         fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
     )
     pieces = [piece_of(source, options, directory) for source in sources]
-    records = [reusable_record(piece, source) for source, piece in zip(sources, pieces, strict=True)]
-    whole = [record for record in records if record is not None]
-    if len(whole) == len(records):
-        corpus = assemble(sources, pieces, whole, options, directory)
-        if corpus.fingerprint == fingerprint:
-            return corpus
+    kept = reusable_records(pieces, sources)
+    records = [record for record in kept if isinstance(record, PieceRecord)]
+    wrong = next((why for why in kept if isinstance(why, str)), "other files are named now")
+    if len(records) == len(kept):
+        try:
+            corpus = assemble(sources, pieces, records, options, directory)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # another process writes there
+            wrong = " ".join(str(error).split())
+        else:
+            if corpus.fingerprint == fingerprint:
+                return corpus
     raise InputError(
-        f"the {role} must be as it was when its features were computed, but files, tokenizer, options or the working "
-        f"directory, which names are relative to, have changed ({directory}): go where select was run, or run it again"
+        subject=f"the {role}",
+        must="be as it was when its features were computed",
+        got=f"but files, tokenizer, options or the working directory, which names are relative to, have changed, or "
+        f"{directory} is damaged or of an earlier version ({wrong})",
+        do="go where select was run, or run it there again: it makes anew what is amiss, and keeps features that fit",
     )
 
 

@@ -6,7 +6,8 @@ A piece is four files that share a key, the hash of everything that shapes its c
     <key>.parquet           a row per sample: id (null: made from path and row), row, domain, num_tokens, num_prompt (of
                             them, the leading ones that are not predicted), offset
     <key>.incidents.jsonl   what was left out, or kept with a remark
-    <key>.json              the commit record, written last: without it the other three do not count
+    <key>.json              the commit record, written last, with the sha256 of the other three and of itself: without
+                            it, or where one of them differs, they do not count
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,10 +31,19 @@ from direct_anneal.data.issues import REJECTIONS, Incident
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
+from direct_anneal.io.digests import sha256_of_files, short_hash
+from direct_anneal.io.records import RecordError, read_sealed, write_record
+from direct_anneal.io.redaction import redacted
 
 _VERSION = 2
 _FLUSH_ROWS = 65_536
-_OURS = re.compile(r"([0-9a-f]{32})\.(tokens|parquet|incidents\.jsonl|json)(\.tmp)?")
+_OURS = re.compile(r"([0-9a-f]{32})\.(tokens|parquet|incidents\.jsonl|json)(?:(?:\.[0-9a-f]{16})?\.tmp)?")
+_RECORD_TYPES = {
+    **dict.fromkeys(("source", "format", "options", "tokens_sha256", "index_sha256"), str),
+    **dict.fromkeys(("num_samples", "num_tokens"), int),
+    **dict.fromkeys(("incidents", "digests"), dict),
+    "state": list,
+}
 
 _SCHEMA = pa.schema(
     [
@@ -63,7 +73,7 @@ class Options:
 
     def fingerprint(self) -> str:
         """A hash of the options and of the version of the piece's format."""
-        return _short_hash(json.dumps([_VERSION, asdict(self)], sort_keys=True))
+        return short_hash(json.dumps([_VERSION, asdict(self)], sort_keys=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +89,8 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class PieceRecord:
-    """The commit record. Equal tokens_sha256 and index_sha256 mean equal samples, wherever the source lies."""
+    """The commit record. Equal tokens_sha256 and index_sha256 mean equal samples, wherever the source lies; `digests`
+    are of the files by suffix, with every byte in them."""
 
     source: str
     format: str
@@ -90,7 +101,7 @@ class PieceRecord:
     incidents: dict[str, int]
     tokens_sha256: str
     index_sha256: str  # over (id, or row where there is none; num_tokens; num_prompt)
-    sizes: dict[str, int]
+    digests: dict[str, str]
     fields_seen: dict[str, int] | None = None  # records that have each field that was named; None: not counted
 
     @property
@@ -129,19 +140,61 @@ class Piece:
 def piece_of(source: Source, options: Options, directory: Path) -> Piece:
     """The piece that this source gets under these options."""
     layout = "" if source.layout is None else f"\0{source.layout}"
-    return Piece(directory, _short_hash(f"{source}\0{options.fingerprint()}{layout}"))
+    return Piece(directory, short_hash(f"{source}\0{options.fingerprint()}{layout}"))
 
 
-def reusable_record(piece: Piece, source: Source) -> PieceRecord | None:
-    """The record of a piece that is whole and whose source has not changed since; None otherwise."""
+def redacted_state(source: Source) -> State:
+    """A source's state as a record holds it: names of files may hold secrets."""
+    return tuple((redacted(name), size, time) for name, size, time in source.state())
+
+
+def read_piece_record(piece: Piece) -> PieceRecord:
+    """The record of a piece; its files are not looked at.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        RecordError: it is damaged, or of an earlier version.
+    """
+    fields = read_sealed(piece.record_path, _RECORD_TYPES)
     try:
-        fields = json.loads(piece.record_path.read_text(encoding="ascii"))
-        fields["state"] = tuple(tuple(file) for file in fields["state"])
+        fields["state"] = tuple((str(name), int(size), int(time)) for name, size, time in fields["state"])
         record = PieceRecord(**fields)
-        sizes = {path.name: path.stat().st_size for path in _data_paths(piece)}
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
-    return record if record.state == source.state() and record.sizes == sizes else None
+        bytes.fromhex(record.tokens_sha256 + record.index_sha256)
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"is no record of a piece ({error})") from error
+    return record
+
+
+def reusable_records(pieces: Sequence[Piece], sources: Sequence[Source]) -> list[PieceRecord | str]:
+    """The record of each piece that is whole and whose source has not changed since; else why it does not count.
+
+    Cost: reads every file of every piece once, in threads.
+    """
+    found: list[PieceRecord | str] = []
+    for piece, source in zip(pieces, sources, strict=True):
+        try:
+            kept = read_piece_record(piece)
+            found.append(kept if kept.state == redacted_state(source) else f"{source} has changed since")
+        except FileNotFoundError:
+            found.append(f"nothing is kept of {source}, or of it under other options")
+        except (OSError, RecordError) as error:
+            found.append(f"{piece.record_path} {error}")
+    checked = {
+        str(path): path
+        for piece, record in zip(pieces, found, strict=True)
+        if isinstance(record, PieceRecord)
+        for path in _data_paths(piece)
+    }
+    digests = sha256_of_files(checked)
+    for place, (piece, record) in enumerate(zip(pieces, found, strict=True)):
+        if isinstance(record, PieceRecord):
+            damaged = [
+                str(path) for path in _data_paths(piece) if digests[str(path)] != record.digests.get(_kind(path))
+            ]
+            if damaged:
+                found[place] = f"{damaged[0]} is missing, or was changed since it was written"
+    return found
 
 
 def write_piece(
@@ -165,11 +218,13 @@ def write_piece(
         incidents_file = stack.enter_context(_open_replacing(piece.incidents_path))
         index_path = stack.enter_context(replacing(piece.index_path))
         index = stack.enter_context(_IndexWriter(index_path))
-        tokens_sha256 = hashlib.sha256()
+        tokens_sha256, incidents_sha256 = hashlib.sha256(), hashlib.sha256()
         for entry in entries:
             if isinstance(entry, Incident):
                 incidents[entry.kind] += 1
-                incidents_file.write(entry.to_line().encode("ascii"))
+                line = entry.to_line().encode("ascii")
+                incidents_file.write(line)
+                incidents_sha256.update(line)
                 continue
             tokens = entry.tokens.astype(options.dtype).tobytes()
             tokens_file.write(tokens)
@@ -187,11 +242,14 @@ def write_piece(
         incidents=dict(sorted(incidents.items())),
         tokens_sha256=tokens_sha256.hexdigest(),
         index_sha256=index.sha256.hexdigest(),
-        sizes={path.name: path.stat().st_size for path in _data_paths(piece)},
+        digests={
+            "tokens": tokens_sha256.hexdigest(),
+            "parquet": str(sha256_of_files({"": piece.index_path})[""]),
+            "incidents.jsonl": incidents_sha256.hexdigest(),
+        },
         fields_seen=fields_seen,
     )
-    with _open_replacing(piece.record_path) as record_file:
-        record_file.write(json.dumps(asdict(record), indent=1).encode("ascii"))
+    write_record(piece.record_path, asdict(record))
     return record
 
 
@@ -204,9 +262,26 @@ def remove_strangers(directory: Path, pieces: Iterable[Piece]) -> None:
             path.unlink()
 
 
-def read_index(piece: Piece) -> pa.Table:
-    """The piece's index, with the domains dictionary-encoded."""
-    return pq.read_table(piece.index_path, read_dictionary=["domain"])
+def read_index(piece: Piece, record: PieceRecord) -> pa.Table:
+    """The piece's index, with the domains dictionary-encoded.
+
+    Raises:
+        RecordError: it does not go with its record, which can only be where both were forged.
+    """
+    table = pq.read_table(piece.index_path, read_dictionary=["domain"])
+    types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in table.schema.types]
+    if table.schema.names != _SCHEMA.names or types != _SCHEMA.types or table.num_rows != record.num_samples:
+        raise RecordError(f"{piece.index_path} must have {record.num_samples} rows of {', '.join(_SCHEMA.names)}")
+    lengths, prompts, offsets = (table[name].to_numpy() for name in ("num_tokens", "num_prompt", "offset"))
+    ends = np.cumsum(lengths)
+    if len(lengths) and not (
+        (lengths >= 2).all()
+        and ((prompts >= 0) & (prompts < lengths)).all()
+        and np.array_equal(offsets, ends - lengths)
+        and ends[-1] == record.num_tokens
+    ):
+        raise RecordError(f"{piece.index_path} must say where each document's tokens lie, end to end, but does not")
+    return table
 
 
 class _IndexWriter:
@@ -257,5 +332,5 @@ def _data_paths(piece: Piece) -> tuple[Path, Path, Path]:
     return piece.tokens_path, piece.index_path, piece.incidents_path
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+def _kind(path: Path) -> str:
+    return path.name.partition(".")[2]

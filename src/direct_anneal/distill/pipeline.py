@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.config.distil import CountedUnit as Unit
@@ -23,7 +22,7 @@ from direct_anneal.distill.scorer import Scorer, joined, write_scorer
 from direct_anneal.errors import InputError
 from direct_anneal.io.lock import claim
 from direct_anneal.progress import Advance, Progress, Silent
-from direct_anneal.run.finished import FinishedRun, open_finished
+from direct_anneal.run.run_dir import EVIDENCE, RunDir
 
 LEAST_DOCUMENTS = 10 * FOLDS
 ORDER, MEMBERSHIP = "rank", "selected"
@@ -46,16 +45,17 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> dict[str, 
     n-gram of a document.
     """
     shown, run, out = progress or Silent(), Path(config.run), Path(config.out)
-    opened = open_finished(run, trust_remote_code=config.trust_remote_code)
-    positions, order, selected = _target(run, opened, config.target)
+    opened = RunDir.open(run, trust_remote_code=config.trust_remote_code)
+    pool = opened.corpus("pool")
+    positions, order, selected = _target(opened, config.target)
     made_of = {"run": str(run.resolve()), "target": config.target, "bits": config.bits, "unit": config.unit}
-    with claim(out, {**made_of, "pool": opened.pool.fingerprint}, "scorer.json", "unit", overwrite=config.overwrite):
+    with claim(out, {**made_of, "pool": pool.fingerprint}, "scorer.json", "unit", overwrite=config.overwrite):
         with shown.stage("Reading the pool", "documents", len(positions)) as advance:
             hashed, sizes = _hashed(opened, positions, config.unit, advance)
             shares = frequencies(hashed, config.bits)
         counts = np.concatenate([np.diff(bounds) for _, bounds in hashed])
         usable = np.flatnonzero(counts > 0)
-        ids = opened.pool.index["id"].take(pa.array(positions[usable])).to_pylist()
+        ids = pool.index["id"].take(pa.array(positions[usable])).to_pylist()
         usable = usable[np.argsort(np.array(ids, dtype=object), kind="stable")]  # the pool's order must not matter
         folds = folds_of(sorted(ids))
         if len(usable) < LEAST_DOCUMENTS or len(np.unique(folds)) < FOLDS:
@@ -70,16 +70,16 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> dict[str, 
         with shown.stage("Fitting", "fits", 2 * FOLDS + 1) as advance:
             fitted = fit(shares[usable], counts[usable], target, folds, advance)
         kept = held_out(fitted.predicted, target, order, selected, folds)
-        num_tokens = opened.pool.num_tokens[positions[usable]]
+        num_tokens = pool.num_tokens[positions[usable]]
         card: dict[str, Any] = {
             "target": config.target,
             "target_unit": "1 selected, 0 not" if config.target == MEMBERSHIP else "normal quantile of the rank",
             "distilled_with": version("direct-anneal"),
-            "pool_fingerprint": opened.pool.fingerprint,
+            "pool_fingerprint": pool.fingerprint,
             "documents": len(usable),
             "share_selected": float(selected.mean()),
             "tokens_per_size": float(num_tokens.sum() / sizes[usable].sum()),  # 1 for tokens, and of a byte for words
-            "vocab_size": opened.pool.vocab_size,
+            "vocab_size": pool.vocab_size,
             "steps": fitted.num_steps,
             "held_out": {"folds": FOLDS, **kept},
         }
@@ -87,12 +87,9 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> dict[str, 
         return card
 
 
-def _target(
-    run: Path, opened: FinishedRun, name: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+def _target(run: RunDir, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
     """Positions in the pool of the documents that have a score, what they have, larger is better, and who is chosen."""
-    path = run / "selection.parquet"
-    table = pq.read_table(path)
+    path, table = run.path / EVIDENCE, run.evidence()
     fits = [
         field.name
         for field in table.schema
@@ -104,22 +101,23 @@ def _target(
     scored = pc.and_(table[ORDER].is_valid(), pc.and_(column.is_valid(), pc.is_finite(column)))
     positions = np.flatnonzero(scored.fill_null(False).to_numpy()).astype(np.int64)
     order = column.take(pa.array(positions)).to_numpy()
-    return positions, -order if name == ORDER else order, opened.selected[positions]
+    return positions, -order if name == ORDER else order, run.selected()[positions]
 
 
 def _hashed(
-    opened: FinishedRun, positions: NDArray[np.int64], unit: Unit, advance: Advance
+    run: RunDir, positions: NDArray[np.int64], unit: Unit, advance: Advance
 ) -> tuple[list[Hashed], NDArray[np.int64]]:
     """Hashes of these documents, block after block, and the size of each: bytes of its text, or its tokens."""
+    pool = run.corpus("pool")
     if unit == "tokens":
         return [
-            _hashed_tokens([opened.pool.tokens(position) for position in part.tolist()], advance)
+            _hashed_tokens([pool.tokens(position) for position in part.tolist()], advance)
             for part in np.split(positions, range(_PART, len(positions), _PART))
-        ], opened.pool.num_tokens[positions]
+        ], pool.num_tokens[positions]
     hashed, held, sizes, num_held = list[Hashed](), list[bytes](), list[int](), 0
-    wanted = np.zeros(opened.pool.num_samples, dtype=bool)
+    wanted = np.zeros(pool.num_samples, dtype=bool)
     wanted[positions] = True
-    for is_wanted, text in zip(wanted.tolist(), texts(opened.pool, opened.config.text_field), strict=True):
+    for is_wanted, text in zip(wanted.tolist(), texts(pool, run.config.text_field), strict=True):
         if not is_wanted:
             continue
         held.append(text.encode())

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from direct_anneal.data import Corpus, Fields, chosen_records, listed, value_of
 from direct_anneal.progress import Advance
-from direct_anneal.run.finished import FinishedRun
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import fields_of
 
 
@@ -20,20 +21,22 @@ class Records:
     """The chosen documents as lines of JSON on disk, in the pool's order, to be taken out in any other.
 
     Args:
+        run: a finished one.
+        selected: (N,) bool, which of its pool's documents.
         path: of the file.
 
     Attributes:
         schema: of all records together.
     """
 
-    def __init__(self, opened: FinishedRun, path: Path, advance: Advance) -> None:
-        pool, fields = opened.pool, fields_of(opened.config)
+    def __init__(self, run: RunDir, selected: NDArray[np.bool_], path: Path, advance: Advance) -> None:
+        pool, fields = run.corpus("pool"), fields_of(run.config)
         self._path = path
         self._starts = np.zeros(pool.num_samples + 1, dtype=np.int64)
         types: dict[str, pa.DataType] = {}
         columns = listed(fields.text) + listed(fields.prompt)
         with path.open("wb") as file:
-            for position, found in chosen_records(pool, opened.selected, columns):
+            for position, found in chosen_records(pool, selected, columns):
                 line = json.dumps(_record(pool, position, found, fields, types), ensure_ascii=False).encode()
                 file.write(line)
                 self._starts[position + 1] = len(line)

@@ -24,7 +24,7 @@ from direct_anneal.export.registry import FORMATS, Format
 from direct_anneal.export.shards import Document, Exported, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.progress import Advance, current_progress
-from direct_anneal.run.finished import FinishedRun, open_finished
+from direct_anneal.run.run_dir import RunDir
 
 RECORD = "export.json"
 
@@ -63,27 +63,28 @@ def export(config: ExportConfig) -> dict[str, Any]:
     Cost: memory O(K) and one shard at most; disk the output, and for records their text once more while it runs.
     """
     out, to, format = Path(config.out), config.to, FORMATS[config.to]
-    opened = open_finished(Path(config.run), trust_remote_code=config.trust_remote_code)
-    setting = _setting(opened, format, config.shard_size, config.sequence_length, config.eos_id)
+    opened = RunDir.open(config.run, trust_remote_code=config.trust_remote_code)
+    pool, selected = opened.corpus("pool"), opened.selected()
+    setting = _setting(opened, selected, format, config.shard_size, config.sequence_length, config.eos_id)
     if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
         raise InputError(field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes")
     shown = current_progress()
     with _new_directory(out, overwrite=config.overwrite) as temporary:
-        order = shuffled(opened.pool, opened.selected, config.seed)
+        order = shuffled(pool, selected, config.seed)
         records = None
         if format.holds == "records":
             with shown.stage("Reading the chosen", "documents", len(order)) as advance:
-                records = Records(opened, temporary / "records.tmp", advance)
+                records = Records(opened, selected, temporary / "records.tmp", advance)
             setting = replace(setting, schema=records.schema)
         with shown.stage("Writing", "documents", len(order)) as advance:
             writer = format.open(temporary, setting)
-            files = _write(opened.pool, order, writer, setting.eos_id, records, temporary, advance)
+            files = _write(pool, order, writer, setting.eos_id, records, temporary, advance)
         if records is not None:
             records.remove()
         exported = Exported(out=out.as_posix(), setting=setting, share=config.mixture_share, files=files)
         snippet = format.snippet(exported)
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
-        prompts = int((opened.pool.num_prompt[order] > 0).sum())
+        prompts = int((pool.num_prompt[order] > 0).sum())
         record = {
             "format": to,
             "run": config.run,
@@ -113,21 +114,27 @@ def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _setting(
-    opened: FinishedRun, format: Format, shard_size: int | None, sequence_length: int | None, eos_id: int | None
+    run: RunDir,
+    selected: np.ndarray,
+    format: Format,
+    shard_size: int | None,
+    sequence_length: int | None,
+    eos_id: int | None,
 ) -> Setting:
-    end = opened.checkpoint.separator if eos_id is None else eos_id
-    if format.holds == "tokens" and (end is None or end >= opened.pool.vocab_size):
+    pool = run.corpus("pool")
+    end = run.tokens.separator if eos_id is None else eos_id
+    if format.holds == "tokens" and (end is None or end >= pool.vocab_size):
         raise InputError(
-            f"each document needs a token after it that is in the vocabulary of {opened.pool.vocab_size}, but "
+            f"each document needs a token after it that is in the vocabulary of {pool.vocab_size}, but "
             f"{'the checkpoint names none' if end is None else f'{end} is not'}: pass --eos-id"
         )
     return Setting(
-        vocab_size=opened.pool.vocab_size,
+        vocab_size=pool.vocab_size,
         eos_id=end if format.holds == "tokens" else None,
-        tokenizer=opened.config.model,
-        window=sequence_length or opened.max_length,
+        tokenizer=run.config.model,
+        window=sequence_length or run.tokens.max_length,
         shard_bytes=shard_size or format.shard_bytes,
-        has_prompts=bool((opened.pool.num_prompt[opened.selected] > 0).any()),
+        has_prompts=bool((pool.num_prompt[selected] > 0).any()),
         schema=pa.schema([]),
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.errors import InputError
 from direct_anneal.features.rows import StoredRows
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_content
 
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|[a-z][a-z0-9+.-]+::", re.IGNORECASE)
 
@@ -75,7 +74,7 @@ class Directory:
         return [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        return read_content(self.path / name, limit=2**40)
 
     def blocked(self, name: str) -> bool:
         return (self.path / name).is_dir()
@@ -85,8 +84,7 @@ class Directory:
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        # A worker that was given up as lost may still write what another writes now.
-        with replacing(self.path / name, mark=f".{socket.gethostname()}-{os.getpid()}") as temporary:
+        with replacing(self.path / name) as temporary:
             temporary.write_bytes(content)
 
     def remove(self, name: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from direct_anneal.features.rows import StoredRows
 from direct_anneal.features.storage import Place, place_at
 from direct_anneal.features.verification import (
     ASIDE,
+    BATCHES,
     HEADER,
+    REMARKS,
     BlockedError,
     DamagedError,
     Header,
@@ -33,8 +36,10 @@ from direct_anneal.features.verification import (
     file_name,
     is_of,
     make_record,
+    read_aside,
 )
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX
+from direct_anneal.io.records import RecordError, parse, sealed
 
 ROWS_PER_SHARD = 1024
 
@@ -128,13 +133,8 @@ class FeatureStore:
             raise InputError(
                 f"features must lie in {directory}, but there are none that can be read ({error}): run select first"
             ) from error
-        store = cls(
-            directory,
-            num_samples=header.num_samples,
-            sketch_size=header.sketch_size,
-            fingerprint=header.fingerprint,
-            rows_per_shard=header.rows_per_shard,
-        )
+        store = cls.__new__(cls)  # nothing may be written: the run can be somebody else's, or under way
+        store.directory, store._place, store.header = directory, place_at(directory), header
         if missing := store.missing():
             raise InputError(
                 f"all features must be there, but of {store.num_shards:,} shards in {directory} {len(missing):,} are "
@@ -232,31 +232,45 @@ class FeatureStore:
         """Keep what should be said of these features whenever they are used."""
         kept = self.remarks()
         content = [*kept, *(remark for remark in remarks if remark not in kept)]
-        self._place.write("remarks.json", json.dumps(content).encode())
+        self._keep(REMARKS, {"remarks": content})
 
     def remarks(self) -> list[str]:
         """Read the remarks kept by `remember`, in order."""
-        return [str(remark) for remark in self._kept("remarks.json") or ()]
+        kept = self._kept(REMARKS, {"remarks": list})
+        return [] if kept is None else [str(remark) for remark in kept["remarks"]]
 
     def keep_batch_tokens(self, asked: int | None, used: int) -> None:
         """Keep the size of batches for whoever goes on, so that bytes do not depend on interruptions."""
-        self._place.write("batches.json", json.dumps({"asked": asked, "used": used}).encode())
+        self._keep(BATCHES, {"asked": asked, "used": used})
 
     def batch_tokens(self, asked: int | None) -> int | None:
         """The size that was kept for this request, if any."""
-        kept = self._kept("batches.json")
-        return int(kept["used"]) if kept is not None and kept["asked"] == asked else None
+        kept = self._kept(BATCHES, {"asked": (int, NoneType), "used": int})
+        return kept["used"] if kept is not None and kept["asked"] == asked and kept["used"] > 0 else None
 
     def list_quarantined(self, samples: pa.Table) -> None:
         """Write quarantined.jsonl, a line of JSON for every row."""
         lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
         self._place.write("quarantined.jsonl", lines.encode("ascii"))
 
-    def _kept(self, name: str) -> Any:
+    def _keep(self, name: str, content: dict[str, Any]) -> None:
+        self._place.write(name, json.dumps(sealed(content)).encode())
+
+    def _kept(self, name: str, types: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A record beside the shards; None where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
         try:
-            return json.loads(self._place.read(name))
+            return read_aside(self._place, name, types)
         except FileNotFoundError:
             return None
+        except RecordError as error:
+            raise InputError(
+                f"{self.directory}/{name} {error}: remove it, and run select again; what it said of batches or slow "
+                "layers is found anew"
+            ) from error
 
 
 def write_shard(place: Place, header: Header, shard: int, content: ShardRows) -> None:
@@ -310,9 +324,9 @@ def _difference(place: Place, header: Header) -> str | None:
 def _header(place: Place) -> dict[str, Any] | None:
     """The content of a header, be it of another format; None where there is none, or none that can be read."""
     try:
-        content = json.loads(place.read(HEADER))
+        content = parse(place.read(HEADER))
         return content if isinstance(content["fingerprint"], dict) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -6,9 +6,7 @@ N samples, R sketch size, n rows of one shard.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,14 +21,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.features.storage import Directory, Place
+from direct_anneal.io.digests import WORKERS, sha256
+from direct_anneal.io.records import RecordError, checked, parse, unsealed
 
 FORMAT = 3
 HEADER = "store.json"
-ASIDE = ("quarantined.jsonl", "batches.json", "remarks.json")  # what a store may keep beside its shards
+BATCHES, REMARKS, QUARANTINED = "batches.json", "remarks.json", "quarantined.jsonl"
+ASIDE = (QUARANTINED, BATCHES, REMARKS)  # what a store may keep beside its shards
 
 # Rounding to float16 moves a unit row's norm by a relative 2⁻¹¹ at most, and by 2⁻²⁵ √R where its entries are
 # subnormal: together below this for every R up to 2²⁸.
 _NORM_ATOL = 2.0**-10
+_LONGEST_HEADER = 256  # bytes of an npy file before its values
 
 _TEXT = (pa.string(), pa.large_string())
 _COLUMNS = {
@@ -46,7 +48,6 @@ _COLUMNS = {
 
 _COMPUTE = "run select again, it computes just this shard"
 _WRITE_HEADER = "run select again, it writes it anew where the shards are of the same run"
-_WORKERS = min(8, os.cpu_count() or 1)  # threads: sha256 and reading let go of the interpreter
 
 
 class DamagedError(ValueError):
@@ -88,13 +89,13 @@ class Header:
             DamagedError: there is none, or none of this format.
         """
         try:
-            found = json.loads(place.read(HEADER))
+            if place.blocked(HEADER):
+                raise BlockedError(HEADER)
+            found = parse(place.read(HEADER))
         except FileNotFoundError as error:
             raise DamagedError(f"{HEADER} is not there") from error
-        except IsADirectoryError as error:
-            raise BlockedError(HEADER) from error
-        except ValueError as error:
-            raise DamagedError(f"{HEADER} is no JSON") from error
+        except RecordError as error:
+            raise DamagedError(f"{HEADER} {error}") from error
         numbers = ("num_samples", "sketch_size", "rows_per_shard")
         if not isinstance(found, dict) or not isinstance(found.get("fingerprint"), dict):
             raise DamagedError(f"{HEADER} holds no fingerprint")
@@ -118,7 +119,7 @@ class Header:
     @cached_property
     def digest(self) -> str:
         """sha256 of the content as JSON with sorted keys and no spaces: what every record of the store repeats."""
-        return hashlib.sha256(json.dumps(self.content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return sha256(json.dumps(self.content, sort_keys=True, separators=(",", ":")))
 
     @property
     def num_shards(self) -> int:
@@ -141,10 +142,7 @@ def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryvi
         "shard": shard,
         "store": header.digest,
         "rows": len(header.rows(shard)),
-        "files": {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in files.items()
-        },
+        "files": {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in files.items()},
     }
 
 
@@ -165,7 +163,7 @@ def damages(place: Place, header: Header, *, norms: bool = False) -> Iterator[tu
             return error
         return None
 
-    pool = ThreadPoolExecutor(_WORKERS)
+    pool = ThreadPoolExecutor(WORKERS)
     try:
         for shard, error in enumerate(pool.map(damage, range(header.num_shards))):
             if error is not None:
@@ -236,11 +234,30 @@ def verify(directory: Path) -> Iterator[Finding]:
             yield Finding(directory, f"{name} is none of the store's", "nothing reads it, move it away", harmless=True)
 
 
+def read_aside(place: Place, name: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """A record that a store keeps beside its shards.
+
+    Earlier versions wrote them without a seal, remarks as a bare list: such a one must have these very members.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordError: it is damaged.
+    """
+    found = parse(place.read(name))
+    if isinstance(found, list):
+        found = {"remarks": found}
+    if not isinstance(found, dict):
+        raise RecordError("must be a JSON object")
+    if found.keys() != types.keys():
+        found = unsealed(found)
+    return checked(found, types)
+
+
 def _records(place: Place) -> Iterator[dict[str, Any]]:
     for name in fnmatch.filter(place.names(), "features-*.json"):
         try:
-            record = json.loads(place.read(name))
-        except (ValueError, IsADirectoryError):
+            record = parse(place.read(name))
+        except (ValueError, OSError):
             continue
         if isinstance(record, dict):
             yield record
@@ -249,11 +266,11 @@ def _records(place: Place) -> Iterator[dict[str, Any]]:
 def _record(place: Place, header: Header, shard: int) -> dict[str, Any]:
     name = file_name(shard, "json")
     try:
-        record = json.loads(place.read(name))
+        record = parse(place.read(name))
     except FileNotFoundError as error:
         raise DamagedError(f"{name} is not there: lost, or never written") from error
-    except ValueError as error:
-        raise DamagedError(f"{name} is no JSON") from error
+    except RecordError as error:
+        raise DamagedError(f"{name} {error}") from error
     if not isinstance(record, dict):
         raise DamagedError(f"{name} is no record")
     if record.get("store") != header.digest:
@@ -272,9 +289,11 @@ def _content(place: Place, name: str, expected: Any) -> bytes:
         content = place.read(name)
     except FileNotFoundError as error:
         raise DamagedError(f"{name} is not there") from error
+    except RecordError as error:
+        raise DamagedError(f"{name} {error}") from error
     if (size := len(content)) != expected.get("bytes"):
         raise DamagedError(f"{name} must have {expected.get('bytes')} bytes, but has {size}")
-    if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
+    if sha256(content) != expected.get("sha256"):
         raise DamagedError(f"{name} has another sha256 than its record")
     return content
 
@@ -282,10 +301,12 @@ def _content(place: Place, name: str, expected: Any) -> bytes:
 def _array(name: str, content: bytes, shape: tuple[int, int]) -> NDArray[np.float16]:
     try:
         rows: NDArray[np.float16] = np.load(BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DamagedError(f"{name} is no npy file") from error
+    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
+        raise DamagedError(f"{name} is no npy file") from error  # the header is Python that numpy parses
     if rows.dtype != np.float16 or rows.shape != shape:
         raise DamagedError(f"{name} must be float16 of shape {shape}, but is {rows.dtype} of {rows.shape}")
+    if not rows.flags.c_contiguous or len(content) - rows.nbytes > _LONGEST_HEADER:
+        raise DamagedError(f"{name} must hold its rows one after the other, and nothing else")
     return rows
 
 

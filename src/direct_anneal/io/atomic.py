@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
 
+# Earlier versions wrote temporaries without the random part.
+_RANDOM = r"(?:\.[0-9a-f]{16})?"
+
 
 @contextmanager
-def replacing(path: Path, mark: str = "") -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there takes the name `path` on a clean exit.
 
-    The content is on the disk before the name is. After an error the temporary is gone and `path` as it was; after
-    a kill the temporary may be left, under a name that nothing reads.
-
-    Args:
-        path: to be made or replaced.
-        mark: put into the temporary's name, where several processes may write the same file at once.
+    The temporary is a new file under a name that nobody can foresee, so that no link that was put in its place leads
+    the content elsewhere. The content is on the disk before the name is. After an error the temporary is gone and
+    `path` as it was; after a kill the temporary may be left, under a name that nothing reads.
     """
-    temporary = path.with_name(path.name + mark + TEMPORARY_SUFFIX)
+    temporary = temporary_name(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
     try:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Name a temporary beside `path` that does not exist yet and cannot be foreseen; make it exclusively (O_EXCL,
+    mkdir)."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
+def is_temporary_of(name: str, target: str) -> bool:
+    """Whether a file's name is that of a temporary for `target`."""
+    return re.fullmatch(re.escape(target) + _RANDOM + re.escape(TEMPORARY_SUFFIX), name) is not None
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporaries for `path` that a kill left beside it."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(other for other in path.parent.iterdir() if is_temporary_of(other.name, path.name))
 
 
 def flush_to_disk(path: Path) -> None:

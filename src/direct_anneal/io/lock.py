@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.errors import InputError
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
+from direct_anneal.errors import InputError, option
+from direct_anneal.io.atomic import is_temporary_of
+from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where a run says that its directory is not locked
+    fcntl = None  # type: ignore[assignment]
 
 MARK = "direct-anneal.json"  # no name that a checkpoint, or anyone else, would use
 LOCK = "direct-anneal.lock"
@@ -32,11 +38,11 @@ def held(out: Path) -> Iterator[None]:
     is removed at the end; what a kill leaves of it holds nothing, and the next run takes it over.
 
     Raises:
-        InputError: another process holds it, which is named; or there is a file in its place.
+        InputError: another process holds it, which is named; or there is a file, or a link, in its place.
     """
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
-        raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
+        raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
     out.mkdir(parents=True, exist_ok=True)
     descriptor = _locked(out)
     try:
@@ -62,12 +68,20 @@ def check_free(out: Path, own: str) -> None:
     if (out / MARK).exists():
         if own not in _read(out / MARK):
             raise InputError(
-                f"--out must be new, empty or an earlier run, but {out} holds another command's: choose another"
+                field="out",
+                must="be new, empty or an earlier run",
+                got=f"but {out} holds another command's",
+                do="choose another",
             )
     elif out.is_dir():
-        left_by_a_start = {LOCK, MARK + TEMPORARY_SUFFIX}
-        if any(path.name not in left_by_a_start for path in out.iterdir()):
-            raise InputError(f"--out must be new, empty or an earlier run, but {out} holds other files: choose another")
+        names = (path.name for path in out.iterdir())
+        if any(name != LOCK and not is_temporary_of(name, MARK) for name in names):  # which a start leaves
+            raise InputError(
+                field="out",
+                must="be new, empty or an earlier run",
+                got=f"but {out} holds other files",
+                do="choose another",
+            )
 
 
 @contextmanager
@@ -103,28 +117,41 @@ def _settled(out: Path, wanted: dict[str, Any], record: str, overwrite: bool) ->
         if not overwrite:
             shown = [name for name in wanted if found.get(name) != wanted[name]][:3]
             raise InputError(
-                f"{out} holds another run ({', '.join(shown) or 'of another kind'} differ): choose another --out, or "
-                "pass --overwrite"
+                f"{out} holds another run ({', '.join(shown) or 'of another kind'} differ): choose another "
+                f"{option('out')}, or pass {option('overwrite')}"
             )
         (out / record).unlink(missing_ok=True)
-    with replacing(mark) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    write_record(mark, wanted)
     return None
 
 
 def _locked(out: Path) -> int:
-    """The lock file's descriptor, locked."""
+    """The lock file's descriptor, locked. A file of ours and no other: nothing is written through a link."""
     path = out / LOCK
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            if path.is_symlink() or error.errno in (errno.EISDIR, errno.ENXIO):
+                raise _not_ours(path) from error
+            raise
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(descriptor)
+            raise _not_ours(path)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, "not on this system")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             with os.fdopen(descriptor, "rb") as file:
-                holder = _described(file.read())
+                holder = _described(file.read(1000))
             raise InputError(
-                f"--out must have one run at a time, but {out} is in use by {holder}: wait until that ends, or choose "
-                "another"
+                field="out",
+                must="have one run at a time",
+                got=f"but {out} is in use by {holder}",
+                do="wait until that ends, or choose another",
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -137,17 +164,24 @@ def _locked(out: Path) -> int:
         os.close(descriptor)  # its last holder removed it between our opening and our locking it
 
 
+def _not_ours(path: Path) -> InputError:
+    return InputError(
+        subject=str(path), must="be a lock of our own", got="but it is a link, or no file", do="remove it"
+    )
+
+
 def _described(content: bytes) -> str:
     try:
         holder = json.loads(content)
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, LookupError, TypeError):  # it has not yet written
+        return f"process {int(holder['pid'])} on {holder['host']!s:.80} since {holder['since']!s:.40}"
+    except (ValueError, LookupError, TypeError, RecursionError):  # it has not yet written
         return "another process"
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} must be a run's own file, but is no JSON: choose another --out") from error
-    return content if isinstance(content, dict) else {}
+        return read_record(path)
+    except RecordError as error:
+        raise InputError(
+            f"{path} {error}: it is to be a run's own file; choose another {option('out')}, or move the file away"
+        ) from error

@@ -5,8 +5,6 @@ N documents of the pool, n of them usable, K selected.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
-from direct_anneal.data import Corpus, Fields, expand, reopen, texts_at
+from direct_anneal.data import Corpus, texts_at
 from direct_anneal.errors import InputError
-from direct_anneal.features import FeatureStore, SketchedGradients
+from direct_anneal.io.digests import short_digest
+from direct_anneal.run.run_dir import ROLES, RunDir
 
 EXCERPT_CHARACTERS = 500
 STRONGEST, EACH_SIDE, WEAKEST = 6, 3, 4  # documents that are shown
@@ -95,14 +93,15 @@ def gather(run: Path) -> Findings:
 
     Cost: one pass over the features and over the tokens, and the sources that hold the documents shown; memory O(N).
     """
-    manifest, table = _results(run)
-    origin = Path(manifest.get("features_of", run))
+    opened = RunDir.open(run)
+    manifest, table = opened.manifest, opened.evidence()
     excerpts: dict[str, list[Excerpt]] = {}
     repeats: dict[str, Repeats] = {}
     overlaps: dict[str, float] = {}
     absent: dict[str, str] = {}
     try:
-        pool, validation = (_corpus(manifest, origin, role) for role in ("pool", "validation"))
+        pool = opened.corpus("pool")
+        opened.corpus("validation")
     except InputError as error:
         absent = dict.fromkeys(("excerpts", "repeats", "overlaps"), str(error))
     else:
@@ -113,7 +112,7 @@ def gather(run: Path) -> Findings:
         selected = np.flatnonzero(table["selected"].to_numpy())
         repeats = {"pool": _repeats(pool, np.arange(pool.num_samples)), "selected": _repeats(pool, selected)}
         try:
-            overlaps = _overlaps(manifest, table, pool, validation, origin)
+            overlaps = _overlaps(opened, table)
         except InputError as error:
             absent["overlaps"] = str(error)
     return Findings(
@@ -124,42 +123,6 @@ def gather(run: Path) -> Findings:
         repeats=repeats,
         overlaps=overlaps,
         absent=absent,
-    )
-
-
-def _results(run: Path) -> tuple[dict[str, Any], pa.Table]:
-    try:
-        manifest: dict[str, Any] = json.loads((run / "manifest.json").read_bytes())
-        table = pq.read_table(run / "selection.parquet")
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise InputError(
-            f"DIR must be the directory of a finished run, but {run} has no manifest and selection that can be read "
-            f"({' '.join(str(error).split())}): pass what was given to select as --out"
-        ) from error
-    if "directions_held_out" not in manifest.get("spectrum", {}):  # what came into manifests last
-        raise InputError(
-            f"DIR must be a run of this version, but the manifest of {run} is of an earlier one: direct-anneal solve "
-            f"{run} --out NEW makes one of the same features, in seconds"
-        )
-    return manifest, table
-
-
-def _corpus(manifest: dict[str, Any], origin: Path, role: str) -> Corpus:
-    config, entry = manifest["config"], manifest["corpora"][role]
-    return reopen(
-        expand(entry["sources"], role),
-        role=role,
-        fields=Fields(
-            text=config["text_field"],
-            id=config["id_field"],
-            domain=config["domain_field"],
-            prompt=config["prompt_field"],
-        ),
-        tokenizer_fingerprint=manifest["fingerprints"]["tokenizer"],
-        vocab_size=entry["vocab_size"],
-        max_length=config["max_length"],
-        directory=origin / "corpus" / role,
-        fingerprint=manifest["fingerprints"][role],
     )
 
 
@@ -194,26 +157,22 @@ def _repeats(corpus: Corpus, places: NDArray[np.intp]) -> Repeats:
         ids = corpus.index["id"].take(pa.array(places)).to_pylist()
         exact, near = (int(duplicates(words, ids, method).sum()) for method in ("exact", "minhash"))
         return Repeats(documents=len(places), exact=exact, near=near)
-    digests = (hashlib.blake2b(corpus.tokens(i).tobytes(), digest_size=8).digest() for i in places.tolist())
+    digests = (short_digest(corpus.tokens(i).tobytes(), 8) for i in places.tolist())
     different = len(np.unique(np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(places))))
     return Repeats(documents=len(places), exact=len(places) - different, near=None)
 
 
-def _overlaps(
-    manifest: dict[str, Any], table: pa.Table, pool: Corpus, validation: Corpus, origin: Path
-) -> dict[str, float]:
+def _overlaps(run: RunDir, table: pa.Table) -> dict[str, float]:
     """Compare the choices of other selectors at this size; the other objective is in the manifest."""
-    corpora = {"pool": pool, "validation": validation}
-    gradients = [
-        SketchedGradients.load(FeatureStore.open(origin / "features" / role), corpus.index)
-        for role, corpus in corpora.items()
-    ]
-    candidates = Candidates(pool, validation, manifest["config"]["text_field"], (gradients[0], gradients[1]))
-    selected, num_tokens = table["selected"].to_numpy(), manifest["config"]["num_tokens"]
+    config = run.manifest["config"]
+    pool, validation = (run.corpus(role) for role in ROLES)
+    gradients = [run.features(role, ngrams=False) for role in ROLES]
+    candidates = Candidates(pool, validation, config["text_field"], (gradients[0], gradients[1]))
+    selected, num_tokens = table["selected"].to_numpy(), config["num_tokens"]
     count = int(selected.sum())
     size = {"num_samples": count} if num_tokens is None else {"num_tokens": num_tokens}
     shared = {}
     for name in SELECTORS:
-        other = take(BASELINES[name].score(candidates, manifest["config"]["seed"]), candidates, **size)
+        other = take(BASELINES[name].score(candidates, config["seed"]), candidates, **size)
         shared[name] = int((selected & other).sum()) / count
     return shared

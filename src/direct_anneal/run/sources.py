@@ -1,25 +1,63 @@
-"""The documents that a run's configuration names."""
+"""The documents that a run's configuration names, and how they became tokens."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, expand, tell_passed_over
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.model.checkpoint import Checkpoint
 
 
-def sources_of(role: str, config: FeaturesConfig, checkpoint: Checkpoint, out: Path, found: list[str]) -> list[Source]:
+@dataclass(frozen=True, kw_only=True)
+class Tokenisation:
+    """How a run's documents became tokens: all that is needed to open its corpora without the checkpoint.
+
+    Attributes:
+        tokenizer: its fingerprint.
+        vocab_size: every token lies below it.
+        separator: the token that ends a document in the checkpoint's own words; None where it names none.
+        max_length: T, tokens of a window.
+    """
+
+    tokenizer: str
+    vocab_size: int
+    separator: int | None
+    max_length: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, max_length: int | None) -> Tokenisation:
+        """That of a run with this checkpoint.
+
+        Raises:
+            InputError: the window does not fit the model.
+        """
+        return cls(
+            tokenizer=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            separator=checkpoint.separator,
+            max_length=checkpoint.window(max_length),
+        )
+
+    def layout(self, config: FeaturesConfig) -> TokenLayout:
+        """How tokens lie in files that hold nothing else."""
+        return TokenLayout.of(self.vocab_size, self.separator, config.token_dtype, config.eos_id)
+
+
+def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Path, found: list[str]) -> list[Source]:
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
-    layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator, config.token_dtype, config.eos_id)
+    layout = tokens.layout(config)
     passed_over: list[Path] = []
     expanded = expand(getattr(config, role), role, layout, passed_over)
     sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
     if not sources:
-        raise InputError(f"--{role} must lie outside --out, but all of it is below {out}: choose another --out")
+        raise InputError(
+            field=role, must=f"lie outside {option('out')}", got=f"but all of it is below {out}", do="choose another"
+        )
     if len(sources) < len(expanded):
-        found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below --out")
+        found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below {out}")
     if said := tell_passed_over([path for path in passed_over if not path.absolute().is_relative_to(out.absolute())]):
         found.append(f"{role}: {said}")
     if any(source.format == HEADERLESS for source in sources) and layout.assumed():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import CurvatureName, Estimate, cross_energies, cross_fit
-from direct_anneal.data import Corpus, write_selected
+from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
@@ -29,7 +29,9 @@ from direct_anneal.objectives import Built, Gradients, Inputs, SelectionObjectiv
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Advance
 from direct_anneal.run import checks, manifest
-from direct_anneal.run.directory import evidence, read_coverage, retire, write_json, write_table
+from direct_anneal.run.evidence import evidence
+from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.sources import Tokenisation
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.spectrum import estimate_curvature
@@ -81,9 +83,8 @@ class Gathered:
         pool_corpus, validation_corpus: the documents.
         pool, validation: their gradients.
         fingerprint: what the validation set's features depend on.
-        tokenizer: its fingerprint.
-        max_length: T, tokens of a window.
-        directory: of the run that made the features.
+        tokens: how documents became tokens.
+        origin: the run that made the features.
         build_sketcher: for curvatures that need the model, where that run has kept none.
     """
 
@@ -92,9 +93,8 @@ class Gathered:
     pool: SketchedGradients
     validation: SketchedGradients
     fingerprint: Mapping[str, Any]
-    tokenizer: str
-    max_length: int
-    directory: Path
+    tokens: Tokenisation
+    origin: RunDir
     build_sketcher: Callable[[], GradientSketcher]
 
 
@@ -120,6 +120,7 @@ class _Watched:
 
 def choose(
     config: SelectConfig,
+    run: RunDir,
     gathered: Gathered,
     stages: Stages,
     found: list[str],
@@ -129,12 +130,13 @@ def choose(
     """Solve, and write the chosen documents with the evidence beside them.
 
     Args:
-        config: of this selection; its `out` may be another directory than the features'.
+        config: of this selection.
+        run: where it is written, which is held; it may be another than the features'.
         stages: where progress is shown.
         found: remarks for the user so far; more are added.
         frontier: budget ratios to trace beside the one asked for; a grid of our own where empty.
     """
-    out, max_length = Path(config.out), gathered.max_length
+    max_length = gathered.tokens.max_length
     pool_corpus, validation_corpus = gathered.pool_corpus, gathered.validation_corpus
     pool, validation = gathered.pool, gathered.validation
 
@@ -149,7 +151,7 @@ def choose(
             order,
             max_length=max_length,
             fingerprint=gathered.fingerprint,
-            directory=gathered.directory / "curvature",
+            directory=gathered.origin.path / "curvature",
             build_sketcher=gathered.build_sketcher,
             advance=advance,
         )
@@ -178,15 +180,12 @@ def choose(
 
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
-            retire(out, config, max_length)
+            run.retire(config, gathered.tokens)
         rows = evidence(pool_corpus, pool, built.problem, selection)
-        write_table(out / "selection.parquet", rows)
-        if traced is not None:
-            write_table(out / "frontier.parquet", pa.Table.from_pylist(traced))
-        files = write_selected(pool_corpus, rows["selected"].to_numpy(), out)
+        files = run.write_results(rows, pool_corpus, traced)
         advance(len(selection.indices))
 
-    coverage = read_coverage(gathered.directory)
+    coverage = gathered.origin.coverage()
     found += checks.of_coverage(coverage)
     found += checks.of_spectrum(estimate.whole, crossed, known_in_part=config.eigenpairs is not None)
     found += checks.of_corpus(pool_corpus, pool, "pool")
@@ -200,7 +199,7 @@ def choose(
         "fingerprints": {
             "model": gathered.fingerprint["model"],
             "optimizer": gathered.fingerprint["optimizer"],
-            "tokenizer": gathered.tokenizer,
+            "tokenizer": gathered.tokens.tokenizer,
             "pool": pool_corpus.fingerprint,
             "validation": validation_corpus.fingerprint,
         },
@@ -219,14 +218,14 @@ def choose(
         "status": selection.status,
         "num_selected": len(selection.indices),
         "warnings": found,
-        "files": [path.relative_to(out).as_posix() for path in files],
+        "files": files,
         "timings": stages.seconds,
     }
-    if gathered.directory != out:
-        content["features_of"] = str(gathered.directory)
+    if gathered.origin.path.resolve() != run.path.resolve():
+        content["features_of"] = str(gathered.origin.path)
     if traced is not None:
         content["frontier"] = traced
-    return Run(out, selection, write_json(out / "manifest.json", content))
+    return Run(run.path, selection, run.write_manifest(content))
 
 
 def inputs_of(

@@ -11,8 +11,8 @@ from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, Source, check_fields, check_writable, prepare
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.run.directory import claim, mark
-from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.choose import Gathered
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.sketching import Sketching
@@ -31,21 +31,21 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
     """
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = checkpoint.window(config.max_length)
-    pool_sources = sources_of("pool", config, checkpoint, out, found)
-    validation_sources = sources_of("validation", config, checkpoint, out, found)
+    tokens = Tokenisation.of(checkpoint, config.max_length)
+    pool_sources = sources_of("pool", config, tokens, out, found)
+    validation_sources = sources_of("validation", config, tokens, out, found)
     check_writable(pool_sources)
-    with claim(out, config, max_length):
-        pool_corpus = _read("pool", pool_sources, config, checkpoint, max_length, stages)
-        validation_corpus = _read("validation", validation_sources, config, checkpoint, max_length, stages)
+    with RunDir.create(out, config, tokens) as run:
+        pool_corpus = _read("pool", pool_sources, config, checkpoint, tokens, stages)
+        validation_corpus = _read("validation", validation_sources, config, checkpoint, tokens, stages)
         found += check_fields(fields_of(config), {"pool": pool_corpus, "validation": validation_corpus})
         if isinstance(config, SelectConfig):  # both to fail before the long part
             constraints(config, pool_corpus.index, *config.size_of(pool_corpus.num_tokens))
         stages.note(_extent(config, pool_corpus, validation_corpus))
 
-        with Sketching(config, checkpoint, max_length, stages, found) as sketch:
+        with Sketching(config, checkpoint, run, tokens.max_length, stages, found) as sketch:
             validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-            mark(out, config, max_length)
+            run.mark(config, tokens)
             pool = sketch("pool", pool_corpus)
 
         yield Gathered(
@@ -54,9 +54,8 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
             pool=pool,
             validation=validation,
             fingerprint=sketch.fingerprint(validation_corpus),
-            tokenizer=checkpoint.tokenizer_fingerprint(),
-            max_length=max_length,
-            directory=out,
+            tokens=tokens,
+            origin=run,
             build_sketcher=sketch.build,
         )
 
@@ -72,7 +71,12 @@ def _extent(config: FeaturesConfig, pool: Corpus, validation: Corpus) -> str:
 
 
 def _read(
-    role: str, sources: list[Source], config: FeaturesConfig, checkpoint: Checkpoint, max_length: int, stages: Stages
+    role: str,
+    sources: list[Source],
+    config: FeaturesConfig,
+    checkpoint: Checkpoint,
+    tokens: Tokenisation,
+    stages: Stages,
 ) -> Corpus:
     with stages.stage(f"Reading the {role}", "documents") as advance:
         return prepare(
@@ -80,9 +84,9 @@ def _read(
             role=role,
             fields=fields_of(config),
             load_tokenizer=checkpoint.load_tokenizer,
-            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
-            vocab_size=checkpoint.vocab_size,
-            max_length=max_length,
+            tokenizer_fingerprint=tokens.tokenizer,
+            vocab_size=tokens.vocab_size,
+            max_length=tokens.max_length,
             directory=Path(config.out) / "corpus" / role,
             advance=advance,
         )

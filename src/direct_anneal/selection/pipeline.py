@@ -10,16 +10,13 @@ from typing import Any
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
-from direct_anneal.data import check_writable, reopen
+from direct_anneal.data import check_writable
 from direct_anneal.distributed import check_installed
 from direct_anneal.errors import InputError, option
-from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.gradients import GradientSketcher
-from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
-from direct_anneal.run.directory import claim, is_of_another, mark, read_coverage, recorded, retire
-from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection.choose import Gathered, Run, choose
 from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.inputs import gathered
@@ -43,7 +40,7 @@ def select(config: SelectConfig) -> Run:
     check_machine(config)
     stages, found = Stages(current_progress()), list[str]()
     with gathered(config, stages, found) as of_run:
-        return choose(config, of_run, stages, found, frontier=config.frontier)
+        return choose(config, of_run.origin, of_run, stages, found, frontier=config.frontier)
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,10 @@ def compute_features(config: FeaturesConfig) -> Features:
     check_machine(config)
     stages, found, out = Stages(current_progress()), list[str](), Path(config.out)
     with gathered(config, stages, found) as of_run:
-        if config.overwrite and is_of_another(out, config, of_run.max_length):
-            retire(out, config, of_run.max_length)
+        if config.overwrite and of_run.origin.difference(config, of_run.tokens):
+            of_run.origin.retire(config, of_run.tokens)
         parts = {"pool": (of_run.pool_corpus, of_run.pool), "validation": (of_run.validation_corpus, of_run.validation)}
-        found += checks.of_coverage(read_coverage(out))
+        found += checks.of_coverage(of_run.origin.coverage())
         for role, (corpus, gradients) in parts.items():
             found += checks.of_corpus(corpus, gradients, role)
         found += checks.of_overlap(of_run.pool_corpus, of_run.validation_corpus)
@@ -91,57 +88,40 @@ def select_again(changes: Mapping[str, Any]) -> Run:
     Raises:
         InputError: the run's features are not complete, its documents have changed since, or as for `select`.
     """
-    run = changes["run"]
-    config = recorded(Path(run), {name: value for name, value in changes.items() if name != "run"})
+    origin = RunDir.open(changes["run"])
+    config = origin.configured({name: value for name, value in changes.items() if name != "run"})
     if config.engine == "ray":
         check_installed()
-    stages = Stages(current_progress())
-    origin, out = Path(run), Path(config.out)
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    max_length = checkpoint.window(config.max_length)
-    found: list[str] = []
-    sources = {role: sources_of(role, config, checkpoint, origin, found) for role in ("pool", "validation")}
-    check_writable(sources["pool"])
-    corpora, gradients = {}, {}
+    stages, found = Stages(current_progress()), list[str]()
     with stages.stage("Opening the features", "stores", 4) as advance:
-        stores = {role: FeatureStore.open(origin / "features" / role) for role in ("validation", "pool")}
+        stores = {role: origin.store(role) for role in ("validation", "pool")}
         advance(2)
+        gradients = {}
         for role, store in stores.items():
-            corpora[role] = reopen(
-                sources[role],
-                role=role,
-                fields=fields_of(config),
-                tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
-                vocab_size=checkpoint.vocab_size,
-                max_length=max_length,
-                directory=origin / "corpus" / role,
-                fingerprint=store.fingerprint["data"],
-            )
-            words = FeatureStore.open(origin / "features" / f"{role}-ngrams")
-            gradients[role] = SketchedGradients.load(store, corpora[role].index, words)
+            gradients[role] = origin.features(role)
             found += [remark for remark in store.remarks() if remark not in found]
             advance(1)
+    check_writable(origin.corpus("pool").sources)
 
     def no_model() -> GradientSketcher:
         raise InputError(
-            f"solve loads no model, and {origin} has kept no such curvature: run select there with "
+            f"solve loads no model, and {origin.path} has kept no such curvature: run select there with "
             f"{option('curvature')} {config.curvature} first"
         )
 
     of_run = Gathered(
-        pool_corpus=corpora["pool"],
-        validation_corpus=corpora["validation"],
+        pool_corpus=origin.corpus("pool"),
+        validation_corpus=origin.corpus("validation"),
         pool=gradients["pool"],
         validation=gradients["validation"],
         fingerprint=stores["validation"].fingerprint,
-        tokenizer=checkpoint.tokenizer_fingerprint(),
-        max_length=max_length,
-        directory=origin,
+        tokens=origin.tokens,
+        origin=origin.origin,
         build_sketcher=no_model,
     )
-    with claim(out, config, max_length):
-        mark(out, config, max_length)
-        return choose(config, of_run, stages, found, frontier=config.frontier)
+    with RunDir.create(config.out, config, origin.tokens) as out:
+        out.mark(config, origin.tokens)
+        return choose(config, out, of_run, stages, found, frontier=config.frontier)
 
 
 select_documents = select

@@ -36,7 +36,8 @@ from direct_anneal.model.lengths import length_switches
 from direct_anneal.objectives import SelectionObjective
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Progress, Silent, current_progress
-from direct_anneal.run.sources import fields_of, sources_of
+from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.choose import inputs_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
@@ -132,7 +133,12 @@ class _Calibration:
         with self._progress.stage("Sketching some batches", "tokens") as advance:
             with self._timed("Gradients of the validation"):
                 sketch = Sketching(
-                    replace(config, out=str(self._scratch)), self._checkpoint, self._window, Stages(Silent()), []
+                    replace(config, out=str(self._scratch)),
+                    self._checkpoint,
+                    RunDir(self._scratch),
+                    self._window,
+                    Stages(Silent()),
+                    [],
                 )
                 sketch.probe(validation.corpus)
                 sketcher = sketch.build()
@@ -179,7 +185,9 @@ class _Calibration:
 
     def _read(self, role: str) -> Part:
         config, checkpoint = self._config, self._checkpoint
-        sources = sources_of(role, config, checkpoint, Path(config.out), self._remarks)
+        sources = sources_of(
+            role, config, Tokenisation.of(checkpoint, config.max_length), Path(config.out), self._remarks
+        )
         if role == "pool":
             check_writable(sources)
         load = checkpoint.load_tokenizer

@@ -28,7 +28,7 @@ from direct_anneal.gradients import (
 )
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run import manifest
-from direct_anneal.run.directory import write_coverage
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection.stages import Stages
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Sketching:
     Args:
         config: the run's.
         checkpoint: whose gradients.
+        run: where features are kept; it is held.
         max_length: T, tokens of a window.
         stages: where progress is shown.
         found: where remarks for the user are added.
@@ -119,9 +120,16 @@ class Sketching:
     """
 
     def __init__(
-        self, config: FeaturesConfig, checkpoint: Checkpoint, max_length: int, stages: Stages, found: list[str]
+        self,
+        config: FeaturesConfig,
+        checkpoint: Checkpoint,
+        run: RunDir,
+        max_length: int,
+        stages: Stages,
+        found: list[str],
     ) -> None:
         self._config = config
+        self._run = run
         self._max_length = max_length
         self._stages = stages
         self._found = found
@@ -191,7 +199,7 @@ class Sketching:
             with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards) as advance:
                 store = store.fetched(self._home(role), replace=config.overwrite, advance=advance)
         if (coverage := engine.coverage()) is not None:
-            write_coverage(Path(config.out), manifest.coverage_entry(coverage))
+            self._run.write_coverage(manifest.coverage_entry(coverage))
         return store
 
     def _ngrams(self, role: str, corpus: Corpus, rows_per_shard: int) -> FeatureStore:

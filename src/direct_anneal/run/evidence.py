@@ -1,0 +1,55 @@
+"""selection.parquet: a row for every document of the pool, with what speaks for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from direct_anneal.data import Corpus
+from direct_anneal.features import SketchedGradients
+from direct_anneal.solver import Selection, SelectionProblem
+
+EVIDENCE_COLUMNS = [
+    "id",
+    "source",
+    "row",
+    "domain",
+    "num_tokens",
+    "loss",
+    "grad_norm",
+    "stiff_cost",
+    "score",
+    "weight",
+    "rank",
+    "selected",
+]
+
+
+def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem, selection: Selection) -> pa.Table:
+    """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS`.
+
+    Rank 1 is the strongest; the selected come first. What is quarantined has nulls, and is not selected.
+    """
+    count = len(pool)
+    chosen = np.zeros(count, dtype=bool)
+    chosen[selection.indices] = True
+    rest = np.flatnonzero(~chosen)
+    assert problem.tie_order is not None
+    rest = rest[np.lexsort((problem.tie_order[rest], -(selection.scores / problem.sizes)[rest]))]
+    rank = np.empty(count, dtype=np.int64)
+    rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
+    table = pool.samples
+    for name, values in (
+        ("stiff_cost", np.reshape(problem.stiff_cost, (count, -1)).sum(axis=1)),  # of all bands
+        ("score", selection.scores),
+        ("weight", selection.weights),
+        ("rank", rank),
+        ("selected", chosen),
+    ):
+        table = table.append_column(name, pa.array(values))
+    if len(pool.quarantined):
+        left_out = pool.quarantined.append_column("selected", pa.array(np.zeros(len(pool.quarantined), dtype=bool)))
+        table = pa.concat_tables([table, left_out], promote_options="default")
+        table = table.take(pc.index_in(corpus.index["id"], table["id"].combine_chunks()))
+    return table.select(EVIDENCE_COLUMNS)
