@@ -230,7 +230,7 @@ class TestRunsThatMeanHarm:
         (poisoned / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         self.change(copy / "direct-anneal.json", trust_remote_code=True, model=str(poisoned))
         export(copy, to="jsonl", out=tmp_path / "out")
-        with pytest.raises(InputError, match="--trust-remote-code"):
+        with pytest.raises(InputError, match="pass trust_remote_code"):
             RunDir.open(copy).checkpoint()
         assert not (tmp_path / "ran").exists()
 

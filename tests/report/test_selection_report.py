@@ -208,7 +208,7 @@ class TestWhatIsGone:
 
     def test_what_earlier_versions_did_not_tell(self, copied: Path) -> None:
         content = json.loads((copied / "manifest.json").read_text())
-        del content["sha256"], content["digests"]
+        del content["seal"], content["digests"]
         (copied / "manifest.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match=r"of an earlier version.*run select or solve there again with overwrite"):
             write_report(copied)

@@ -34,6 +34,6 @@ def content(out: Path) -> dict[str, Any]:
     options are; the report shows both, so that of this it counts that it is there."""
     files: dict[str, Any] = dict(files_below(out))
     written, options = (json.loads(files[name]) for name in ("manifest.json", "options.json"))
-    del written["timings"], written["config"]["out"], options["out"]
+    del written["timings"], written["config"]["out"], written["seal"], options["out"]
     report = {"report.html": "report.html" in files}
     return {**files, "manifest.json": written, "options.json": options, **report}

@@ -89,7 +89,7 @@ class TestAgain:
         self, checkpoint: Path, world: Path, selected: Run, tmp_path: Path
     ) -> None:
         out = Path(shutil.copytree(selected.out, tmp_path / "out"))
-        with pytest.raises(InputError, match=r"seed: there 0, now 1.*--overwrite"):
+        with pytest.raises(InputError, match=r"seed: there 0, now 1.*overwrite"):
             computed(checkpoint, world, out, seed=1)
         assert files_below(out) == files_below(selected.out)
         computed(checkpoint, world, out, seed=1, overwrite=True)
@@ -98,7 +98,7 @@ class TestAgain:
         assert manifest(tmp_path / "solved")["config"]["seed"] == 1
 
     def test_others_are_refused_before_a_selection_too(self, checkpoint: Path, world: Path, out: Path) -> None:
-        with pytest.raises(InputError, match=r"seed: there 0, now 1.*--overwrite"):
+        with pytest.raises(InputError, match=r"seed: there 0, now 1.*overwrite"):
             computed(checkpoint, world, out, seed=1)
         assert json.loads((out / "direct-anneal.json").read_text())["seed"] == 0, "solve would tell of another seed"
 

@@ -17,7 +17,7 @@ from direct_anneal.io.redaction import redacted
 
 MAX_BYTES = 2**28  # a manifest with a hundred thousand sources has some 10 MB
 MAX_DEPTH = 64
-SEAL = "sha256"
+SEAL = "seal"  # sha256 of the other members
 
 
 class RecordError(ValueError):
