@@ -1,10 +1,12 @@
-"""What the fields of a record are called: the names may differ from source to source."""
+"""Names of a record's fields, which may differ from source to source, and how its text is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from direct_anneal.data.special_tokens import SpecialTokens
 
 Names = str | Sequence[str]
 
@@ -20,12 +22,16 @@ class Fields:
     What `prompt` names, if anything, holds what precedes the text and is not to be predicted. Each may have several
     names: then it is the first of them that a record has (null is as good as missing), whichever source it is from.
     A name with dots reaches into objects: `metadata.domain`. A field whose own name has the dots comes first.
+
+    `special_tokens` says what becomes of special tokens that stand in a text: "text" (letters as any other), "keep"
+    (the tokens themselves) or "drop" (the document is left out).
     """
 
     text: Names = "text"
     id: Names = "id"
     domain: Names = "domain"
     prompt: Names | None = None
+    special_tokens: SpecialTokens = "text"
 
     def named(self) -> dict[str, tuple[str, ...]]:
         """The options whose names are not the default ones, with these."""

@@ -15,7 +15,17 @@ MAX_PLACES = 100
 
 # These stand for a record that was not used ("truncated" for the one that was cut); with the others it stays.
 REJECTIONS = frozenset(
-    {"bad-line", "no-text", "empty-text", "bad-prompt", "bad-tokens", "too-short", "nothing-to-predict", "truncated"}
+    {
+        "bad-line",
+        "no-text",
+        "empty-text",
+        "bad-prompt",
+        "bad-tokens",
+        "too-short",
+        "nothing-to-predict",
+        "truncated",
+        "special-dropped",
+    }
 )
 
 
@@ -24,13 +34,14 @@ class Incident:
     """One thing amiss with one record, or with a file as a whole.
 
     Attributes:
-        kind: "bad-line" (no UTF-8 JSON object of sane length), "no-text" (neither text nor input_ids), "empty-text"
-            (nothing but white space), "bad-prompt" (not of the text's kind), "bad-tokens" (no integers within the
-            vocabulary), "too-short" (fewer than two tokens), "nothing-to-predict" (nothing after the prompt, or a
-            single token that begins a window); these leave the record out. "no-prompt" (where one was asked for;
-            kept, and predicted whole), "odd-id" (neither a string nor an integer; kept under its place), "over-long"
-            (more tokens than max_length; kept), "duplicate-id" (kept under a
-            qualified id), "truncated" (a damaged file; used up to there).
+        kind: the record is left out for "bad-line" (no UTF-8 JSON object of sane length), "no-text" (neither text nor
+            input_ids), "empty-text" (nothing but white space), "bad-prompt" (not of the text's kind), "bad-tokens" (no
+            integers within the vocabulary), "too-short" (fewer than two tokens), "nothing-to-predict" (nothing after
+            the prompt, or a single token that begins a window), "special-dropped" (special tokens stand in the text,
+            and such documents are not wanted). It stays for "special-tokens" (read as asked for), "no-prompt" (where
+            one was asked for; predicted whole), "odd-id" (neither a string nor an integer; named by its place),
+            "over-long" (more tokens than max_length), "duplicate-id" (under a qualified id). "truncated" is a damaged
+            file, used up to there.
         source: the file's path.
         row: line or table row, from 0.
         detail: what exactly.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from direct_anneal.data.corpus import Corpus, assemble
 from direct_anneal.data.fields import TOKENS_FIELD, Fields, names_in, told, value_at, value_of
 from direct_anneal.data.issues import Incident
 from direct_anneal.data.sources import BadRecord, Source
+from direct_anneal.data.special_tokens import TextTokenizer, text_tokenizer
 from direct_anneal.data.token_cache import (
     Options,
     PieceRecord,
@@ -32,14 +32,6 @@ INCIDENTS_FILE = "incidents.jsonl"
 _BATCH_DOCUMENTS = 256
 _FIELDS_TOLD = 40
 _BATCH_CHARACTERS = 4 * 2**20
-
-
-class TokenizerLike(Protocol):
-    """What we ask of a tokenizer; those of Hugging Face do it."""
-
-    def __call__(self, texts: list[str], /) -> Mapping[str, Any]:
-        """Returns {"input_ids": a list of token ids for each text}."""
-        ...
 
 
 def prepare(
@@ -84,7 +76,7 @@ def prepare(
     options = Options(
         fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
     )
-    tokenizer = functools.cache(functools.partial(_load_quietly, load_tokenizer))
+    tokenizer = functools.cache(functools.partial(text_tokenizer, load_tokenizer, fields.special_tokens))
     pieces = [piece_of(source, options, directory) for source in sources]
     records = []
     for source, piece, kept in zip(sources, pieces, reusable_records(pieces, sources), strict=True):
@@ -148,14 +140,6 @@ def reopen(
     )
 
 
-def _load_quietly(load_tokenizer: Callable[[], Any]) -> TokenizerLike:
-    """The tokenizer, kept from warning of texts longer than the model: these are split into windows later."""
-    tokenizer = load_tokenizer()
-    takes_verbose = "verbose" in inspect.signature(tokenizer).parameters
-    quiet: TokenizerLike = functools.partial(tokenizer, verbose=False) if takes_verbose else tokenizer
-    return quiet
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Document:
     row: int
@@ -170,7 +154,7 @@ class _Document:
 def _entries(
     source: Source,
     options: Options,
-    tokenizer: Callable[[], TokenizerLike],
+    tokenizer: Callable[[], TextTokenizer],
     advance: Callable[[int], object],
     seen: dict[str, int],
 ) -> Iterator[Sample | Incident]:
@@ -227,8 +211,10 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
 
 
 def _finished(
-    pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TokenizerLike]
+    pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TextTokenizer]
 ) -> Iterator[Sample | Incident]:
+    if options.fields.special_tokens == "drop":
+        pending = [_dropped(entry, source, tokenizer) for entry in pending]
     documents = [entry for entry in pending if isinstance(entry, _Document)]
     tokenized = _tokenized(documents, options.vocab_size, tokenizer)
     for entry in pending:
@@ -248,6 +234,10 @@ def _finished(
             yield Incident(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
         else:
             yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
+            if entry.text is not None and (told_special := tokenizer().within((entry.prompt or "") + entry.text)):
+                how = "as text" if options.fields.special_tokens == "text" else "as the tokens"
+                detail = f"special tokens in the text, read {how}: {told_special}"
+                yield Incident(kind="special-tokens", source=str(source), row=entry.row, detail=detail)
             if entry.strange_id is not None:
                 detail = f"an id that is neither a string nor an integer but {entry.strange_id}: named by its place"
                 yield Incident(kind="odd-id", source=str(source), row=entry.row, detail=detail)
@@ -259,14 +249,24 @@ def _finished(
                 yield Incident(kind="over-long", source=str(source), row=entry.row, detail=detail)
 
 
+def _dropped(
+    entry: _Document | Incident, source: Source, tokenizer: Callable[[], TextTokenizer]
+) -> _Document | Incident:
+    if isinstance(entry, Incident) or entry.text is None:
+        return entry
+    found = tokenizer().within((entry.prompt or "") + entry.text)
+    detail = f"special tokens in the text: {found}"
+    return Incident(kind="special-dropped", source=str(source), row=entry.row, detail=detail) if found else entry
+
+
 def _tokenized(
-    documents: list[_Document], vocab_size: int, tokenizer: Callable[[], TokenizerLike]
+    documents: list[_Document], vocab_size: int, tokenizer: Callable[[], TextTokenizer]
 ) -> Iterator[tuple[np.ndarray, int] | str]:
     """Each document's tokens, (T,) int64, with the number of its prompt's; or what is wrong with them."""
     texts = [(document.prompt or "") + document.text for document in documents if document.text is not None]
     prompts = [document.prompt for document in documents if document.text is not None and document.prompt is not None]
-    whole = iter(tokenizer()(texts)["input_ids"] if texts else ())
-    alone = iter(tokenizer()(prompts)["input_ids"] if prompts else ())
+    whole = iter(tokenizer()(texts) if texts else ())
+    alone = iter(tokenizer()(prompts) if prompts else ())
     for document in documents:
         tokens = _checked(document.tokens if document.text is None else next(whole), vocab_size)
         prompt: np.ndarray | str = np.empty(0, dtype=np.int64)

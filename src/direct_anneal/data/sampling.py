@@ -15,8 +15,9 @@ import numpy as np
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import Fields
 from direct_anneal.data.formats import Record
-from direct_anneal.data.preparation import TokenizerLike, prepare
+from direct_anneal.data.preparation import prepare
 from direct_anneal.data.sources import Source
+from direct_anneal.data.special_tokens import TokenizerLike
 
 _MAX_FILES = 32
 _FEWEST_RECORDS = 32  # of a file

@@ -73,7 +73,10 @@ class Options:
 
     def fingerprint(self) -> str:
         """A hash of the options and of the version of the piece's format."""
-        return short_hash(json.dumps([_VERSION, asdict(self)], sort_keys=True))
+        described = asdict(self)
+        if self.fields.special_tokens == "text":  # as where nobody was asked: what was made then is used again
+            del described["fields"]["special_tokens"]
+        return short_hash(json.dumps([_VERSION, described], sort_keys=True))
 
 
 @dataclass(frozen=True, kw_only=True)

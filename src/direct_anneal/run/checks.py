@@ -25,6 +25,8 @@ INCIDENTS = {
     "no-prompt": "documents without a prompt, predicted whole",
     "bad-tokens": "documents left out, their input_ids are not in the model's vocabulary",
     "truncated": "files used up to where they are cut off",
+    "special-dropped": "documents left out, special tokens stand in their text",
+    "special-tokens": "documents hold special tokens in their text (--special-tokens text, keep or drop)",
     "odd-id": "documents named by their place, their id is neither a string nor an integer",
     "duplicate-id": "documents kept under a qualified id, theirs was taken",
     "over-long": "documents longer than the window, split into windows and averaged by tokens",
