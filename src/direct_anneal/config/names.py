@@ -12,6 +12,7 @@ Reduction = Literal["mean", "sum"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 ScheduleName = Literal["linear", "1-sqrt", "cosine", "constant"]
 Engine = Literal["local", "ray"]
+SpecialTokens = Literal["text", "keep", "drop"]
 
 PAPER_SHARE = 0.945  # of the spectrum's energy; arXiv:2605.31175, Algorithm 1
 SKETCH_SIZE = 2048  # R; arXiv:2605.31175, its experiments

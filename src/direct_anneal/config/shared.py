@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.config.names import PAPER_SHARE, Engine
+from direct_anneal.config.names import PAPER_SHARE, Engine, SpecialTokens
 from direct_anneal.config.option import Affects, configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.types import Names
@@ -78,6 +78,12 @@ class RecordFields:
         group=DATA,
         metavar="NAME",
         help="field with the domain, or several; the file's name where there is none",
+    )
+    special_tokens: SpecialTokens = option(
+        default="text",
+        affects="features",
+        group=DATA,
+        help="those that stand in texts: read as any text, kept as the tokens, or the documents dropped",
     )
 
 

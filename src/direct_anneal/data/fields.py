@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from direct_anneal.data.special_tokens import SpecialTokens
+from direct_anneal.config.names import SpecialTokens
 
 Names = str | Sequence[str]
 

@@ -15,7 +15,7 @@ from direct_anneal.data.corpus import Corpus, assemble
 from direct_anneal.data.fields import TOKENS_FIELD, Fields, names_in, told, value_at, value_of
 from direct_anneal.data.issues import Incident
 from direct_anneal.data.sources import BadRecord, Source
-from direct_anneal.data.special_tokens import TextTokenizer, text_tokenizer
+from direct_anneal.data.special_tokens import TextTokenizer, TokenizerLike, text_tokenizer
 from direct_anneal.data.token_cache import (
     Options,
     PieceRecord,

@@ -10,11 +10,10 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from direct_anneal.config.names import SpecialTokens
 from direct_anneal.errors import InputError, option
-
-SpecialTokens = Literal["text", "keep", "drop"]
 
 
 class TokenizerLike(Protocol):

@@ -70,7 +70,12 @@ def _scored(
         "fingerprints": {"model": wanted["weights"], "tokenizer": checkpoint.tokenizer_fingerprint()},
     }
     if sources:
-        fields = Fields(text=config.text_field, id=config.id_field, domain=config.domain_field)
+        fields = Fields(
+            text=config.text_field,
+            id=config.id_field,
+            domain=config.domain_field,
+            special_tokens=config.special_tokens,
+        )
         with shown.stage("Reading the data", "documents") as advance:
             corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
         if told := corpus.incidents.left_out():

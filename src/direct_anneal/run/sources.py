@@ -67,4 +67,10 @@ def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Pat
 
 def fields_of(config: FeaturesConfig) -> Fields:
     """Where a record's text, id, domain and prompt are."""
-    return Fields(text=config.text_field, id=config.id_field, domain=config.domain_field, prompt=config.prompt_field)
+    return Fields(
+        text=config.text_field,
+        id=config.id_field,
+        domain=config.domain_field,
+        prompt=config.prompt_field,
+        special_tokens=config.special_tokens,
+    )

@@ -161,7 +161,12 @@ def _read(
         corpus = prepare(
             sources,
             role=role,
-            fields=Fields(text=config.text_field, id=config.id_field, domain=config.domain_field),
+            fields=Fields(
+                text=config.text_field,
+                id=config.id_field,
+                domain=config.domain_field,
+                special_tokens=config.special_tokens,
+            ),
             load_tokenizer=checkpoint.load_tokenizer,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
             vocab_size=checkpoint.vocab_size,
