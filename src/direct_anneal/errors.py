@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from typing import Any
 
 _OPEN, _CLOSE = "\x0e", "\x0f"  # around an option's name inside a message: control characters that no text of ours has
 _OPTION = re.compile(f"{_OPEN}([a-z_]+){_CLOSE}")
@@ -73,16 +73,10 @@ class InputError(ValueError):
         self._message = message
         super().__init__(self.spelled(str))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes, options stay to be spelled by whoever prints the message."""
+        return type(self), (self._message,), self.__dict__
+
     def spelled(self, spell: Callable[[str], str]) -> str:
         """The message, with every option's name as `spell` has it."""
         return _OPTION.sub(lambda named: spell(named[1]), self._message)
-
-
-@contextmanager
-def named_as_in_python() -> Iterator[None]:
-    """Messages say `--budget-ratio`, as most people type it; of a call in Python they say `budget_ratio`."""
-    try:
-        yield
-    except InputError as error:
-        error.args = (re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error)),)
-        raise

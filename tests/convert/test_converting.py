@@ -35,7 +35,9 @@ def config_of(model: torch.nn.Module, directory: Path) -> Path:
 
 
 def converted(tmp_path: Path, model: torch.nn.Module, state: dict) -> dict:
-    return convert(save(tmp_path / "dcp", state), config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
+    return convert(
+        save(tmp_path / "dcp", state), model_config=config_of(model, tmp_path / "config"), out=tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["before-0.3", "0.3"])
@@ -120,7 +122,7 @@ def test_the_tokenizer_comes_along_and_large_models_in_several_files(tmp_path, m
     model = model_of("llama")
     byte_tokenizer().save_pretrained(config_of(model, tmp_path / "config"))
     save(tmp_path / "dcp", torchtitan_state(model, old=False))
-    convert(tmp_path / "dcp", config=tmp_path / "config" / "config.json", out=tmp_path / "out")
+    convert(tmp_path / "dcp", model_config=tmp_path / "config" / "config.json", out=tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(model))
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("ab")["input_ids"] == byte_tokenizer()("ab")["input_ids"]
@@ -146,7 +148,7 @@ def test_a_checkpoint_in_parts(tmp_path):
         metadata.state_dict_metadata[name].chunks = chunks
     write(tmp_path / "dcp", metadata)
     (tmp_path / "dcp" / "__0_0.distcp").unlink()
-    convert(tmp_path / "dcp", config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
+    convert(tmp_path / "dcp", model_config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(model))
 
 
@@ -154,25 +156,27 @@ class TestAnotherModel:
     def test_another_architecture(self, tmp_path):
         save(tmp_path / "dcp", torchtitan_state(model_of("llama"), old=False))
         with pytest.raises(InputError, match="lacks 4 of 25 under torchtitan's names"):
-            convert(tmp_path / "dcp", config=config_of(model_of("qwen3"), tmp_path / "config"), out=tmp_path / "out")
+            convert(
+                tmp_path / "dcp", model_config=config_of(model_of("qwen3"), tmp_path / "config"), out=tmp_path / "out"
+            )
 
     def test_another_size(self, tmp_path):
         save(tmp_path / "dcp", torchtitan_state(model_of("llama"), old=False))
         config = config_of(model_of("llama"), tmp_path / "config") / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 44}))
         with pytest.raises(InputError, match=r"feed_forward.* has shape \(40, 32\) where .* has \(44, 32\)"):
-            convert(tmp_path / "dcp", config=config, out=tmp_path / "out")
+            convert(tmp_path / "dcp", model_config=config, out=tmp_path / "out")
 
     def test_no_language_model(self, tmp_path):
         save(tmp_path / "dcp", {"a": torch.ones(2)})
         (tmp_path / "config").mkdir()
         (tmp_path / "config" / "config.json").write_text('{"model_type": "t5"}')
         with pytest.raises(InputError, match="causal language model"):
-            convert(tmp_path / "dcp", config=tmp_path / "config", out=tmp_path / "out")
+            convert(tmp_path / "dcp", model_config=tmp_path / "config", out=tmp_path / "out")
 
     def test_a_config_that_is_nowhere_is_named_by_its_flag(self, tmp_path):
         with pytest.raises(InputError, match=r"^model_config must be a checkpoint directory"):
-            convert(tmp_path / "dcp", config=tmp_path / "nowhere", out=tmp_path / "out")
+            convert(tmp_path / "dcp", model_config=tmp_path / "nowhere", out=tmp_path / "out")
 
     def test_moments_without_betas(self, tmp_path):
         model = model_of("llama")
@@ -185,7 +189,7 @@ class TestAnotherModel:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.tex").touch()
         with pytest.raises(InputError, match="new or empty"):
-            convert(tmp_path / "dcp", config=tmp_path, out=tmp_path / "out")
+            convert(tmp_path / "dcp", model_config=tmp_path, out=tmp_path / "out")
 
     def test_a_directory_that_is_in_the_way_stays(self, tmp_path):
         model = model_of("llama")
@@ -317,7 +321,7 @@ class TestHarm:
         info.relative_path, info.offset, info.length = bomb.name, 0, bomb.stat().st_size
         write(saved, metadata)
         with pytest.raises(InputError, match="it is packed"):
-            convert(saved, config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
+            convert(saved, model_config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
 
     def test_another_tensor_than_described(self, tmp_path):
         model = model_of("llama")
@@ -329,4 +333,4 @@ class TestHarm:
         metadata.state_dict_metadata["model.norm.weight"].size = torch.Size([32])
         write(saved, metadata)
         with pytest.raises(InputError, match=r"no room|does not"):
-            convert(saved, config=config_of(model, tmp_path / "config"), out=tmp_path / "out")
+            convert(saved, model_config=config_of(model, tmp_path / "config"), out=tmp_path / "out")

@@ -151,7 +151,7 @@ class TestTheDirectory:
         out = tmp_path / "out"
         export(run, to="jsonl", out=out)
         before = files_below(out)
-        with pytest.raises(InputError, match="--overwrite"):
+        with pytest.raises(InputError, match="overwrite"):
             export(run, to="megatron", out=out)
         assert files_below(out) == before
         export(run, to="megatron", out=out, overwrite=True)
@@ -194,7 +194,7 @@ class TestTheDirectory:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"to": "csv"}, "--to must be one of hf, jsonl"),
+        ({"to": "csv"}, "to must be hf, jsonl"),
         ({"to": "hf", "shard_size": 0}, "--shard-size"),
         ({"to": "mds", "shard_size": 2**32}, "below 4 GiB"),
         ({"to": "hf", "mixture_share": 0.0}, "--mixture-share"),

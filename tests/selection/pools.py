@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from data.corpus_samples import FORMATS, write_records
 from direct_anneal.config.objective import DAMPING
-from direct_anneal.progress import Progress
-from direct_anneal.selection import Features, Run, features, select_documents
+from direct_anneal.progress import Progress, Silent, showing
+from direct_anneal.selection import Features, Run, compute_features, select
 from selection.tiny import SKETCH_SIZE, byte_tokenizer, documents, manifest, write_jsonl
 
 NUM_POOL, NUM_VALIDATION = 60, 24
@@ -66,14 +66,13 @@ def chosen(model: Path, directory: Path, out: Path, progress: Progress | None = 
     something else is asked for."""
     if not {"num_samples", "num_tokens", "fraction"} & options.keys():
         options["fraction"] = 0.25
-    return select_documents(
-        progress=progress, **(options_of(model, directory, out) | {"objective": "energy"} | options)
-    )
+    with showing(progress or Silent()):
+        return select(**(options_of(model, directory, out) | {"objective": "energy"} | options))
 
 
 def computed(model: Path, directory: Path, out: Path, **options: Any) -> Features:
     """`features` of what `chosen` chooses from."""
-    return features(**(options_of(model, directory, out) | options))
+    return compute_features(**(options_of(model, directory, out) | options))
 
 
 def exported(out: Path, files: list[str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pytest
 from direct_anneal.errors import InputError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.selection import SelectConfig
+from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.sketching import ElsewhereBuilder, SketcherBuilder
 
 
@@ -22,13 +23,13 @@ def config(**options: Any) -> SelectConfig:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "dask"}, "--engine must be local or ray, got dask"),
-        ({"workers": 2}, "--workers is for --engine ray, got 2 without it"),
-        ({"ray_address": "auto"}, "--ray-address is for --engine ray, got auto without it"),
-        ({"engine": "ray", "workers": 0}, "--workers must be at least 1, got 0"),
+        ({"engine": "dask"}, "engine must be local or ray, got dask"),
+        ({"workers": 2}, "workers must be left out unless engine is ray, got 2"),
+        ({"ray_address": "auto"}, "ray_address must be left out unless engine is ray, got auto"),
+        ({"engine": "ray", "workers": 0}, "workers must be at least 1, got 0"),
         (
             {"engine": "ray", "device": "cuda:1"},
-            "a GPU of its own, got --device cuda:1: pass --device cuda",
+            "a GPU of its own, got cuda:1: pass cuda",
         ),
         ({"features": "nowhere://a"}, "a URL that fsspec can open, but nowhere://a"),
     ],
@@ -38,13 +39,13 @@ def test_what_cannot_be_is_told_in_a_line(
 ) -> None:
     monkeypatch.setattr("direct_anneal.distributed.connect.find_spec", lambda name: name)  # be Ray there or not
     with pytest.raises(InputError, match=message):
-        config(**options)
+        check_machine(config(**options))
 
 
 def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("direct_anneal.distributed.connect.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs Ray, which is not installed: pip install 'direct-anneal\[ray\]'$"):
-        config(engine="ray")
+    with pytest.raises(InputError, match=r"ray needs Ray, which is not installed: pip install 'direct-anneal\[ray\]'$"):
+        check_machine(config(engine="ray"))
 
 
 def test_where_workers_have_gpus_this_machine_needs_none_unless_it_runs_the_model(
@@ -52,10 +53,10 @@ def test_where_workers_have_gpus_this_machine_needs_none_unless_it_runs_the_mode
 ) -> None:
     monkeypatch.setattr("direct_anneal.distributed.connect.find_spec", lambda name: name)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert config(engine="ray", device="cuda").device == "cuda"
+    check_machine(config(engine="ray", device="cuda"))
     for options in ({}, {"engine": "ray", "curvature": "hessian"}):
-        with pytest.raises(InputError, match="--device cuda needs that device"):
-            config(device="cuda", **options)
+        with pytest.raises(InputError, match="device must be there, got cuda"):
+            check_machine(config(device="cuda", **options))
 
 
 def test_where_and_how_a_run_computes_is_no_part_of_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

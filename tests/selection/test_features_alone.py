@@ -12,7 +12,7 @@ import pytest
 
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
-from direct_anneal.selection import SOLVING_FIELDS, Features, Run, SelectConfig, reselect
+from direct_anneal.selection import SOLVING_FIELDS, Features, Run, SelectConfig, select_again
 from selection.killing import content
 from selection.pools import NUM_POOL, NUM_VALIDATION, chosen, computed
 from selection.tiny import SKETCH_SIZE, files_below, manifest
@@ -61,13 +61,13 @@ def test_written_to_a_url_and_fetched_they_are_the_same(
 class TestChoosingByThem:
     def test_solve(self, selected: Run, alone: Features, tmp_path: Path) -> None:
         before = files_below(alone.out)
-        reselect(alone.out, out=tmp_path / "solved", fraction=0.25, objective="energy")
+        select_again(alone.out, out=tmp_path / "solved", fraction=0.25, objective="energy")
         assert below(tmp_path / "solved", "sel") == below(selected.out, "sel")
         assert files_below(alone.out) == before
 
     def test_solve_needs_a_size(self, alone: Features, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"size of the selection must be given once.*got none"):
-            reselect(alone.out, out=tmp_path / "solved")
+            select_again(alone.out, out=tmp_path / "solved")
 
     def test_select_goes_on_there(self, checkpoint: Path, world: Path, selected: Run, out: Path) -> None:
         chosen(checkpoint, world, out)
@@ -94,7 +94,7 @@ class TestAgain:
         assert files_below(out) == files_below(selected.out)
         computed(checkpoint, world, out, seed=1, overwrite=True)
         assert {path.name for path in out.iterdir()} == {"corpus", "direct-anneal.json", "features", "options.json"}
-        reselect(out, out=tmp_path / "solved", num_samples=5)
+        select_again(out, out=tmp_path / "solved", num_samples=5)
         assert manifest(tmp_path / "solved")["config"]["seed"] == 1
 
     def test_others_are_refused_before_a_selection_too(self, checkpoint: Path, world: Path, out: Path) -> None:
@@ -105,7 +105,7 @@ class TestAgain:
 
 @pytest.mark.parametrize("field", sorted(SOLVING_FIELDS))
 def test_what_choosing_alone_depends_on_is_refused(checkpoint: Path, world: Path, tmp_path: Path, field: str) -> None:
-    with pytest.raises(InputError, match=f"got {field}: pass that to solve"):
+    with pytest.raises(TypeError, match=f"has no option '{field}'"):
         computed(checkpoint, world, tmp_path / "out", **{field: 1})
     assert not (tmp_path / "out").exists()
 
@@ -131,4 +131,6 @@ def test_every_option_has_its_flag_and_no_other(capsys: pytest.CaptureFixture[st
         main(["features", "--help"])
     shown = capsys.readouterr().out.replace("\n", " ")
     for field in fields(SelectConfig):
-        assert (f"--{field.name.replace('_', '-')} " in shown) == (field.name not in SOLVING_FIELDS), field.name
+        assert (f"--{field.name.replace('_', '-')} " in shown) == (field.name not in SOLVING_FIELDS | {"frontier"}), (
+            field.name
+        )

@@ -20,7 +20,7 @@ from direct_anneal.compare.config import BEFORE, Arm, Recipe, Scenario
 from direct_anneal.compare.provenance import commit
 from direct_anneal.compare.scenario import Choice, Choices
 from direct_anneal.data import Corpus, expand
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.lock import MARK, held
 from direct_anneal.model.checkpoint import Checkpoint
@@ -63,10 +63,12 @@ def compare(
             says what to do.
     """
     if workers < 1:
-        raise InputError(f"--workers must be at least 1, got {workers}")
+        raise InputError(f"{option('workers')} must be at least 1, got {workers}")
     out = Path(out)
     if (out / MARK).exists():
-        raise InputError(f"--out must be new, empty or an earlier comparison, but {out} holds a run: choose another")
+        raise InputError(
+            f"{option('out')} must be new, empty or an earlier comparison, but {out} holds a run: choose another"
+        )
     with held(out):
         return _completed(recipe, out, workers, progress or current_progress())
 
@@ -223,7 +225,7 @@ def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
         return {_place(line): line for line in lines}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} must hold one finished run a line, but has another line: choose another --out"
+            f"{path} must hold one finished run a line, but has another line: choose another {option('out')}"
         ) from error
 
 
@@ -233,7 +235,7 @@ def _check_fitting(known: dict[tuple[Any, ...], dict[str, Any]], wanted: list[di
         if line is not None and line.get("inputs") != key["inputs"]:
             raise InputError(
                 f"{out} holds a run of {key['scenario']}, {key['arm']}, seed {key['seed']} that was made by another "
-                "recipe, model or pool: choose another --out, or give the changed arm another name"
+                f"recipe, model or pool: choose another {option('out')}, or give the changed arm another name"
             )
 
 

@@ -9,7 +9,6 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from direct_anneal.config.option import attributes, by_name, declared, settled
-from direct_anneal.errors import named_as_in_python
 from direct_anneal.progress import Silent, showing
 
 P = ParamSpec("P")
@@ -77,16 +76,13 @@ def _as_options(config: Callable[P, Any], function: Callable[[Any], R], made: Ca
     @wraps(function)
     def called(*args: P.args, **given: P.kwargs) -> R:
         options: dict[str, Any] = dict(given)
-        with named_as_in_python():
-            if "progress" not in options:
-                return function(made(**by_name(_class(config), args, options, function.__name__)))
-            warnings.warn(
-                "progress= goes away: call inside `with direct_anneal.showing(progress):`",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            with showing(options.pop("progress") or Silent()):
-                return function(made(**by_name(_class(config), args, options, function.__name__)))
+        if "progress" not in options:
+            return function(made(**by_name(_class(config), args, options, function.__name__)))
+        warnings.warn(
+            "progress= goes away: call inside `with direct_anneal.showing(progress):`", DeprecationWarning, stacklevel=2
+        )
+        with showing(options.pop("progress") or Silent()):
+            return function(made(**by_name(_class(config), args, options, function.__name__)))
 
     described = inspect.signature(config)
     called.__signature__ = described.replace(  # type: ignore[attr-defined]

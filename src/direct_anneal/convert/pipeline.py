@@ -17,7 +17,7 @@ from direct_anneal.config.files import ConvertConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.convert.dcp_metadata import Entry, read_entries, read_tensor, read_value
 from direct_anneal.convert.weight_names import Naming, recognise
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.gradients import trainer_groups
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.model.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     for name, shape in shapes.items():
         if (found := tensors[naming.found[name]].shape) != shape:
             raise InputError(
-                f"the checkpoint must be of --model-config's model, but its {naming.found[name]} has shape "
+                f"the checkpoint must be of {option('model_config')}'s model, but its {naming.found[name]} has shape "
                 f"{found} where {name} has {shape}: give its own config"
             )
     shown = current_progress()
@@ -96,7 +96,8 @@ def _skeleton(described: Checkpoint) -> nn.Module:
             model: nn.Module = AutoModelForCausalLM.from_config(described.config)
     except ValueError as error:
         raise InputError(
-            f"--model-config must be of a causal language model that transformers knows, but {described.name} does not "
+            f"{option('model_config')} must be of a causal language model that transformers knows, but "
+            f"{described.name} does not "
             f"({' '.join(str(error).split())[:120]})"
         ) from error
     return model

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 
 # In front of the names, by what the checkpoint's state dict was: the model's own, or one of several parts.
 _PREFIXES = ("", "model.", "module.", "app.model.")
@@ -70,7 +70,7 @@ def recognise(names: Iterable[str], wanted: Iterable[str], config: Any) -> Namin
     if missing := [name for name in wanted if name not in best.found]:
         known = f"Hugging Face's, and torchtitan's for {' and '.join(TORCHTITAN)}"
         raise InputError(
-            f"the checkpoint must hold every weight of the {config.model_type} of --model-config, but lacks "
+            f"the checkpoint must hold every weight of the {config.model_type} of {option('model_config')}, but lacks "
             f"{len(missing)} of {len(wanted)} under {best.name} names (first {missing[0]}; it has {min(there)!r}): "
             f"give its own config; known are the names of {known}"
         )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 
 LOOK_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0  # without any worker; a cluster that grows by itself may need minutes
@@ -40,7 +40,9 @@ def connected(address: str | None, workers: int | None, store_bytes: int) -> Ite
     except Exception as error:  # which Ray itself raises, bare, where its processes do not come up in time
         reason = " ".join(str(error).split())
         where = f"the cluster at {address}" if address else "this machine"
-        raise InputError(f"--engine ray needs Ray to start on {where}, but it could not: {reason:.200}") from error
+        raise InputError(
+            f"{option('engine')} ray needs Ray to start on {where}, but it could not: {reason:.200}"
+        ) from error
     try:
         yield ray
     finally:
@@ -68,4 +70,4 @@ def check_installed() -> None:
         InputError: it is not.
     """
     if find_spec("ray") is None:
-        raise InputError("--engine ray needs Ray, which is not installed: pip install 'direct-anneal[ray]'")
+        raise InputError(f"{option('engine')} ray needs Ray, which is not installed: pip install 'direct-anneal[ray]'")

@@ -14,7 +14,7 @@ import numpy as np
 
 from direct_anneal.distributed.connect import LOOK_SECONDS, PATIENCE_SECONDS, connected, room_for
 from direct_anneal.distributed.worker import Task, Worker, documents_name
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.features import Extraction
 from direct_anneal.features.storage import place_at
 from direct_anneal.gradients import Coverage, GradientSketcher, SlowPathWarning
@@ -247,8 +247,9 @@ class _Making:
             shard,
             InputError(
                 f"workers must survive a shard, but {_MOST_ATTEMPTS} were lost one after the other while they made "
-                f"shard {shard} of {self._place}, which is often for want of memory (pass a smaller --batch-tokens or "
-                f"--max-length): {' '.join(str(error).split()):.200}"
+                f"shard {shard} of {self._place}, which is often for want of memory (pass a smaller "
+                f"{option('batch_tokens')} or "
+                f"{option('max_length')}): {' '.join(str(error).split()):.200}"
             ),
         )
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate.execution import passes
 
 CONFIDENCE = 0.95
@@ -96,7 +96,7 @@ def check_benchmarks(files: Mapping[str, Path], *, run_generated_code: bool) -> 
     if _HUMANEVAL in files and not run_generated_code:
         raise InputError(
             "HumanEval is scored by running programs that the model wrote, with your rights: do that in a container, "
-            "and pass --run-generated-code"
+            f"and pass {option('run_generated_code')}"
         )
     if files and importlib.util.find_spec("lm_eval") is None:
         raise InputError("benchmarks need lm-eval, which is not installed: pip install 'direct-anneal[eval]'")
@@ -193,20 +193,21 @@ def _chance(name: str, records: Sequence[dict[str, Any]]) -> float:
 
 def _read(name: str, path: Path, limit: int | None) -> list[dict[str, Any]]:
     if name not in BENCHMARKS:
-        raise InputError(f"--benchmark must be one of {', '.join(BENCHMARKS)}, got {name}")
+        raise InputError(f"{option('benchmarks')} must be one of {', '.join(BENCHMARKS)}, got {name}")
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         records = [json.loads(line) for line in lines[:limit]]
     except (OSError, ValueError) as error:
-        raise InputError(f"--benchmark {name} must be a JSONL file, but {path}: {error}") from error
+        raise InputError(f"{option('benchmarks')} {name} must be a JSONL file, but {path}: {error}") from error
     fields = BENCHMARKS[name].fields
     for row, record in enumerate(records):
         if not isinstance(record, dict) or (lacking := [field for field in fields if field not in record]):
             missing = ", ".join(lacking) if isinstance(record, dict) else "everything"
             raise InputError(
-                f"--benchmark {name} must hold records with {', '.join(fields)}, but row {row} of {path} lacks "
+                f"{option('benchmarks')} {name} must hold records with {', '.join(fields)}, but row {row} of {path} "
+                "lacks "
                 f"{missing}: give the file as its authors distribute it"
             )
     if not records:
-        raise InputError(f"--benchmark {name} must hold at least one record, but {path} is empty")
+        raise InputError(f"{option('benchmarks')} {name} must hold at least one record, but {path} is empty")
     return records

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from direct_anneal.config.files import ExportConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS, Format
 from direct_anneal.export.shards import Document, Exported, Setting, Writer
@@ -126,7 +126,7 @@ def _setting(
     if format.holds == "tokens" and (end is None or end >= pool.vocab_size):
         raise InputError(
             f"each document needs a token after it that is in the vocabulary of {pool.vocab_size}, but "
-            f"{'the checkpoint names none' if end is None else f'{end} is not'}: pass --eos-id"
+            f"{'the checkpoint names none' if end is None else f'{end} is not'}: pass {option('eos_id')}"
         )
     return Setting(
         vocab_size=pool.vocab_size,
@@ -187,12 +187,14 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
-        raise InputError(f"--out must be a directory, but {blocked} is a file: choose another")
+        raise InputError(f"{option('out')} must be a directory, but {blocked} is a file: choose another")
     if out.exists() and any(out.iterdir()):
         if not (out / RECORD).is_file():
-            raise InputError(f"--out must be new, empty or an earlier export, but {out} holds other files")
+            raise InputError(f"{option('out')} must be new, empty or an earlier export, but {out} holds other files")
         if not overwrite:
-            raise InputError(f"{out} holds an earlier export: choose another --out, or pass --overwrite")
+            raise InputError(
+                f"{out} holds an earlier export: choose another {option('out')}, or pass {option('overwrite')}"
+            )
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
     if temporary.exists() and not (temporary / RECORD).is_file():
         raise InputError(f"{temporary} is in the way: move it away")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.gradients import GradientSketcher, Sketches
 from direct_anneal.model.batching import Window, padded
 
@@ -44,7 +44,7 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
             raise BatchTooLargeError(len(batch) * width // 2) from error
         raise InputError(
             f"the model and one window of {width} tokens must fit into memory, but do not: pass a smaller "
-            "--max-length, or --dtype bfloat16"
+            f"{option('max_length')}, or {option('dtype')} bfloat16"
         ) from error
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.features.rows import StoredRows
 from direct_anneal.features.storage import Place, place_at
 from direct_anneal.features.verification import (
@@ -107,8 +107,9 @@ class FeatureStore:
         if difference is not None:
             if not replace:
                 raise InputError(
-                    f"{directory} holds features of another run ({difference}): choose another --out, or pass "
-                    "--overwrite to compute them anew"
+                    f"{directory} holds features of another run ({difference}): choose another {option('out')}, or "
+                    "pass "
+                    f"{option('overwrite')} to compute them anew"
                 )
             self._discard()
         if _header(self._place) is None:

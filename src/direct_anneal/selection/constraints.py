@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.solver import Quota
 
 
@@ -35,7 +35,8 @@ def constraints(
     forced_out = _listed("force_out", config.force_out, samples["id"])
     if len(both := np.intersect1d(forced_in, forced_out)):
         raise InputError(
-            f"a document can be forced in or out, but {len(both)} are in both --force-in and --force-out "
+            f"a document can be forced in or out, but {len(both)} are in both {option('force_in')} and "
+            f"{option('force_out')} "
             f"({', '.join(samples['id'].take(both[:3]).to_pylist())}): take them out of one"
         )
     quotas = _quotas(config, samples["domain"], num_selected, token_budget)
@@ -64,7 +65,7 @@ def _quotas(
                 if whole is None:
                     raise InputError(
                         f"--{flag} {domain}={amount:g} is a share of the selection's {unit}, but how many these are is "
-                        f"not known before: give a number of {unit}, or pass the other --quota-unit"
+                        f"not known before: give a number of {unit}, or pass the other {option('quota_unit')}"
                     )
                 # Up to the rounding of the product: a tenth of 30 is 3.
                 amount = whole_of_share(amount * whole, 1e-9 * whole)

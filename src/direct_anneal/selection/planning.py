@@ -25,7 +25,7 @@ from direct_anneal.config.select import SelectConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
 from direct_anneal.data import Part, check_writable, sample, write_selected
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, SketchedGradients, ngrams_of
 from direct_anneal.features.batching import found_batch_tokens, sketched
 from direct_anneal.features.store import ROWS_PER_SHARD
@@ -247,7 +247,7 @@ class _Calibration:
         if not len(sums):
             raise InputError(
                 f"gradients of the {role} must be finite, but all of some {len(picked)} batches are NaN, infinite or "
-                "zero: the checkpoint is damaged, or overflows in its precision (try --dtype float32)"
+                f"zero: the checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)"
             )
         return sums
 

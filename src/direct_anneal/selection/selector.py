@@ -20,7 +20,7 @@ from direct_anneal.config.option import declared
 from direct_anneal.config.selector import SelectorConfig
 from direct_anneal.config.signature import keeps
 from direct_anneal.curvature import SecondMoment, energy_share, estimate, widest_gap
-from direct_anneal.errors import InputError, named_as_in_python
+from direct_anneal.errors import InputError
 from direct_anneal.objectives import Inputs, SelectionObjective
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.solver import Quota, Selection
@@ -53,7 +53,6 @@ class DirectSelector:
     def __init__(self) -> None:
         """Keep the options."""
 
-    @named_as_in_python()
     def fit(self, validation: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Take the spectrum of the validation features.
 
@@ -76,7 +75,6 @@ class DirectSelector:
         self.n_features_in_ = z.shape[1]
         return self
 
-    @named_as_in_python()
     def check(self) -> None:
         """See that the parameters can be; whether there are enough samples only `select` can tell.
 
@@ -86,7 +84,6 @@ class DirectSelector:
         SelectorConfig(**self.get_params())
         self._objective()
 
-    @named_as_in_python()
     def select(
         self,
         pool: ArrayLike,

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import Corpus
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
 from direct_anneal.gradients import (
     FACTOR_SIZE,
@@ -66,7 +66,9 @@ class SketcherBuilder:
                 scales=None if config.optimizer is None else adam_scales(Path(config.optimizer), model),
             )
         except ValueError as error:
-            raise InputError(f"--parameters and --optimizer must fit the model, but {error}") from error
+            raise InputError(
+                f"{option('parameters')} and {option('optimizer')} must fit the model, but {error}"
+            ) from error
         ids = pad_sequence([torch.from_numpy(tokens) for tokens in self.probe], batch_first=True, padding_value=-1)
         sketcher.check(ids.clamp(min=0), ids >= 0)
         return sketcher
@@ -157,7 +159,8 @@ class Sketching:
             store = self._extracted(role, corpus)
         except UnreachableError as error:
             raise InputError(
-                f"--features must be a place that can be read and written, but {error}: mend it, and run the same "
+                f"{option('features')} must be a place that can be read and written, but {error}: mend it, and run "
+                "the same "
                 "command again to go on"
             ) from error
         gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus, store.header.rows_per_shard))
@@ -165,7 +168,7 @@ class Sketching:
         if not len(gradients):
             raise InputError(
                 f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
-                "checkpoint is damaged, or overflows in its precision (try --dtype float32)"
+                f"checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)"
             )
         return gradients
 
@@ -274,5 +277,6 @@ def _digest(path: str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
-            f"--optimizer must be a file that torch.save wrote, such as optimizer.pt, but {path}: {error.strerror}"
+            f"{option('optimizer')} must be a file that torch.save wrote, such as optimizer.pt, but {path}: "
+            f"{error.strerror}"
         ) from error

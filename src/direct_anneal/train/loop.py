@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from direct_anneal.config.anneal import AnnealConfig
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import flush_to_disk
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
@@ -155,7 +155,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise InputError(
-                f"the loss must stay finite, but was {loss} by step {state.global_step}: lower --learning-rate, or see "
+                f"the loss must stay finite, but was {loss} by step {state.global_step}: lower "
+                f"{option('learning_rate')}, or see "
                 "whether the checkpoint is damaged"
             )
 
@@ -212,10 +213,10 @@ def _check_fits(state: dict[str, Any], groups: list[dict[str, Any]], shapes: lis
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{OPTIMIZER_FILE} must hold AdamW's state as transformers' Trainer saves it, but {error!s:.80} is "
-            "missing: pass --optimizer-state fresh"
+            f"missing: pass {option('optimizer_state')} fresh"
         ) from error
     if [len(group) for group in given] != [len(group["params"]) for group in groups] or moments != shapes:
         raise InputError(
             f"{OPTIMIZER_FILE} must be of this model, but has {len(moments)} moments in {len(given)} groups where the "
-            f"model has {len(shapes)} in {len(groups)}, or other shapes: pass --optimizer-state fresh"
+            f"model has {len(shapes)} in {len(groups)}, or other shapes: pass {option('optimizer_state')} fresh"
         )

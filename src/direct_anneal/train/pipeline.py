@@ -17,7 +17,7 @@ from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.config.options import keep
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
 from direct_anneal.io.redaction import redacted
@@ -128,15 +128,16 @@ def load_optimizer_state(directory: Path) -> dict[str, Any]:
     path = directory / "optimizer.pt"
     if not path.exists():
         raise InputError(
-            f"--optimizer-state kept needs the checkpoint's optimizer.pt, but {directory} has none: save it there with "
-            "torch.save(optimizer.state_dict(), ...), or pass --optimizer-state fresh"
+            f"{option('optimizer_state')} kept needs the checkpoint's optimizer.pt, but {directory} has none: save "
+            "it there with "
+            f"torch.save(optimizer.state_dict(), ...), or pass {option('optimizer_state')} fresh"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path} must hold an optimizer's state and nothing else, but cannot be read "
-            f"({' '.join(str(error).split())[:120]}): save it again, or pass --optimizer-state fresh"
+            f"({' '.join(str(error).split())[:120]}): save it again, or pass {option('optimizer_state')} fresh"
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} must hold an optimizer's state, but holds a {type(state).__name__}: save it again")
@@ -194,8 +195,9 @@ def _windows(
     num_steps = max(1, round(num_tokens / step_tokens))
     if config.warm_up_steps >= num_steps:
         raise InputError(
-            f"--warm-up-steps must leave steps for the schedule, but {config.warm_up_steps} of {num_steps} steps warm "
-            f"up (a step is {step_tokens:,} tokens): fewer of them, more data or a smaller --batch-size"
+            f"{option('warm_up_steps')} must leave steps for the schedule, but {config.warm_up_steps} of {num_steps} "
+            "steps warm "
+            f"up (a step is {step_tokens:,} tokens): fewer of them, more data or a smaller {option('batch_size')}"
         )
     windows = PackedWindows(
         parts, num_windows=num_steps * config.batch_size, window=window, separator=separator, seed=config.seed
