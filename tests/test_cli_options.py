@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -152,6 +154,23 @@ class TestMistypedWords:
             function(ot="b")
         with pytest.raises(TypeError, match=rf"{function.__name__}\(\) needs .*out"):
             function()
+
+
+def spelled_as_flags(path: Path) -> list[str]:
+    """Texts inside of InputErrors that spell an option as the command line alone does; commands in full are none."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    errors = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "InputError"]
+    texts = [node.value for call in errors for node in ast.walk(call) if isinstance(node, ast.Constant)]
+    texts = [text for text in texts if isinstance(text, str) and not text.startswith((" (zstd", "pack it again"))]
+    return [
+        text for text in texts if re.search(r"(?<!\\w)--[a-z]", text) and not re.search(r"--model-config PATH", text)
+    ]
+
+
+def test_errors_of_the_library_spell_no_flags() -> None:
+    source = Path(direct_anneal.__file__).parent
+    paths = [path for path in source.rglob("*.py") if "cli" not in path.relative_to(source).parts]
+    assert {path.name: found for path in paths if (found := spelled_as_flags(path))} == {}
 
 
 @configuration

@@ -58,7 +58,7 @@ OUTPUT_FILES = frozenset(
 )
 OUTPUT_DATASET = "selected"
 _LARGEST_TABLE = 2**40  # bytes
-_AGAIN = "run select or solve again with --overwrite"
+_AGAIN = f"run select or solve again with {option('overwrite')}"
 _MANIFEST_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("config", "fingerprints", "corpora", "spectrum", "digests"), dict),
     "files": list,
