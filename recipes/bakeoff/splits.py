@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,12 +44,20 @@ def domains(data: Path) -> list[str]:
 
 def documents(data: Path, domain: str, role: Role) -> Iterator[dict[str, Any]]:
     """Documents of a domain that serve a role, in the file's order: id, domain, text."""
+    for name, text in _documents(data, domain).get(role, ()):
+        yield {"id": name, "domain": domain, "text": text}
+
+
+@cache
+def _documents(data: Path, domain: str) -> dict[Role, list[tuple[str, str]]]:
+    """Ids and texts of a domain by role; read once, since every scenario asks for them."""
+    found: dict[Role, list[tuple[str, str]]] = {}
     with pa.input_stream(str(data / "corpus" / f"{domain}.jsonl.zst"), compression="zstd") as stream:
         for line in stream.read().splitlines():
             record = json.loads(line)
             name = f"{domain}/{record['id']}"
-            if role_of(name) == role:
-                yield {"id": name, "domain": domain, "text": record["text"]}
+            found.setdefault(role_of(name), []).append((name, record["text"]))
+    return found
 
 
 def passages(data: Path, domain: str, role: Role, count: int, salt: str) -> list[dict[str, Any]]:

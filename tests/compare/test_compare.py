@@ -229,6 +229,30 @@ def test_the_documented_recipe_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
     assert recipe.reference in {arm.name for arm in recipe.arms}
 
 
+def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> None:
+    """Every arm at every replay share on the same tokens; a prompt is not predicted; the whole pool is run once."""
+    records = documents(15, seed=33, prefix="h")
+    asked = [{**record, "id": f"q{record['id']}", "domain": "asked", "prompt": "the sea "} for record in records[:4]]
+    write_jsonl(tmp_path / "held_out.jsonl", records + asked)
+    items = [{"prompt": "the ", "answers": ["sea", "zzzzqqqq"], "right": 0}] * 3
+    write_jsonl(tmp_path / "items.jsonl", items)
+    content["scenarios"]["one"] |= {"aside": ["asked"], "choices": str(tmp_path / "items.jsonl")}
+    content |= {"seeds": [0], "replay": [0.0, 0.5], "tokens": 0.5, "fractions": [0.25, 0.5], "prompt_field": "prompt"}
+    content["arms"] = {name: content["arms"][name] for name in ("random", "everything")}
+    out = tmp_path / "out"
+    lines = compare(recipe_of(content, tmp_path), out)
+    places = sorted((line["arm"], line["fraction"], line["replay"]) for line in lines if line["arm"] != BEFORE)
+    both = [(fraction, replay) for fraction in (0.25, 0.5) for replay in (0.0, 0.5)]
+    assert places == [("everything", 0.25, 0.0), ("everything", 0.5, 0.0), *(("random", *place) for place in both)]
+    assert len({line["trained_tokens"] for line in lines if line["arm"] != BEFORE}) == 1
+    for line in lines:
+        others = [value for name, value in line["domain_bpb"].items() if name not in ("prose", "code", "asked")]
+        assert line["others_bpb"] == pytest.approx(sum(others) / len(others))
+        assert 0 <= line["accuracy"] <= 1
+        assert line["chance"] == 0.5
+    assert len({line["target_bpb"] for line in lines}) == len(lines) - 1  # the whole pool, at either fraction
+
+
 class TestRecipes:
     @pytest.mark.parametrize(
         ("place", "value", "says"),
@@ -256,6 +280,11 @@ class TestRecipes:
             ("anneal/epochs", 2, "unknown epochs"),
             ("scenarios/one/pool", [], "must name its pool"),
             ("scenarios/one/extra", "x", "unknown extra"),
+            ("replay", [1.0], "replay must be shares in [0, 1)"),
+            ("tokens", 0, "tokens must be above 0"),
+            ("current", "nobody", "current must be one of the arms"),
+            ("guard", -1, "guard must be at least 0"),
+            ("scenarios/one/aside", ["prose"], "must leave out the target's domains"),
             ("model", None, "--model"),
             ("text_field", 5, "--text-field must be a text or a list of texts"),
         ],

@@ -1,33 +1,39 @@
-"""What the recipes for small checkpoints and the bake-off do beside calling the package."""
+"""What the recipes for small checkpoints, scenarios and the grid do beside calling the package."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
-import sys
-import time
+import random
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+MODULES = (
+    "splits",
+    "stable_phase",
+    "tasks",
+    "damage",
+    "readability",
+    "contamination",
+    "scenarios",
+    "stacked",
+    "streams",
+)
 
 
 @pytest.fixture
 def recipes(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The modules, imported as their scripts import each other."""
-    monkeypatch.syspath_prepend(str(RECIPES / "bakeoff"))
-    found = {name: importlib.import_module(name) for name in ("splits", "stable_phase", "scenarios")}
-    spec = importlib.util.spec_from_file_location("gpu_bakeoff", RECIPES / "gpu" / "bakeoff.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found["gpu"] = sys.modules["gpu_bakeoff"] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(found["gpu"])
-    return found
+    for part in ("bakeoff", "gpu"):
+        monkeypatch.syspath_prepend(str(RECIPES / part))
+    return {name: importlib.import_module(name) for name in MODULES}
 
 
 def test_documents_serve_one_role_each_in_about_the_shares_that_are_said(recipes: dict[str, ModuleType]) -> None:
@@ -49,50 +55,186 @@ def test_a_file_that_is_right_is_left_alone(recipes: dict[str, ModuleType], tmp_
     assert path.stat().st_mtime_ns != 1
 
 
-def test_fewer_validation_documents_are_spread_over_all(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
-    records = [{"id": str(number), "text": "line\u2028line"} for number in range(60)]
-    path = recipes["splits"].write_jsonl(tmp_path / "validation.jsonl", records)
-    fewer = recipes["scenarios"].with_fewer({"validation": [str(path)], "target": ["x"]}, 20)
-    kept = [json.loads(line)["id"] for line in Path(fewer["validation"][0]).read_text().rstrip("\n").split("\n")]
-    assert kept == [str(number) for number in range(0, 60, 3)]
-    assert fewer["target"] == ["x"]
+DISTRACTORS = ("distractor1", "distractor2", "distractor3")
+RECORDS: dict[str, dict[str, Any]] = {
+    "arc": {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"},
+    "piqa": {"goal": "Hot?", "sol1": "ice", "sol2": "fire", "label": 1},
+    "sciq": {
+        "question": "Hot?",
+        "correct_answer": "fire",
+        "distractor1": "a",
+        "distractor2": "b",
+        "distractor3": "c",
+    },
+    "gsm8k": {"question": "Hot?", "answer": "3 + 4 = <<3+4=7>>7\n#### 7"},
+    "winogrande": {"sentence": "Ice met fire and _ won.", "option1": "ice", "option2": "fire", "answer": "2"},
+}
+RIGHT = {
+    "arc": "Question: Hot?\nAnswer: fire",
+    "piqa": "Question: Hot?\nAnswer: fire",
+    "sciq": "Question: Hot?\nAnswer: fire",
+    "gsm8k": "Question: Hot?\nAnswer: 3 + 4 = 7\nThe answer is 7",
+    "winogrande": "Ice met fire and fire won.",
+}
 
 
-class TestTheClock:
-    def test_what_ends_in_time_is_done_or_failed(self, recipes: dict[str, ModuleType], tmp_path: Path) -> None:
-        clock = recipes["gpu"].Clock(60.0, tmp_path, "cpu")
-        assert clock.run("well", "-c", "print('said')")
-        assert not clock.run("ill", "-c", "raise SystemExit(2)")
-        assert (tmp_path / "well.log").read_text() == "said\n"
+class TestTasks:
+    @pytest.mark.parametrize("name", RECORDS)
+    def test_an_item_is_its_prompt_and_the_right_answer(self, recipes: dict[str, ModuleType], name: str) -> None:
+        tasks = recipes["tasks"]
+        item = getattr(tasks, name)(RECORDS[name])
+        (seen,) = tasks.validation_records([item], "task")
+        assert seen["text"] == RIGHT[name]
+        answer, whole = tasks.scored_records([item], "task")
+        assert answer["prompt"] + answer["text"] == whole["text"] == RIGHT[name]
+        assert answer["domain"] != whole["domain"]
 
-    def test_what_does_not_is_killed_with_its_children(
-        self, recipes: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        clock = recipes["gpu"].Clock(3.0, tmp_path, "cpu")
-        child = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
-        assert not clock.run("long", "-c", child)
-        assert clock.now() < 30
-        pid = int((tmp_path / "long.log").read_text())
-        for _ in range(100):  # until its new parent has seen to it
-            state = Path(f"/proc/{pid}/stat")
-            if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("the child lives on")
-        assert not clock.run("late", "-c", "print('never')")
-        assert "long: stopped" in (said := capsys.readouterr().out)
-        assert "late: not begun" in said
-        assert not (tmp_path / "late.log").exists()
+    def test_no_item_of_one_file_is_seen_and_scored(self, recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+        (tmp_path / "eval").mkdir()
+        records = [{**RECORDS["piqa"], "goal": f"{number}"} for number in range(10)]
+        (tmp_path / "eval" / "one.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        task = recipes["tasks"].Task("one.jsonl", "one.jsonl", recipes["tasks"].piqa, num_seen=6, num_scored=3)
+        seen, scored = ([item.prompt for item in part] for part in (task.validation(tmp_path), task.test(tmp_path)))
+        assert (len(seen), len(scored)) == (6, 3)
+        assert not set(seen) & set(scored)
 
 
-def test_whole_lines_alone_are_gathered(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
-    for name, content in (("one", '{"a": 1}\n{"a": 2}\n'), ("two", '{"a": 3}\n{"a":')):
-        (tmp_path / "cache" / name).mkdir(parents=True)
-        (tmp_path / "cache" / name / "runs.jsonl").write_text(content)
-    (tmp_path / "cache" / "one.log").write_text("done\n")
-    gather: Any = recipes["gpu"].gather
-    for _ in range(2):
-        assert gather(tmp_path / "cache", tmp_path / "out") == 3
-    assert (tmp_path / "out" / "runs.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
-    assert (tmp_path / "out" / "logs.txt").read_text() == "== one\ndone\n\n"
+def test_damage_is_what_its_kind_says(recipes: dict[str, ModuleType]) -> None:
+    rng = random.Random(0)
+    records = [{"text": " ".join(f"w{rng.randrange(500)}" for _ in range(80))} for _ in range(20)]
+    originals = {tuple(sorted(record["text"].split())) for record in records}
+    made = recipes["damage"].damaged(records, 12, "salt")
+    assert made == recipes["damage"].damaged(records, 12, "salt")
+    assert [record["domain"] for record in made[:4]] == list(recipes["damage"].KINDS)
+    for record in made:
+        words = record["text"].split()
+        assert (tuple(sorted(words)) in originals) == (record["domain"] == "shuffled")
+        if record["domain"] == "looping":
+            assert words[:68] == words[12:80]
+
+
+def test_overlap_is_counted_in_runs_of_words(recipes: dict[str, ModuleType]) -> None:
+    overlap = recipes["contamination"].overlap
+    pool = ["One two three, four five six seven eight nine ten.", "alpha beta gamma delta epsilon zeta"]
+    scored = [
+        "zero two THREE four five six seven eight nine",
+        "two three four",
+        "alpha beta gamma delta epsilon",
+        "x y z u v w",
+    ]
+    assert overlap(pool, scored, 8) == 0.5
+    assert overlap(pool, scored, 9) == 0.25
+    assert overlap([], scored, 8) == 0
+
+
+class TestStacks:
+    """Runs side by side against `anneal`, one by one."""
+
+    @staticmethod
+    def checkpoint(directory: Path) -> Path:
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=257,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+        LlamaForCausalLM(config).save_pretrained(directory)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {"<s>": 0, **{letter: place + 1 for place, letter in enumerate(alphabet)}}
+        backend = Tokenizer(models.BPE(vocabulary, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>").save_pretrained(directory)
+        return directory
+
+    def test_losses_are_those_of_the_model(self, recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        stacked = recipes["stacked"]
+        directory = self.checkpoint(tmp_path / "model")
+        model, weights = stacked.load(directory, "cpu")
+        ids = torch.randint(0, 257, (2, 3, 20), generator=torch.Generator().manual_seed(1))
+        found = stacked.token_losses(model, stacked.stacked(weights, 2), ids)
+        logits = AutoModelForCausalLM.from_pretrained(directory)(input_ids=ids.flatten(0, 1)).logits[:, :-1]
+        expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids.flatten(0, 1)[:, 1:], reduction="none")
+        assert torch.allclose(found.flatten(0, 1), expected, atol=1e-4)  # float32 sums in another order
+        texts = [stacked.Text(row.numpy(), given) for row, given in zip(ids[0], (1, 7, 19), strict=True)]
+        nats = stacked.text_losses(model, stacked.stacked(weights, 2), texts, window=8, batch_tokens=16)
+        short = [
+            stacked.text_losses(model, stacked.stacked(weights, 1), [text], window=8, batch_tokens=99)[0, 0]
+            for text in texts
+        ]
+        assert np.allclose(nats, [short, short], rtol=1e-5)
+        whole = stacked.text_losses(model, stacked.stacked(weights, 1), texts, window=20, batch_tokens=99)[0]
+        assert np.allclose(
+            whole, [expected[i, given - 1 :].sum().item() for i, given in enumerate((1, 7, 19))], rtol=1e-4
+        )
+
+    def test_training_is_that_of_anneal(self, recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+        pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
+        from direct_anneal.data import Fields, expand, prepare
+        from direct_anneal.model.checkpoint import Checkpoint
+        from direct_anneal.train import anneal
+
+        stacked, streams = recipes["stacked"], recipes["streams"]
+        directory = self.checkpoint(tmp_path / "model")
+        rng = random.Random(2)
+        records = [{"id": f"{i}", "text": " ".join(rng.choices(["tree", "sea", "stone"], k=12))} for i in range(30)]
+        lines = [json.dumps(record) + "\n" for record in records]
+        (tmp_path / "pool.jsonl").write_text("".join(lines))
+        (tmp_path / "chosen.jsonl").write_text("".join(lines[::3]))
+        options: dict[str, Any] = {"learning_rate": 3e-3, "batch_size": 2, "num_tokens": 5 * 2 * 32}
+        first = anneal(
+            model=directory, data=tmp_path / "pool.jsonl", out=tmp_path / "first", keep_optimizer_state=True, **options
+        )
+        assert first["num_steps"] == 5
+        anneal(
+            model=tmp_path / "first",
+            data=tmp_path / "chosen.jsonl",
+            mix=tmp_path / "pool.jsonl",
+            mix_share=0.5,
+            out=tmp_path / "second",
+            optimizer_state="kept",
+            seed=3,
+            **options,
+        )
+        model, weights = stacked.load(tmp_path / "first", "cpu")
+        moments = stacked.load_moments(tmp_path / "first" / "optimizer.pt", weights)
+        checkpoint = Checkpoint(str(directory))
+        pool = prepare(
+            expand([str(tmp_path / "pool.jsonl")], "pool"),
+            role="pool",
+            fields=Fields(),
+            load_tokenizer=checkpoint.load_tokenizer,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=32,
+            directory=tmp_path / "corpus",
+        )
+        windows = [
+            streams.stream(
+                pool,
+                np.arange(0, 30, 3),
+                replay=0.5,
+                num_windows=10,
+                window=32,
+                separator=checkpoint.separator,
+                seed=seed,
+            )
+            for seed in (9, 3)
+        ]
+        runs = stacked.stacked(weights, 2)
+        stacked.train(model, runs, np.stack(windows), stacked.Training(learning_rate=3e-3), batch=2, moments=moments)
+        _, expected = stacked.load(tmp_path / "second", "cpu")
+        for name, value in expected.items():
+            assert torch.allclose(runs[name][1], value, atol=2e-5), name  # five steps of 3e-3, in float32
+            assert not torch.allclose(runs[name][0], value, atol=2e-5)

@@ -7,25 +7,18 @@ from typing import Any
 
 from direct_anneal.cli.command import Command, quieten_transformers
 from direct_anneal.config.files import CompareConfig
-from direct_anneal.io.atomic import replacing
 
 
 def _compare(options: dict[str, Any]) -> dict[str, Any]:
-    from direct_anneal.compare import compare, read_recipe, table
-    from direct_anneal.compare.report import keep_recipe, write_report
-    from direct_anneal.compare.tables import markdown, plot_pareto
+    from direct_anneal.compare import compare, read_recipe
+    from direct_anneal.compare.report import write_report, write_results
     from direct_anneal.report import try_report
 
     quieten_transformers()
     config = CompareConfig(**options)
     recipe, out = read_recipe(config.recipe), Path(config.out)
     lines = compare(recipe, out, workers=config.workers)
-    rows = table(lines, recipe.reference)
-    text = markdown(rows, recipe.reference)
-    with replacing(out / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    plot_pareto(rows, out / "pareto.svg")
-    keep_recipe(recipe, out)
+    text = write_results(recipe, lines, out)
     print(text)
     try_report(out, write_report)
     files = ["runs.jsonl", "table.md", "pareto.svg", "report.html"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from direct_anneal.baselines import BASELINES, DuplicateMethod
-from direct_anneal.data import Names
+from direct_anneal.data import Fields, Names
 from direct_anneal.errors import InputError
 from direct_anneal.selection import SOLVING_FIELDS, SelectConfig
 from direct_anneal.train import AnnealConfig
@@ -21,9 +21,10 @@ BEFORE = "before"  # the arm of the checkpoint itself
 # Options that are the comparison's to set.
 _SET_HERE = {
     "select": {"model", "pool", "validation", "out", "num_samples", "num_tokens", "fraction", "overwrite"},
-    "anneal": {"model", "data", "out", "num_tokens", "overwrite", "seed", "mix"},
+    "anneal": {"model", "data", "out", "num_tokens", "overwrite", "seed", "mix", "mix_share"},
 }
 _FIELDS = ("text_field", "id_field", "domain_field")
+_SCENARIO_FILES = ("pool", "validation", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class Scenario:
     Attributes:
         name: for the results.
         target: domains of the held-out documents that the model should get better at.
+        aside: domains of the held-out documents that are scored, and count neither as the target nor as others: the
+            target's own text in another form, for one.
+        choices: JSONL file of items {"prompt", "answers", "right"}, for the accuracy; none where left out.
     """
 
     name: str
@@ -40,6 +44,12 @@ class Scenario:
     validation: tuple[str, ...]
     held_out: tuple[str, ...]
     target: tuple[str, ...]
+    aside: tuple[str, ...] = ()
+    choices: str | None = None
+
+    def others(self, domains: Iterable[str]) -> list[str]:
+        """The held-out domains that show what is forgotten: neither the target's nor set aside."""
+        return sorted(set(domains) - set(self.target) - set(self.aside))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +99,20 @@ class Recipe:
         model: checkpoint directory: the onset of annealing.
         model_name: for the results; the directory's name where left out.
         reference: the arm that the others are compared with.
+        current: the arm that is in use now, which verdicts are also given against; none where left out.
+        guard: bits a byte that others may lose for an arm to be adopted.
         seeds: of what is random in a choice, and of the order of training. What `select` chooses depends on the seed
             of its sketch instead, which is an option of `select`.
         fractions: of the pool's tokens, chosen.
         epochs: tokens of a training run, in units of the tokens chosen; the same number for every arm.
+        tokens: tokens of a training run as a share of the pool's instead, so that all fractions train equally long and
+            differ in how often a chosen document is seen.
+        replay: shares of the training tokens that are random documents of the pool, not chosen ones; every arm is run
+            at each, on the same number of tokens.
         select, anneal: options common to all arms, by the names that the commands have for them.
         threads: of a run. Results depend on it in their last digits, so that it is part of the recipe.
         text_field, id_field, domain_field: names in the documents' records; of several, the first that a record has.
+        prompt_field: the same of what precedes the text and is not predicted, in validation and held-out documents.
     """
 
     model: str
@@ -103,15 +120,24 @@ class Recipe:
     arms: tuple[Arm, ...]
     model_name: str = ""
     reference: str = "random"
+    current: str | None = None
+    guard: float = 0.02
     seeds: tuple[int, ...] = (0, 1, 2)
     fractions: tuple[float, ...] = (0.2,)
     epochs: float = 2.0
+    tokens: float | None = None
+    replay: tuple[float, ...] = (0.0,)
     select: Mapping[str, Any] = field(default_factory=dict)
     anneal: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     text_field: Names = "text"
     id_field: Names = "id"
     domain_field: Names = "domain"
+    prompt_field: Names | None = None
+
+    def training_tokens(self, budget: int, fraction: float) -> int:
+        """Tokens of a training run on `budget` tokens chosen, a `fraction` of the pool's."""
+        return round(self.epochs * budget if self.tokens is None else self.tokens * budget / fraction)
 
     def select_options(self, arm: Arm) -> dict[str, Any]:
         """What an arm's choice depends on of `select`, defaults included; nothing where it needs no gradients.
@@ -130,6 +156,11 @@ class Recipe:
     def fields(self) -> dict[str, Any]:
         """The three names of fields, as options."""
         return {name: getattr(self, name) for name in _FIELDS}
+
+    @property
+    def read_fields(self) -> Fields:
+        """The names of fields, as a corpus is read by."""
+        return Fields(text=self.text_field, id=self.id_field, domain=self.domain_field, prompt=self.prompt_field)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -150,7 +181,7 @@ def read_recipe(path: str | Path) -> Recipe:
         _scenario(name, given) for name, given in _mapping(content["scenarios"], "scenarios").items()
     )
     content["arms"] = tuple(_arm(name, given) for name, given in _mapping(content["arms"], "arms").items())
-    for name, kind in (("seeds", int), ("fractions", float)):
+    for name, kind in (("seeds", int), ("fractions", float), ("replay", float)):
         if name in content:
             content[name] = _numbers(content[name], name, kind)
     for command, config in (("select", SelectConfig), ("anneal", AnnealConfig)):
@@ -161,11 +192,24 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _scenario(name: str, given: Any) -> Scenario:
-    parts = _mapping(given, f"scenario {name}", {"pool", "validation", "held_out", "target"})
-    missing = [part for part in ("pool", "validation", "held_out", "target") if not parts.get(part)]
+    parts = _mapping(given, f"scenario {name}", {each.name for each in fields(Scenario)} - {"name"})
+    missing = [part for part in (*_SCENARIO_FILES, "target") if not parts.get(part)]
     if missing:
-        raise InputError(f"scenario {name} must name its {', '.join(missing)}: files, and for the target domains")
-    return Scenario(name=name, **{part: _texts(value, f"scenario {name}: {part}") for part, value in parts.items()})
+        raise InputError(
+            subject=f"scenario {name}", must=f"name its {', '.join(missing)}", do="files, and for the target domains"
+        )
+    choices = parts.pop("choices", None)
+    if choices is not None and not isinstance(choices, str):
+        raise InputError(subject=f"scenario {name}: choices", must="be the path of a JSONL file", got=repr(choices))
+    texts = {part: _texts(value, f"scenario {name}: {part}") for part, value in parts.items()}
+    if shared := set(texts["target"]) & set(texts.get("aside", ())):
+        raise InputError(
+            subject=f"scenario {name}: aside",
+            must="leave out the target's domains",
+            got=", ".join(sorted(shared)),
+            do="a domain is the target, set aside, or one of the others",
+        )
+    return Scenario(name=name, choices=choices, **texts)
 
 
 def _arm(name: str, given: Any) -> Arm:
@@ -213,6 +257,10 @@ def _check(recipe: Recipe) -> None:
     names = [arm.name for arm in recipe.arms]
     if recipe.reference not in names:
         raise InputError(f"reference must be one of the arms ({', '.join(names)}), got {recipe.reference!r}")
+    if recipe.current is not None and recipe.current not in names:
+        raise InputError(subject="current", must=f"be one of the arms ({', '.join(names)})", got=repr(recipe.current))
+    if not isinstance(recipe.guard, int | float) or recipe.guard < 0:
+        raise InputError(subject="guard", must="be at least 0 bits a byte", got=repr(recipe.guard))
     if BEFORE in names:
         raise InputError(f"no arm may be called {BEFORE!r}: that is the checkpoint before annealing")
     if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
@@ -221,6 +269,11 @@ def _check(recipe: Recipe) -> None:
         raise InputError(f"fractions must lie in (0, 1], got {list(recipe.fractions)}")
     if not isinstance(recipe.epochs, int | float) or recipe.epochs <= 0:
         raise InputError(f"epochs must be above 0, got {recipe.epochs!r}")
+    if recipe.tokens is not None and not (isinstance(recipe.tokens, int | float) and recipe.tokens > 0):
+        raise InputError(subject="tokens", must="be above 0, as a share of the pool's tokens", got=repr(recipe.tokens))
+    shares = recipe.replay
+    if not shares or len(set(shares)) < len(shares) or not all(0 <= share < 1 for share in shares):
+        raise InputError(subject="replay", must="be shares in [0, 1), each once", got=list(shares))
     if not isinstance(recipe.threads, int) or recipe.threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, got {recipe.threads!r}")
     # The commands' own checks, before hours of work and not in their midst.

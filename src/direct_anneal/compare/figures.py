@@ -21,7 +21,7 @@ LABEL_CHARACTERS = 20
 
 
 def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
-    """Differences to the reference on the target and over all domains, with their intervals."""
+    """Differences to the reference on the target and on others, with their intervals."""
     arms = [row for row in rows if row.arm != reference]
 
     def plot(figure: Figure, narrow: bool) -> None:
@@ -29,7 +29,7 @@ def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
         for place, row in enumerate(arms):
             for shift, kind, difference in (
                 (-0.14, "selected", row.target_difference),
-                (0.14, "pool", row.macro_difference),
+                (0.14, "pool", row.others_difference),
             ):
                 if difference is None:
                     continue
@@ -52,7 +52,7 @@ def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
 
 def pareto(name: str, rows: Sequence[Row], before: Row) -> Markup:
     """Gain on the target over gain on all domains, both since before annealing."""
-    points = [(before.macro - row.macro, before.target - row.target) for row in rows]
+    points = [(before.others - row.others, before.target - row.target) for row in rows]
     front = pareto_front(points)
 
     def plot(figure: Figure, narrow: bool) -> None:
@@ -70,9 +70,9 @@ def pareto(name: str, rows: Sequence[Row], before: Row) -> Markup:
         axes.margins(0.16)
         axes.locator_params(nbins=5)
         axes.set_title("Gain on the target, bits per byte")
-        axes.set_xlabel("gain over all domains, bits per byte")
+        axes.set_xlabel("gain on others, bits per byte")
 
-    return draw(name, plot, wide=400, narrow=320, alt="Gain on the target against gain over all domains.")
+    return draw(name, plot, wide=400, narrow=320, alt="Gain on the target against gain on others.")
 
 
 def by_domain(name: str, group: Group, reference: str) -> Markup:

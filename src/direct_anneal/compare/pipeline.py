@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from direct_anneal.compare.config import BEFORE, Arm, Recipe, Scenario
+from direct_anneal.compare.choices import score_choices
+from direct_anneal.compare.config import BEFORE, WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.provenance import commit
 from direct_anneal.compare.scenario import Choice, Choices
 from direct_anneal.data import Corpus, expand
@@ -78,6 +79,8 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
+    if len(missing) < len(wanted):
+        shown.note(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
     with shown.stage("Runs", "runs", len(missing)) as advance:
         for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
             _append(out / RESULTS, line)
@@ -92,6 +95,8 @@ def run(job: _Job) -> dict[str, Any]:
     recipe, model, seconds = job.recipe, job.recipe.model, 0.0
     if job.choice is not None:
         options = {**recipe.fields, **recipe.anneal, "num_tokens": job.num_tokens, "seed": job.key["seed"]}
+        if job.key["replay"]:
+            options |= {"mix": job.scenario.pool, "mix_share": job.key["replay"]}
         with showing(Silent()):
             record = anneal(model=model, data=job.choice.files, out=job.directory, **options)
         model, seconds = str(job.directory), record["seconds"]
@@ -101,14 +106,19 @@ def run(job: _Job) -> dict[str, Any]:
     scores = bits_per_byte(
         loaded, job.held_out, window=window, prefix=checkpoint.separator, text_field=recipe.text_field
     )
+    others = job.scenario.others(scores)
     line = {
         **job.key,
         "target_bpb": macro_mean(scores, job.scenario.target),
-        "macro_bpb": macro_mean(scores),
+        "others_bpb": macro_mean(scores, others) if others else None,
+        "macro_bpb": macro_mean(scores, [name for name in scores if name not in job.scenario.aside]),
         "domain_bpb": {name: score.bits_per_byte for name, score in scores.items()},
         "training_seconds": seconds,
         "trained_tokens": job.num_tokens,
     }
+    if job.scenario.choices is not None:
+        score = score_choices(loaded, checkpoint.load_tokenizer(), Path(job.scenario.choices), window=window)
+        line |= {"accuracy": score.accuracy, "chance": score.chance}
     if job.choice is not None:
         choice = asdict(job.choice)
         line |= {"selection_seconds": choice["seconds"], "num_documents": choice["num_documents"]}
@@ -123,15 +133,23 @@ def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
     for scenario in recipe.scenarios:
         common = _common(recipe, scenario)
         start = {"scenario": scenario.name, "model": model, "target": list(scenario.target)}
-        yield {**start, "arm": BEFORE, "seed": 0, "fraction": 0.0, "inputs": _hash(common)}
+        yield {**start, "arm": BEFORE, "seed": 0, "fraction": 0.0, "replay": 0.0, "inputs": _hash(common)}
         for seed in recipe.seeds:
             for fraction in recipe.fractions:
-                for arm in recipe.arms:
-                    # Defaults of ours may change; then another version must not take these lines for its own.
-                    chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
-                    of_arm = [asdict(arm), recipe.select_options(arm), *chooser]
-                    inputs = _hash([*common, *of_arm, recipe.anneal, recipe.epochs])
-                    yield {**start, "arm": arm.name, "seed": seed, "fraction": fraction, "inputs": inputs}
+                for replay in recipe.replay:
+                    for arm in recipe.arms:
+                        if arm.baseline == WHOLE_POOL and replay != min(recipe.replay):
+                            continue  # the whole pool, and a random part of it beside: the same run again
+                        place = {"arm": arm.name, "seed": seed, "fraction": fraction, "replay": replay}
+                        yield {**start, **place, "inputs": _hash([*common, *_of_arm(recipe, arm)])}
+
+
+def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
+    """What an arm's lines depend on beside their scenario."""
+    # Defaults of ours may change; then another version must not take these lines for its own.
+    chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
+    length = recipe.epochs if recipe.tokens is None else {"tokens": recipe.tokens}
+    return [asdict(arm), recipe.select_options(arm), *chooser, recipe.anneal, length]
 
 
 def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
@@ -141,7 +159,15 @@ def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
         for role in ("pool", "validation", "held_out")
     ]
     weights = Checkpoint(recipe.model).weights_fingerprint()
-    return [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
+    found = [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
+    # Later options count where they are given: lines of recipes without them stay good.
+    if scenario.choices is not None:
+        found.append([source.state() for source in expand((scenario.choices,), "choices")])
+    return [
+        *found,
+        *([recipe.prompt_field] if recipe.prompt_field else []),
+        *([scenario.aside] if scenario.aside else []),
+    ]
 
 
 def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callable[[str], object]) -> Iterator[_Job]:
@@ -150,7 +176,7 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callab
     arms: dict[str, Arm] = {arm.name: arm for arm in recipe.arms}
     choices: dict[str, Choices] = {}
     for key in missing:
-        name, fraction, seed = key["scenario"], key["fraction"], key["seed"]
+        name, fraction, replay, seed = key["scenario"], key["fraction"], key["replay"], key["seed"]
         if name not in choices:
             directory = out / "scenarios" / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
             choices[name] = Choices(recipe, scenarios[name], directory, note)
@@ -167,9 +193,9 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callab
             recipe=recipe,
             scenario=scenarios[name],
             choice=None if is_before else of.choice(arms[key["arm"]], fraction, seed, key["inputs"]),
-            num_tokens=0 if is_before else round(recipe.epochs * of.budget(fraction)),
+            num_tokens=0 if is_before else recipe.training_tokens(of.budget(fraction), fraction),
             held_out=of.held_out,
-            directory=of.directory / "runs" / f"{key['arm']}-{fraction:g}-{seed}-{key['inputs']}",
+            directory=of.directory / "runs" / f"{key['arm']}-{fraction:g}-{replay:g}-{seed}-{key['inputs']}",
         )
 
 
@@ -240,7 +266,8 @@ def _check_fitting(known: dict[tuple[Any, ...], dict[str, Any]], wanted: list[di
 
 
 def _place(line: dict[str, Any]) -> tuple[Any, ...]:
-    return line["scenario"], line["model"], line["arm"], line["seed"], float(line["fraction"])
+    replay = float(line.get("replay", 0.0))  # lines from before there was any
+    return line["scenario"], line["model"], line["arm"], line["seed"], float(line["fraction"]), replay
 
 
 def _hash(content: Any) -> str:

@@ -11,8 +11,11 @@ from typing import Any
 
 from direct_anneal.compare import figures
 from direct_anneal.compare.config import BEFORE, Recipe
+from direct_anneal.compare.fronts import fronts
 from direct_anneal.compare.pipeline import RESULTS, known_runs
-from direct_anneal.compare.statistics import Row, table
+from direct_anneal.compare.statistics import Row, key_of, table
+from direct_anneal.compare.tables import markdown, plot_pareto
+from direct_anneal.compare.verdicts import GUARD, recommendation, verdicts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.report import page
@@ -52,6 +55,18 @@ def keep_recipe(recipe: Recipe, directory: Path) -> None:
         temporary.write_text(json.dumps(asdict(recipe), indent=1, default=dict) + "\n", encoding="utf-8")
 
 
+def write_results(recipe: Recipe, lines: Sequence[dict[str, Any]], out: Path) -> str:
+    """Write table.md and pareto.svg of finished runs, keep the recipe beside them, and return the table's text."""
+    rows = table(lines, recipe.reference)
+    judged = verdicts(lines, against_of(asdict(recipe)), recipe.guard)
+    text = markdown(rows, recipe.reference, fronts(lines, recipe.reference), judged)
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plot_pareto(rows, out / "pareto.svg")
+    keep_recipe(recipe, out)
+    return text
+
+
 def write_report(directory: Path) -> Path:
     """Write report.html of the finished runs of a comparison; the same lines give the same bytes.
 
@@ -70,8 +85,15 @@ def write_report(directory: Path) -> Path:
     if not groups:
         raise InputError(f"a report needs at least one annealed arm, but {directory} has none yet: let compare go on")
     shown = [_shown(number, group, recipe["reference"]) for number, group in enumerate(groups)]
+    judged = verdicts(lines, against_of(recipe), recipe.get("guard", GUARD))
     content = {"recipe": recipe, "groups": shown, "doubts": _doubts(recipe, groups), "lines": lines}
+    content |= {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
     return page.write_page(directory, page.render("comparison.html", **content))
+
+
+def against_of(recipe: dict[str, Any]) -> list[str]:
+    """Name the arms that every other one is judged by: the reference, and what is in use."""
+    return list(dict.fromkeys([recipe["reference"], *([recipe["current"]] if recipe.get("current") else [])]))
 
 
 def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
@@ -80,6 +102,7 @@ def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
         "scenario": [scenario["name"] for scenario in recipe["scenarios"]],
         "seed": [0, *recipe["seeds"]],  # 0 is the checkpoint's, whatever the seeds are
         "fraction": [0.0, *recipe["fractions"]],
+        "replay": [0.0, *recipe.get("replay", ())],
         "arm": [BEFORE, *(arm["name"] for arm in recipe["arms"])],
     }
     model = recipe["model_name"] or Path(recipe["model"]).name
@@ -87,22 +110,23 @@ def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
         line
         for line in known_runs(directory / RESULTS).values()
         if line["model"] == model
-        and all(line[name] in known for name, known in order.items())
+        and all(line.get(name, 0.0) in known for name, known in order.items())
         and (line["arm"] == BEFORE or line["seed"] in recipe["seeds"])
     ]
-    return sorted(own, key=lambda line: [known.index(line[name]) for name, known in order.items()])
+    return sorted(own, key=lambda line: [known.index(line.get(name, 0.0)) for name, known in order.items()])
 
 
 def _groups(lines: Sequence[dict[str, Any]], reference: str) -> list[Group]:
     rows = table(lines, reference)
     before = {(row.scenario, row.model): row for row in rows if row.arm == BEFORE}
     groups = []
-    for key in dict.fromkeys((row.scenario, row.model, row.fraction) for row in rows if row.arm != BEFORE):
-        own = [line for line in lines if (line["scenario"], line["model"], line["fraction"]) == key]
+    places = dict.fromkeys((row.scenario, row.model, row.fraction, row.replay) for row in rows if row.arm != BEFORE)
+    for key in places:
+        own = [line for line in lines if key_of(line) == key]
         start = [line for line in lines if (line["scenario"], line["model"], line["arm"]) == (*key[:2], BEFORE)]
         groups.append(
             Group(
-                rows=[row for row in rows if (row.scenario, row.model, row.fraction) == key],
+                rows=[row for row in rows if (row.scenario, row.model, row.fraction, row.replay) == key],
                 before=before.get(key[:2]),
                 domain_bpb=_means([*own, *start]),
                 chosen=_chosen(own),
@@ -167,10 +191,10 @@ def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
             f"{compared} differences to {recipe['reference']} are looked at, and no p-value is corrected for that: at "
             f"0.05, {compared * 0.05:.2g} of them would pass by chance alone"
         )
-    forgetting = [row.arm for row in rows if _is(row.target_difference, -1) and _is(row.macro_difference, 1)]
+    forgetting = [row.arm for row in rows if _is(row.target_difference, -1) and _is(row.others_difference, 1)]
     if forgetting:
         doubts.append(
-            f"better than {recipe['reference']} on the target, but worse over all domains, so that others suffer: "
+            f"better than {recipe['reference']} on the target, and worse on others: "
             f"{', '.join(dict.fromkeys(forgetting))}"
         )
     doubts.append(

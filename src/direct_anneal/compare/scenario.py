@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
-from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, write_selected
+from direct_anneal.data import Corpus, TokenLayout, expand, prepare, write_selected
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
@@ -174,7 +174,7 @@ class Choices:
                 validation=self._scenario.validation,
                 out=directory,
                 overwrite=True,
-                **{**self._recipe.fields, **given},
+                **{**self._recipe.fields, "prompt_field": self._recipe.prompt_field, **given},
             )
 
     @cached_property
@@ -182,11 +182,10 @@ class Choices:
         return self._read("validation", self._scenario.validation)
 
     def _read(self, role: str, patterns: tuple[str, ...]) -> Corpus:
-        fields = self._recipe.fields
         return prepare(
             expand(patterns, role, TokenLayout.of(self._checkpoint.vocab_size, self._checkpoint.separator)),
             role=role,
-            fields=Fields(text=fields["text_field"], id=fields["id_field"], domain=fields["domain_field"]),
+            fields=self._recipe.read_fields,
             load_tokenizer=self._checkpoint.load_tokenizer,
             tokenizer_fingerprint=self._checkpoint.tokenizer_fingerprint(),
             vocab_size=self._checkpoint.vocab_size,

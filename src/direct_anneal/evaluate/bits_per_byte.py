@@ -51,7 +51,8 @@ def bits_per_byte(
     A document longer than the window is split; each window starts with the last token of the one before it, so that
     every token is predicted exactly once, a window's first ones from little context. What precedes a document is
     `prefix`, unless its tokens bring that already; without one the first token is not predicted (its bytes count
-    nevertheless, so that the number is a little too low).
+    nevertheless, so that the number is a little too low). Of a document with a prompt the prompt is seen and not
+    predicted, and neither its nats nor its bytes count.
 
     Args:
         corpus: N documents with text.
@@ -119,12 +120,12 @@ def _nats(
     model.eval()
     try:
         with torch.inference_mode():
-            for owners, ids, lengths in _batches(corpus, window, prefix, batch_tokens):
+            for owners, ids, lengths, given in _batches(corpus, window, prefix, batch_tokens):
                 mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]  # (B, T)
                 logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
                 targets = ids[:, 1:].to(device)
                 losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, T-1)
-                predicted = mask[:, 1:]
+                predicted = mask[:, 1:] & (torch.arange(1, ids.shape[1])[None, :] >= given[:, None])
                 np.add.at(nats, owners, torch.where(predicted, losses.cpu().double(), 0.0).sum(1).numpy())
                 np.add.at(num_tokens, owners, predicted.sum(1).numpy())
                 advance(len(owners))
@@ -135,8 +136,8 @@ def _nats(
 
 def _batches(
     corpus: Corpus, window: int, prefix: int | None, batch_tokens: int
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """(owners, ids (B, T), lengths (B,)): windows of like length together, padded on the right."""
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield owners, ids (B, T), lengths (B,) and leading tokens that are given: windows of like length together."""
     pieces = sorted(_pieces(corpus, window, prefix), key=lambda piece: piece[1] - piece[2])  # longest first
     batch: list[tuple[int, int, int]] = []
     for piece in pieces:
@@ -156,12 +157,19 @@ def _pieces(corpus: Corpus, window: int, prefix: int | None) -> Iterator[tuple[i
 
 def _padded(
     corpus: Corpus, batch: list[tuple[int, int, int]], prefix: int | None
-) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]:
+) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([stop - start for _, start, stop in batch])
     ids = torch.zeros(len(batch), int(lengths[0]), dtype=torch.int64)
     for row, (owner, start, stop) in enumerate(batch):
         ids[row, : stop - start] = torch.from_numpy(_prefixed(corpus, owner, prefix)[start:stop])
-    return np.array([owner for owner, _, _ in batch], dtype=np.int64), ids, lengths
+    given = torch.tensor([_given(corpus, owner, prefix) - start for owner, start, _ in batch])
+    return np.array([owner for owner, _, _ in batch], dtype=np.int64), ids, lengths, given
+
+
+def _given(corpus: Corpus, i: int, prefix: int | None) -> int:
+    """Leading tokens of a document with its prefix that are not predicted."""
+    added = len(_prefixed(corpus, i, prefix)) - int(corpus.num_tokens[i])
+    return added + int(corpus.num_prompt[i])
 
 
 def _prefixed(corpus: Corpus, i: int, prefix: int | None) -> NDArray[np.int64]:

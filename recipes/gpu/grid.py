@@ -1,0 +1,737 @@
+"""The proof on one GPU, within a given time: every scenario, arm, replay share and seed at one million parameters.
+
+    python recipes/gpu/grid.py prepare --data DATA --checkpoint DIR --out CARRY        # anywhere: documents and model
+    python recipes/gpu/grid.py run --carry CARRY --out OUT --seconds 540 [--device cpu --pool 200 --seeds 1]
+
+`run` needs nothing beside CARRY. What needs the package's own selection (its objectives, the gradients of influence)
+is chosen in processes of their own, one a scenario, while the GPU walks paths; then runs are trained side by side in
+stacks (see stacked.py). A finished run is a line of OUT/runs.jsonl at once, in the form that `compare` writes; the
+same command goes on with what is missing. The first rounds cover every scenario, so that the end of the time cuts
+seeds and replay shares, not scenarios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BAKEOFF = Path(__file__).resolve().parent.parent / "bakeoff"
+sys.path[:0] = [str(BAKEOFF), str(Path(__file__).resolve().parent), str(BAKEOFF.parents[1] / "src")]
+
+WINDOW, BATCH, FRACTION, TOKENS = 256, 8, 0.1, 0.2
+STACK_TOKENS = 131_072  # of a training step over all runs of a stack
+SCORE_TOKENS = 262_144
+CHOICE_ITEMS = 500
+# Of the package's own selection: by name, the options of `select`.
+PRODUCT_ARMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "matching": {"objective": "matching"},
+    "energy": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True},
+}
+UNIQUE = (0.05, 0.2, 0.5, 1.0)
+
+
+@dataclass
+class Clock:
+    """Time since the start, and what is left of it."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        print(f"{self.now:6.1f} s  {text}", flush=True)
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.now
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Write everything that `run` needs: scenarios, checkpoint, and the rest of its stable phase."""
+    from scenarios import write_scenarios
+    from splits import write_jsonl
+    from stable_phase import SIZES
+
+    out: Path = given.out
+    files = out / "documents"
+    content = {}
+    for role in ("test", "development"):
+        for name, scenario in write_scenarios(given.data, files, role, given.pool or SIZES["1m"].pool).items():
+            content[f"{role}/{name}"] = scenario
+    # Paths relative to CARRY, and compressed: the machine that runs this is elsewhere.
+    import pyarrow as pa
+
+    def packed(path: str) -> str:
+        source = Path(path)
+        target = source.with_suffix(".jsonl.zst")
+        if source.exists():
+            with pa.CompressedOutputStream(str(target), "zstd") as stream:
+                stream.write(source.read_bytes())
+            source.unlink()
+        return str(target.relative_to(out))
+
+    for scenario in content.values():
+        for role in ("pool", "validation", "held_out"):
+            scenario[role] = [packed(path) for path in scenario[role]]
+        if "choices" in scenario:
+            scenario["choices"] = packed(scenario["choices"])
+    write_jsonl(out / "scenarios.json", [content])
+    (out / "model").mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors", "optimizer.pt", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(given.checkpoint / name, out / "model" / name)
+    if given.stable is not None:
+        _prepare_stable(given.stable, given.stable_steps, out)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{size / 2**20:.1f} MiB in {out}")
+
+
+def _prepare_stable(text: Path, steps: int, out: Path) -> None:
+    """The windows of so many more steps of the stable phase, of its own documents."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    needed, tokens = steps * BATCH * WINDOW, list[int]()
+    lines = text.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    for i in np.random.default_rng(1).permutation(len(lines)):
+        tokens += tokenizer(json.loads(lines[i])["text"])["input_ids"]
+        if len(tokens) >= needed:
+            break
+    windows = np.array(tokens[:needed], dtype=np.uint16).reshape(-1, WINDOW)
+    np.savez_compressed(out / "stable.npz", windows=windows[: len(windows) // BATCH * BATCH])
+
+
+# What the package itself chooses, in a process for each scenario.
+
+
+def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> None:
+    """Write WORK/choices/NAME.npz: the rows that the package's arms choose, and scores of its baselines."""
+    from direct_anneal.baselines import BASELINES, Candidates
+    from direct_anneal.compare.config import Arm, Recipe, Scenario
+    from direct_anneal.compare.scenario import Choices, _load
+
+    scenario = json.loads((carry / "scenarios.json").read_text())[name]
+    slug = name.replace("/", "-").replace(" ", "-")
+    files = {role: tuple(str(carry / path) for path in scenario[role]) for role in ("pool", "validation", "held_out")}
+    target = Scenario(name=slug, target=tuple(scenario["target"]), **files)
+    options = {"device": device, **({"batch_tokens": 16384} if device != "cpu" else {})}
+    choosing = [Arm(name=arm, select=PRODUCT_ARMS[arm]) for arm in arms]
+    influence = Arm(name="influence", baseline="influence")
+    recipe = Recipe(model=str(work / "model"), scenarios=(target,), arms=(*choosing, influence), select=options)
+    choices = Choices(recipe, target, work / "scenarios" / slug, print)
+    path = work / "choices" / f"{slug}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+
+    def keep(key: str, values: NDArray[Any], seconds: float) -> None:
+        found[key], found[f"{key}:seconds"] = values, np.array(seconds)
+        with path.with_suffix(".part").open("wb") as stream:
+            np.savez(stream, **found)
+        path.with_suffix(".part").replace(path)
+
+    ids = np.array(choices.pool.index["id"].to_pylist(), dtype=object)
+    for baseline in ("quality-classifier", "dsir"):
+        started = time.monotonic()
+        candidates = Candidates(choices.pool, choices._validation, "text", None)
+        keep(f"score:{baseline}", BASELINES[baseline].score(candidates, 0), time.monotonic() - started)
+    started = time.monotonic()
+    features = choices._with_features(influence)
+    gradients = (
+        _load(features / "features" / "pool", choices.pool),
+        _load(features / "features" / "validation", choices._validation),
+    )
+    candidates = Candidates(choices.pool, choices._validation, "text", gradients)
+    keep("score:influence", BASELINES["influence"].score(candidates, 0), time.monotonic() - started)
+    for arm in choosing:
+        try:
+            choice = choices.choice(arm, FRACTION, 0, "grid")
+        except Exception as error:  # one arm that fails must not take the others along
+            print(f"{name}: {arm.name} failed: {error!r}", flush=True)
+            continue
+        chosen = {json.loads(line)["id"] for file in choice.files for line in _lines(Path(file))}
+        keep(f"rows:{arm.name}", np.flatnonzero([i in chosen for i in ids]), choice.seconds)
+    keep("done", np.array(1), 0.0)
+
+
+def _lines(path: Path) -> list[str]:
+    import pyarrow as pa
+
+    kind = "zstd" if path.suffix == ".zst" else None
+    with pa.input_stream(str(path), compression=kind) as stream:
+        return [line for line in stream.read().decode().split("\n") if line.strip()]
+
+
+# The grid itself.
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    scenario: str
+    arm: str
+    replay: float
+    seed: int
+    fraction: float = FRACTION
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.scenario, self.arm, self.replay, self.seed, self.fraction
+
+
+def windows_of(
+    corpus: Any, rows: NDArray[np.int64], replay: float, count: int, separator: int | None, seed: int
+) -> NDArray[np.uint16]:
+    from streams import stream
+
+    return stream(corpus, rows, replay=replay, num_windows=count, window=WINDOW, separator=separator, seed=seed)
+
+
+class Bench:
+    """One scenario's documents, scores and held-out texts."""
+
+    def __init__(self, carry: Path, work: Path, name: str, model: Path, limit: int | None) -> None:
+        from stacked import Text
+
+        from direct_anneal.baselines import Candidates
+        from direct_anneal.data import Fields, TokenLayout, expand, prepare
+        from direct_anneal.model.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint(str(model))
+        self.name, self.carry, self.work = name, carry, work
+        self.scenario = json.loads((carry / "scenarios.json").read_text())[name]
+        slug = name.replace("/", "-").replace(" ", "-")
+        self.choices_path = work / "choices" / f"{slug}.npz"
+        layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
+        corpora = [
+            prepare(
+                expand([str(carry / path) for path in self.scenario[role]], role, layout),
+                role=role,
+                fields=Fields(),
+                load_tokenizer=checkpoint.load_tokenizer,
+                tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+                vocab_size=checkpoint.vocab_size,
+                max_length=WINDOW,
+                directory=work / "corpora" / slug / role,
+            )
+            for role in ("pool", "validation")
+        ]
+        self.pool, self.validation = corpora
+        self.candidates = Candidates(self.pool, self.validation, "text", None)
+        self.domains = np.array(self.pool.index["domain"].to_pylist(), dtype=object)
+        self.budget = max(2, round(FRACTION * int(self.pool.num_tokens.sum())))
+        self.steps = max(1, round(TOKENS / FRACTION * self.budget / (BATCH * WINDOW)))
+        tokenizer = checkpoint.load_tokenizer()
+        records = [json.loads(line) for path in self.scenario["held_out"] for line in _lines(carry / path)]
+        if limit:
+            counts: dict[str, int] = {}
+            kept = []
+            for record in records:
+                counts[record["domain"]] = counts.get(record["domain"], 0) + 1
+                if counts[record["domain"]] <= limit:
+                    kept.append(record)
+            records = kept
+        self.held_out = np.array([record["domain"] for record in records], dtype=object)
+        self.num_bytes = np.array([len(record["text"].encode()) for record in records], dtype=np.int64)
+
+        def text(prompt: str, answer: str) -> Any:
+            # The answer begins with a space, where this tokenizer cuts in any case: prompts are prefixes of the whole.
+            given = len(tokenizer(prompt)["input_ids"]) if prompt else 1
+            return Text(np.array(tokenizer(prompt + answer)["input_ids"], dtype=np.int64), given)
+
+        self.texts = [text(record.get("prompt", ""), record["text"]) for record in records]
+        self.items: list[tuple[int, list[int]]] = []  # right answer, bytes of each
+        self.answers: list[Any] = []
+        if "choices" in self.scenario:
+            for line in _lines(carry / self.scenario["choices"])[: min(CHOICE_ITEMS, limit or CHOICE_ITEMS)]:
+                item = json.loads(line)
+                self.items.append((item["right"], [len(answer.encode()) for answer in item["answers"]]))
+                self.answers += [text(item["prompt"], answer) for answer in item["answers"]]
+        self.scores: dict[str, NDArray[np.float64]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def score(self, model: Any, weights: Any, separator: int | None, training: Any, batch_tokens: int) -> None:
+        """Walk the paths, take losses and embeddings; the arms that need the package's own come in `gathered`."""
+        from scoring import distinct_share, embeddings, forms, walk
+
+        started = time.monotonic()
+        self.paths = walk(
+            model,
+            weights,
+            self.pool,
+            self.validation,
+            window=WINDOW,
+            separator=separator,
+            batch_tokens=batch_tokens,
+            training=training,
+        )
+        for name, values in forms(self.paths, None).items():
+            self.scores[name] = values
+        self.path_seconds = time.monotonic() - started
+        self.distinct = distinct_share(self.pool)
+        own = embeddings(model, weights, self.pool, WINDOW, batch_tokens)
+        target = embeddings(model, weights, self.validation, WINDOW, batch_tokens)
+        self.scores["embedding similarity"] = _cosine(own, target).max(1)
+        self.crisp = _cluster_weights(own, target)
+
+    def gathered(self) -> bool:
+        """Take over what the package's process has found so far; whether it is all there."""
+        from scoring import forms, ranks
+
+        if not self.choices_path.exists():
+            return False
+        found = dict(np.load(self.choices_path))
+        for name in ("influence", "quality-classifier", "dsir"):
+            if f"score:{name}" in found:
+                self.scores[name] = found[f"score:{name}"]
+                self.seconds[name] = float(found[f"score:{name}:seconds"])
+        if "influence" in self.scores:
+            self.scores |= forms(self.paths, self.scores["influence"])
+            both = self.scores["path + influence: ranks"]
+            start = self.paths.start
+            spread = 1.4826 * float(np.nanmedian(np.abs(start - np.nanmedian(start))))
+            fine = (self.distinct > 0.7) & (start < np.nanmedian(start) + 2.5 * spread)
+            self.scores["path + influence: ranks, guarded"] = np.where(fine, both, np.nan)
+            self.scores["path: drop, guarded"] = np.where(fine, ranks(self.paths.start - self.paths.folds), np.nan)
+        self.rows = {
+            name.removeprefix("rows:"): rows
+            for name, rows in found.items()
+            if name.startswith("rows:") and not name.endswith(":seconds")
+        }
+        return "done" in found
+
+    def arms(self) -> list[str]:
+        return ["random", "whole pool", *self.scores, *self.rows, "cluster histogram"]
+
+    def chosen(self, cell: Cell) -> NDArray[np.int64]:
+        """Rows of the pool that an arm chooses."""
+        from direct_anneal.baselines import take
+        from direct_anneal.baselines.plain import random
+
+        if cell.arm == "whole pool":
+            return np.arange(self.pool.num_samples)
+        if cell.arm in self.rows:
+            return self.rows[cell.arm].astype(np.int64)
+        if cell.arm == "random":
+            scores = random(self.candidates, cell.seed)
+        elif cell.arm == "cluster histogram":
+            uniform = np.clip(random(self.candidates, cell.seed), 1e-12, 1 - 1e-12)
+            scores = self.crisp - np.log(-np.log(uniform))
+        else:
+            scores = self.scores[cell.arm]
+        total = int(self.pool.num_tokens.sum())
+        return np.flatnonzero(take(scores, self.candidates, num_tokens=max(2, round(cell.fraction * total))))
+
+    def lines(
+        self, cells: list[Cell], rows: list[NDArray[np.int64]], nats: Any, answer_nats: Any, seconds: float, model: str
+    ) -> Iterator[dict[str, Any]]:
+        """One line of runs.jsonl for each run of a stack."""
+        target, aside = list(self.scenario["target"]), self.scenario.get("aside", [])
+        for run, cell in enumerate(cells):
+            by_domain = {}
+            for name in sorted(set(self.held_out.tolist())):
+                own = self.held_out == name
+                by_domain[name] = float(nats[run][own].sum() / np.log(2) / self.num_bytes[own].sum())
+            others = [value for name, value in by_domain.items() if name not in (*target, *aside)]
+            line: dict[str, Any] = {
+                "scenario": cell.scenario,
+                "model": model,
+                "target": target,
+                "aside": list(aside),
+                "arm": cell.arm,
+                "seed": cell.seed,
+                "fraction": cell.fraction if cell.arm != "before" else 0.0,
+                "replay": cell.replay,
+                "target_bpb": float(np.mean([by_domain[name] for name in target])),
+                "others_bpb": float(np.mean(others)),
+                "macro_bpb": float(np.mean([value for name, value in by_domain.items() if name not in aside])),
+                "domain_bpb": by_domain,
+                "training_seconds": round(seconds / len(cells), 3),
+                "trained_tokens": self.steps * BATCH * WINDOW if cell.arm != "before" else 0,
+                "selection_seconds": round(self.seconds.get(cell.arm, self.path_seconds), 3),
+            }
+            if self.items:
+                line["accuracy"] = {target[0]: _accuracy(self.items, answer_nats[run])}
+            if len(rows):
+                names, counts = np.unique(self.domains[rows[run]], return_counts=True)
+                line["chosen_domains"] = dict(zip(names.tolist(), counts.tolist(), strict=True))
+                line["num_documents"] = len(rows[run])
+                line["num_tokens"] = int(self.pool.num_tokens[rows[run]].sum())
+            yield line
+
+
+def _accuracy(items: list[tuple[int, list[int]]], nats: NDArray[np.float64]) -> float:
+    """The share of items whose right answer has the fewest nats a byte."""
+    place, right = 0, 0
+    for answer, sizes in items:
+        own = nats[place : place + len(sizes)] / np.array(sizes)
+        right += int(np.argmin(own)) == answer
+        place += len(sizes)
+    return right / len(items)
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean = one.mean(0)
+    centred = [each - mean for each in (one, other)]
+    units = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for each in centred]
+    found: NDArray[np.float64] = units[0] @ units[1].T
+    return found
+
+
+def _cluster_weights(pool: NDArray[np.float64], target: NDArray[np.float64], clusters: int = 64) -> Any:
+    """Log of target over pool share of each document's cluster of embeddings."""
+    from scipy.cluster.vq import kmeans2
+
+    count = min(clusters, max(2, len(pool) // 20))
+    centres, own = kmeans2(pool, count, minit="++", seed=0, iter=25)
+    nearest = ((target[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+    shares = [np.bincount(labels, minlength=count) / len(labels) for labels in (nearest, own)]
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(shares[0][own]) - np.log(shares[1][own]), -50.0)
+
+
+def rounds(benches: dict[str, Bench], seeds: int) -> Iterator[tuple[str, list[Cell]]]:
+    """Cells in the order of their worth."""
+    tests = [name for name in benches if name.startswith("test/")]
+    others = [name for name in benches if not name.startswith("test/")]
+    few, many = range(min(2, seeds)), range(seeds)
+    plan = [
+        (others, few, (0.0, 0.5)),
+        (tests, few, (0.0, 0.5)),
+        (tests, many, (0.0, 0.5)),
+        (tests, many, (0.0, 0.25, 0.5, 0.7)),
+        (others, many, (0.0, 0.25, 0.5, 0.7)),
+    ]
+    for names, of_seeds, shares in plan:
+        for name in names:
+            yield (
+                name,
+                [
+                    Cell(name, arm, share if arm != "whole pool" else 0.0, seed)
+                    for seed in of_seeds
+                    for share in shares
+                    for arm in benches[name].arms()
+                    if arm != "whole pool" or share == 0.0
+                ],
+            )
+    leading = ("random", "path + influence: ranks", "path: drop over folds", "influence", "quality-classifier", "dsir")
+    for name in tests:
+        yield (
+            name,
+            [
+                Cell(name, arm, 0.0, seed, fraction)
+                for seed in few
+                for fraction in UNIQUE
+                for arm in leading
+                if arm in benches[name].arms()
+            ],
+        )
+
+
+def run(given: argparse.Namespace) -> None:
+    """Everything, until the time is up."""
+    clock = Clock(given.seconds)
+    import torch
+    from stacked import Training, load, load_moments, stacked, text_losses, train
+    from transformers.utils import logging
+
+    from direct_anneal.model.checkpoint import Checkpoint
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device: str = given.device
+    torch.set_num_threads(max(1, given.threads))
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    given.out.mkdir(parents=True, exist_ok=True)
+    carry, work = given.carry.resolve(), given.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    names = [name for name in json.loads((carry / "scenarios.json").read_text()) if _wanted(name, given.scenarios)]
+
+    # The stable phase goes on to its end, and then everything starts from there.
+    start = work / "model"
+    if not (start / "optimizer.pt").exists():
+        shutil.copytree(carry / "model", start, dirs_exist_ok=True)
+        if (carry / "stable.npz").exists():
+            _stable(start, carry / "stable.npz", device, clock, given)
+    model, weights = load(start, device)
+    moments = load_moments(start / "optimizer.pt", weights)
+    checkpoint = Checkpoint(str(start))
+    clock.say(f"model of {sum(value.numel() for value in weights.values()):,} parameters on {device}")
+
+    choosers = _begin_choosers(carry, work, names, given)
+    results = given.out / "runs.jsonl"
+    done = {_key(json.loads(line)) for line in results.read_text().split("\n")[:-1]} if results.exists() else set()
+    stack = given.stack_tokens
+    path_training = Training(learning_rate=1e-3)
+    benches: dict[str, Bench] = {}
+    context = get_context("spawn")
+    with ProcessPoolExecutor(given.processes, mp_context=context) as pool, results.open("a") as stream:
+        opened = {name: pool.submit(Bench, carry, work, name, start, given.limit) for name in names}
+        for name in names:
+            bench = opened[name].result()
+            bench.score(model, weights, checkpoint.separator, path_training, given.score_tokens)
+            benches[name] = bench
+            clock.say(f"{name}: {bench.pool.num_samples} documents scored along paths")
+
+        def keep(lines: Iterator[dict[str, Any]]) -> None:
+            for line in lines:
+                stream.write(json.dumps(line) + "\n")
+                done.add(_key(line))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+        def evaluated(of: Any, bench: Bench) -> tuple[Any, Any]:
+            nats = text_losses(model, of, bench.texts, window=WINDOW, batch_tokens=given.score_tokens)
+            answers = bench.answers and text_losses(
+                model, of, bench.answers, window=WINDOW, batch_tokens=given.score_tokens
+            )
+            return nats, answers
+
+        for name, bench in benches.items():
+            cell = Cell(name, "before", 0.0, 0, 0.0)
+            if cell.key not in done:
+                keep(bench.lines([cell], [], *evaluated(stacked(weights, 1), bench), 0.0, given.name))
+        clock.say("scored before annealing")
+        _wait_for(benches, choosers, clock, given.patience)
+
+        training = Training(learning_rate=given.rate)
+        size = max(1, stack // (BATCH * WINDOW))
+        pending = _stacks(rounds(benches, given.seeds), done, size)
+        ahead: list[tuple[list[Cell], list[NDArray[np.int64]], list[Future[Any]]]] = []
+
+        def fetch() -> None:
+            cells = next(pending, None)
+            if cells is None:
+                return
+            bench = benches[cells[0].scenario]
+            bench.gathered()
+            rows = [bench.chosen(cell) for cell in cells]
+            futures = [
+                pool.submit(
+                    windows_of, bench.pool, r, cell.replay, bench.steps * BATCH, checkpoint.separator, cell.seed
+                )
+                for cell, r in zip(cells, rows, strict=True)
+            ]
+            ahead.append((cells, rows, futures))
+
+        for _ in range(3):
+            fetch()
+        count = 0
+        longest = 0.0
+        while ahead and clock.left > 1.2 * longest + 2:
+            cells, rows, futures = ahead.pop(0)
+            fetch()
+            begun = time.monotonic()
+            bench = benches[cells[0].scenario]
+            windows = np.stack([future.result() for future in futures])
+            waited = time.monotonic() - begun
+            of = stacked(weights, len(cells))
+            train(model, of, windows, training, batch=BATCH, moments=moments)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            trained = time.monotonic() - begun - waited
+            found = evaluated(of, bench)
+            keep(bench.lines(cells, rows, *found, trained, given.name))
+            count += len(cells)
+            took = time.monotonic() - begun
+            longest = max(longest, took)
+            clock.say(
+                f"{cells[0].scenario}: {len(cells)} runs in {took:.1f} s (waited {waited:.1f}, trained {trained:.1f}), "
+                f"{count} in all"
+            )
+        for _, _, futures in ahead:
+            for future in futures:
+                future.cancel()
+    for process in choosers.values():
+        if process.poll() is None:
+            process.kill()
+    _save_scores(benches, given.out)
+    if (start / "optimizer.pt").exists() and (carry / "stable.npz").exists():
+        shutil.copytree(start, given.out / "model", dirs_exist_ok=True)
+    logs = [f"== {path.stem}\n{path.read_text()[-3000:]}\n" for path in sorted(work.glob("*.log"))]
+    (given.out / "logs.txt").write_text("".join(logs))
+    clock.say(f"{count} runs, {len(done)} lines in {results}")
+    os._exit(0)  # the pool's processes hold nothing that counts
+
+
+def _stable(start: Path, path: Path, device: str, clock: Clock, given: argparse.Namespace) -> None:
+    """Go on with the stable phase at its rate, and save weights and moments in the Trainer's form."""
+    import torch
+    from safetensors.torch import save_file
+    from stacked import Training, decays, load, load_moments, stacked, train
+
+    model, weights = load(start, device)
+    moments = load_moments(start / "optimizer.pt", weights)
+    windows = np.load(path)["windows"]
+    limit = given.stable_seconds
+    steps, begun, done = len(windows) // BATCH, time.monotonic(), 0
+    of = stacked(weights, 1)
+    losses = []
+    training = Training(learning_rate=given.rate, schedule="constant")
+    while done < steps and time.monotonic() - begun < limit:
+        part = windows[done * BATCH : (done + 250) * BATCH]
+        first, second, at = train(model, of, part[None], training, batch=BATCH, moments=moments)
+        moments = ({k: v[0] for k, v in first.items()}, {k: v[0] for k, v in second.items()}, at)
+        done += len(part) // BATCH
+        losses.append(done)
+    clock.say(f"stable phase: {done} more steps, {moments[2]:.0f} in all")
+    save_file(
+        {name: value[0].contiguous().cpu() for name, value in of.items()},
+        start / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    order = [name for name in weights if decays(name)] + [name for name in weights if not decays(name)]
+    saved = torch.load(start / "optimizer.pt", map_location="cpu", weights_only=True)
+    for place, name in enumerate(order):
+        saved["state"][place] |= {
+            "exp_avg": moments[0][name].cpu().clone(),
+            "exp_avg_sq": moments[1][name].cpu().clone(),
+            "step": torch.tensor(float(moments[2])),
+        }
+    torch.save(saved, start / "optimizer.pt.part")
+    (start / "optimizer.pt.part").replace(start / "optimizer.pt")
+
+
+def _begin_choosers(
+    carry: Path, work: Path, names: list[str], given: argparse.Namespace
+) -> dict[str, subprocess.Popen[bytes]]:
+    """A process for each scenario, as many at once as there are cores for."""
+    waiting, running = list(names), dict[str, subprocess.Popen[bytes]]()
+
+    def begin(name: str) -> None:
+        log = (work / f"{name.replace('/', '-').replace(' ', '-')}.log").open("w")
+        arms = list(PRODUCT_ARMS) if name.startswith("test/") else [arm for arm in PRODUCT_ARMS if arm != "energy"]
+        command = [sys.executable, __file__, "choose", "--carry", carry, "--work", work, "--name", name]
+        command += ["--device", given.device, "--arms", *arms]
+        running[name] = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BAKEOFF.parents[1] / "src")},
+        )
+
+    def feed() -> None:
+        while waiting:
+            if sum(process.poll() is None for process in running.values()) < given.choosers:
+                begin(waiting.pop(0))
+            else:
+                time.sleep(0.2)
+
+    threading.Thread(target=feed, daemon=True).start()
+    return running
+
+
+def _wait_for(
+    benches: dict[str, Bench], choosers: dict[str, subprocess.Popen[bytes]], clock: Clock, patience: float
+) -> None:
+    """Until every scenario's own choices are there, or patience ends; what is late joins in later rounds."""
+    while True:
+        ready = [bench.gathered() for bench in benches.values()]
+        ended = [name in choosers and choosers[name].poll() is not None for name in benches]
+        if all(one or other for one, other in zip(ready, ended, strict=True)) or clock.now > patience:
+            break
+        time.sleep(1.0)
+    for bench in benches.values():
+        if not hasattr(bench, "rows"):
+            bench.rows = {}
+    clock.say(f"{sum(ready)} of {len(ready)} scenarios chosen by the package")
+
+
+def _stacks(planned: Iterator[tuple[str, list[Cell]]], done: set[Any], size: int) -> Iterator[list[Cell]]:
+    """Cells that are missing, in stacks of one scenario."""
+    begun: set[Any] = set()
+    for _, cells in planned:
+        missing = [cell for cell in cells if cell.key not in done and cell.key not in begun]
+        begun |= {cell.key for cell in missing}
+        parts = -(-len(missing) // size)
+        for part in range(parts):
+            yield missing[part * len(missing) // parts : (part + 1) * len(missing) // parts]
+
+
+def _save_scores(benches: dict[str, Bench], out: Path) -> None:
+    """Every arm's scores and ids, to look at later."""
+    for name, bench in benches.items():
+        slug = name.replace("/", "-").replace(" ", "-")
+        ids = np.array(bench.pool.index["id"].to_pylist())
+        paths = {f"loss:{key}": value for key, value in vars(bench.paths).items()}
+        chosen = {f"rows:{key}": rows for key, rows in bench.rows.items()}
+        np.savez_compressed(
+            out / f"scores-{slug}.npz",
+            ids=ids,
+            distinct=bench.distinct,
+            **{f"score:{key}": value.astype(np.float32) for key, value in bench.scores.items()},
+            **paths,
+            **chosen,
+        )
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["scenario"], line["arm"], line["replay"], line["seed"], line["fraction"]
+
+
+def _wanted(name: str, given: list[str] | None) -> bool:
+    return given is None or any(name == one or name.startswith(one) for one in given)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("prepare")
+    one.add_argument("--data", type=Path, required=True)
+    one.add_argument("--checkpoint", type=Path, required=True, help="directory with weights, tokenizer, optimizer.pt")
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--stable", type=Path, help="stable.jsonl, to go on with the stable phase")
+    one.add_argument("--stable-steps", type=int, default=6000)
+    one.add_argument("--pool", type=int, help="passages to choose from")
+    one.set_defaults(command=prepare)
+    two = commands.add_parser("choose")
+    two.add_argument("--carry", type=Path, required=True)
+    two.add_argument("--work", type=Path, required=True)
+    two.add_argument("--name", required=True)
+    two.add_argument("--device", default="cuda")
+    two.add_argument("--arms", nargs="+", default=list(PRODUCT_ARMS))
+    two.set_defaults(command=lambda given: choose(given.carry, given.work, given.name, given.device, given.arms))
+    three = commands.add_parser("run")
+    three.add_argument("--carry", type=Path, required=True)
+    three.add_argument("--out", type=Path, required=True)
+    three.add_argument("--work", type=Path, default=Path("/tmp/grid"), help="what is not kept")
+    three.add_argument("--seconds", type=float, default=540.0)
+    three.add_argument("--patience", type=float, default=200.0, help="seconds to wait for the package's choices")
+    three.add_argument("--stable-seconds", type=float, default=90.0)
+    three.add_argument("--scenarios", nargs="+", help="names, or beginnings of names")
+    three.add_argument("--seeds", type=int, default=5)
+    three.add_argument("--rate", type=float, default=3e-3)
+    three.add_argument("--name", default="1m")
+    three.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    three.add_argument("--processes", type=int, default=8, help="that pack windows")
+    three.add_argument("--choosers", type=int, default=9, help="scenarios that the package chooses in at once")
+    three.add_argument("--threads", type=int, default=1)
+    three.add_argument("--stack-tokens", type=int, default=STACK_TOKENS)
+    three.add_argument("--score-tokens", type=int, default=SCORE_TOKENS)
+    three.add_argument("--limit", type=int, help="held-out texts of a domain, for a rehearsal")
+    three.set_defaults(command=run)
+    given = parser.parse_args()
+    given.command(given)
+
+
+if __name__ == "__main__":
+    main()
