@@ -5,6 +5,7 @@ N documents of the pool, M of the validation set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,12 +26,18 @@ class Candidates:
         text_field: where their text is.
         gradients: of the pool and of the validation set, for the baselines that need them (with losses). Sketches that
             were preconditioned by Adam's second moments make the gradient baselines the preconditioned ones.
+        path_losses: mean token losses of the pool by model, (N,) each, for the baselines that need them: "start" (the
+            checkpoint), "target" (annealed on the validation set), "prior" (annealed on random text of the pool) and
+            "conditional" (the prior, annealed on the validation set).
+        hidden_states: mean final hidden states of pool and validation set, (N, H) and (M, H).
     """
 
     pool: Corpus
     validation: Corpus
     text_field: Names = "text"
     gradients: tuple[SketchedGradients, SketchedGradients] | None = None
+    path_losses: Mapping[str, NDArray[np.float64]] | None = None
+    hidden_states: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @cached_property
     def ids(self) -> list[str]:
@@ -65,6 +72,27 @@ class Candidates:
             ValueError: there are none.
         """
         return self._gradients()[1]
+
+    def losses(self, model: str) -> NDArray[np.float64]:
+        """Mean token losses of the pool under one of the models, (N,).
+
+        Raises:
+            ValueError: they are not there.
+        """
+        if self.path_losses is None or model not in self.path_losses:
+            raise ValueError(f"this baseline needs losses: give the candidates those of the model {model!r}")
+        return self.path_losses[model]
+
+    @property
+    def embeddings(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean hidden states of pool and validation set.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.hidden_states is None:
+            raise ValueError("this baseline needs embeddings: give the candidates the mean hidden states")
+        return self.hidden_states
 
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values of the documents with gradients, (n,), as values of the pool, (N,); NaN where there is none."""
