@@ -48,4 +48,19 @@ def candidates(directory: Path, *, reverse: bool = False, unusable: Sequence[int
     records = documents(30, seed=21, prefix="p")
     pool = corpus_of(directory / "pool", records[::-1] if reverse else records)
     validation = corpus_of(directory / "validation", documents(10, seed=22, prefix="v", domains=("prose", "code")))
-    return Candidates(pool, validation, gradients=(gradients_of(pool, 1, unusable), gradients_of(validation, 2)))
+    return Candidates(
+        pool,
+        validation,
+        gradients=(gradients_of(pool, 1, unusable), gradients_of(validation, 2)),
+        path_losses={
+            model: np.where(np.isin(np.arange(30), unusable), np.nan, _draws(pool, place, 1)[:, 0] ** 2 + 0.1)
+            for place, model in enumerate(("start", "target", "prior", "conditional"))
+        },
+        hidden_states=(_draws(pool, 5, 4), _draws(validation, 6, 4)),
+    )
+
+
+def _draws(corpus: Corpus, seed: int, size: int) -> np.ndarray:
+    """Normal numbers for each id, (N, size)."""
+    names = corpus.index["id"].to_pylist()
+    return np.array([np.random.default_rng([seed, *name.encode()]).normal(size=size) for name in names])

@@ -14,8 +14,10 @@ import pytest
 from baselines.candidate_samples import candidates
 from direct_anneal.baselines import BASELINES, Candidates, take
 from direct_anneal.baselines import dsir as dsir_module
+from direct_anneal.baselines.cluster_histogram import histogram_weights
 from direct_anneal.baselines.dsir import importance
 from direct_anneal.baselines.ngrams import counts
+from direct_anneal.baselines.paper import algorithm_2
 
 pytest.importorskip("sklearn", reason="baselines on n-grams need the extra 'compare'")
 
@@ -41,18 +43,29 @@ class TestEveryBaseline:
         one, two = (BASELINES[name].score(given, seed) for seed in (0, 1))
         assert np.array_equal(one, two) is not BASELINES[name].is_seeded
 
-    @pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.needs_gradients])
+    @pytest.mark.parametrize(
+        "name", [name for name, one in BASELINES.items() if one.needs_gradients or one.needs_losses]
+    )
     def test_what_has_no_gradient_is_never_chosen(self, tmp_path: Path, name: str) -> None:
         given = candidates(tmp_path / "damaged", unusable=(4, 11))
         scores = BASELINES[name].score(given, 0)
         assert np.flatnonzero(np.isnan(scores)).tolist() == [4, 11]
         assert take(scores, given, num_samples=30).sum() == 28
 
-    @pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if baseline.needs_gradients])
+    @pytest.mark.parametrize("name", BASELINES)
     def test_needs_what_it_is_said_to_need(self, given: Candidates, name: str) -> None:
-        without = Candidates(given.pool, given.validation)
-        with pytest.raises(ValueError, match="needs gradients"):
-            BASELINES[name].score(without, 0)
+        baseline = BASELINES[name]
+        has = {
+            "gradients": given.gradients if baseline.needs_gradients else None,
+            "path_losses": {model: given.losses(model) for model in baseline.needs_losses} or None,
+            "hidden_states": given.hidden_states if baseline.needs_embeddings else None,
+        }
+        assert np.array_equal(
+            baseline.score(Candidates(given.pool, given.validation, **has), 0), baseline.score(given, 0), equal_nan=True
+        )
+        if any(value is not None for value in has.values()):
+            with pytest.raises(ValueError, match=r"needs (gradients|losses|embeddings)"):
+                baseline.score(Candidates(given.pool, given.validation), 0)
 
 
 def test_random_is_uniform(given: Candidates) -> None:
@@ -87,6 +100,66 @@ def test_gradient_scores_are_their_formulas(given: Candidates) -> None:
     damped = hessian + 0.1 * np.linalg.eigvalsh(hessian).mean() * np.eye(len(hessian))
     expected = z @ np.linalg.inv(damped) @ mean
     assert np.allclose(BASELINES["influence"].score(given, 0), expected, rtol=1e-9)
+
+
+def test_loss_scores_are_their_formulas(given: Candidates) -> None:
+    start, target, prior, conditional = (given.losses(name) for name in ("start", "target", "prior", "conditional"))
+    for i in range(30):
+        assert BASELINES["conditional-loss"].score(given, 0)[i] == prior[i] - conditional[i]
+        assert BASELINES["target-path"].score(given, 0)[i] == pytest.approx(1 - target[i] / start[i])
+
+
+def test_embedding_similarity_is_the_largest_cosine(given: Candidates) -> None:
+    assert given.hidden_states is not None
+    pool, target = given.hidden_states
+    mean = pool.mean(0)
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        return float(one @ other / math.sqrt(one @ one) / math.sqrt(other @ other))
+
+    expected = [max(cosine(own - mean, other - mean) for other in target) for own in pool]
+    assert np.allclose(BASELINES["embedding-similarity"].score(given, 0), expected, rtol=1e-12)
+
+
+class TestClusterHistogram:
+    def test_weights_are_ratios_of_shares(self) -> None:
+        """Three clusters that nobody can mistake, the last without a target document."""
+        centres = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+        labels = np.repeat([0, 1, 2], [20, 30, 10])
+        pool = centres[labels] + np.random.default_rng(0).normal(size=(60, 2))
+        target = centres[[0, 0, 0, 1]]
+        found = histogram_weights(pool, target)
+        assert np.allclose(found[labels == 0], math.log((3 / 4) / (20 / 60)))
+        assert np.allclose(found[labels == 1], math.log((1 / 4) / (30 / 60)))
+        assert found[labels == 2].max() < -100
+
+
+class TestThePublishedAlgorithm:
+    def test_weights_are_feasible_and_a_vertex_that_no_other_is_better_than_in_the_linear_problem(self) -> None:
+        """Each round's problem has few enough vertices to list: subsets of K, where the budget does not bind."""
+        random = np.random.default_rng(4)
+        pool, validation = random.normal(size=(8, 3)), random.normal(size=(9, 3))
+        weights = algorithm_2(pool, validation, 3, budget_ratio=1e6)
+        assert sorted(weights.round(9).tolist()) == [0.0] * 5 + [1.0] * 3
+        values, vectors = np.linalg.eigh(validation.T @ validation / 9)
+        shares = np.cumsum(values[::-1]) / values.sum()
+        stiff = vectors[:, ::-1][:, : int(np.argmax(shares >= 0.945)) + 1]
+        flat = pool - pool @ stiff @ stiff.T
+        gradient = flat @ (flat.T @ weights)
+        best = max(sum(gradient[list(chosen)]) for chosen in itertools.combinations(range(8), 3))
+        assert gradient @ weights == pytest.approx(best)
+
+    def test_the_budget_holds_and_is_raised_where_nothing_meets_it(self) -> None:
+        random = np.random.default_rng(5)
+        pool, validation = random.normal(size=(20, 4)), random.normal(size=(9, 4))
+        values, vectors = np.linalg.eigh(validation.T @ validation / 9)
+        shares = np.cumsum(values[::-1]) / values.sum()
+        stiff = int(np.argmax(shares >= 0.945)) + 1
+        cost = (pool @ vectors[:, ::-1][:, :stiff]) ** 2 @ values[::-1][:stiff]
+        for ratio, most in ((0.8, 0.8 * cost.mean() * 4), (1e-6, 1.1 * np.sort(cost)[:4].sum())):
+            weights = algorithm_2(pool, validation, 4, budget_ratio=ratio)
+            assert weights.sum() == pytest.approx(4)
+            assert cost @ weights <= most * (1 + 1e-6)  # HiGHS's own tolerance is 1e-7 of a row
 
 
 class TestDsir:
