@@ -52,6 +52,7 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
             "other-sketch": {"baseline": "less", "select": {"seed": 1}},
             "direct": {"select": {"objective": "descent"}},
             "by-another": {"select": {"model": str(write_checkpoint(directory / "another", seed=1))}},
+            "histogram": {"baseline": "cluster-histogram"},
             "by-hand": {"ids": str(directory / "ids.txt")},
         },
         "seeds": [0, 1],
@@ -92,7 +93,17 @@ class TestRuns:
     def test_every_arm_seed_and_scenario_has_its_line(self, done: Done) -> None:
         _, out, lines = done
         places = {(line["scenario"], line["arm"], line["seed"]) for line in lines}
-        arms = {"random", "everything", "dsir", "cosine", "other-sketch", "direct", "by-another", "by-hand"}
+        arms = {
+            "random",
+            "everything",
+            "dsir",
+            "cosine",
+            "other-sketch",
+            "direct",
+            "by-another",
+            "histogram",
+            "by-hand",
+        }
         assert places == {("one", arm, seed) for arm in arms for seed in (0, 1)} | {("one", BEFORE, 0)}
         assert file_lines(out) == lines
         assert not list(out.glob("scenarios/*/runs/*"))
@@ -251,6 +262,22 @@ def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> 
         assert 0 <= line["accuracy"] <= 1
         assert line["chance"] == 0.5
     assert len({line["target_bpb"] for line in lines}) == len(lines) - 1  # the whole pool, at either fraction
+
+
+def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_path: Path) -> None:
+    """Losses of prior and conditional model are made once for all arms, and kept."""
+    content |= {"seeds": [0]}
+    arms = {"conditional-loss": {"baseline": "conditional-loss"}, "target-path": {"baseline": "target-path"}}
+    content["arms"] = {"random": content["arms"]["random"], **arms}
+    out = tmp_path / "out"
+    lines = compare(recipe_of(content, tmp_path), out)
+    assert [line["arm"] for line in lines] == [BEFORE, "random", *arms]
+    (evidence,) = out.glob("scenarios/*/evidence")
+    losses = {name: np.load(evidence / f"loss-{name}.npy") for name in ("start", "target", "prior", "conditional")}
+    assert all(values.shape == (40,) and np.isfinite(values).all() for values in losses.values())
+    domains = np.array([record["domain"] for record in documents(40, seed=31, prefix="p")])
+    drops = losses["prior"] - losses["conditional"]
+    assert drops[domains == "prose"].mean() > drops[domains == "table"].mean()
 
 
 class TestRecipes:

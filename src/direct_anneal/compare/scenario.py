@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
+from direct_anneal.compare.evidence import Evidence
 from direct_anneal.data import Corpus, TokenLayout, expand, prepare, write_selected
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
@@ -91,6 +92,8 @@ class Choices:
             return Choice(**json.loads(record.read_text(encoding="utf-8")))
         features = self._with_features(arm) if arm.needs_gradients else None
         num_tokens = self.budget(fraction)
+        baseline = BASELINES.get(str(arm.baseline))
+        known_before = 0.0 if baseline is None else self._evidence.seconds(baseline)
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
@@ -102,6 +105,10 @@ class Choices:
             assert features is not None
             mask = self._by_select(arm, fraction, features)
         seconds = time.monotonic() - started + (0.0 if features is None else _seconds(features))
+        if arm.baseline in BASELINES and (
+            BASELINES[arm.baseline].needs_losses or BASELINES[arm.baseline].needs_embeddings
+        ):
+            seconds += known_before
         shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
         files = write_selected(self.pool, mask, directory)
         domains = Counter(np.array(self.pool.index["domain"].to_pylist(), dtype=object)[mask].tolist())
@@ -124,7 +131,15 @@ class Choices:
                 run.features("pool", ngrams=False, corpus=self.pool),
                 run.features("validation", ngrams=False, corpus=self._validation),
             )
-        candidates = Candidates(self.pool, self._validation, self._recipe.text_field, gradients)
+        baseline = BASELINES[str(arm.baseline)]
+        candidates = Candidates(
+            self.pool,
+            self._validation,
+            self._recipe.text_field,
+            gradients,
+            self._evidence.losses(baseline.needs_losses) if baseline.needs_losses else None,
+            self._evidence.hidden_states() if baseline.needs_embeddings else None,
+        )
         scores = BASELINES[str(arm.baseline)].score(candidates, seed)
         if arm.deduplicate is not None:
             repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
@@ -176,6 +191,20 @@ class Choices:
                 overwrite=True,
                 **{**self._recipe.fields, "prompt_field": self._recipe.prompt_field, **given},
             )
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        device = {name: value for name, value in self._recipe.select.items() if name == "device"}
+        return Evidence(
+            self.directory / "evidence",
+            self._checkpoint,
+            self.pool,
+            self._validation,
+            (self._scenario.pool, self._scenario.validation),
+            {**self._recipe.fields, **device},
+            self._window,
+            lambda text: self._note(f"{self._scenario.name}: {text}"),
+        )
 
     @cached_property
     def _validation(self) -> Corpus:
