@@ -44,6 +44,8 @@ PRODUCT_ARMS: dict[str, dict[str, Any]] = {
     "energy": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True},
 }
 UNIQUE = (0.05, 0.2, 0.5, 1.0)
+REPLAY = (0.0, 0.25, 0.5, 0.7)
+LEADING = ("random", "path: drop over folds", "path + influence: ranks", "influence", "quality-classifier")
 
 
 @dataclass
@@ -129,15 +131,14 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
     from direct_anneal.compare.scenario import Choices, _load
 
     scenario = json.loads((carry / "scenarios.json").read_text())[name]
-    slug = name.replace("/", "-").replace(" ", "-")
     files = {role: tuple(str(carry / path) for path in scenario[role]) for role in ("pool", "validation", "held_out")}
-    target = Scenario(name=slug, target=tuple(scenario["target"]), **files)
+    target = Scenario(name=slug(name), target=tuple(scenario["target"]), **files)
     options = {"device": device, **({"batch_tokens": 16384} if device != "cpu" else {})}
     choosing = [Arm(name=arm, select=PRODUCT_ARMS[arm]) for arm in arms]
     influence = Arm(name="influence", baseline="influence")
     recipe = Recipe(model=str(work / "model"), scenarios=(target,), arms=(*choosing, influence), select=options)
-    choices = Choices(recipe, target, work / "scenarios" / slug, print)
-    path = work / "choices" / f"{slug}.npz"
+    choices = Choices(recipe, target, work / "scenarios" / slug(name), print)
+    path = work / "choices" / f"{slug(name)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
 
@@ -197,12 +198,65 @@ class Cell:
         return self.scenario, self.arm, self.replay, self.seed, self.fraction
 
 
-def windows_of(
-    corpus: Any, rows: NDArray[np.int64], replay: float, count: int, separator: int | None, seed: int
-) -> NDArray[np.uint16]:
-    from streams import stream
+def open_corpus(carry: Path, work: Path, name: str, role: str, model: Path) -> Any:
+    """A scenario's pool or validation set; tokens lie in WORK, and are used again."""
+    from direct_anneal.data import Fields, TokenLayout, expand, prepare
+    from direct_anneal.model.checkpoint import Checkpoint
 
-    return stream(corpus, rows, replay=replay, num_windows=count, window=WINDOW, separator=separator, seed=seed)
+    checkpoint = Checkpoint(str(model))
+    scenario = json.loads((carry / "scenarios.json").read_text())[name]
+    return prepare(
+        expand(
+            [str(carry / path) for path in scenario[role]],
+            role,
+            TokenLayout.of(checkpoint.vocab_size, checkpoint.separator),
+        ),
+        role=role,
+        fields=Fields(),
+        load_tokenizer=checkpoint.load_tokenizer,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+        vocab_size=checkpoint.vocab_size,
+        max_length=WINDOW,
+        directory=work / "corpora" / slug(name) / role,
+    )
+
+
+def slug(name: str) -> str:
+    """A scenario's name as a file's."""
+    return name.replace("/", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The windows of one run, made in a worker that keeps the corpora it has opened."""
+
+    carry: Path
+    work: Path
+    model: Path
+    scenario: str
+    rows: NDArray[np.int64]
+    replay: float
+    count: int
+    separator: int | None
+    seed: int
+
+    def windows(self) -> NDArray[np.uint16]:
+        from streams import stream
+
+        if self.scenario not in _OPENED:
+            _OPENED[self.scenario] = open_corpus(self.carry, self.work, self.scenario, "pool", self.model)
+        return stream(
+            _OPENED[self.scenario],
+            self.rows,
+            replay=self.replay,
+            num_windows=self.count,
+            window=WINDOW,
+            separator=self.separator,
+            seed=self.seed,
+        )
+
+
+_OPENED: dict[str, Any] = {}
 
 
 class Bench:
@@ -212,34 +266,17 @@ class Bench:
         from stacked import Text
 
         from direct_anneal.baselines import Candidates
-        from direct_anneal.data import Fields, TokenLayout, expand, prepare
         from direct_anneal.model.checkpoint import Checkpoint
 
-        checkpoint = Checkpoint(str(model))
         self.name, self.carry, self.work = name, carry, work
         self.scenario = json.loads((carry / "scenarios.json").read_text())[name]
-        slug = name.replace("/", "-").replace(" ", "-")
-        self.choices_path = work / "choices" / f"{slug}.npz"
-        layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
-        corpora = [
-            prepare(
-                expand([str(carry / path) for path in self.scenario[role]], role, layout),
-                role=role,
-                fields=Fields(),
-                load_tokenizer=checkpoint.load_tokenizer,
-                tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
-                vocab_size=checkpoint.vocab_size,
-                max_length=WINDOW,
-                directory=work / "corpora" / slug / role,
-            )
-            for role in ("pool", "validation")
-        ]
-        self.pool, self.validation = corpora
+        self.choices_path = work / "choices" / f"{slug(name)}.npz"
+        self.pool, self.validation = (open_corpus(carry, work, name, role, model) for role in ("pool", "validation"))
         self.candidates = Candidates(self.pool, self.validation, "text", None)
         self.domains = np.array(self.pool.index["domain"].to_pylist(), dtype=object)
         self.budget = max(2, round(FRACTION * int(self.pool.num_tokens.sum())))
         self.steps = max(1, round(TOKENS / FRACTION * self.budget / (BATCH * WINDOW)))
-        tokenizer = checkpoint.load_tokenizer()
+        tokenizer = Checkpoint(str(model)).load_tokenizer()
         records = [json.loads(line) for path in self.scenario["held_out"] for line in _lines(carry / path)]
         if limit:
             counts: dict[str, int] = {}
@@ -413,35 +450,38 @@ def rounds(benches: dict[str, Bench], seeds: int) -> Iterator[tuple[str, list[Ce
     tests = [name for name in benches if name.startswith("test/")]
     others = [name for name in benches if not name.startswith("test/")]
     few, many = range(min(2, seeds)), range(seeds)
-    plan = [
-        (others, few, (0.0, 0.5)),
-        (tests, few, (0.0, 0.5)),
-        (tests, many, (0.0, 0.5)),
-        (tests, many, (0.0, 0.25, 0.5, 0.7)),
-        (others, many, (0.0, 0.25, 0.5, 0.7)),
-    ]
-    for names, of_seeds, shares in plan:
-        for name in names:
-            yield (
-                name,
-                [
-                    Cell(name, arm, share if arm != "whole pool" else 0.0, seed)
-                    for seed in of_seeds
-                    for share in shares
-                    for arm in benches[name].arms()
-                    if arm != "whole pool" or share == 0.0
-                ],
-            )
-    leading = ("random", "path + influence: ranks", "path: drop over folds", "influence", "quality-classifier", "dsir")
+    for names, of_seeds, shares in ((others, few, (0.0, 0.5)), (tests, few, (0.0, 0.5)), (tests, many, (0.0, 0.5))):
+        yield from _crossed(benches, names, of_seeds, shares)
+    leading = (
+        "random",
+        "path + influence: ranks",
+        "path: drop over folds",
+        "default",
+        "influence",
+        "quality-classifier",
+    )
     for name in tests:
+        arms = [arm for arm in leading if arm in benches[name].arms() and arm not in benches[name].rows]
+        cells = [Cell(name, arm, 0.0, seed, share) for seed in few for share in UNIQUE for arm in arms]
+        yield name, cells
+    for names, of_seeds, shares in ((tests, many, REPLAY), (others, many, REPLAY)):
+        yield from _crossed(benches, names, of_seeds, shares)
+
+
+def _crossed(
+    benches: dict[str, Bench], names: list[str], seeds: range, shares: tuple[float, ...]
+) -> Iterator[tuple[str, list[Cell]]]:
+    """Every arm at every seed and share; the whole pool with more of itself beside it is the same run again."""
+    for name in names:
+        arms = benches[name].arms()
         yield (
             name,
             [
-                Cell(name, arm, 0.0, seed, fraction)
-                for seed in few
-                for fraction in UNIQUE
-                for arm in leading
-                if arm in benches[name].arms()
+                Cell(name, arm, share, seed)
+                for seed in seeds
+                for share in shares
+                for arm in arms
+                if arm != "whole pool" or share == 0.0
             ],
         )
 
@@ -460,7 +500,7 @@ def run(given: argparse.Namespace) -> None:
     device: str = given.device
     torch.set_num_threads(max(1, given.threads))
     if device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
     given.out.mkdir(parents=True, exist_ok=True)
     carry, work = given.carry.resolve(), given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -527,11 +567,42 @@ def run(given: argparse.Namespace) -> None:
             rows = [bench.chosen(cell) for cell in cells]
             futures = [
                 pool.submit(
-                    windows_of, bench.pool, r, cell.replay, bench.steps * BATCH, checkpoint.separator, cell.seed
+                    Packing(
+                        carry,
+                        work,
+                        start,
+                        cell.scenario,
+                        r,
+                        cell.replay,
+                        bench.steps * BATCH,
+                        checkpoint.separator,
+                        cell.seed,
+                    ).windows
                 )
                 for cell, r in zip(cells, rows, strict=True)
             ]
             ahead.append((cells, rows, futures))
+
+        def work_off(cells: list[Cell], rows: list[Any], windows: Any, bench: Bench) -> float:
+            """Train, score and write a stack; one that does not fit is cut in two."""
+            begun = time.monotonic()
+            try:
+                of = stacked(weights, len(cells))
+                train(model, of, windows, training, batch=BATCH, moments=moments)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                trained = time.monotonic() - begun
+                found = evaluated(of, bench)
+            except torch.OutOfMemoryError:
+                if len(cells) == 1:
+                    raise
+                clock.say(f"{len(cells)} runs do not fit side by side")
+                half = len(cells) // 2
+                return work_off(cells[:half], rows[:half], windows[:half], bench) + work_off(
+                    cells[half:], rows[half:], windows[half:], bench
+                )
+            keep(bench.lines(cells, rows, *found, trained, given.name))
+            return trained
 
         for _ in range(3):
             fetch()
@@ -544,13 +615,7 @@ def run(given: argparse.Namespace) -> None:
             bench = benches[cells[0].scenario]
             windows = np.stack([future.result() for future in futures])
             waited = time.monotonic() - begun
-            of = stacked(weights, len(cells))
-            train(model, of, windows, training, batch=BATCH, moments=moments)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            trained = time.monotonic() - begun - waited
-            found = evaluated(of, bench)
-            keep(bench.lines(cells, rows, *found, trained, given.name))
+            trained = work_off(cells, rows, windows, bench)
             count += len(cells)
             took = time.monotonic() - begun
             longest = max(longest, took)
@@ -618,7 +683,7 @@ def _begin_choosers(
     waiting, running = list(names), dict[str, subprocess.Popen[bytes]]()
 
     def begin(name: str) -> None:
-        log = (work / f"{name.replace('/', '-').replace(' ', '-')}.log").open("w")
+        log = (work / f"{slug(name)}.log").open("w")
         arms = list(PRODUCT_ARMS) if name.startswith("test/") else [arm for arm in PRODUCT_ARMS if arm != "energy"]
         command = [sys.executable, __file__, "choose", "--carry", carry, "--work", work, "--name", name]
         command += ["--device", given.device, "--arms", *arms]
@@ -670,12 +735,11 @@ def _stacks(planned: Iterator[tuple[str, list[Cell]]], done: set[Any], size: int
 def _save_scores(benches: dict[str, Bench], out: Path) -> None:
     """Every arm's scores and ids, to look at later."""
     for name, bench in benches.items():
-        slug = name.replace("/", "-").replace(" ", "-")
         ids = np.array(bench.pool.index["id"].to_pylist())
         paths = {f"loss:{key}": value for key, value in vars(bench.paths).items()}
         chosen = {f"rows:{key}": rows for key, rows in bench.rows.items()}
         np.savez_compressed(
-            out / f"scores-{slug}.npz",
+            out / f"scores-{slug(name)}.npz",
             ids=ids,
             distinct=bench.distinct,
             **{f"score:{key}": value.astype(np.float32) for key, value in bench.scores.items()},

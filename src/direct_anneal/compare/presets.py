@@ -1,0 +1,180 @@
+"""A recipe from a finished `select` run: is its way of choosing worth its place?
+
+Half of the validation documents are seen by the arms, the other half is scored, so that no arm is judged on what it
+chose by. A sample of the pool stays out of every arm's reach and shows what is forgotten. Beside the run's own options
+stand random documents, the reference, and the whole pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts
+from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import replacing
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.selection import SelectConfig
+from direct_anneal.train.pipeline import load_optimizer_state
+
+PresetName = Literal["quick", "standard"]
+
+TARGET = "target"  # domain of the validation documents
+OPTIMIZER = "optimizer.pt"
+_RATE = 3e-4  # where the checkpoint says nothing of its own
+_FEWEST_VALIDATION = 8
+# Options of a run that say where and how, not what is chosen; the comparison sets them itself.
+_NOT_OF_AN_ARM = {"model", "pool", "validation", "out", "overwrite", "num_samples", "num_tokens", "fraction"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run.
+
+    Attributes:
+        pool: documents to choose from at most, a random sample of the run's.
+        general: documents of the pool that show what is forgotten.
+        seeds, replay: as in a recipe.
+    """
+
+    pool: int
+    general: int
+    seeds: tuple[int, ...]
+    replay: tuple[float, ...]
+
+
+PRESETS: dict[PresetName, Preset] = {
+    "quick": Preset(pool=2000, general=200, seeds=(0, 1, 2), replay=(0.0, 0.5)),
+    "standard": Preset(pool=20_000, general=1000, seeds=(0, 1, 2, 3, 4), replay=(0.0, 0.25, 0.5, 0.7)),
+}
+
+
+def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
+    """Write OUT/recipe.yaml and its documents from a finished run of `select`; the same run gives the same bytes.
+
+    Raises:
+        InputError: there is no finished run, its documents are no text, or there are too few of them.
+    """
+    manifest = _manifest(run)
+    asked: dict[str, Any] = manifest["config"]
+    size = PRESETS[preset]
+    checkpoint = Checkpoint(asked["model"])
+    names = Fields(text=asked["text_field"], id=asked["id_field"], domain=asked["domain_field"])
+    files = out / "documents"
+    documents = {}
+    for role in ("pool", "validation"):
+        corpus = prepare(
+            expand(tuple(asked[role]), role, TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)),
+            role=role,
+            fields=names,
+            load_tokenizer=checkpoint.load_tokenizer,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
+            vocab_size=checkpoint.vocab_size,
+            max_length=asked["max_length"],
+            directory=files / "corpus" / role,
+        )
+        most = size.pool + size.general if role == "pool" else corpus.num_samples
+        documents[role] = _records(corpus, names.text, most)
+    validation, pool = documents["validation"], documents["pool"]
+    if len(validation) < _FEWEST_VALIDATION:
+        raise InputError(
+            subject="the run's validation set",
+            must=f"have at least {_FEWEST_VALIDATION} documents, of which half are scored",
+            got=f"but has {len(validation)}",
+            do="write a recipe by hand, with held-out documents of your own",
+        )
+    seen, scored = validation[::2], [{**record, "domain": TARGET} for record in validation[1::2]]
+    count = min(size.general, len(pool) // 5)
+    general = [{**record, "domain": _general(record["domain"])} for record in pool[:count]]
+    if not general:
+        raise InputError(subject="the run's pool", must="have at least 5 documents", got=f"but has {len(pool)}")
+    parts = {"pool": pool[count:], "validation": seen, "held_out": scored + general}
+    scenario = {role: [str(_write(files / f"{role}.jsonl", records))] for role, records in parts.items()}
+    content = {
+        "model": str(checkpoint.directory),
+        "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
+        "arms": {
+            "random": {"baseline": "random"},
+            "selection": {"select": _options_of_arm(asked)},
+            "whole-pool": {"baseline": "whole-pool"},
+        },
+        "seeds": list(size.seeds),
+        "fractions": [_fraction(manifest)],
+        "replay": list(size.replay),
+        "select": {"max_length": asked["max_length"], "device": asked["device"]},
+        "anneal": {**_annealing(checkpoint), "device": asked["device"]},
+    }
+    path = out / "recipe.yaml"
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((run / "manifest.json").read_bytes())
+        manifest["config"]["validation"], manifest["composition"]["domains"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            subject="--from",
+            must="be the directory of a finished run of select",
+            got=f"but {run} has no manifest of one",
+            do="let select finish there, or write a recipe by hand",
+        ) from error
+    return manifest
+
+
+def _records(corpus: Corpus, text_field: Any, most: int) -> list[dict[str, Any]]:
+    """At most so many documents, in the order of hashes of their ids."""
+    ids, domains = corpus.index["id"].to_pylist(), corpus.index["domain"].to_pylist()
+    order = sorted(range(len(ids)), key=lambda i: hashlib.blake2b(ids[i].encode(), digest_size=16).digest())
+    kept = set(order[:most])
+    found = {i: text for i, text in enumerate(texts(corpus, text_field)) if i in kept}
+    return [{"id": ids[i], "domain": domains[i], "text": found[i]} for i in order[:most]]
+
+
+def _general(domain: str) -> str:
+    return f"{domain} (pool)" if domain == TARGET else domain
+
+
+def _write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """Write one object a line. A file that is right is left alone: its time of change is part of what goes on."""
+    content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return path
+
+
+def _fraction(manifest: dict[str, Any]) -> float:
+    """The share of the pool's tokens that the run chose."""
+    composition = manifest["composition"]["domains"]
+    chosen = sum(domain["selected_tokens"] for domain in composition.values())
+    return round(min(1.0, max(chosen / sum(domain["pool_tokens"] for domain in composition.values()), 1e-4)), 4)
+
+
+def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:
+    """The run's options that its choice depends on, but for those that name documents or are their defaults."""
+    plain = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
+    left_out = _NOT_OF_AN_ARM | {"text_field", "id_field", "domain_field", "prompt_field", "max_length", "device"}
+    left_out |= {"force_in", "force_out", "features", "engine", "workers", "ray_address", "batch_tokens"}
+    return {
+        name: value for name, value in asked.items() if name not in left_out and name in plain and value != plain[name]
+    }
+
+
+def _annealing(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Rate and moments of the stable phase where the checkpoint has them."""
+    if not (checkpoint.directory / OPTIMIZER).exists():
+        return {"learning_rate": _RATE, "optimizer_state": "fresh"}
+    groups = load_optimizer_state(checkpoint.directory).get("param_groups", [])
+    rate = max((float(group.get("lr", 0.0)) for group in groups), default=0.0)
+    return {"learning_rate": rate if 0 < rate < 10 else _RATE, "optimizer_state": "kept"}

@@ -1,0 +1,61 @@
+"""Recipes written from a run of `select`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from direct_anneal.compare import read_recipe
+from direct_anneal.compare.presets import TARGET, write_recipe
+from direct_anneal.errors import InputError
+from direct_anneal.selection import select_documents
+from selection.tiny import SKETCH_SIZE, documents, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    write_jsonl(directory / "pool.jsonl", documents(40, seed=31, prefix="p"))
+    write_jsonl(directory / "validation.jsonl", documents(12, seed=32, prefix="v", domains=("prose",)))
+    out = directory / "out"
+    select_documents(
+        model=str(checkpoint),
+        pool=str(directory / "pool.jsonl"),
+        validation=str(directory / "validation.jsonl"),
+        out=out,
+        fraction=0.25,
+        objective="descent",
+        sketch_size=SKETCH_SIZE,
+        report=False,
+    )
+    return out
+
+
+def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(run, "quick", tmp_path))
+    (scenario,) = recipe.scenarios
+    parts = {
+        role: [json.loads(line) for path in getattr(scenario, role) for line in Path(path).read_text().splitlines()]
+        for role in ("pool", "validation", "held_out")
+    }
+    ids = {role: {record["id"] for record in records} for role, records in parts.items()}
+    assert not ids["held_out"] & (ids["pool"] | ids["validation"])
+    assert len(ids["pool"] | ids["validation"] | ids["held_out"]) == 52
+    assert {record["domain"] for record in parts["held_out"]} > {TARGET}
+    assert scenario.target == (TARGET,)
+    arms = {arm.name: arm for arm in recipe.arms}
+    assert list(arms) == ["random", "selection", "whole-pool"]
+    assert arms["selection"].select["objective"] == "descent"
+    assert arms["selection"].select["sketch_size"] == SKETCH_SIZE
+    assert recipe.fractions[0] == pytest.approx(0.25, abs=0.1)
+    again = tmp_path / "recipe.yaml"
+    before = again.read_bytes()
+    write_recipe(run, "quick", tmp_path)
+    assert again.read_bytes() == before
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a finished run of select"):
+        write_recipe(tmp_path, "quick", tmp_path / "out")
