@@ -406,7 +406,8 @@ class Bench:
                 "selection_seconds": round(self.seconds.get(cell.arm, self.path_seconds), 3),
             }
             if self.items:
-                line["accuracy"] = {target[0]: _accuracy(self.items, answer_nats[run])}
+                line["accuracy"] = _accuracy(self.items, answer_nats[run])
+                line["chance"] = sum(1 / len(sizes) for _, sizes in self.items) / len(self.items)
             if len(rows):
                 names, counts = np.unique(self.domains[rows[run]], return_counts=True)
                 line["chosen_domains"] = dict(zip(names.tolist(), counts.tolist(), strict=True))
