@@ -10,7 +10,7 @@ import pytest
 from direct_anneal.compare import read_recipe
 from direct_anneal.compare.presets import TARGET, write_recipe
 from direct_anneal.errors import InputError
-from direct_anneal.selection import select_documents
+from direct_anneal.selection import select
 from selection.tiny import SKETCH_SIZE, documents, write_jsonl
 
 
@@ -20,7 +20,7 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(directory / "pool.jsonl", documents(40, seed=31, prefix="p"))
     write_jsonl(directory / "validation.jsonl", documents(12, seed=32, prefix="v", domains=("prose",)))
     out = directory / "out"
-    select_documents(
+    select(
         model=str(checkpoint),
         pool=str(directory / "pool.jsonl"),
         validation=str(directory / "validation.jsonl"),
@@ -28,7 +28,6 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fraction=0.25,
         objective="descent",
         sketch_size=SKETCH_SIZE,
-        report=False,
     )
     return out
 

@@ -11,12 +11,15 @@ from direct_anneal.config.files import CompareConfig
 
 def _compare(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.compare import compare, read_recipe
+    from direct_anneal.compare.presets import write_recipe
     from direct_anneal.compare.report import write_report, write_results
     from direct_anneal.report import try_report
 
     quieten_transformers()
     config = CompareConfig(**options)
-    recipe, out = read_recipe(config.recipe), Path(config.out)
+    out = Path(config.out)
+    path = config.recipe or write_recipe(Path(str(config.run)), config.preset, out)
+    recipe = read_recipe(path)
     lines = compare(recipe, out, workers=config.workers)
     text = write_results(recipe, lines, out)
     print(text)

@@ -20,7 +20,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         if each.meta.python_only:
             continue
         if each.meta.argument:
-            parser.add_argument(each.name, metavar=each.flag, help=_help(each))
+            optional = {} if each.required else {"nargs": "?", "default": argparse.SUPPRESS}
+            parser.add_argument(each.name, metavar=each.flag, help=_help(each), **optional)  # type: ignore[arg-type]
             continue
         name = each.meta.group or "options"
         if name not in groups:

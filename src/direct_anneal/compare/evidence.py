@@ -24,7 +24,7 @@ from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
-from direct_anneal.progress import Silent
+from direct_anneal.progress import Silent, showing
 from direct_anneal.train import anneal
 
 Array = NDArray[np.float64]
@@ -109,17 +109,18 @@ class Evidence:
         described = self._path.described
         if not (out / "annealing.json").exists():
             self.note(f"annealing the {name} model")
-            anneal(
-                model=str(model.directory),
-                data=tuple(files),
-                out=str(out),
-                num_tokens=max(1, round(described["passes"] * int(self.validation.num_tokens.sum()))),
-                learning_rate=described["learning_rate"],
-                batch_size=described["batch_size"],
-                max_length=described["window"],
-                weight_decay=0.0,
-                **self.options,
-            )
+            with showing(Silent()):
+                anneal(
+                    model=str(model.directory),
+                    data=tuple(files),
+                    out=str(out),
+                    num_tokens=max(1, round(described["passes"] * int(self.validation.num_tokens.sum()))),
+                    learning_rate=described["learning_rate"],
+                    batch_size=described["batch_size"],
+                    max_length=described["window"],
+                    weight_decay=0.0,
+                    **self.options,
+                )
         return Checkpoint(str(out))
 
     def _under(self, checkpoint: Checkpoint) -> Array:

@@ -8,8 +8,9 @@ from typing import Literal
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.shared import overwrite_option, trust_option
-from direct_anneal.config.types import OptionalBytes, PathText
+from direct_anneal.config.types import OptionalBytes, OptionalPath, PathText
 from direct_anneal.errors import InputError
+from direct_anneal.errors import option as named_option
 
 TrainerFormat = Literal["hf", "jsonl", "parquet", "olmo-core", "megatron", "nanotron", "mds"]
 
@@ -85,14 +86,32 @@ class CompareConfig:
         InputError: a value is out of range.
     """
 
-    recipe: PathText = option(kw_only=False, metavar="RECIPE", help="YAML file: model, scenarios, arms")
+    recipe: OptionalPath = option(
+        kw_only=False, default=None, metavar="RECIPE", help="YAML file: model, scenarios, arms; or --from"
+    )
     out: PathText = option(
         affects="nothing", metavar="DIR", help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there"
     )
+    run: OptionalPath = option(
+        default=None,
+        flag="--from",
+        metavar="RUN_DIR",
+        help="a finished select: its recipe is written below --out",
+    )
+    preset: Literal["quick", "standard"] = option(default="quick", help="how much is run of it")
     workers: int = option(default=1, affects="nothing", metavar="W", help="runs side by side")
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, "workers", "at least 1", self.workers)
+        if (self.recipe is None) == (self.run is None):
+            raise InputError(
+                subject="compare",
+                must="be given a recipe, or a finished run to write one from",
+                got="but has both" if self.run else "but has neither",
+                do=f"name one of them, the run with {named_option('run')}",
+            )
+        if self.run is None and self.preset != "quick":
+            raise InputError(field="preset", must="go with a run", got=self.preset, do="edit the recipe instead")
 
 
 @configuration
