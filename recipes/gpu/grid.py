@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -348,11 +349,9 @@ class Bench:
             fine = (self.distinct > 0.7) & (start < np.nanmedian(start) + 2.5 * spread)
             self.scores["path + influence: ranks, guarded"] = np.where(fine, both, np.nan)
             self.scores["path: drop, guarded"] = np.where(fine, ranks(self.paths.start - self.paths.folds), np.nan)
-        self.rows = {
-            name.removeprefix("rows:"): rows
-            for name, rows in found.items()
-            if name.startswith("rows:") and not name.endswith(":seconds")
-        }
+        own = [key for key in found if key.startswith("rows:") and not key.endswith(":seconds")]
+        self.rows = {key.removeprefix("rows:"): found[key] for key in own}
+        self.seconds |= {key.removeprefix("rows:"): float(found[f"{key}:seconds"]) for key in own}
         return "done" in found
 
     def arms(self) -> list[str]:
@@ -376,6 +375,11 @@ class Bench:
             scores = self.scores[cell.arm]
         total = int(self.pool.num_tokens.sum())
         return np.flatnonzero(take(scores, self.candidates, num_tokens=max(2, round(cell.fraction * total))))
+
+    def _selection_seconds(self, arm: str) -> float:
+        """What an arm's choice took: its walks of all paths together, the package's own process, or nothing."""
+        walked = self.path_seconds if arm.startswith(("path", "conditional")) else 0.0
+        return walked + self.seconds.get("influence" if "influence" in arm else arm, 0.0)
 
     def lines(
         self, cells: list[Cell], rows: list[NDArray[np.int64]], nats: Any, answer_nats: Any, seconds: float, model: str
@@ -403,7 +407,7 @@ class Bench:
                 "domain_bpb": by_domain,
                 "training_seconds": round(seconds / len(cells), 3),
                 "trained_tokens": self.steps * BATCH * WINDOW if cell.arm != "before" else 0,
-                "selection_seconds": round(self.seconds.get(cell.arm, self.path_seconds), 3),
+                "selection_seconds": round(self._selection_seconds(cell.arm), 3),
             }
             if self.items:
                 line["accuracy"] = _accuracy(self.items, answer_nats[run])
@@ -528,8 +532,12 @@ def run(given: argparse.Namespace) -> None:
     with ProcessPoolExecutor(given.processes, mp_context=context) as pool, results.open("a") as stream:
         opened = {name: pool.submit(Bench, carry, work, name, start, given.limit) for name in names}
         for name in names:
-            bench = opened[name].result()
-            bench.score(model, weights, checkpoint.separator, path_training, given.score_tokens)
+            try:
+                bench = opened[name].result()
+                bench.score(model, weights, checkpoint.separator, path_training, given.score_tokens)
+            except Exception as error:  # one scenario that fails must not take the others along
+                clock.say(f"{name} failed: {error!r}")
+                continue
             benches[name] = bench
             clock.say(f"{name}: {bench.pool.num_samples} documents scored along paths")
 
@@ -630,9 +638,10 @@ def run(given: argparse.Namespace) -> None:
     for process in choosers.values():
         if process.poll() is None:
             process.kill()
-    _save_scores(benches, given.out)
-    if (start / "optimizer.pt").exists() and (carry / "stable.npz").exists():
-        shutil.copytree(start, given.out / "model", dirs_exist_ok=True)
+    _save_scores(benches, given.out / "scores.npz")
+    if (carry / "stable.npz").exists():
+        with tarfile.open(given.out / "model.tar.gz", "w:gz") as archive:  # few files come back from some machines
+            archive.add(start, "stable-1m")
     logs = [f"== {path.stem}\n{path.read_text()[-3000:]}\n" for path in sorted(work.glob("*.log"))]
     (given.out / "logs.txt").write_text("".join(logs))
     clock.say(f"{count} runs, {len(done)} lines in {results}")
@@ -733,20 +742,19 @@ def _stacks(planned: Iterator[tuple[str, list[Cell]]], done: set[Any], size: int
             yield missing[part * len(missing) // parts : (part + 1) * len(missing) // parts]
 
 
-def _save_scores(benches: dict[str, Bench], out: Path) -> None:
-    """Every arm's scores and ids, to look at later."""
+def _save_scores(benches: dict[str, Bench], path: Path) -> None:
+    """Every arm's scores, choices and the pool's losses, to look at later: one file."""
+    found: dict[str, Any] = {}
     for name, bench in benches.items():
-        ids = np.array(bench.pool.index["id"].to_pylist())
-        paths = {f"loss:{key}": value for key, value in vars(bench.paths).items()}
-        chosen = {f"rows:{key}": rows for key, rows in bench.rows.items()}
-        np.savez_compressed(
-            out / f"scores-{slug(name)}.npz",
-            ids=ids,
-            distinct=bench.distinct,
-            **{f"score:{key}": value.astype(np.float32) for key, value in bench.scores.items()},
-            **paths,
-            **chosen,
-        )
+        found[f"{name}|ids"] = np.array(bench.pool.index["id"].to_pylist())
+        found[f"{name}|distinct"] = bench.distinct.astype(np.float32)
+        for key, value in vars(bench.paths).items():
+            found[f"{name}|loss:{key}"] = value.astype(np.float32)
+        for key, value in bench.scores.items():
+            found[f"{name}|score:{key}"] = value.astype(np.float32)
+        for key, rows in bench.rows.items():
+            found[f"{name}|rows:{key}"] = rows.astype(np.int32)
+    np.savez_compressed(path, **found)
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -167,8 +167,8 @@ def train(
     device = weights[names[0]].device.type
     runs, steps = windows.shape[0], windows.shape[1] // batch
     if moments is None:
-        first, second, done = ({name: torch.zeros_like(value) for name, value in weights.items()} for _ in "12"), 0, 0.0
-        first, second = tuple(first)
+        first, second = ({name: torch.zeros_like(value) for name, value in weights.items()} for _ in range(2))
+        done = 0.0
     else:
         first, second, done = stacked(moments[0], runs), stacked(moments[1], runs), moments[2]
     for name in names:
