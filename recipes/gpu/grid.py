@@ -129,7 +129,7 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
     """Write WORK/choices/NAME.npz: the rows that the package's arms choose, and scores of its baselines."""
     from direct_anneal.baselines import BASELINES, Candidates
     from direct_anneal.compare.config import Arm, Recipe, Scenario
-    from direct_anneal.compare.scenario import Choices, _load
+    from direct_anneal.compare.scenario import Choices
 
     scenario = json.loads((carry / "scenarios.json").read_text())[name]
     files = {role: tuple(str(carry / path) for path in scenario[role]) for role in ("pool", "validation", "held_out")}
@@ -152,15 +152,12 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
     ids = np.array(choices.pool.index["id"].to_pylist(), dtype=object)
     for baseline in ("quality-classifier", "dsir"):
         started = time.monotonic()
-        candidates = Candidates(choices.pool, choices._validation, "text", None)
+        candidates = Candidates(choices.pool, choices.validation, "text", None)
         keep(f"score:{baseline}", BASELINES[baseline].score(candidates, 0), time.monotonic() - started)
     started = time.monotonic()
-    features = choices._with_features(influence)
-    gradients = (
-        _load(features / "features" / "pool", choices.pool),
-        _load(features / "features" / "validation", choices._validation),
-    )
-    candidates = Candidates(choices.pool, choices._validation, "text", gradients)
+    features = choices.with_features(influence)
+    gradients = choices.gradients(features)
+    candidates = Candidates(choices.pool, choices.validation, "text", gradients)
     keep("score:influence", BASELINES["influence"].score(candidates, 0), time.monotonic() - started)
     for arm in choosing:
         try:

@@ -56,5 +56,5 @@ def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a finished run of select"):
+    with pytest.raises(InputError, match="run"):
         write_recipe(tmp_path, "quick", tmp_path / "out")

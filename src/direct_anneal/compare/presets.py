@@ -20,6 +20,7 @@ from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, tex
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import SelectConfig
 from direct_anneal.train.pipeline import load_optimizer_state
 
@@ -61,7 +62,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     Raises:
         InputError: there is no finished run, its documents are no text, or there are too few of them.
     """
-    manifest = _manifest(run)
+    manifest = RunDir.open(run).manifest
     asked: dict[str, Any] = manifest["config"]
     size = PRESETS[preset]
     checkpoint = Checkpoint(asked["model"])
@@ -115,20 +116,6 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
-
-
-def _manifest(run: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((run / "manifest.json").read_bytes())
-        manifest["config"]["validation"], manifest["composition"]["domains"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            subject="--from",
-            must="be the directory of a finished run of select",
-            got=f"but {run} has no manifest of one",
-            do="let select finish there, or write a recipe by hand",
-        ) from error
-    return manifest
 
 
 def _records(corpus: Corpus, text_field: Any, most: int) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.data import Corpus, TokenLayout, expand, prepare, write_selected
 from direct_anneal.errors import InputError
+from direct_anneal.features import SketchedGradients
 from direct_anneal.io.atomic import replacing
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Silent, showing
@@ -90,7 +91,7 @@ class Choices:
         record = directory / "choice.json"
         if record.exists():
             return Choice(**json.loads(record.read_text(encoding="utf-8")))
-        features = self._with_features(arm) if arm.needs_gradients else None
+        features = self.with_features(arm) if arm.needs_gradients else None
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
         known_before = 0.0 if baseline is None else self._evidence.seconds(baseline)
@@ -105,10 +106,7 @@ class Choices:
             assert features is not None
             mask = self._by_select(arm, fraction, features)
         seconds = time.monotonic() - started + (0.0 if features is None else _seconds(features))
-        if arm.baseline in BASELINES and (
-            BASELINES[arm.baseline].needs_losses or BASELINES[arm.baseline].needs_embeddings
-        ):
-            seconds += known_before
+        seconds += known_before
         shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
         files = write_selected(self.pool, mask, directory)
         domains = Counter(np.array(self.pool.index["domain"].to_pylist(), dtype=object)[mask].tolist())
@@ -123,24 +121,26 @@ class Choices:
             temporary.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
         return choice
 
+    def gradients(self, features: Path) -> tuple[SketchedGradients, SketchedGradients]:
+        """Gradients of pool and validation set, from a run of `with_features`."""
+        run = RunDir.open(features)
+        return (
+            run.features("pool", ngrams=False, corpus=self.pool),
+            run.features("validation", ngrams=False, corpus=self.validation),
+        )
+
     def _by_baseline(self, arm: Arm, num_tokens: int, seed: int, features: Path | None) -> NDArray[np.bool_]:
-        gradients = None
-        if features is not None:
-            run = RunDir.open(features)
-            gradients = (
-                run.features("pool", ngrams=False, corpus=self.pool),
-                run.features("validation", ngrams=False, corpus=self._validation),
-            )
+        gradients = None if features is None else self.gradients(features)
         baseline = BASELINES[str(arm.baseline)]
         candidates = Candidates(
             self.pool,
-            self._validation,
+            self.validation,
             self._recipe.text_field,
             gradients,
             self._evidence.losses(baseline.needs_losses) if baseline.needs_losses else None,
             self._evidence.hidden_states() if baseline.needs_embeddings else None,
         )
-        scores = BASELINES[str(arm.baseline)].score(candidates, seed)
+        scores = baseline.score(candidates, seed)
         if arm.deduplicate is not None:
             repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
             scores = np.where(repeated, np.nan, scores)
@@ -148,7 +148,7 @@ class Choices:
 
     def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
         """As many of the ids, in their order, as fit."""
-        candidates = Candidates(self.pool, self._validation, self._recipe.text_field, None)
+        candidates = Candidates(self.pool, self.validation, self._recipe.text_field, None)
         places = {name: place for place, name in enumerate(ids)}
         scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
         if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
@@ -166,7 +166,7 @@ class Choices:
         chosen = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
         return self._best_first(arm, chosen, self.budget(fraction))
 
-    def _with_features(self, arm: Arm) -> Path:
+    def with_features(self, arm: Arm) -> Path:
         """A run of `select` with the features that the arm's options ask for, complete."""
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
         defining = dict(sketch)
@@ -199,7 +199,7 @@ class Choices:
             self.directory / "evidence",
             self._checkpoint,
             self.pool,
-            self._validation,
+            self.validation,
             (self._scenario.pool, self._scenario.validation),
             {**self._recipe.fields, **device},
             self._window,
@@ -207,7 +207,8 @@ class Choices:
         )
 
     @cached_property
-    def _validation(self) -> Corpus:
+    def validation(self) -> Corpus:
+        """M documents that selection sees."""
         return self._read("validation", self._scenario.validation)
 
     def _read(self, role: str, patterns: tuple[str, ...]) -> Corpus:
