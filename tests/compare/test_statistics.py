@@ -82,7 +82,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
 
 def test_others_leave_out_the_target_and_what_is_set_aside() -> None:
     domains = {"a": 1.0, "b": 2.0, "c": 4.0, "a (whole)": 9.0}
-    old = line("random", 0, 1.0, domain_bpb=domains, target=["a"], aside=["a (whole)"])
+    old = {**line("random", 0, 1.0, domain_bpb=domains, aside=["a (whole)"]), "target": ["a"]}
     (row,) = table([old], "random")
     assert row.others == 3.0
     (row,) = table([{**old, "others_bpb": 2.5}], "random")

@@ -47,14 +47,14 @@ def algorithm_2(
     flat = pool - along @ vectors[:, :stiff].T
     least = float(np.sort(cost)[:num_selected].sum())
     budget = budget_ratio * float(cost.mean()) * num_selected
-    weights = np.full(len(pool), num_selected / len(pool))
+    weights: NDArray[np.float64] = np.full(len(pool), num_selected / len(pool))
     value = -np.inf
     for _ in range(ROUNDS):
         moved = flat.T @ weights
         if float(moved @ moved) <= value * (1 + RTOL):
             break
         value = float(moved @ moved)
-        weights = linprog(
+        found = linprog(
             -2 * flat @ moved,
             A_ub=cost[None],
             b_ub=[budget if budget >= least else 1.1 * least],
@@ -62,5 +62,7 @@ def algorithm_2(
             b_eq=[num_selected],
             bounds=(0, 1),
             method="highs",
-        ).x
+        )
+        assert found.x is not None, found.message  # the budget is one that some weights meet
+        weights = found.x
     return weights

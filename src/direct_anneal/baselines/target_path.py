@@ -14,4 +14,6 @@ from direct_anneal.baselines.candidates import Candidates
 def target_path(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
     """(ℓ(θ_s) − ℓ(θ_T)) / ℓ(θ_s), (N,); NaN where the checkpoint's loss is 0."""
     start, end = candidates.losses("start"), candidates.losses("target")
-    return np.divide(start - end, start, out=np.full(len(start), np.nan), where=start > 0)
+    relative: NDArray[np.float64] = np.full(len(start), np.nan)
+    np.divide(start - end, start, out=relative, where=start > 0)
+    return relative

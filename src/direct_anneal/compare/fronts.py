@@ -57,8 +57,8 @@ def fronts(lines: Sequence[Line], reference: str) -> list[Front]:
                 continue
             difference = None
             if arm != reference and reference in areas:
-                seeds = sorted(set(own) & set(areas[reference]))
-                difference = paired([own[seed] for seed in seeds], [areas[reference][seed] for seed in seeds])
+                both = sorted(set(own) & set(areas[reference]))
+                difference = paired([own[seed] for seed in both], [areas[reference][seed] for seed in both])
             points = tuple((replay, *_mean_point(seeds)) for replay, seeds in sorted(by_replay[arm].items()))
             area = sum(own.values()) / len(own)
             group.append(Front(scenario, model, fraction, arm, points, area, difference))

@@ -144,8 +144,10 @@ def _write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 def _fraction(manifest: dict[str, Any]) -> float:
     """The share of the pool's tokens that the run chose."""
     composition = manifest["composition"]["domains"]
-    chosen = sum(domain["selected_tokens"] for domain in composition.values())
-    return round(min(1.0, max(chosen / sum(domain["pool_tokens"] for domain in composition.values()), 1e-4)), 4)
+    chosen, pool = (
+        sum(int(domain[role]) for domain in composition.values()) for role in ("selected_tokens", "pool_tokens")
+    )
+    return round(min(1.0, max(chosen / pool, 1e-4)), 4)
 
 
 def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:

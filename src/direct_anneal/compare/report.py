@@ -86,7 +86,7 @@ def write_report(directory: Path) -> Path:
         raise InputError(f"a report needs at least one annealed arm, but {directory} has none yet: let compare go on")
     shown = [_shown(number, group, recipe["reference"]) for number, group in enumerate(groups)]
     judged = verdicts(lines, against_of(recipe), recipe.get("guard", GUARD))
-    content = {"recipe": recipe, "groups": shown, "doubts": _doubts(recipe, groups), "lines": lines}
+    content: dict[str, Any] = {"recipe": recipe, "groups": shown, "doubts": _doubts(recipe, groups), "lines": lines}
     content |= {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
     return page.write_page(directory, page.render("comparison.html", **content))
 
