@@ -295,7 +295,7 @@ class TestRecipes:
             ("arms/odd", {"select": {"fraction": 0.1}}, "unknown fraction"),
             ("arms/odd", {"select": {}, "deduplicate": "exact"}, "goes with baselines"),
             ("arms/odd", {"baseline": "random", "deduplicate": "fuzzy"}, "exact or minhash"),
-            ("arms/direct", {"select": {"elbow": 2.0}}, "--elbow must be in"),
+            ("arms/direct", {"select": {"elbow": 2.0}}, "elbow must be in"),
             ("arms/before", {"baseline": "random"}, "no arm may be called 'before'"),
             ("reference", "nobody", "reference must be one of the arms"),
             ("seeds", [0, 0], "each once"),
@@ -303,7 +303,7 @@ class TestRecipes:
             ("fractions", [1.5], "in (0, 1]"),
             ("epochs", 0, "epochs must be above 0"),
             ("threads", 0, "threads must be"),
-            ("anneal/learning_rate", "1e-3", "--learning-rate must be a number"),
+            ("anneal/learning_rate", "1e-3", "learning_rate must be a number"),
             ("anneal/epochs", 2, "unknown epochs"),
             ("scenarios/one/pool", [], "must name its pool"),
             ("scenarios/one/extra", "x", "unknown extra"),
@@ -312,8 +312,8 @@ class TestRecipes:
             ("current", "nobody", "current must be one of the arms"),
             ("guard", -1, "guard must be at least 0"),
             ("scenarios/one/aside", ["prose"], "must leave out the target's domains"),
-            ("model", None, "--model"),
-            ("text_field", 5, "--text-field must be a text or a list of texts"),
+            ("model", None, "model must be a text"),
+            ("text_field", 5, "text_field must be a text or a list of texts"),
         ],
     )
     def test_refused_before_anything_runs(
