@@ -16,7 +16,7 @@ from direct_anneal.data.preparation import check_fields, prepare, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
 from direct_anneal.data.texts import chosen_records, texts, texts_at
-from direct_anneal.data.write import check_writable, write_selected
+from direct_anneal.data.write import check_writable, write_rows, write_selected
 
 __all__ = [
     "HEADERLESS",
@@ -41,5 +41,6 @@ __all__ = [
     "texts_at",
     "value_of",
     "write_dataset_state",
+    "write_rows",
     "write_selected",
 ]

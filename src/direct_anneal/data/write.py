@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from direct_anneal.data.corpus import Corpus
-from direct_anneal.data.formats import FORMATS, Choice
+from direct_anneal.data.fields import TOKENS_FIELD
+from direct_anneal.data.formats import FORMATS, BadRecord, Choice
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
 
@@ -73,6 +74,32 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
         format.write(choices[name], out_dir, corpus.vocab_size) for name, format in FORMATS.items() if name in choices
     )
     return [path for paths in written for path in paths]
+
+
+def write_rows(source: Source, state: State, rows: np.ndarray, out_dir: Path, vocab_size: int) -> list[Path]:
+    """Copies rows of one source, without a corpus, into `out_dir` as `selected.<the source's own format>`.
+
+    Args:
+        state: of the source when the rows were chosen.
+        rows: (K,) int64, sorted.
+        vocab_size: of files of tokens.
+
+    Returns:
+        The outputs, every file.
+
+    Raises:
+        InputError: the source has changed.
+    """
+    tokens = (
+        record[TOKENS_FIELD]
+        for _, record in source.records_at(rows, (TOKENS_FIELD,))
+        if not isinstance(record, BadRecord)
+    )
+    choice = Choice(
+        path=source.path, rows=rows, tokens=tokens, check_unchanged=partial(_check_unchanged, source, state)
+    )
+    choice.check_unchanged()
+    return FORMATS[source.format].write([choice], out_dir, vocab_size)
 
 
 def _check_unchanged(source: Source, state: State) -> None:

@@ -62,6 +62,13 @@ class Scorer:
         return np.append(self.weights, np.int32(0))
 
     @property
+    def fingerprint(self) -> str:
+        """Equal for scorers that give equal scores."""
+        digest = hashlib.sha256(f"{FORMAT} {self.unit} {self.scale!r}".encode())
+        digest.update(self.weights.astype("<i4").tobytes() + self.lengths.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    @property
     def bits(self) -> int:
         """P = 2^bits."""
         return len(self.weights).bit_length() - 1

@@ -1,0 +1,146 @@
+"""The options of `score` and `merge`."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal
+
+from direct_anneal.config.option import configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.shared import DATA, MACHINE, overwrite_option
+from direct_anneal.config.types import Names, PathText, Texts
+from direct_anneal.errors import InputError
+from direct_anneal.errors import option as named
+
+_SIZE = "choice"
+
+
+@configuration
+class CutConfig:
+    """How much to choose by scores, and by how many processes.
+
+    At most one size is given: without one there are scores and no choice.
+
+    Raises:
+        InputError: a value is out of range, or more than one size is given.
+    """
+
+    fraction: float | None = option(
+        default=None, group=_SIZE, metavar="F", help="write the best documents: this share of them"
+    )
+    num_samples: int | None = option(default=None, group=_SIZE, metavar="K", help="so many of them instead")
+    num_tokens: int | None = option(
+        default=None,
+        group=_SIZE,
+        metavar="B",
+        help="so many tokens instead; of text about as many, by its bytes at the rate of the run that was distilled",
+    )
+    exact: bool = option(
+        default=False, group=_SIZE, help="cut at the very document, not at the edge of a bin of scores below the size"
+    )
+    workers: int | None = option(
+        default=None, unset="one a core", affects="nothing", group=MACHINE, metavar="W", help="processes"
+    )
+
+    def __post_init__(self) -> None:
+        sizes = {"fraction": self.fraction, "num_samples": self.num_samples, "num_tokens": self.num_tokens}
+        given = [name for name, size in sizes.items() if size is not None]
+        if len(given) > 1:
+            raise InputError(subject="the size of the choice", must="be given once", got=" and ".join(map(named, given)))
+        require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
+        require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
+        require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
+        require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
+        if self.exact and not given:
+            raise InputError(field="exact", must="come with a size", do=f"pass {named('fraction')}, too")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is to be chosen."""
+        return (self.num_samples, self.num_tokens, self.fraction) != (None, None, None)
+
+    @property
+    def num_workers(self) -> int:
+        """How many processes."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@configuration
+class ScoreConfig(CutConfig):
+    """Options of `score`.
+
+    Raises:
+        InputError: a value is out of range, or a job is to choose.
+    """
+
+    scorer: PathText = option(group=DATA, metavar="DIR", help="a scorer that distil wrote")
+    pool: Texts = option(group=DATA, metavar="GLOB", help="files, directories or globs")
+    out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the scores")
+    shards: str | None = option(
+        default=None,
+        unset="all",
+        affects="nothing",
+        group=MACHINE,
+        metavar="I/N",
+        help="as job I of N, from 0 to N - 1, the sources I, I + N, I + 2 N, ... alone; merge puts them together",
+    )
+    text_field: Names = option(
+        default="text", group=DATA, metavar="NAME", help="field with the text, or several: the first that a record has"
+    )
+    domain_field: Names = option(
+        default="domain",
+        group=DATA,
+        metavar="NAME",
+        help="field with the domain, or several; the file's name where there is none",
+    )
+    token_dtype: Literal["uint16", "uint32"] = option(
+        default="uint32", group=DATA, help="of files of tokens that do not say it"
+    )
+    eos_id: int | None = option(
+        default=None, group=DATA, metavar="ID", help="token that ends a document in headerless files of tokens"
+    )
+    overwrite: bool = overwrite_option("begin anew in the output directory")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards is None:
+            return
+        job_of(self.shards)
+        if self.is_given:
+            raise InputError(field="shards", must="score alone", got=self.shards, do="give the size to merge")
+        if self.overwrite:
+            raise InputError(
+                field="overwrite", must="be left out of jobs side by side", do="remove the directory before they start"
+            )
+
+    @property
+    def job(self) -> tuple[int, int]:
+        """(I, N)."""
+        return (0, 1) if self.shards is None else job_of(self.shards)
+
+
+@configuration
+class MergeConfig(CutConfig):
+    """Options of `merge`.
+
+    Raises:
+        InputError: a value is out of range, or more than one size is given.
+    """
+
+    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of the scores")
+
+
+def job_of(shards: str) -> tuple[int, int]:
+    """(I, N) from "I/N".
+
+    Raises:
+        InputError: it is no such text.
+
+    >>> job_of("3/16")
+    (3, 16)
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shards)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise InputError(field="shards", must="be I/N with I from 0 to N - 1", got=shards, do="pass 0/16, for example")
+    return int(found[1]), int(found[2])

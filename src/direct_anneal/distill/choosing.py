@@ -1,0 +1,166 @@
+"""The choice that a cut of the scores makes, in the pool's own formats.
+
+OUT/selected/00042.jsonl.zst (or the like) holds the chosen documents of source 42, OUT/scores/00042.selected.json
+vouches for it, and OUT/selected.json, written last, says what was chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from direct_anneal.data import write_rows
+from direct_anneal.config.score import CutConfig
+from direct_anneal.distill.histogram import Cut, bins_of, cut, refined
+from direct_anneal.distill.parts import Part
+from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
+
+CHOSEN, CHOICE = "selected", "selected.json"
+
+
+def choose(
+    out: Path,
+    parts: Sequence[Part],
+    histogram: pa.Table,
+    card: Mapping[str, Any],
+    config: CutConfig,
+    each: Callable[[Callable[..., None], tuple[Any, ...]], None],
+) -> dict[str, Any]:
+    """Cut, and write what is chosen.
+
+    Args:
+        each: calls a function with each part and these arguments.
+
+    Returns:
+        what selected.json says: threshold, last, documents, size, about how many tokens, files.
+
+    Raises:
+        InputError: as `budget_of`, `cut_of` and `write_chosen`.
+    """
+    (out / CHOICE).unlink(missing_ok=True)
+    budget, unit = budget_of(config, histogram, card["tokens_per_size"])
+    made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
+    each(write_chosen, (out, made, card["vocab_size"]))
+    records = [json.loads(part.path(out, "selected.json").read_bytes()) for part in parts]
+    written = sum(record["documents"] for record in records)
+    assert written == made.documents, f"the cut holds {made.documents} documents, but {written} were written"
+    choice = {
+        **asdict(made),
+        "asked": budget,
+        "asked_unit": unit,
+        "about_tokens": round(made.size * card["tokens_per_size"]),
+        "files": [name for record in records for name in record["files"]],
+    }
+    with replacing(out / CHOICE) as temporary:
+        temporary.write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")
+    return choice
+
+
+def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) -> tuple[int, str]:
+    """How much to choose, and in what: "documents" or "size".
+
+    Raises:
+        InputError: the pool is too small.
+    """
+    documents, size = (int(histogram[name].to_numpy().sum()) for name in ("documents", "size"))
+    if config.fraction is not None:
+        return max(1, math.floor(config.fraction * documents + 0.5)), "documents"
+    if config.num_samples is not None:
+        if config.num_samples > documents:
+            raise InputError(
+                field="num_samples",
+                must=f"be at most the pool's {documents:,} scored documents",
+                got=config.num_samples,
+            )
+        return config.num_samples, "documents"
+    assert config.num_tokens is not None
+    if config.num_tokens > size * tokens_per_size:
+        raise InputError(
+            field="num_tokens",
+            must=f"be at most the pool's, about {size * tokens_per_size:,.0f}",
+            got=f"got {config.num_tokens:,}",
+        )
+    return math.floor(config.num_tokens / tokens_per_size), "size"
+
+
+def cut_of(out: Path, parts: Sequence[Part], histogram: pa.Table, budget: int, unit: str, *, exact: bool) -> Cut:
+    """Where to cut: at the edge of a bin, at most the budget; or at the very document, if `exact`.
+
+    Cost: of the histogram alone; exact, a read of all scores.
+    """
+    made, below = cut(histogram, budget, unit)
+    if exact and below is not None:
+        found = [_in_bin(part.path(out, "parquet"), below) for part in parts]
+        numbers = np.repeat([part.number for part in parts], [len(scores) for scores, _, _ in found])
+        scores, rows, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
+        made = refined(made, scores, numbers, rows, sizes, budget, unit)
+    if not made.documents:
+        raise InputError(
+            subject="the choice",
+            must="hold at least one document",
+            got="but the best bin of scores exceeds it",
+            do="ask for more, or for an exact cut",
+        )
+    return made
+
+
+def _in_bin(path: Path, bin: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Scores, rows and sizes of the documents in a bin."""
+    table = pq.read_table(path, columns=["score", "row", "size"])
+    inside = bins_of(table["score"].to_numpy()) == bin
+    return table["score"].to_numpy()[inside], table["row"].to_numpy()[inside], table["size"].to_numpy()[inside]
+
+
+def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
+    """Write the chosen documents of one part, unless this cut's are there; the record last.
+
+    Raises:
+        InputError: the source has changed.
+    """
+    directory, record = out / CHOSEN, part.path(out, "selected.json")
+    directory.mkdir(exist_ok=True)
+    wanted = json.loads(json.dumps(asdict(made)))
+    if record.exists():
+        found = json.loads(record.read_bytes())
+        if found["cut"] == wanted and all((directory / name).exists() for name in found["files"]):
+            return
+        record.unlink()
+        for name in found["files"]:
+            remove(directory / name)
+    table = pq.read_table(part.path(out, "parquet"), columns=["score", "row", "size"])
+    rows = table["row"].to_numpy()
+    chosen = made.chosen(part.number, table["score"].to_numpy(), rows)
+    files: list[str] = []
+    if chosen.any():
+        temporary = directory / f"{part.number:05d}{TEMPORARY_SUFFIX}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            for path in write_rows(part.source, part.state, rows[chosen], temporary, vocab_size):
+                files.append(path.name.replace(CHOSEN, f"{part.number:05d}", 1))
+                remove(directory / files[-1])
+                path.replace(directory / files[-1])
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    content = {"source": str(part.source), "cut": wanted, "files": files, "documents": int(chosen.sum())}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a dataset's directory; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

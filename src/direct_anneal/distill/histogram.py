@@ -1,0 +1,149 @@
+"""Scores counted in bins: sums of histograms are the histogram of all, however a pool was divided.
+
+A bin holds the float32 numbers whose leading 18 bits, in the order of numbers, are equal: its width is between 2⁻⁹ and
+2⁻¹⁰ of the numbers in it, wherever they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+_SHIFT = np.uint32(32 - 18)
+_SIGN = np.uint32(0x80000000)
+
+SCHEMA = pa.schema([("domain", pa.string()), ("bin", pa.uint32()), ("documents", pa.int64()), ("size", pa.int64())])
+
+
+def bins_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The bin of each score, (n,); larger scores have larger ones."""
+    return _ordered(scores) >> _SHIFT
+
+
+def lower_edge(bin: int) -> float:
+    """The least number in a bin."""
+    ordered = np.array([bin], dtype=np.uint32) << _SHIFT
+    bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered).astype(np.uint32)
+    return float(bits.view(np.float32)[0])
+
+
+def _ordered(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Whole numbers in the order of the scores; −0 is 0."""
+    bits = (scores + np.float32(0)).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32)
+
+
+def counted(
+    domains: NDArray[np.int64], names: list[str], scores: NDArray[np.float32], sizes: NDArray[np.int64]
+) -> pa.Table:
+    """Count documents and their sizes by domain and bin.
+
+    Args:
+        domains: place in `names` of each document's, (n,).
+        scores, sizes: (n,).
+
+    Returns:
+        a table of `SCHEMA`, by name and bin.
+    """
+    keys = domains.astype(np.uint64) << np.uint64(32) | bins_of(scores).astype(np.uint64)
+    found, place = np.unique(keys, return_inverse=True)
+    totals = np.zeros(len(found), dtype=np.int64)
+    np.add.at(totals, place, sizes)
+    table = pa.table(
+        {
+            "domain": pa.array([names[key >> 32] for key in found.tolist()], pa.string()),
+            "bin": (found & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+            "documents": np.bincount(place, minlength=len(found)).astype(np.int64),
+            "size": totals,
+        },
+        schema=SCHEMA,
+    )
+    return table.sort_by([("domain", "ascending"), ("bin", "ascending")])
+
+
+def added(tables: Iterable[pa.Table]) -> pa.Table:
+    """The histogram of everything, in the same order."""
+    total = SCHEMA.empty_table()
+    for table in tables:
+        both = pa.concat_tables([total, table]).group_by(["domain", "bin"], use_threads=False)
+        total = both.aggregate([("documents", "sum"), ("size", "sum")]).rename_columns(SCHEMA.names)
+    return total.cast(SCHEMA).sort_by([("domain", "ascending"), ("bin", "ascending")])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which documents are chosen: all from the threshold on, and of those in the bin below it the first ones.
+
+    Attributes:
+        threshold: least score that is chosen whatever else; None where no bin fits as a whole.
+        last: (score, part, row) of the last one chosen below the threshold, best score first, then in the pool's order;
+            None where none is.
+        documents, size: of the choice.
+    """
+
+    threshold: float | None
+    last: tuple[float, int, int] | None
+    documents: int
+    size: int
+
+    def chosen(self, part: int, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which documents of a part are chosen, (n,)."""
+        found = np.zeros(len(scores), dtype=bool) if self.threshold is None else scores >= np.float32(self.threshold)
+        if self.last is not None:
+            score, last_part, last_row = np.float32(self.last[0]), self.last[1], self.last[2]
+            found |= scores > score
+            if part < last_part:
+                found |= scores == score
+            elif part == last_part:
+                found |= (scores == score) & (rows <= last_row)
+        return found
+
+
+def cut(histogram: pa.Table, budget: int, unit: str) -> tuple[Cut, int | None]:
+    """The highest bins that fit into a budget as a whole, and the bin that no longer does, if there is one.
+
+    Args:
+        unit: "documents" or "size", which the budget counts.
+    """
+    by_bin = histogram.group_by("bin", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
+    by_bin = by_bin.sort_by([("bin", "descending")])
+    spent = np.cumsum(by_bin[f"{unit}_sum"].to_numpy())
+    whole = int(np.searchsorted(spent, budget, side="right"))
+    bins = by_bin["bin"].to_numpy()
+    taken = by_bin.slice(0, whole)
+    made = Cut(
+        threshold=lower_edge(int(bins[whole - 1])) if whole else None,
+        last=None,
+        documents=int(taken["documents_sum"].to_numpy().sum()),
+        size=int(taken["size_sum"].to_numpy().sum()),
+    )
+    return made, int(bins[whole]) if whole < len(bins) else None
+
+
+def refined(
+    made: Cut,
+    scores: NDArray[np.float32],
+    parts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    budget: int,
+    unit: str,
+) -> Cut:
+    """The exact cut: the documents of the bin below it, (n,), are taken one by one while they fit."""
+    order = np.lexsort((rows, parts, -scores.astype(np.float64)))
+    costs = sizes[order] if unit == "size" else np.ones(len(order), dtype=np.int64)
+    spent = made.size if unit == "size" else made.documents
+    count = int(np.searchsorted(spent + np.cumsum(costs), budget, side="right"))
+    if count == 0:
+        return made
+    last = order[count - 1]
+    return Cut(
+        threshold=made.threshold,
+        last=(float(scores[last]), int(parts[last]), int(rows[last])),
+        documents=made.documents + count,
+        size=made.size + int(sizes[order[:count]].sum()),
+    )

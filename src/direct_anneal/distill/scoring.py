@@ -1,0 +1,314 @@
+"""`score` and `merge`, top to bottom: every source of a pool in a stream, then the histogram, the cut and the choice.
+
+OUT/scores.json      scorer, options and the pool's listing; written first, and the same for every job
+OUT/scores/          the parts (direct_anneal.distill.parts)
+OUT/histogram.parquet, OUT/selected/, OUT/selected.json       written last
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from direct_anneal.data import Fields, Source, TokenLayout, expand
+from direct_anneal.data.sources import tell_passed_over
+from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose
+from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
+from direct_anneal.distill.histogram import added
+from direct_anneal.distill.parts import SCORES, Part, is_scored, score_part
+from direct_anneal.distill.scorer import Scorer, read_scorer
+from direct_anneal.errors import InputError, option
+from direct_anneal.io.atomic import replacing
+from direct_anneal.io.lock import LOCK, held
+from direct_anneal.progress import Progress, Silent
+
+LISTING, HISTOGRAM = "scores.json", "histogram.parquet"
+_JOBS = "jobs"
+
+
+def score(config: ScoreConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Score every document of a pool; without `shards` also count, cut and write the choice.
+
+    Parts that are there already, of this scorer and pool, are not made again: a job that was killed goes on, and any
+    number of jobs give the same bytes as one.
+
+    Returns:
+        what `merge` returns; of a job among several {"parts", "documents", "size", "issues"} of its own parts.
+
+    Raises:
+        InputError: something given cannot be used; `out` holds other files, or scores of another pool or scorer.
+
+    Cost: one read of the pool, some 30 ns a byte of text and core; memory a block of text for each worker.
+    """
+    shown, out = progress or Silent(), Path(config.out)
+    scorer = read_scorer(config.scorer)
+    parts = _parts(config.pool, _layout(config), out, shown.note)
+    _begin(out, _listing(scorer, config, parts), overwrite=config.overwrite)
+    if config.shards is not None:
+        number, count = config.job
+        with held(out / _JOBS / f"{number}-of-{count}"):
+            records = _score_all(out, parts[number::count], scorer, _fields(config), config.num_workers, shown)
+            return {
+                "parts": len(records),
+                "documents": sum(record["documents"] for record in records),
+                "size": sum(record["size"] for record in records),
+                "issues": _issues(records),
+            }
+    with held(out):
+        _score_all(out, parts, scorer, _fields(config), config.num_workers, shown)
+        return _merged(out, parts, scorer.fingerprint, scorer.card, config, shown)
+
+
+def merge(config: MergeConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Put together what the jobs of a `score` left: see that all is there, count, cut and write the choice.
+
+    May be called again for another size; the scores stay.
+
+    Returns:
+        documents, size, unit, issues, domains (their histograms' totals), and with a size `chosen`: threshold,
+        documents, size, about how many tokens, files.
+
+    Raises:
+        InputError: `run` holds no scores, parts are missing or damaged, or the pool has changed.
+    """
+    shown, out = progress or Silent(), Path(config.run)
+    try:
+        listing = json.loads((out / LISTING).read_bytes())
+        layout = TokenLayout(**listing["layout"])
+        parts, card = _parts(listing["pool"], layout, out, shown.note), listing["card"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            subject=str(out),
+            must="hold the scores of a pool",
+            got=f"but {LISTING} cannot be read",
+            do="run score first",
+        ) from error
+    if _described(parts) != listing["sources"]:
+        raise _changed(out)
+    with held(out):
+        return _merged(out, parts, listing["scorer"], card, config, shown)
+
+
+def _parts(patterns: Sequence[str], layout: TokenLayout, out: Path, note: Callable[[str], object]) -> list[Part]:
+    passed_over: list[Path] = []
+    sources = [source for source in expand(patterns, "pool", layout, passed_over) if not _is_below(source, out)]
+    if said := tell_passed_over([path for path in passed_over if not path.resolve().is_relative_to(out.resolve())]):
+        note(f"pool: {said}")
+    return [Part(number=number, source=source, state=source.state()) for number, source in enumerate(sources)]
+
+
+def _is_below(source: Source, out: Path) -> bool:
+    return source.path.resolve().is_relative_to(out.resolve())
+
+
+def _layout(config: ScoreConfig) -> TokenLayout:
+    return TokenLayout(dtype=config.token_dtype, eos_id=config.eos_id)
+
+
+def _fields(config: ScoreConfig) -> Fields:
+    return Fields(text=config.text_field, domain=config.domain_field)
+
+
+def _described(parts: Sequence[Part]) -> list[Any]:
+    """The listing of the pool, as JSON gives it back."""
+    described: list[Any] = json.loads(json.dumps([[str(part.source), part.state] for part in parts]))
+    return described
+
+
+def _listing(scorer: Scorer, config: ScoreConfig, parts: Sequence[Part]) -> dict[str, Any]:
+    layout = _layout(config)
+    listing: dict[str, Any] = {
+        "format": 1,
+        "scorer": scorer.fingerprint,
+        "unit": scorer.unit,
+        "card": {name: scorer.card.get(name) for name in ("tokens_per_size", "vocab_size", "target", "target_unit")},
+        "pool": config.pool,
+        "layout": {"dtype": layout.dtype, "eos_id": layout.eos_id},
+        "text_field": config.text_field,
+        "domain_field": config.domain_field,
+        "sources": _described(parts),
+    }
+    as_read: dict[str, Any] = json.loads(json.dumps(listing))
+    return as_read
+
+
+def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
+    """Make the directory this pool's, or see that it is."""
+    path = out / LISTING
+    if path.exists():
+        try:
+            found = json.loads(path.read_bytes())
+        except ValueError:
+            found = None
+        if found == listing:
+            return
+        if not overwrite:
+            raise _changed(out)
+        with held(out):
+            for name in (SCORES, CHOSEN, _JOBS):
+                shutil.rmtree(out / name, ignore_errors=True)
+            for name in (HISTOGRAM, CHOICE, LISTING):
+                (out / name).unlink(missing_ok=True)
+    elif out.is_dir() and any(entry.name not in (LOCK, _JOBS) for entry in out.iterdir()):
+        raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(path, f".{os.getpid()}") as temporary:  # jobs that start together write the same
+        temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+
+
+def _changed(out: Path) -> InputError:
+    return InputError(
+        subject=str(out),
+        must="be of one pool, scorer and set of options",
+        got="but they, or the files, are others now",
+        do=f"choose another directory, or pass {option('overwrite')} to score to begin anew",
+    )
+
+
+def _score_all(
+    out: Path, parts: Sequence[Part], scorer: Scorer, fields: Fields, workers: int, shown: Progress
+) -> list[dict[str, Any]]:
+    """Score what is not there yet; returns the records of all."""
+    total = sum(_num_bytes(part) for part in parts)
+    with shown.stage("Scoring", "bytes", total) as advance:
+        missing = []
+        for part in parts:
+            if is_scored(out, part, scorer.fingerprint):
+                advance(_num_bytes(part))
+            else:
+                missing.append(part)
+        _each(_score_one, missing, (out, scorer, fields), workers, lambda part: advance(_num_bytes(part)))
+    return [json.loads(part.path(out, "json").read_bytes()) for part in parts]
+
+
+def _num_bytes(part: Part) -> int:
+    return sum(size for _, size, *_ in part.state)
+
+
+def _score_one(part: Part, out: Path, scorer: Scorer, fields: Fields) -> None:
+    score_part(out, part, scorer, fields)
+
+
+def _merged(
+    out: Path, parts: Sequence[Part], scorer: str, card: dict[str, Any], config: CutConfig, shown: Progress
+) -> dict[str, Any]:
+    with shown.stage("Counting", "parts", len(parts)) as advance:
+        missing = []
+        for part in parts:
+            if not is_scored(out, part, scorer):
+                missing.append(part.number)
+            advance(1)
+        if missing:
+            raise InputError(
+                subject=str(out),
+                must=f"hold the scores of all {len(parts):,} sources",
+                got=f"but {len(missing):,} are missing or damaged ({', '.join(map(str, missing[:5]))})",
+                do=f"run the job again that has them, source number modulo the N of {option('shards')}",
+            )
+        records = [json.loads(part.path(out, "json").read_bytes()) for part in parts]
+        histogram = added(pq.read_table(part.path(out, "histogram.parquet")) for part in parts)
+    with replacing(out / HISTOGRAM) as temporary:
+        pq.write_table(histogram, temporary, compression="zstd")
+    domains = histogram.group_by("domain", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
+    result: dict[str, Any] = {
+        "documents": int(histogram["documents"].to_numpy().sum()),
+        "size": int(histogram["size"].to_numpy().sum()),
+        "unit": records[0]["unit"],
+        "issues": _issues(records),
+        "domains": {row["domain"]: [row["documents_sum"], row["size_sum"]] for row in domains.to_pylist()},
+    }
+    shutil.rmtree(out / _JOBS, ignore_errors=True)
+    if not result["documents"]:
+        raise InputError(
+            subject="the pool",
+            must="hold documents that can be scored",
+            got=f"but none can ({', '.join(f'{count:,} {kind}' for kind, count in result['issues'].items())})",
+            do=f"name the field of the text with {option('text_field')}, or check the files",
+        )
+    if config.is_given:
+        with shown.stage("Writing the choice", "bytes", sum(map(_num_bytes, parts))) as advance:
+            result["chosen"] = choose(
+                out,
+                parts,
+                histogram,
+                card,
+                config,
+                lambda work, given: _each(
+                    work, parts, given, config.num_workers, lambda part: advance(_num_bytes(part))
+                ),
+            )
+    return result
+
+
+def _issues(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update({kind: issue["count"] for kind, issue in record["issues"].items()})
+    return dict(sorted(counts.items()))
+
+
+def _each(
+    work: Callable[..., None],
+    parts: Sequence[Part],
+    given: tuple[Any, ...],
+    workers: int,
+    done: Callable[[Part], object],
+) -> None:
+    """Call `work(part, *given)` for each part, in this process or in several, whose order does not matter."""
+    if workers == 1 or len(parts) < 2:
+        for part in parts:
+            work(part, *given)
+            done(part)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(
+        min(workers, len(parts)), mp_context=context, initializer=_begin_worker, initargs=(work, given)
+    ) as pool:
+        try:
+            running: dict[Future[None], Part] = {}
+            left = iter(parts)
+            while True:
+                while len(running) < 2 * workers and (part := next(left, None)) is not None:
+                    running[pool.submit(_work, part)] = part
+                if not running:
+                    return
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    part = running.pop(future)
+                    future.result()
+                    done(part)
+        except BrokenProcessPool as error:
+            raise InputError(
+                subject="a worker",
+                must="not be ended from outside",
+                got="but one was, perhaps for want of memory",
+                do=f"run the command again to go on, with fewer {option('workers')}",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_given: list[Any] = []  # of a worker: what to do, and with what
+
+
+def _begin_worker(work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent tells
+    _given[:] = [work, given]
+
+
+def _work(part: Part) -> None:
+    work, given = _given
+    work(part, *given)
