@@ -24,6 +24,7 @@ from direct_anneal.cli.export import EXPORT
 from direct_anneal.cli.flags import add_flags, from_file, speller, values
 from direct_anneal.cli.plan import PLAN
 from direct_anneal.cli.report import REPORT
+from direct_anneal.cli.score import MERGE, SCORE
 from direct_anneal.cli.select import FEATURES, SELECT, SOLVE
 from direct_anneal.cli.verify import VERIFY
 from direct_anneal.config.option import declared, settled
@@ -32,7 +33,7 @@ from direct_anneal.progress import showing
 
 # In the order of the help.
 COMMANDS = (
-    *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, CONVERT, ANNEAL, EVALUATE, COMPARE, DOCTOR, DEMO),
+    *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, SCORE, MERGE, CONVERT, ANNEAL, EVALUATE, COMPARE, DOCTOR, DEMO),
 )
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 
 from direct_anneal.data import Fields, Source, TokenLayout, expand
 from direct_anneal.data.sources import tell_passed_over
-from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose
+from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove
 from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.distill.histogram import added
 from direct_anneal.distill.parts import SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import replacing
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.lock import LOCK, held
 from direct_anneal.progress import Progress, Silent
 
@@ -63,6 +63,7 @@ def score(config: ScoreConfig, progress: Progress | None = None) -> dict[str, An
                 "parts": len(records),
                 "documents": sum(record["documents"] for record in records),
                 "size": sum(record["size"] for record in records),
+                "unit": "bytes" if scorer.unit == "words" else "tokens",
                 "issues": _issues(records),
             }
     with held(out):
@@ -162,11 +163,20 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in (HISTOGRAM, CHOICE, LISTING):
                 (out / name).unlink(missing_ok=True)
-    elif out.is_dir() and any(entry.name not in (LOCK, _JOBS) for entry in out.iterdir()):
+    elif out.is_dir() and not all(
+        entry.name in (LOCK, _JOBS) or entry.name.startswith(f"{LISTING}.") for entry in out.iterdir()
+    ):
         raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
     out.mkdir(parents=True, exist_ok=True)
     with replacing(path, f".{os.getpid()}") as temporary:  # jobs that start together write the same
         temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what kills left half-written; nobody else may be at work in the directory."""
+    for directory in (out, out / SCORES, out / CHOSEN):
+        for path in directory.glob(f"*{TEMPORARY_SUFFIX}"):
+            remove(path)
 
 
 def _changed(out: Path) -> InputError:
@@ -205,6 +215,7 @@ def _score_one(part: Part, out: Path, scorer: Scorer, fields: Fields) -> None:
 def _merged(
     out: Path, parts: Sequence[Part], scorer: str, card: dict[str, Any], config: CutConfig, shown: Progress
 ) -> dict[str, Any]:
+    _sweep(out)
     with shown.stage("Counting", "parts", len(parts)) as advance:
         missing = []
         for part in parts:

@@ -1,0 +1,59 @@
+"""`score` and `merge`: a pool of any size through a distilled scorer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from direct_anneal.cli.command import Command
+from direct_anneal.config.score import MergeConfig, ScoreConfig
+
+
+def _score(options: dict[str, Any]) -> dict[str, Any]:
+    from direct_anneal.distill.scoring import score
+
+    result = score(ScoreConfig(**options))
+    _tell(options["out"], result)
+    return {"command": "score", "out": options["out"], **result}
+
+
+def _merge(options: dict[str, Any]) -> dict[str, Any]:
+    from direct_anneal.distill.scoring import merge
+
+    result = merge(MergeConfig(**options))
+    _tell(options["run"], result)
+    return {"command": "merge", "out": options["run"], **result}
+
+
+def _tell(out: str, result: dict[str, Any]) -> None:
+    issues = ", ".join(f"{count:,} {kind}" for kind, count in result["issues"].items())
+    print(
+        f"{out}: {result['documents']:,} documents scored, {result['size']:,} {result['unit']}"
+        f"{f'; left out: {issues}' if issues else ''}"
+    )
+    if "parts" in result:
+        print(f"this job has {result['parts']:,} sources; when all jobs are done: direct-anneal merge {out}")
+    if (chosen := result.get("chosen")) is not None:
+        about = "about " if result["unit"] == "bytes" else ""
+        print(
+            f"{out}/selected: {chosen['documents']:,} documents, {about}{chosen['about_tokens']:,} tokens, in "
+            f"{len(chosen['files']):,} files"
+        )
+
+
+SCORE = Command(
+    name="score",
+    help="score a pool of any size with a distilled scorer",
+    description="Score every document of a pool with a scorer that distil wrote, without a model and in constant "
+    "memory; with a size also write the documents with the highest scores, in the pool's own format.",
+    config=ScoreConfig,
+    run=_score,
+)
+MERGE = Command(
+    name="merge",
+    help="put the jobs of a score together, and choose",
+    description="See that the scores of all sources are there, count them, and with a size write the documents with "
+    "the highest ones. May be called again for another size.",
+    config=MergeConfig,
+    run=_merge,
+    takes_file=False,
+)
