@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -213,7 +213,7 @@ def _score_one(part: Part, out: Path, scorer: Scorer, fields: Fields) -> None:
 
 
 def _merged(
-    out: Path, parts: Sequence[Part], scorer: str, card: dict[str, Any], config: CutConfig, shown: Progress
+    out: Path, parts: Sequence[Part], scorer: str, card: Mapping[str, Any], config: CutConfig, shown: Progress
 ) -> dict[str, Any]:
     _sweep(out)
     with shown.stage("Counting", "parts", len(parts)) as advance:
@@ -290,17 +290,13 @@ def _each(
     ) as pool:
         try:
             running: dict[Future[None], Part] = {}
-            left = iter(parts)
-            while True:
-                while len(running) < 2 * workers and (part := next(left, None)) is not None:
-                    running[pool.submit(_work, part)] = part
-                if not running:
-                    return
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    part = running.pop(future)
-                    future.result()
-                    done(part)
+            for number, part in enumerate(parts, start=1):
+                running[pool.submit(_work, part)] = part
+                while running and (len(running) >= 2 * workers or number == len(parts)):
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                        done(running.pop(future))
         except BrokenProcessPool as error:
             raise InputError(
                 subject="a worker",
