@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from direct_anneal.distill import read_scorer, write_scorer
 from direct_anneal.config.score import MergeConfig, ScoreConfig, job_of
+from direct_anneal.distill import read_scorer, write_scorer
 from direct_anneal.distill.histogram import added, bins_of, counted, cut, lower_edge, refined
 from direct_anneal.distill.scoring import merge, score
 from direct_anneal.errors import InputError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from direct_anneal.cli import main
-from direct_anneal.distill.config import MergeConfig, ScoreConfig
+from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.distill.scoring import merge, score
 from distill.test_score import pool as pool  # a fixture
 from selection.tiny import files_below, start

@@ -33,7 +33,24 @@ from direct_anneal.progress import showing
 
 # In the order of the help.
 COMMANDS = (
-    *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, SCORE, MERGE, CONVERT, ANNEAL, EVALUATE, COMPARE, DOCTOR, DEMO),
+    *(
+        SELECT,
+        FEATURES,
+        PLAN,
+        SOLVE,
+        VERIFY,
+        REPORT,
+        EXPORT,
+        DISTIL,
+        SCORE,
+        MERGE,
+        CONVERT,
+        ANNEAL,
+        EVALUATE,
+        COMPARE,
+        DOCTOR,
+        DEMO,
+    ),
 )
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130

@@ -47,7 +47,9 @@ class CutConfig:
         sizes = {"fraction": self.fraction, "num_samples": self.num_samples, "num_tokens": self.num_tokens}
         given = [name for name, size in sizes.items() if size is not None]
         if len(given) > 1:
-            raise InputError(subject="the size of the choice", must="be given once", got=" and ".join(map(named, given)))
+            raise InputError(
+                subject="the size of the choice", must="be given once", got=" and ".join(map(named, given))
+            )
         require(self.num_samples is None or self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
         require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
         require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from direct_anneal.data import write_rows
 from direct_anneal.config.score import CutConfig
+from direct_anneal.data import write_rows
 from direct_anneal.distill.histogram import Cut, bins_of, cut, refined
 from direct_anneal.distill.parts import Part
 from direct_anneal.errors import InputError

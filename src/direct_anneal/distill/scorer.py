@@ -61,7 +61,7 @@ class Scorer:
         """With a 0 at the end, for pairs that are none."""
         return np.append(self.weights, np.int32(0))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Equal for scorers that give equal scores."""
         digest = hashlib.sha256(f"{FORMAT} {self.unit} {self.scale!r}".encode())

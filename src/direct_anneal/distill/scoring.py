@@ -21,23 +21,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
 from direct_anneal.data.sources import tell_passed_over
 from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove
-from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.distill.histogram import added
 from direct_anneal.distill.parts import SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.lock import LOCK, held
-from direct_anneal.progress import Progress, Silent
+from direct_anneal.progress import Progress, current_progress
 
 LISTING, HISTOGRAM = "scores.json", "histogram.parquet"
 _JOBS = "jobs"
 
 
-def score(config: ScoreConfig, progress: Progress | None = None) -> dict[str, Any]:
+def score(config: ScoreConfig) -> dict[str, Any]:
     """Score every document of a pool; without `shards` also count, cut and write the choice.
 
     Parts that are there already, of this scorer and pool, are not made again: a job that was killed goes on, and any
@@ -51,7 +51,7 @@ def score(config: ScoreConfig, progress: Progress | None = None) -> dict[str, An
 
     Cost: one read of the pool, some 30 ns a byte of text and core; memory a block of text for each worker.
     """
-    shown, out = progress or Silent(), Path(config.out)
+    shown, out = current_progress(), Path(config.out)
     scorer = read_scorer(config.scorer)
     parts = _parts(config.pool, _layout(config), out, shown.note)
     _begin(out, _listing(scorer, config, parts), overwrite=config.overwrite)
@@ -71,7 +71,7 @@ def score(config: ScoreConfig, progress: Progress | None = None) -> dict[str, An
         return _merged(out, parts, scorer.fingerprint, scorer.card, config, shown)
 
 
-def merge(config: MergeConfig, progress: Progress | None = None) -> dict[str, Any]:
+def merge(config: MergeConfig) -> dict[str, Any]:
     """Put together what the jobs of a `score` left: see that all is there, count, cut and write the choice.
 
     May be called again for another size; the scores stay.
@@ -83,7 +83,7 @@ def merge(config: MergeConfig, progress: Progress | None = None) -> dict[str, An
     Raises:
         InputError: `run` holds no scores, parts are missing or damaged, or the pool has changed.
     """
-    shown, out = progress or Silent(), Path(config.run)
+    shown, out = current_progress(), Path(config.run)
     try:
         listing = json.loads((out / LISTING).read_bytes())
         layout = TokenLayout(**listing["layout"])
