@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 from collections import Counter
@@ -168,7 +167,7 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
     ):
         raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(path, f".{os.getpid()}") as temporary:  # jobs that start together write the same
+    with replacing(path) as temporary:  # jobs that start together write the same
         temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
 
 
