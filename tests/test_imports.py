@@ -45,6 +45,7 @@ ALSO = {
     "distributed": {"ray"},
     "baselines": {"sklearn"},
     "evaluate": {"yaml", "lm_eval"},
+    "export": {"yaml"},
     "compare": {"yaml", "matplotlib", "markupsafe"},
 }
 

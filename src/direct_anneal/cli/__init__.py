@@ -27,30 +27,15 @@ from direct_anneal.cli.report import REPORT
 from direct_anneal.cli.score import MERGE, SCORE
 from direct_anneal.cli.select import FEATURES, SELECT, SOLVE
 from direct_anneal.cli.verify import VERIFY
+from direct_anneal.cli.weights import WEIGHTS
 from direct_anneal.config.option import declared, settled
 from direct_anneal.errors import InputError, flag, suggestion
 from direct_anneal.progress import showing
 
 # In the order of the help.
 COMMANDS = (
-    *(
-        SELECT,
-        FEATURES,
-        PLAN,
-        SOLVE,
-        VERIFY,
-        REPORT,
-        EXPORT,
-        DISTIL,
-        SCORE,
-        MERGE,
-        CONVERT,
-        ANNEAL,
-        EVALUATE,
-        COMPARE,
-        DOCTOR,
-        DEMO,
-    ),
+    *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, SCORE, MERGE, WEIGHTS, CONVERT, ANNEAL),
+    *(EVALUATE, COMPARE, DOCTOR, DEMO),
 )
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130

@@ -1,0 +1,27 @@
+"""`weights`: a choice as the mixture of a trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from direct_anneal.cli.command import Command
+from direct_anneal.config.weights import WeightsConfig
+
+
+def _weights(options: dict[str, Any]) -> dict[str, Any]:
+    from direct_anneal.export.weights import weights
+
+    table, snippet = weights(WeightsConfig(**options))
+    print(snippet, end="")
+    return {"command": "weights", "run": options["run"], "cells": table.to_pylist()}
+
+
+WEIGHTS = Command(
+    name="weights",
+    help="print a choice as sampling weights for a trainer",
+    description="Print how much a choice draws from each source, and from each bucket of scores within it, as the "
+    "configuration of a trainer's mixture.",
+    config=WeightsConfig,
+    run=_weights,
+    takes_file=False,
+)

@@ -1,0 +1,42 @@
+"""The options of `weights`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from direct_anneal.config.option import configuration, option
+from direct_anneal.config.options import require
+from direct_anneal.config.types import OptionalPath, PathText
+from direct_anneal.errors import InputError
+
+MixFormat = Literal["olmo-core", "megatron", "nanotron", "levanter", "mosaicml"]
+
+
+@configuration
+class WeightsConfig:
+    """Options of `weights`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    run: PathText = option(
+        kw_only=False, metavar="DIR", help="the directory of a finished select, solve, or score with a size"
+    )
+    to: MixFormat = option(help="the trainer whose configuration is printed")
+    buckets: int = option(
+        default=1, metavar="B", help="parts of equally many documents that scores divide each source into"
+    )
+    paths: str = option(
+        default="DATA/{source}/{bucket}",
+        metavar="TEMPLATE",
+        help="where the data of a source and bucket lie, for the configuration",
+    )
+    out: OptionalPath = option(
+        default=None, unset="not written", affects="nothing", metavar="FILE", help="Parquet file for the table"
+    )
+
+    def __post_init__(self) -> None:
+        require(1 <= self.buckets <= 1000, "buckets", "in 1..1000", self.buckets)
+        if (self.buckets > 1 and "{bucket}" not in self.paths) or "{source}" not in self.paths:
+            raise InputError(field="paths", must="name {source}, and {bucket} where there are several", got=self.paths)

@@ -1,0 +1,192 @@
+"""Sampling weights by source and bucket of scores, as the configuration of a trainer's mixture.
+
+Trainers take weights, not ids: a choice becomes the shares that it draws from each cell.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from direct_anneal.config.weights import WeightsConfig
+from direct_anneal.distill.choosing import CHOICE
+from direct_anneal.distill.histogram import Cut, lower_edge
+from direct_anneal.distill.parts import SCORES
+from direct_anneal.distill.scoring import HISTOGRAM, LISTING
+from direct_anneal.errors import InputError, option
+from direct_anneal.io.atomic import replacing
+from direct_anneal.run.run_dir import RunDir
+
+Shares = Mapping[str, float]  # path → share, best bucket first
+
+_DIGITS = 10
+
+
+def weights(config: WeightsConfig) -> tuple[pa.Table, str]:
+    """Say how much of each source and bucket a choice draws, and how a trainer is told so.
+
+    Bucket 1 has the highest scores; without an order of its own (`buckets` 1) it is the whole source.
+
+    Returns:
+        the table: source, bucket, documents, size (tokens, or of scored text bytes), chosen_documents, chosen_size,
+        share (of the choice's size; they add up to 1) and rate (chosen of what is there); and the configuration.
+
+    Raises:
+        InputError: the run is not finished, or has chosen nothing.
+
+    Cost: one read of the run's table, or of all scores.
+    """
+    run = Path(config.run)
+    cells = _of_scores(run, config.buckets) if (run / LISTING).exists() else _of_selection(run, config.buckets)
+    table = _table(cells)
+    if config.out is not None:
+        with replacing(Path(config.out)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    shares = {
+        config.paths.replace("{source}", row["source"]).replace("{bucket}", str(row["bucket"])): row["share"]
+        for row in table.to_pylist()
+        if row["share"] > 0
+    }
+    return table, MIXES[config.to](shares)
+
+
+def _of_selection(run: Path, buckets: int) -> pa.Table:
+    """A row for each scored document of a run: source, bucket, size, chosen."""
+    opened = RunDir.open(run)
+    evidence = opened.evidence(["domain", "num_tokens", "rank"])
+    selected = opened.selected()
+    scored = evidence["rank"].is_valid().to_numpy()
+    ranks = evidence["rank"].filter(pa.array(scored)).to_numpy()
+    position = np.empty(len(ranks), dtype=np.int64)
+    position[np.argsort(ranks, kind="stable")] = np.arange(len(ranks))
+    return pa.table(
+        {
+            "source": evidence["domain"].cast(pa.string()).filter(pa.array(scored)),
+            "bucket": position * buckets // len(ranks) + 1,
+            "size": evidence["num_tokens"].filter(pa.array(scored)),
+            "documents": np.ones(len(ranks), dtype=np.int64),
+            "chosen": selected[scored],
+        }
+    )
+
+
+def _of_scores(run: Path, buckets: int) -> pa.Table:
+    """The same of a scored pool, summed by source, bucket and chosen within each part."""
+    try:
+        choice = json.loads((run / CHOICE).read_bytes())
+        last = None if choice["last"] is None else tuple(choice["last"])
+        made = Cut(choice["threshold"], last, choice["documents"], choice["size"])
+        histogram = pq.read_table(run / HISTOGRAM)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            subject=str(run),
+            must="hold a choice",
+            got=f"but {CHOICE} cannot be read",
+            do=f"run direct-anneal merge {run} {option('fraction')} F",
+        ) from error
+    edges = _edges(histogram, buckets)
+    cells = []
+    for record in sorted((run / SCORES).glob("*.histogram.parquet")):
+        path = record.with_name(record.name.replace(".histogram", ""))
+        part = pq.read_table(path)
+        scores = part["score"].to_numpy()
+        columns = {
+            "source": part["domain"].cast(pa.string()),
+            "bucket": buckets - np.searchsorted(edges, scores, side="right"),
+            "size": part["size"],
+            "documents": np.ones(len(part), dtype=np.int64),
+            "chosen": made.chosen(int(path.stem), scores, part["row"].to_numpy()),
+        }
+        grouped = pa.table(columns).group_by(["source", "bucket", "chosen"], use_threads=False)
+        sums = grouped.aggregate([("size", "sum"), ("documents", "sum")])
+        cells.append(sums.rename_columns({"size_sum": "size", "documents_sum": "documents"}))
+    return pa.concat_tables(cells)
+
+
+def _edges(histogram: pa.Table, buckets: int) -> NDArray[np.float32]:
+    """Least scores of all buckets but the lowest, ascending: edges of bins, so that parts are nearly equal."""
+    by_bin = histogram.group_by("bin", use_threads=False).aggregate([("documents", "sum")]).sort_by("bin")
+    before = np.cumsum(by_bin["documents_sum"].to_numpy())
+    wanted = np.arange(1, buckets) * before[-1] / buckets
+    places = np.minimum(np.searchsorted(before, wanted, side="right"), len(before) - 1)
+    return np.array([lower_edge(int(bin)) for bin in by_bin["bin"].take(pa.array(places)).to_pylist()], np.float32)
+
+
+def _table(cells: pa.Table) -> pa.Table:
+    keys, sums = ["source", "bucket"], [("documents", "sum"), ("size", "sum")]
+    there = cells.group_by(keys, use_threads=False).aggregate(sums)
+    chosen = cells.filter(cells["chosen"]).group_by(keys, use_threads=False).aggregate(sums)
+    names = {"documents_sum": "chosen_documents", "size_sum": "chosen_size"}
+    joined = there.rename_columns({"documents_sum": "documents", "size_sum": "size"}).join(
+        chosen.rename_columns(names), keys, use_threads=False
+    )
+    for name in names.values():
+        joined = joined.set_column(
+            joined.schema.get_field_index(name), name, pc.fill_null(joined[name], pa.scalar(0, pa.int64()))
+        )
+    joined = joined.sort_by([("source", "ascending"), ("bucket", "ascending")])
+    sizes = joined["chosen_size"].to_numpy()
+    joined = joined.append_column("share", pa.array(sizes / sizes.sum()))
+    return joined.append_column("rate", pa.array(sizes / joined["size"].to_numpy()))
+
+
+def _olmo_core(shares: Shares) -> str:
+    """`SourceMixtureList` of olmo_core.data.source_mixture; its ratios must add up to 1."""
+    sources = [
+        {"source_name": path, "target_ratio": share, "paths": [f"{path}/*.npy"]}
+        for path, share in _rounded(shares).items()
+    ]
+    return _yaml({"sources": sources})
+
+
+def _megatron(shares: Shares) -> str:
+    """`--data-path` of Megatron-LM: weight and prefix in turn."""
+    words = [f"{share!r} {shlex.quote(path)}" for path, share in _rounded(shares).items()]
+    return "--data-path \\\n" + " \\\n".join(f"  {word}" for word in words) + "\n"
+
+
+def _nanotron(shares: Shares) -> str:
+    """Folders of a stage and their weights, in one order."""
+    rounded = _rounded(shares)
+    dataset = {"dataset_folder": list(rounded), "dataset_weights": list(rounded.values())}
+    return _yaml({"data_stages": [{"data": {"dataset": dataset}}]})
+
+
+def _levanter(shares: Shares) -> str:
+    """Levanter's mixture of datasets: `configs` and `train_weights` of the same names."""
+    rounded = _rounded(shares)
+    configs = {path: {"train_urls": [f"{path}/*.jsonl.gz"]} for path in rounded}
+    return _yaml({"data": {"configs": configs, "train_weights": dict(rounded)}})
+
+
+def _mosaicml(shares: Shares) -> str:
+    """Streams of LLM Foundry's text loader: proportions of samples."""
+    streams = {path: {"local": path, "proportion": share} for path, share in _rounded(shares).items()}
+    return _yaml({"train_loader": {"name": "text", "dataset": {"streams": streams}}})
+
+
+def _rounded(shares: Shares) -> dict[str, float]:
+    return {path: round(share, _DIGITS) for path, share in shares.items()}
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+MIXES: dict[str, Callable[[Shares], str]] = {
+    "olmo-core": _olmo_core,
+    "megatron": _megatron,
+    "nanotron": _nanotron,
+    "levanter": _levanter,
+    "mosaicml": _mosaicml,
+}
