@@ -15,6 +15,7 @@ from direct_anneal.data import Corpus, Fields, expand
 from direct_anneal.errors import InputError
 from direct_anneal.evaluate import bits_per_byte, evaluate, macro_mean, read_held_out
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.model.special_tokens import SpecialTokens
 from selection.tiny import CONTEXT, documents, write_jsonl
 
 WINDOW = 16
@@ -33,16 +34,21 @@ def corpus(checkpoint: Path, held_out: Path, tmp_path_factory: pytest.TempPathFa
     return read_held_out(expand([str(held_out)], "data"), Checkpoint(str(checkpoint)), CONTEXT, directory, Fields())
 
 
+def special(context: int | None) -> SpecialTokens:
+    return SpecialTokens(context=() if context is None else (context,))
+
+
 @torch.no_grad()
 def by_hand(model: torch.nn.Module, tokens: list[int], window: int) -> float:
-    """Nats of all tokens but the first: each window begins with the last token of the one before it."""
-    nats, start = 0.0, 0
-    while start < len(tokens) - 1:
-        piece = tokens[start : start + window]
-        log_probabilities = model(input_ids=torch.tensor([piece])).logits[0].log_softmax(-1)
-        for position in range(1, len(piece)):
-            nats -= float(log_probabilities[position - 1, piece[position]])
-        start += window - 1
+    """Nats of all tokens but the first, from at most `window` before each: windows side by side, the last one full."""
+    nats, predicted = 0.0, 1
+    while predicted < len(tokens):
+        stop = min(len(tokens), max(predicted, 1) + window if predicted > 1 else window + 1)
+        start = max(0, stop - 1 - window)
+        log_probabilities = model(input_ids=torch.tensor([tokens[start : stop - 1]])).logits[0].log_softmax(-1)
+        for place in range(predicted, stop):
+            nats -= float(log_probabilities[place - 1 - start, tokens[place]])
+        predicted = stop
     return nats
 
 
@@ -50,7 +56,7 @@ def by_hand(model: torch.nn.Module, tokens: list[int], window: int) -> float:
 @pytest.mark.parametrize("window", [WINDOW, CONTEXT])
 def test_is_what_a_loop_gives(checkpoint: Path, corpus: Corpus, prefix: int | None, window: int) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32")
-    scores = bits_per_byte(model, corpus, window=window, prefix=prefix)
+    scores = bits_per_byte(model, corpus, window=window, special=special(prefix))
     model = model.double()
     for domain, score in scores.items():
         nats, num_bytes, num_tokens = 0.0, 0, 0
@@ -69,26 +75,28 @@ def test_a_prefix_that_the_tokens_bring_is_not_put_twice(checkpoint: Path, corpu
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32")
     first = int(corpus.tokens(0)[0])
     brought = sum(int(corpus.tokens(i)[0]) == first for i in range(corpus.num_samples))
-    scores = bits_per_byte(model, corpus, window=WINDOW, prefix=first)
+    scores = bits_per_byte(model, corpus, window=WINDOW, special=special(first))
     assert sum(score.num_tokens for score in scores.values()) == corpus.num_tokens.sum() - brought
 
 
 def test_batches_change_nothing_but_rounding(checkpoint: Path, corpus: Corpus) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32")
-    one, many = (bits_per_byte(model, corpus, window=WINDOW, prefix=PREFIX, batch_tokens=size) for size in (1, 4096))
+    one, many = (
+        bits_per_byte(model, corpus, window=WINDOW, special=special(PREFIX), batch_tokens=size) for size in (1, 4096)
+    )
     for name, score in one.items():
         assert many[name].bits_per_byte == pytest.approx(score.bits_per_byte, rel=1e-5)
 
 
 def test_the_model_is_given_back(checkpoint: Path, corpus: Corpus) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32").train()
-    bits_per_byte(model, corpus, window=WINDOW, prefix=PREFIX)
+    bits_per_byte(model, corpus, window=WINDOW, special=special(PREFIX))
     assert model.training
 
 
 def test_standard_error_is_that_of_resampled_documents(checkpoint: Path, corpus: Corpus) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32")
-    score = bits_per_byte(model, corpus, window=CONTEXT, prefix=PREFIX)["prose"]
+    score = bits_per_byte(model, corpus, window=CONTEXT, special=special(PREFIX))["prose"]
     rows = [i for i, record in enumerate(RECORDS) if record["domain"] == "prose"]
     bits = np.array([by_hand(model, [PREFIX, *corpus.tokens(i).tolist()], CONTEXT) for i in rows]) / math.log(2)
     sizes = np.array([len(RECORDS[i]["text"].encode()) for i in rows])
@@ -100,7 +108,7 @@ def test_standard_error_is_that_of_resampled_documents(checkpoint: Path, corpus:
 
 def test_the_mean_counts_each_domain_once(checkpoint: Path, corpus: Corpus) -> None:
     model = Checkpoint(str(checkpoint)).load_model("cpu", "float32")
-    scores = bits_per_byte(model, corpus, window=CONTEXT, prefix=PREFIX)
+    scores = bits_per_byte(model, corpus, window=CONTEXT, special=special(PREFIX))
     values = [scores[name].bits_per_byte for name in ("code", "prose", "table")]
     assert macro_mean(scores) == pytest.approx(sum(values) / 3)
     assert macro_mean(scores, ["code", "table"]) == pytest.approx((values[0] + values[2]) / 2)

@@ -104,7 +104,7 @@ def run(job: _Job) -> dict[str, Any]:
     loaded = checkpoint.load_model(recipe.anneal.get("device", "cpu"), "float32")
     window = checkpoint.window(recipe.select.get("max_length"))
     scores = bits_per_byte(
-        loaded, job.held_out, window=window, prefix=checkpoint.separator, text_field=recipe.text_field
+        loaded, job.held_out, window=window, special=checkpoint.special_tokens, text_field=recipe.text_field
     )
     others = job.scenario.others(scores)
     line = {

@@ -16,6 +16,12 @@ from torch import nn
 
 from direct_anneal.config.evaluate import BATCH_TOKENS
 from direct_anneal.data import Corpus, Names, texts
+from direct_anneal.model.batching import IGNORED_LABEL, Window, batches, padded
+from direct_anneal.model.lengths import length_switches
+from direct_anneal.model.probes import predictions
+from direct_anneal.model.special_tokens import SpecialTokens
+
+_BLOCK_TOKENS = 1 << 22  # held at once
 
 
 @dataclass(frozen=True)
@@ -41,23 +47,24 @@ def bits_per_byte(
     corpus: Corpus,
     *,
     window: int,
-    prefix: int | None,
+    special: SpecialTokens,
     text_field: Names = "text",
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, DomainScore]:
-    """The bits per byte of each domain of a corpus, over whole documents.
+    """Compute the bits per byte of each domain of a corpus, over whole documents.
 
-    A document longer than the window is split; each window starts with the last token of the one before it, so that
-    every token is predicted exactly once, a window's first ones from little context. What precedes a document is
-    `prefix`, unless its tokens bring that already; without one the first token is not predicted (its bytes count
+    Every token of a text is predicted exactly once. What precedes it is the tokenizer's own convention
+    (`SpecialTokens`): seen, and not counted; nor is what the tokenizer appends. A document longer than the window is
+    split as lm-eval does in its rolling log-likelihood: the model sees T tokens at once, and the last window is filled
+    up with context. Where no token is known to precede a text, its first is not predicted (its bytes count
     nevertheless, so that the number is a little too low). Of a document with a prompt the prompt is seen and not
     predicted, and neither its nats nor its bytes count.
 
     Args:
         corpus: N documents with text.
         window: T ≥ 2, tokens that the model sees at once.
-        prefix: the token that separates documents in training; None where there is none.
+        special: the checkpoint's special tokens.
         batch_tokens: padded tokens of a batch; changes the result by float rounding alone.
         advance: told the windows done.
 
@@ -66,7 +73,7 @@ def bits_per_byte(
 
     Cost: one forward pass. The model is put into evaluation mode and given back as it was.
     """
-    nats, num_tokens = _nats(model, corpus, window, prefix, batch_tokens, advance)
+    nats, num_tokens = _nats(model, corpus, window, special, batch_tokens, advance)
     num_bytes = np.array([len(text.encode("utf-8")) for text in texts(corpus, text_field)], dtype=np.int64)
     names = np.array(corpus.index["domain"].to_pylist(), dtype=object)
     return {
@@ -75,9 +82,9 @@ def bits_per_byte(
     }
 
 
-def count_windows(corpus: Corpus, window: int, prefix: int | None) -> int:
-    """How many windows `bits_per_byte` will score."""
-    return sum(1 for _ in _pieces(corpus, window, prefix))
+def count_windows(corpus: Corpus, window: int, special: SpecialTokens) -> int:
+    """Count the windows that `bits_per_byte` will score."""
+    return sum(len(_windows(corpus, i, window, special)) for i in range(corpus.num_samples))
 
 
 def macro_mean(scores: dict[str, DomainScore], domains: Sequence[str] | None = None) -> float:
@@ -109,7 +116,7 @@ def _nats(
     model: nn.Module,
     corpus: Corpus,
     window: int,
-    prefix: int | None,
+    special: SpecialTokens,
     batch_tokens: int,
     advance: Callable[[int], object],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -120,58 +127,50 @@ def _nats(
     model.eval()
     try:
         with torch.inference_mode():
-            for owners, ids, lengths, given in _batches(corpus, window, prefix, batch_tokens):
-                mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]  # (B, T)
-                logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
-                targets = ids[:, 1:].to(device)
-                losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, T-1)
-                predicted = mask[:, 1:] & (torch.arange(1, ids.shape[1])[None, :] >= given[:, None])
-                np.add.at(nats, owners, torch.where(predicted, losses.cpu().double(), 0.0).sum(1).numpy())
-                np.add.at(num_tokens, owners, predicted.sum(1).numpy())
-                advance(len(owners))
+            for windows in _blocks(corpus, window, special):
+                for batch in batches(windows, batch_tokens, length_switches(model), unseen=1):
+                    rows = padded(batch)
+                    # The last token is predicted and not seen: with it a full window would exceed the context.
+                    ids, targets = rows.ids[:, :-1], rows.labels[:, 1:]
+                    logits = predictions(model, ids.to(device)).float()
+                    losses = nn.functional.cross_entropy(
+                        logits.transpose(1, 2), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL
+                    )  # (B, T)
+                    np.add.at(nats, rows.documents, losses.cpu().double().sum(1).numpy())
+                    np.add.at(num_tokens, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy())
+                    advance(len(batch))
     finally:
         model.train(was_training)
     return nats, num_tokens
 
 
-def _batches(
-    corpus: Corpus, window: int, prefix: int | None, batch_tokens: int
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield owners, ids (B, T), lengths (B,) and leading tokens that are given: windows of like length together."""
-    pieces = sorted(_pieces(corpus, window, prefix), key=lambda piece: piece[1] - piece[2])  # longest first
-    batch: list[tuple[int, int, int]] = []
-    for piece in pieces:
-        if batch and (len(batch) + 1) * (batch[0][2] - batch[0][1]) > batch_tokens:
-            yield _padded(corpus, batch, prefix)
-            batch = []
-        batch.append(piece)
-    yield _padded(corpus, batch, prefix)
+def _blocks(corpus: Corpus, window: int, special: SpecialTokens) -> Iterator[list[Window]]:
+    """Windows of documents, some millions of tokens at a time."""
+    block: list[Window] = []
+    size = 0
+    for document in range(corpus.num_samples):
+        block += _windows(corpus, document, window, special)
+        size += int(corpus.num_tokens[document])
+        if size >= _BLOCK_TOKENS:
+            yield block
+            block, size = [], 0
+    yield block
 
 
-def _pieces(corpus: Corpus, window: int, prefix: int | None) -> Iterator[tuple[int, int, int]]:
-    """Each window: document, start and stop in its tokens with the prefix."""
-    for i in range(corpus.num_samples):
-        total = len(_prefixed(corpus, i, prefix))
-        yield from ((i, start, min(start + window, total)) for start in range(0, total - 1, window - 1))
+def _windows(corpus: Corpus, document: int, window: int, special: SpecialTokens) -> list[Window]:
+    """Windows of a document: at most T tokens that are seen, and the one after them.
 
-
-def _padded(
-    corpus: Corpus, batch: list[tuple[int, int, int]], prefix: int | None
-) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([stop - start for _, start, stop in batch])
-    ids = torch.zeros(len(batch), int(lengths[0]), dtype=torch.int64)
-    for row, (owner, start, stop) in enumerate(batch):
-        ids[row, : stop - start] = torch.from_numpy(_prefixed(corpus, owner, prefix)[start:stop])
-    given = torch.tensor([_given(corpus, owner, prefix) - start for owner, start, _ in batch])
-    return np.array([owner for owner, _, _ in batch], dtype=np.int64), ids, lengths, given
-
-
-def _given(corpus: Corpus, i: int, prefix: int | None) -> int:
-    """Leading tokens of a document with its prefix that are not predicted."""
-    added = len(_prefixed(corpus, i, prefix)) - int(corpus.num_tokens[i])
-    return added + int(corpus.num_prompt[i])
-
-
-def _prefixed(corpus: Corpus, i: int, prefix: int | None) -> NDArray[np.int64]:
-    tokens = corpus.tokens(i)
-    return tokens if prefix is None or tokens[0] == prefix else np.concatenate([[prefix], tokens])
+    The first has as many as fit, each later one predicts up to T more, and sees the T before its last.
+    """
+    tokens = corpus.tokens(document)
+    whole, num_context, end = special.split(tokens)
+    given = len(whole) - len(tokens) + int(corpus.num_prompt[document])
+    whole, first = whole[:end], max(1, num_context, given)
+    reached = min(len(whole), window + 1)
+    found = [Window(document, whole[:reached], first)]
+    while reached < len(whole):
+        stop = min(len(whole), reached + window)
+        start = stop - window - 1
+        found.append(Window(document, whole[start:stop], reached - start))
+        reached = stop
+    return [one for one in found if one.predicts]

@@ -22,6 +22,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, current_progress
 
 RECORD = "evaluation.json"
+_SCORING = 2  # of the rule for context, count and windows: numbers of another are not comparable
 
 
 @takes(EvaluateConfig)
@@ -45,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     wanted = {
         **config.defining,
         "max_length": window,
+        "scoring": _SCORING,
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for source in sources],
         "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
@@ -70,6 +72,9 @@ def _scored(
         "fingerprints": {"model": wanted["weights"], "tokenizer": checkpoint.tokenizer_fingerprint()},
     }
     if sources:
+        special = checkpoint.special_tokens
+        for note in special.notes:
+            shown.note(note)
         fields = Fields(
             text=config.text_field,
             id=config.id_field,
@@ -80,18 +85,19 @@ def _scored(
             corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
         if told := corpus.incidents.left_out():
             shown.note(f"data: records left out: {told}")
-        with shown.stage("Scoring", "windows", count_windows(corpus, window, checkpoint.separator)) as advance:
+        with shown.stage("Scoring", "windows", count_windows(corpus, window, special)) as advance:
             scores = bits_per_byte(
                 model,
                 corpus,
                 window=window,
-                prefix=checkpoint.separator,
+                special=special,
                 text_field=config.text_field,
                 batch_tokens=config.batch_tokens,
                 advance=advance,
             )
         record["fingerprints"]["data"] = corpus.fingerprint
-        record["first_token_predicted"] = checkpoint.separator is not None
+        record["first_token_predicted"] = bool(special.context)
+        record["special_tokens"] = asdict(special)
         record["domains"] = {name: asdict(score) for name, score in scores.items()}
         record["mean_bits_per_byte"] = macro_mean(scores)
     record["benchmarks"] = {}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
         raise InputError(field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes")
     shown = current_progress()
+    if setting.eos_id is not None and config.eos_id is None:
+        with suppress(InputError):  # the checkpoint may be gone, and is not needed
+            for note in opened.checkpoint().special_tokens.of_the_separator():
+                shown.note(note)
     with _new_directory(out, overwrite=config.overwrite) as temporary:
         order = shuffled(pool, selected, config.seed)
         records = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from direct_anneal.config.names import DtypeName as DtypeName
 from direct_anneal.errors import InputError, option
 from direct_anneal.model.probes import require_language_model
+from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.weights import (
     WEIGHTS,
+    read_json,
     require_fit,
     require_memory,
     require_model_directory,
@@ -73,13 +76,22 @@ class Checkpoint:
         """Rows of the embedding: token ids must be below it."""
         return int(self.config.get_text_config().vocab_size)
 
+    @cached_property
+    def special_tokens(self) -> SpecialTokens:
+        """What precedes, ends and separates documents: one rule for reading, packing, exporting and evaluating.
+
+        Raises:
+            InputError: the tokenizer cannot be read.
+        """
+        stated = [(name, read_json(self.directory / name)) for name in ("generation_config.json", "config.json")]
+        tokenizer = self.load_tokenizer() if self.has_tokenizer else None
+        default = getattr(self.config.get_text_config(), "eos_token_id", None)
+        return SpecialTokens.of(self.vocab_size, tokenizer, stated, default)
+
     @property
     def separator(self) -> int | None:
-        """The token that ends a document, where the configuration names one."""
-        token = getattr(self.config, "eos_token_id", None)
-        if isinstance(token, list):
-            token = token[0] if token else None
-        return token if isinstance(token, int) and 0 <= token < self.vocab_size else None
+        """The token that ends a document, where one is named; `special_tokens` has the rule."""
+        return self.special_tokens.separator
 
     def window(self, max_length: int | None) -> int:
         """T, tokens of a window: what was asked for, else the context, at most 2,048.

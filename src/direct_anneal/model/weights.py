@@ -61,7 +61,7 @@ def require_model_directory(directory: Path, name: str) -> None:
     """
     has_config = (directory / "config.json").is_file()
     if (directory / "adapter_config.json").is_file():
-        base = _read_json(directory / "adapter_config.json").get("base_model_name_or_path")
+        base = read_json(directory / "adapter_config.json").get("base_model_name_or_path")
         raise InputError(
             field="model",
             must="be a whole model",
@@ -249,7 +249,8 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON; empty where there is none, which whoever needs it says."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -32,6 +32,7 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
     out = Path(config.out)
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     tokens = Tokenisation.of(checkpoint, config.max_length)
+    found += checkpoint.special_tokens.notes
     pool_sources = sources_of("pool", config, tokens, out, found)
     validation_sources = sources_of("validation", config, tokens, out, found)
     check_writable(pool_sources)

@@ -190,6 +190,7 @@ class _Calibration:
         )
         if role == "pool":
             check_writable(sources)
+            self._remarks += checkpoint.special_tokens.notes
         load = checkpoint.load_tokenizer
         if checkpoint.has_tokenizer:  # its loading does not grow with the documents
             with self._timed(f"Reading the {role}"):

@@ -72,6 +72,8 @@ def _annealed(
     keep(asdict(config), out)
     work = _work(out / _WORK, wanted)
     corpora = {role: _read(role, found, config, checkpoint, window, work, shown) for role, found in sources.items()}
+    for note in checkpoint.special_tokens.of_the_separator():
+        shown.note(note)
     windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
     model = checkpoint.load_model(config.device, "float32", window=window)  # with dtype bfloat16 autocast does the rest
     state = load_optimizer_state(checkpoint.directory) if config.optimizer_state == "kept" else None
