@@ -16,7 +16,7 @@ import torch
 from direct_anneal.evaluate import evaluate
 from direct_anneal.features.batching import Window, found_batch_tokens, sketched
 from direct_anneal.gradients import GradientSketcher, ProjectionName
-from direct_anneal.selection import select_documents
+from direct_anneal.selection import select
 from gradients.tiny_models import FAMILIES, V, gap, padded, samples
 from selection.tiny import SKETCH_SIZE, documents, evidence, manifest, write_jsonl
 from train.annealing_runs import annealed, write_data
@@ -65,7 +65,7 @@ def _selected(checkpoint: Path, directory: Path, **options: Any) -> Path:
     given = {"model": checkpoint, "pool": [pool], "validation": [validation], "num_samples": 20, "report": False}
     name = "-".join(str(value) for value in options.values())
     out = directory / name
-    select_documents(**given, out=out, sketch_size=SKETCH_SIZE, **options)
+    select(**given, out=out, sketch_size=SKETCH_SIZE, **options)
     return out
 
 

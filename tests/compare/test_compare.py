@@ -23,7 +23,7 @@ from direct_anneal.compare.config import BEFORE, Recipe
 from direct_anneal.errors import InputError
 from direct_anneal.objectives import sketched
 from direct_anneal.progress import PlainLines
-from direct_anneal.selection import select_documents
+from direct_anneal.selection import select
 from selection.tiny import CONTEXT, SKETCH_SIZE, chosen_ids, documents, write_checkpoint, write_jsonl
 
 pytest.importorskip("accelerate", reason="annealing needs the extra 'anneal'")
@@ -131,7 +131,7 @@ class TestRuns:
         given = {"pool": scenario.pool, "validation": scenario.validation, **recipe.select, **by}
         # Bytes are its tokens.
         num_bytes = sum(len(json.loads(line)["text"]) for line in Path(scenario.pool[0]).read_text().splitlines())
-        select_documents(out=tmp_path / "out", num_tokens=round(fraction * num_bytes), report=False, **given)
+        select(out=tmp_path / "out", num_tokens=round(fraction * num_bytes), **given)
         (chosen,) = out.glob("scenarios/*/choices/by-another-*/selected.jsonl")
         assert {json.loads(line)["id"] for line in chosen.read_text().splitlines()} == chosen_ids(tmp_path / "out")
 

@@ -102,4 +102,4 @@ def no_model() -> GradientSketcher:
     """A machine that lacks the checkpoint."""
     from direct_anneal.errors import InputError
 
-    raise InputError("--model must be a checkpoint directory or a hub name, but it does not exist here")
+    raise InputError(field="model", must="be a checkpoint directory or a hub name", got="but it does not exist here")

@@ -26,7 +26,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.distributed import RayEngine, TaskMap
 from direct_anneal.errors import InputError
 from direct_anneal.features import extract
-from direct_anneal.selection import Run, reselect
+from direct_anneal.selection import Run, select_again
 from distributed.cluster_runs import Builder, Squaring, gone, no_model
 from features.extraction_runs import extracted, store_for
 from features.object_store import bucket, objects_below
@@ -138,7 +138,7 @@ def test_two_workers_give_them_also_into_a_bucket(
 
 
 def test_what_is_amiss_on_a_worker_is_told_as_if_it_were_here(corpus: Corpus, nodes: TwoNodes, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--model must be a checkpoint directory"):
+    with pytest.raises(InputError, match=r"^model must be a checkpoint directory"):
         made(corpus, tmp_path / "store", nodes, no_model, 1)
 
 
@@ -179,11 +179,11 @@ def test_products_by_one_two_and_four_workers_give_the_selection_made_here(
     nodes: TwoNodes, here: Run, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("direct_anneal.solver.matrix._PART_BYTES", 8 * SKETCH_SIZE * 13)  # five parts
-    local = reselect(here.out, out=tmp_path / "local", objective=objective, report=False)
+    local = select_again(here.out, out=tmp_path / "local", objective=objective)
     for workers in (1, 2, 4):
         out = tmp_path / str(workers)
         options: dict[str, Any] = {"engine": "ray", "ray_address": nodes.address, "workers": workers}
-        run = reselect(here.out, out=out, objective=objective, report=False, **options)
+        run = select_again(here.out, out=out, objective=objective, **options)
         assert (out / "selection.parquet").read_bytes() == (local.out / "selection.parquet").read_bytes()
         untimed = [{**one.manifest, "config": None, "timings": None} for one in (run, local)]
         assert untimed[0] == untimed[1]

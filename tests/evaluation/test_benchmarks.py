@@ -174,10 +174,10 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("benchmarks", "says"),
         [
-            ({"mmlu": PIQA}, "--benchmark must be one of winogrande"),
+            ({"mmlu": PIQA}, "benchmarks must be one of winogrande"),
             ({"piqa": SCIQ}, "row 0 of .* lacks goal"),
             ({"piqa": []}, "at least one record"),
-            ({"humaneval": HUMANEVAL}, "--run-generated-code"),
+            ({"humaneval": HUMANEVAL}, "run_generated_code"),
         ],
     )
     def test_before_anything_is_scored(

@@ -195,12 +195,12 @@ class TestTheDirectory:
     ("options", "match"),
     [
         ({"to": "csv"}, "to must be hf, jsonl"),
-        ({"to": "hf", "shard_size": 0}, "--shard-size"),
+        ({"to": "hf", "shard_size": 0}, "shard_size"),
         ({"to": "mds", "shard_size": 2**32}, "below 4 GiB"),
-        ({"to": "hf", "mixture_share": 0.0}, "--mixture-share"),
-        ({"to": "hf", "mixture_share": 1.5}, "--mixture-share"),
+        ({"to": "hf", "mixture_share": 0.0}, "mixture_share"),
+        ({"to": "hf", "mixture_share": 1.5}, "mixture_share"),
         ({"to": "hf", "eos_id": 256}, "vocabulary of 256"),
-        ({"to": "hf", "seed": -1}, "--seed"),
+        ({"to": "hf", "seed": -1}, "seed"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(run, tmp_path, options, match):

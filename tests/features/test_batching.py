@@ -170,7 +170,7 @@ def test_a_size_that_was_found_is_not_looked_for_again(
 
 def test_a_window_that_does_not_fit_is_told_with_what_to_do(checkpoint: Path, corpus: Corpus, tmp_path: Path) -> None:
     build: Any = lambda: Limited(sketcher(checkpoint), CONTEXT - 1)  # noqa: E731
-    with pytest.raises(InputError, match=r"one window of 64 tokens must fit into memory.*--max-length"):
+    with pytest.raises(InputError, match=r"one window of 64 tokens must fit into memory.*max_length"):
         extract(corpus, store_for(corpus, tmp_path), Local(build), max_length=CONTEXT)
 
 

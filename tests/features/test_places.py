@@ -16,7 +16,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import Documents, FeatureStore, Local, extract, is_url, place_at, verify
 from direct_anneal.features.storage import Url
-from direct_anneal.selection import reselect
+from direct_anneal.selection import select_again
 from features.extraction_runs import extracted, sketcher, store_for
 from features.object_store import BUCKET, bucket, objects_below
 from selection.pools import chosen, write_world
@@ -131,11 +131,11 @@ class TestSelecting:
         assert list(verify(far.out / "features" / "pool")) == []
         kept = {name: content for name, content in objects_below("run/pool").items() if name.startswith("features")}
         assert kept.items() <= files_below(far.out / "features" / "pool").items()
-        again = reselect(far.out, out=tmp_path / "again", fraction=0.25)
+        again = select_again(far.out, out=tmp_path / "again", fraction=0.25)
         assert again.manifest["objective"] == far.manifest["objective"]
 
     def test_a_bucket_that_is_not_there_is_told(self, checkpoint: Path, world: Path, tmp_path: Path, s3: str) -> None:
-        with pytest.raises(InputError, match=r"--features must be a place that can be read and written, but .*bucket"):
+        with pytest.raises(InputError, match=r"features must be a place that can be read and written, but .*bucket"):
             chosen(checkpoint, world, tmp_path / "out", features="s3://nowhere/run")
 
 

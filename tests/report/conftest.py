@@ -9,6 +9,7 @@ import pytest
 
 from direct_anneal.compare import report as comparison_report
 from direct_anneal.compare.config import BEFORE, Arm, Recipe, Scenario
+from direct_anneal.report import write_report
 from direct_anneal.selection import Run
 from selection.pools import chosen, write_validation, write_world
 from selection.tiny import documents, write_jsonl
@@ -27,11 +28,17 @@ HOSTILE = {
 ARMS = ("random", "direct", "cosine")
 
 
+def reported(run: Run) -> Run:
+    """The same with its report, as the command writes it."""
+    write_report(run.out)
+    return run
+
+
 @pytest.fixture(scope="session")
 def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished selection with its report and frontier, of a pool in every format. To be read, not changed."""
     directory = write_world(tmp_path_factory.mktemp("reported"))
-    return chosen(checkpoint, directory, directory / "out", frontier=(0.9, 1e-4, 2.0), report=True)
+    return reported(chosen(checkpoint, directory, directory / "out", frontier=(0.9, 1e-4, 2.0)))
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +51,7 @@ def hostile(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (directory / "pool").mkdir()
     write_jsonl(directory / "pool" / "$<i>\"pool'$.jsonl", [*odd, *documents(4, seed=5)])
     write_validation(directory / "validation.jsonl")
-    return chosen(checkpoint, directory, directory / "out", fraction=0.5, frontier=(0.9, 2.0), report=True)
+    return reported(chosen(checkpoint, directory, directory / "out", fraction=0.5, frontier=(0.9, 2.0)))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
 from direct_anneal.report.sanitize import legible
 from direct_anneal.run.run_dir import RunDir
-from direct_anneal.selection import Run, reselect
-from report.conftest import HOSTILE
+from direct_anneal.selection import Run, select_again
+from report.conftest import HOSTILE, reported
 from report.pages import harmless
 from selection.pools import write_pool
 from selection.tiny import evidence
@@ -68,12 +68,13 @@ class TestThePage:
 
     def test_other_budgets_where_they_were_traced_and_the_command_where_not(self, done: Run, tmp_path: Path) -> None:
         assert 'aria-label="Progress and composition over stiff budgets' in content(done)
-        without = reselect(done.out, out=tmp_path / "out")
+        without = reported(select_again(done.out, out=tmp_path / "out"))
         text = harmless(content(without)).text
         assert f"direct-anneal solve {without.out} --out {without.out}-frontier --frontier" in text
 
     def test_of_both_objectives_with_bands_and_tokens(self, done: Run, tmp_path: Path) -> None:
-        run = reselect(done.out, out=tmp_path / "out", objective="descent", num_tokens=700, bands=2, num_stiff=4)
+        options = {"objective": "descent", "num_tokens": 700, "bands": 2, "num_stiff": 4}
+        run = reported(select_again(done.out, out=tmp_path / "out", **options))
         text = harmless(content(run)).text
         assert "the most descent on the validation loss" in text
         assert "--objective energy" in text
@@ -130,7 +131,7 @@ class TestFindings:
 
     @pytest.mark.parametrize("num_samples", [1, 7, 59, 60])
     def test_no_document_is_shown_twice(self, done: Run, tmp_path: Path, num_samples: int) -> None:
-        run = reselect(done.out, out=tmp_path / "out", num_samples=num_samples, report=False)
+        run = select_again(done.out, out=tmp_path / "out", num_samples=num_samples)
         shown = [excerpt.evidence["id"] for those in gather(run.out).excerpts.values() for excerpt in those]
         assert len(shown) == len(set(shown))
         harmless(write_report(run.out).read_text(encoding="utf-8"))
@@ -235,5 +236,5 @@ def test_a_report_that_fails_fails_no_selection(
 
 def test_overwriting_leaves_no_report_of_the_run_before(done: Run, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(done.out, tmp_path / "copy"))
-    reselect(copied, out=copied, num_samples=3, overwrite=True, report=False)
+    select_again(copied, out=copied, num_samples=3, overwrite=True)
     assert not (copied / "report.html").exists()

@@ -18,7 +18,7 @@ from direct_anneal.compare import compare
 from direct_anneal.errors import InputError
 from direct_anneal.evaluate import evaluate
 from direct_anneal.io.lock import LOCK, MARK, check_free, held
-from direct_anneal.selection import features, reselect
+from direct_anneal.selection import features, select_again
 from direct_anneal.train import anneal
 from selection.killing import hold
 from selection.pools import chosen
@@ -125,7 +125,7 @@ class TestEveryCommand:
         return {
             "select": lambda: chosen(checkpoint, world, out),
             "features": lambda: features(model=checkpoint, pool=data, validation=data, out=out),
-            "solve": lambda: reselect(run, out=out),
+            "solve": lambda: select_again(run, out=out),
             "anneal": lambda: anneal(model=str(checkpoint), data=data, out=str(out), epochs=1, learning_rate=1e-3),
             "evaluate": lambda: evaluate(model=str(checkpoint), data=data, out=str(out)),
             "compare": lambda: compare(cast(Any, None), out),  # the directory comes before the recipe

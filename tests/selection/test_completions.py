@@ -60,5 +60,5 @@ def test_a_field_that_no_document_has_is_told(checkpoint: Path, world: Path, tmp
 
 @pytest.mark.parametrize("field", ["text", "input_ids"])
 def test_a_prompt_is_not_the_text(checkpoint: Path, world: Path, tmp_path: Path, field: str) -> None:
-    with pytest.raises(InputError, match="--prompt-field must be another field"):
+    with pytest.raises(InputError, match="prompt_field must be another field"):
         chosen(checkpoint, world, tmp_path / "out", prompt_field=field)

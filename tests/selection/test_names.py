@@ -71,5 +71,5 @@ def test_what_comes_after_finds_the_fields_again(out: Path, tmp_path: Path) -> N
 
 
 def test_the_prompts_names_are_none_of_the_texts(checkpoint: Path, place: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--prompt-field must be another field than the text's, got question content"):
+    with pytest.raises(InputError, match="prompt_field must be another field than the text's, got question content"):
         chosen(checkpoint, place, tmp_path / "out", prompt_field=["question", "content"], **NAMES)

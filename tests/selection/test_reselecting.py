@@ -14,7 +14,7 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import sealed
-from direct_anneal.selection import Run, reselect
+from direct_anneal.selection import Run, select_again
 from selection.pools import NUM_POOL, chosen, exported
 from selection.tiny import SKETCH_SIZE, chosen_ids, evidence, files_below, manifest
 from solver.elsewhere import Pickling
@@ -39,7 +39,7 @@ def as_written(out: Path) -> dict[str, bytes]:
 
 def test_unchanged_it_gives_the_same_bytes(done: Run, tmp_path: Path) -> None:
     before = files_below(done.out)
-    run = reselect(done.out, out=tmp_path / "out")
+    run = select_again(done.out, out=tmp_path / "out")
     assert as_written(run.out) == as_written(done.out)
     assert files_below(done.out) == before
     told = manifest(run.out)
@@ -56,8 +56,8 @@ def test_with_products_computed_elsewhere_it_gives_the_same_bytes(
     monkeypatch.setattr("direct_anneal.distributed.TaskMap", Pickling)
     monkeypatch.setattr("direct_anneal.solver.matrix._PART_BYTES", 8 * SKETCH_SIZE * 7)
     options: dict[str, Any] = {"objective": objective, "bands": 2, "noise": "centred", "relax_budget": True}
-    here = reselect(done.out, out=tmp_path / "here", frontier=(1.5,), **options)
-    there = reselect(done.out, out=tmp_path / "there", frontier=(1.5,), engine="ray", workers=3, **options)
+    here = select_again(done.out, out=tmp_path / "here", frontier=(1.5,), **options)
+    there = select_again(done.out, out=tmp_path / "there", frontier=(1.5,), engine="ray", workers=3, **options)
     assert as_written(there.out) == as_written(here.out)
     assert (there.out / "frontier.parquet").read_bytes() == (here.out / "frontier.parquet").read_bytes()
     untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
@@ -73,7 +73,7 @@ def test_changed_it_gives_what_select_would_have(
 ) -> None:
     again = shutil.copytree(done.out, tmp_path / "again")
     chosen(checkpoint, world, again, overwrite=True, **change)
-    run = reselect(done.out, out=tmp_path / "out", **change)
+    run = select_again(done.out, out=tmp_path / "out", **change)
     assert as_written(run.out) == as_written(again)
     assert run.manifest["config"]["out"] == str(tmp_path / "out")
 
@@ -82,7 +82,7 @@ def test_a_run_that_was_stopped_before_its_end_will_do(done: Run, tmp_path: Path
     stopped = shutil.copytree(done.out, tmp_path / "stopped")
     for path in [*stopped.glob("selec*"), stopped / "manifest.json"]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    run = reselect(stopped, out=tmp_path / "out")
+    run = select_again(stopped, out=tmp_path / "out")
     assert as_written(run.out) == as_written(done.out)
 
 
@@ -97,27 +97,27 @@ class TestRefused:
         mark = json.loads((copy / "direct-anneal.json").read_text())
         mark = sealed(mark | {"model": str(model), "trust_remote_code": True})
         (copy / "direct-anneal.json").write_text(json.dumps(mark))
-        assert as_written(reselect(copy, out=tmp_path / "out").out) == as_written(done.out)
+        assert as_written(select_again(copy, out=tmp_path / "out").out) == as_written(done.out)
         assert not (tmp_path / "ran").exists()
 
     def test_the_runs_own_directory_unless_asked(self, done: Run, tmp_path: Path) -> None:
         copy = shutil.copytree(done.out, tmp_path / "copy")
         before = files_below(copy)
         with pytest.raises(InputError, match=r"out must be another directory.*overwrite"):
-            reselect(copy, out=copy, num_samples=3)
+            select_again(copy, out=copy, num_samples=3)
         assert files_below(copy) == before
-        reselect(copy, out=copy, num_samples=3, overwrite=True)
+        select_again(copy, out=copy, num_samples=3, overwrite=True)
         assert len(chosen_ids(copy)) == 3
 
     def test_what_is_no_run(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):
-            reselect(tmp_path, out=tmp_path / "out")
+            select_again(tmp_path, out=tmp_path / "out")
 
     def test_features_that_are_not_complete(self, done: Run, tmp_path: Path) -> None:
         copy = shutil.copytree(done.out, tmp_path / "copy")
         next((copy / "features" / "pool").glob("features-*.npy")).unlink()
         with pytest.raises(InputError, match="1 are missing or damaged: run select again"):
-            reselect(copy, out=tmp_path / "out")
+            select_again(copy, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_a_pool_that_has_changed(self, checkpoint: Path, world: Path, done: Run, tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ class TestRefused:
         content["state"][0][-1] += 1  # as if the file had been written to since
         record.write_text(json.dumps(sealed(content)))
         with pytest.raises(InputError, match="pool must be as it was when its features were computed"):
-            reselect(copy, out=tmp_path / "out")
+            select_again(copy, out=tmp_path / "out")
 
 
 class TestConstraints:
     def test_floors_and_ceilings_as_shares_and_numbers(self, done: Run, tmp_path: Path) -> None:
-        run = reselect(done.out, out=tmp_path / "out", num_samples=20, floors=["table=0.45"], ceilings={"code": 2})
+        run = select_again(done.out, out=tmp_path / "out", num_samples=20, floors=["table=0.45"], ceilings={"code": 2})
         counts = composition(run.out)
         assert counts["table"] >= 9
         assert counts["code"] <= 2
@@ -141,7 +141,7 @@ class TestConstraints:
         assert run.manifest["config"]["floors"] == {"table": 0.45}
 
     def test_in_tokens(self, done: Run, tmp_path: Path) -> None:
-        run = reselect(done.out, out=tmp_path / "out", num_tokens=1000, floors={"code": 0.5})
+        run = select_again(done.out, out=tmp_path / "out", num_tokens=1000, floors={"code": 0.5})
         table = evidence(run.out).filter(evidence(run.out)["selected"])
         tokens = dict(zip(table["id"].to_pylist(), table["num_tokens"].to_pylist(), strict=True))
         code = [name for name, domain in zip(tokens, table["domain"].to_pylist(), strict=True) if domain == "code"]
@@ -153,7 +153,7 @@ class TestConstraints:
         kept_out, put_in = sorted(free)[:3], sorted(set(evidence(done.out)["id"].to_pylist()) - free)[:2]
         (tmp_path / "in.txt").write_text("\n".join(put_in) + "\n\n")
         (tmp_path / "out.txt").write_text("\n".join(kept_out))
-        run = reselect(
+        run = select_again(
             done.out, out=tmp_path / "out", force_in=tmp_path / "in.txt", force_out=str(tmp_path / "out.txt")
         )
         assert set(put_in) <= chosen_ids(run.out)
@@ -163,63 +163,63 @@ class TestConstraints:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            ({"floors": ["law=1"]}, "--floor must name a domain of the pool, but law is none: there are code, "),
+            ({"floors": ["law=1"]}, "floors must name a domain of the pool, but law is none: there are code, "),
             ({"floors": ["code=50"]}, r"the floor of domain code asks for 50 samples, but the pool has \d+"),
-            ({"ceilings": ["code"]}, "--ceiling must be DOMAIN=SHARE"),
-            ({"ceilings": ["code=1.5"]}, "--ceiling must be DOMAIN=SHARE"),
-            ({"floors": {"code": True}}, "--floor must be DOMAIN=SHARE"),
+            ({"ceilings": ["code"]}, "ceilings must be DOMAIN=SHARE"),
+            ({"ceilings": ["code=1.5"]}, "ceilings must be DOMAIN=SHARE"),
+            ({"floors": {"code": True}}, "floors must be DOMAIN=SHARE"),
             ({"floors": ["code=0.5"], "quota_unit": "tokens"}, "a share of the selection's tokens"),
             ({"quota_unit": "words"}, "quota_unit must be samples or tokens"),
-            ({"force_in": "nowhere.txt"}, "--force-in must be a text file of ids"),
+            ({"force_in": "nowhere.txt"}, "force_in must be a text file of ids"),
         ],
     )
     def test_what_cannot_be_is_said_in_a_line(
         self, done: Run, tmp_path: Path, options: dict[str, Any], reason: str
     ) -> None:
         with pytest.raises(InputError, match=reason):
-            reselect(done.out, out=tmp_path / "out", num_samples=30, **options)
+            select_again(done.out, out=tmp_path / "out", num_samples=30, **options)
 
     def test_ids_that_are_none_or_on_both_sides(self, done: Run, tmp_path: Path) -> None:
         listed = tmp_path / "ids.txt"
         listed.write_text("p000\nnobody\n")
         with pytest.raises(InputError, match=r"has 1 that are none \(nobody\)"):
-            reselect(done.out, out=tmp_path / "out", force_out=listed)
+            select_again(done.out, out=tmp_path / "out", force_out=listed)
         listed.write_text("p000\n")
-        with pytest.raises(InputError, match=r"1 are in both --force-in and --force-out \(p000\)"):
-            reselect(done.out, out=tmp_path / "out", force_in=listed, force_out=listed)
+        with pytest.raises(InputError, match=r"1 are in both force_in and force_out \(p000\)"):
+            select_again(done.out, out=tmp_path / "out", force_in=listed, force_out=listed)
 
     def test_select_takes_them_too(self, checkpoint: Path, world: Path, done: Run, tmp_path: Path) -> None:
         again = shutil.copytree(done.out, tmp_path / "again")
         chosen(checkpoint, world, again, overwrite=True, ceilings={"table": 0.1})
-        run = reselect(done.out, out=tmp_path / "out", ceilings={"table": 0.1})
+        run = select_again(done.out, out=tmp_path / "out", ceilings={"table": 0.1})
         assert as_written(again) == as_written(run.out)
         assert composition(again)["table"] <= 0.1 * NUM_POOL / 4
 
 
 class TestFrontier:
     def test_each_row_is_what_that_budget_gives(self, done: Run, tmp_path: Path) -> None:
-        run = reselect(done.out, out=tmp_path / "out", frontier=(0.9, 1e-4, 0.7))
+        run = select_again(done.out, out=tmp_path / "out", frontier=(0.9, 1e-4, 0.7))
         rows = pq.read_table(run.out / "frontier.parquet").to_pylist()
         assert rows == run.manifest["frontier"]
         assert [row["ratio"] for row in rows] == [1e-4, 0.7, 0.9]
         assert (rows[0]["status"], rows[0]["objective"]) == ("infeasible", None)
         for row in rows[1:]:
-            alone = reselect(done.out, out=tmp_path / str(row["ratio"]), budget_ratio=row["ratio"])
+            alone = select_again(done.out, out=tmp_path / str(row["ratio"]), budget_ratio=row["ratio"])
             assert row["objective"] == alone.manifest["objective"]["value"]
             assert {entry["domain"]: entry["selected"] for entry in row["domains"]} == composition(alone.out)
             assert row["used_ratio"] <= row["ratio"] * (1 + 1e-12)
 
     def test_the_grid_reaches_from_just_feasible_to_free(self, done: Run, tmp_path: Path) -> None:
-        rows = reselect(done.out, out=tmp_path / "out", frontier=(), objective="descent").manifest["frontier"]
+        rows = select_again(done.out, out=tmp_path / "out", frontier=(), objective="descent").manifest["frontier"]
         assert all(row["objective"] is not None for row in rows)
         objectives = [row["objective"] for row in rows]
         assert objectives == sorted(objectives)  # descent is solved exactly
-        free = reselect(done.out, out=tmp_path / "free", budget_ratio=100.0, objective="descent")
+        free = select_again(done.out, out=tmp_path / "free", budget_ratio=100.0, objective="descent")
         assert objectives[-1] == pytest.approx(free.manifest["objective"]["value"], rel=1e-12)
 
     def test_a_later_run_in_its_place_leaves_none(self, done: Run, tmp_path: Path) -> None:
-        reselect(done.out, out=tmp_path / "out", frontier=(0.9,))
-        reselect(done.out, out=tmp_path / "out", budget_ratio=0.9, overwrite=True)
+        select_again(done.out, out=tmp_path / "out", frontier=(0.9,))
+        select_again(done.out, out=tmp_path / "out", budget_ratio=0.9, overwrite=True)
         assert not (tmp_path / "out" / "frontier.parquet").exists()
 
 

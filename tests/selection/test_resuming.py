@@ -152,7 +152,7 @@ class TestWhatTheRunStandsOn:
         changed = documents(20, seed=8)
         changed[7]["text"] += " and more"
         write_jsonl(pool, changed)
-        with pytest.raises(InputError, match=r"data: there .*, now .*--overwrite"):
+        with pytest.raises(InputError, match=r"data: there .*, now .*overwrite"):
             chosen(checkpoint, world, out, pool=str(pool))
         assert results(out) == before
         chosen(checkpoint, world, out, pool=str(pool), overwrite=True)

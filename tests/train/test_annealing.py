@@ -249,13 +249,13 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"learning_rate": "1e-3"}, "--learning-rate must be a number"),
-            ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
-            ({"epochs": 0}, "--epochs must be above 0"),
-            ({"epochs": 2, "num_tokens": 100}, "--epochs must be given, or --num-tokens"),
-            ({"micro_batch_size": 3}, "a divisor of --batch-size 4"),
-            ({"mix_share": 0.2}, "given together with --mix"),
-            ({"schedule": "step"}, "--schedule must be linear or"),
+            ({"learning_rate": "1e-3"}, "learning_rate must be a number"),
+            ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+            ({"epochs": 0}, "epochs must be above 0"),
+            ({"epochs": 2, "num_tokens": 100}, "must be given once, by epochs or num_tokens, got both"),
+            ({"micro_batch_size": 3}, "a divisor of batch_size 4"),
+            ({"mix_share": 0.2}, "given together with mix"),
+            ({"schedule": "step"}, "schedule must be linear, 1-sqrt"),
             ({"max_length": 100}, "the model's context of 64 tokens, got 100"),
             ({"warm_up_steps": 12}, "12 of 12 steps warm up"),
             ({"optimizer_state": "kept"}, "has none"),
@@ -276,7 +276,7 @@ class TestRefuses:
             annealed(checkpoint, data, mine, overwrite=True)
 
     def test_a_loss_that_is_no_number(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="lower --learning-rate"):
+        with pytest.raises(InputError, match="lower learning_rate"):
             annealed(checkpoint, data, tmp_path / "out", learning_rate=9.9, clip=1e9, weight_decay=10.0, epochs=30)
 
     @pytest.mark.parametrize("state", [{"state": {}, "param_groups": []}, {"model": 1}, [1]])

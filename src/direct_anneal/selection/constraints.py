@@ -53,27 +53,30 @@ def _quotas(
     labels = np.asarray(domains.cast(pa.string()).to_numpy(zero_copy_only=False), dtype=str)
     known = sorted(set(labels.tolist()))
 
-    def amounts(flag: str, asked: Mapping[str, int | float], whole_of_share: Any) -> dict[str, int]:
+    def amounts(field: str, asked: Mapping[str, int | float], whole_of_share: Any) -> dict[str, int]:
         found = {}
         for domain, amount in asked.items():
             if domain not in known:
                 raise InputError(
-                    f"--{flag} must name a domain of the pool, but {domain} is none: there are {', '.join(known[:20])}"
-                    f"{', ...' if len(known) > 20 else ''}"
+                    field=field,
+                    must="name a domain of the pool",
+                    got=f"but {domain} is none",
+                    do=f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}",
                 )
             if isinstance(amount, float):
                 if whole is None:
                     raise InputError(
-                        f"--{flag} {domain}={amount:g} is a share of the selection's {unit}, but how many these are is "
-                        f"not known before: give a number of {unit}, or pass the other {option('quota_unit')}"
+                        f"{option(field)} {domain}={amount:g} is a share of the selection's {unit}, but how many "
+                        "these are "
+                        f"is not known before: give a number of {unit}, or pass the other {option('quota_unit')}"
                     )
                 # Up to the rounding of the product: a tenth of 30 is 3.
                 amount = whole_of_share(amount * whole, 1e-9 * whole)
             found[domain] = int(amount)
         return found
 
-    floors = amounts("floor", config.floors, lambda share, rounding: math.ceil(share - rounding))
-    ceilings = amounts("ceiling", config.ceilings, lambda share, rounding: math.floor(share + rounding))
+    floors = amounts("floors", config.floors, lambda share, rounding: math.ceil(share - rounding))
+    ceilings = amounts("ceilings", config.ceilings, lambda share, rounding: math.floor(share + rounding))
     return (Quota(labels, floors, ceilings, unit, "domain"),)
 
 
@@ -81,17 +84,18 @@ def _listed(field: str, path: str | None, ids: pa.ChunkedArray) -> NDArray[np.in
     """Positions of the ids in a file, one a line."""
     if path is None:
         return np.zeros(0, dtype=np.intp)
-    flag = f"--{field.replace('_', '-')}"
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{flag} must be a text file of ids, one a line, but {path}: {error}") from error
+        raise InputError(field=field, must="be a text file of ids, one a line", got=f"but {path}: {error}") from error
     wanted = pa.array(sorted({line.strip() for line in lines} - {""}), pa.string())
     positions = pc.index_in(wanted, pa.array(ids.cast(pa.string()).combine_chunks()))
     if positions.null_count:
         missing = wanted.filter(pc.is_null(positions)).to_pylist()
         raise InputError(
-            f"{flag} must list ids of usable documents of the pool, but {path} has {len(missing)} that are none "
-            f"({', '.join(missing[:3])}): ids are those in selection.parquet"
+            field=field,
+            must="list ids of usable documents of the pool",
+            got=f"but {path} has {len(missing)} that are none ({', '.join(missing[:3])})",
+            do="ids are those in selection.parquet",
         )
     return np.asarray(positions.to_numpy(zero_copy_only=False), dtype=np.intp)
