@@ -73,7 +73,7 @@ class TestThePage:
         assert f"direct-anneal solve {without.out} --out {without.out}-frontier --frontier" in text
 
     def test_of_both_objectives_with_bands_and_tokens(self, done: Run, tmp_path: Path) -> None:
-        options = {"objective": "descent", "num_tokens": 700, "bands": 2, "num_stiff": 4}
+        options = {"objective": "descent", "num_tokens": 700, "bands": 2, "num_stiff": 4, "beside": "energy"}
         run = reported(select_again(done.out, out=tmp_path / "out", **options))
         text = harmless(content(run)).text
         assert "the most descent on the validation loss" in text

@@ -67,8 +67,8 @@ def _quotas(
                 if whole is None:
                     raise InputError(
                         f"{option(field)} {domain}={amount:g} is a share of the selection's {unit}, but how many "
-                        "these are "
-                        f"is not known before: give a number of {unit}, or pass the other {option('quota_unit')}"
+                        f"these are is not known before: give a number of {unit}, or pass the other "
+                        f"{option('quota_unit')}"
                     )
                 # Up to the rounding of the product: a tenth of 30 is 3.
                 amount = whole_of_share(amount * whole, 1e-9 * whole)
