@@ -1,0 +1,263 @@
+"""Everything that all walks of one run share, the search for their depth, and the walks that the pool is scored at.
+
+M documents of the validation set, k folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from direct_anneal.errors import InputError, option
+from direct_anneal.io.atomic import replacing
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.path.config import PathConfig
+from direct_anneal.path.depth import Depth, deepest, has_turned, points
+from direct_anneal.path.documents import Texts
+from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
+from direct_anneal.path.walk import Steps, keep_weights, kept_note, walk
+from direct_anneal.progress import Advance, Items
+from direct_anneal.train.packing import PackedWindows, Part
+
+RECORD = "path.json"
+
+_WINDOW = 512
+_STEPS_A_PASS = 32
+_MOST_STEP_TOKENS = 16384
+_POINTS = 12  # of a walk, at which the left-out loss is taken
+
+Moments = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+
+
+class Stages(Protocol):
+    """Shows stages, as `progress.Progress` does."""
+
+    def stage(
+        self, name: str, unit: str, total: int | None = None, items: Items | None = None
+    ) -> AbstractContextManager[Advance]:
+        """Show one stage while it lasts."""
+
+
+@dataclass(frozen=True)
+class Walks:
+    """All walks of one run.
+
+    Attributes:
+        config, checkpoint: the run's.
+        model: moved to wherever the walk under way stands.
+        start: θ_s, by parameter name, on the CPU.
+        moments: of Adam at θ_s; zeros where None.
+        texts: the validation set.
+        max_length: tokens of a window where losses are taken.
+        directory: where states, ends and what the search found are kept.
+        mark: a hash of all that the walks depend on, but for whose documents they see.
+        stages: where progress is shown.
+    """
+
+    config: PathConfig
+    checkpoint: Checkpoint
+    model: nn.Module
+    start: Mapping[str, torch.Tensor]
+    moments: Moments | None
+    texts: Texts
+    max_length: int
+    directory: Path
+    mark: str
+    stages: Stages
+
+    @property
+    def window(self) -> int:
+        """T of a training window."""
+        return min(self.config.window or _WINDOW, self.max_length)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows of a step: the same for all walks, whatever part of the validation set they see."""
+        total = int(self.texts.num_tokens.sum())
+        tokens = self.config.batch_tokens or min(total // _STEPS_A_PASS, _MOST_STEP_TOKENS)
+        return max(1, tokens // self.window)
+
+    def steps_of(self, texts: Texts, passes: float) -> int:
+        """Steps of so many passes over these documents."""
+        return max(1, round(passes * int(texts.num_tokens.sum()) / (self.batch_size * self.window)))
+
+    def mark_of(self, rows: NDArray[np.intp], steps: Steps) -> str:
+        """A hash of all that one walk depends on."""
+        content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def return_to_start(self) -> None:
+        """Put the model back to θ_s."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self.start[name])
+
+
+def folds_of(run: Walks) -> NDArray[np.int64]:
+    """The fold of each validation document, (M,)."""
+    folds = run.texts.of_folds(max(1, run.config.num_folds))
+    if run.config.num_folds and len(np.unique(folds)) < run.config.num_folds:
+        raise InputError(
+            subject="the validation set",
+            must=f"hold at least {run.config.num_folds} different documents, one for each of {option('num_folds')}",
+            got=f"but it holds {len(np.unique(folds))}",
+            do="give more, or fewer folds",
+        )
+    return folds
+
+
+def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
+    """Rate by the first fold, depth by all; kept once found."""
+    config = run.config
+    if not config.num_folds:
+        return Depth(config.learning_rates[0], 1.0, None, None, {})
+    record = run.directory / RECORD
+    kept = _kept_depth(record, run.mark)
+    if kept is not None:
+        return kept
+    rates = config.learning_rates
+    walks = len(rates) + config.num_folds - 1
+    total = walks * run.steps_of(run.texts, config.max_passes * (1 - 1 / config.num_folds))
+    with run.stages.stage("Finding the path's depth", "steps", total) as advance:
+        first = {rate: _searched(run, folds, 0, rate, advance) for rate in rates}
+        rate = deepest({rate: [curve] for rate, curve in first.items()}).learning_rate
+        rest = [_searched(run, folds, fold, rate, advance) for fold in range(1, config.num_folds)]
+    depth = deepest({rate: [first[rate], *rest]})
+    curves = {**{f"{other:g}": [curve] for other, curve in first.items()}, **depth.curves}
+    depth = Depth(depth.learning_rate, depth.share, depth.gain, depth.stderr, curves)
+    if depth.share == 0:
+        raise InputError(
+            subject="validation text that was left out",
+            must="gain from annealing on the rest",
+            got=f"but at rates {', '.join(f'{rate:g}' for rate in rates)} it never did",
+            do=f"pass smaller {option('learning_rates')}, or give more validation documents",
+        )
+    content = {"mark": run.mark, **depth.described}
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+    return depth
+
+
+def _kept_depth(record: Path, mark: str) -> Depth | None:
+    try:
+        kept = json.loads(record.read_text(encoding="ascii"))
+        if kept["mark"] != mark:
+            return None
+        curves = {rate: [[(s, v) for s, v in fold] for fold in folds] for rate, folds in kept["curves"].items()}
+        return Depth(kept["learning_rate"], kept["share"], kept["left_out_gain"], kept["left_out_gain_stderr"], curves)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _searched(
+    run: Walks, folds: NDArray[np.int64], fold: int, rate: float, advance: Callable[[int], object]
+) -> list[tuple[float, float]]:
+    """(share of the steps, loss of the left-out fold) along a walk on the other folds; kept once done."""
+    rows, left_out = np.flatnonzero(folds != fold), run.texts.take(np.flatnonzero(folds == fold))
+    num_steps = run.steps_of(run.texts.take(rows), run.config.max_passes)
+    steps = _steps(run, rate, num_steps)
+    visited_at = set(points(num_steps, _POINTS))
+    losses: list[float] = []
+
+    def visit(taken: int) -> float | None:
+        if taken not in visited_at:
+            return None
+        nats, predicted = losses_at(run, left_out)
+        losses.append(float(nats.sum() / max(1.0, predicted.sum())))
+        return losses[-1]
+
+    curve_file = run.directory / f"search-{rate:g}-{fold}.json"
+    mark = run.mark_of(rows, steps)
+    try:
+        kept = json.loads(curve_file.read_text(encoding="ascii"))
+        if kept["mark"] == mark:
+            advance(num_steps)
+            return [(share, loss) for share, loss in kept["curve"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    run.return_to_start()
+    visited = walk(
+        run.model,
+        _windows(run, rows, steps),
+        steps,
+        state_file=run.directory / "search.safetensors",
+        mark=mark,
+        moments=run.moments,
+        visit=visit,
+        until=lambda seen: has_turned([loss for _, loss in seen]),
+        advance=advance,
+    )
+    curve = [(taken / num_steps, loss) for taken, loss in visited]
+    with replacing(curve_file) as temporary:
+        temporary.write_text(json.dumps({"mark": mark, "curve": curve}), encoding="ascii")
+    return curve
+
+
+def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
+    """The weights at the end of a walk on these documents; walked where they are not there."""
+    config = run.config
+    num_steps = run.steps_of(run.texts.take(rows), depth.share * config.max_passes)
+    steps = _steps(run, depth.learning_rate, num_steps)
+    mark = run.mark_of(rows, steps)
+    end = run.directory / f"end-{name}.safetensors"
+    if kept_note(end, mark) is not None:
+        return end
+    with run.stages.stage(f"Walking the path ({name})", "steps", num_steps) as advance:
+        run.return_to_start()
+        state = run.directory / "walk.safetensors"
+        walk(
+            run.model,
+            _windows(run, rows, steps),
+            steps,
+            state_file=state,
+            mark=mark,
+            moments=run.moments,
+            advance=advance,
+        )
+        keep_weights(end, run.model, {"mark": mark})
+        state.unlink(missing_ok=True)
+    return end
+
+
+def _steps(run: Walks, rate: float, num_steps: int) -> Steps:
+    config = run.config
+    return Steps(
+        learning_rate=rate,
+        num_steps=num_steps,
+        stop=num_steps,
+        batch_size=run.batch_size,
+        schedule=config.schedule,
+        warm_up_steps=int(config.warm_up * num_steps),
+        weight_decay=config.weight_decay,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        clip=config.clip,
+        checkpoint_steps=config.checkpoint_steps,
+    )
+
+
+def _windows(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
+    return PackedWindows(
+        [Part(run.texts.take(rows))],
+        num_windows=steps.stop * steps.batch_size,
+        window=run.window,
+        separator=run.checkpoint.separator,
+        seed=run.config.seed,
+        predict_prompts=False,
+    )
+
+
+def losses_at(run: Walks, texts: Texts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nats and predicted tokens of these documents where the model stands."""
+    tokens = BATCH_TOKENS[torch.device(run.config.device).type]
+    return losses_of(run.model, texts.contents, texts.num_prompt, max_length=run.max_length, batch_tokens=tokens)
