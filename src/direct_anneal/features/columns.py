@@ -86,6 +86,34 @@ class ColumnStore:
         for leftover in fnmatch.filter(self._place.names(), "columns*" + TEMPORARY_SUFFIX):
             self._place.remove(leftover)
 
+    @classmethod
+    def open(cls, directory: Path | str) -> ColumnStore:
+        """The store that lies there, whatever its fingerprint.
+
+        Raises:
+            InputError: there is none that can be read.
+        """
+        found = _read_json(place_at(directory), HEADER)
+        if found is None or found.get("format") != FORMAT:
+            raise InputError(
+                subject=str(directory),
+                must=f"hold columns of format {FORMAT}",
+                got="but there are none that can be read",
+                do="run select first",
+            )
+        return cls(
+            directory,
+            num_samples=found["num_samples"],
+            columns=tuple(found["columns"]),
+            fingerprint=found["fingerprint"],
+            rows_per_shard=found["rows_per_shard"],
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(self._header["fingerprint"]))
+        return found
+
     @property
     def num_shards(self) -> int:
         return -(-self.num_samples // self._rows_per_shard)
@@ -130,6 +158,14 @@ class ColumnStore:
             for shard in range(self.num_shards)
         ]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
+
+    def ids(self) -> pa.Array:
+        """Of the documents, (N,). Every shard must be committed."""
+        parts = [
+            pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=["id"])
+            for shard in range(self.num_shards)
+        ]
+        return pa.concat_tables(parts)["id"].combine_chunks()
 
     def keep(self, name: str, content: Mapping[str, Any]) -> None:
         """Keep a small record beside the shards, for whoever goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,50 @@ class SketchedGradients:
         quarantined = table.append_column("reason", reasons).filter(pa.array(~usable))
         words = None if ngrams is None else _only(ngrams, usable)
         return cls(_only(store, usable), samples["grad_norm"].to_numpy(), samples, quarantined, words)
+
+    @classmethod
+    def absent(cls, index: pa.Table, losses: NDArray[np.float64], reasons: Sequence[str | None]) -> SketchedGradients:
+        """Stand for documents of which no gradients are needed: their table alone, with null norms.
+
+        Args:
+            index: the corpus's, N rows.
+            losses: mean token nats of each, (N,).
+            reasons: why a document cannot be used, (N,); None where it can.
+        """
+        table = index.append_column("loss", pa.array(losses, from_pandas=True))
+        table = table.append_column("grad_norm", pa.nulls(len(index), pa.float64()))
+        why = pa.array(reasons, pa.string())
+        samples = table.filter(why.is_null())
+        quarantined = table.append_column("reason", why).filter(why.is_valid())
+        return cls([], np.full(len(samples), np.nan), samples, quarantined)
+
+    def without(self, rows: NDArray[np.bool_], reasons: Sequence[str | None]) -> SketchedGradients:
+        """The same with more documents left out.
+
+        Args:
+            rows: of the usable ones, which are, (n,) bool.
+            reasons: why, for each of those.
+        """
+        keep = ~rows
+        gone = self.samples.filter(pa.array(rows)).append_column("reason", pa.array(reasons, pa.string()))
+        ends = np.cumsum([0, *(len(block) for block in self.units)])
+        parts = [keep[first:last] for first, last in pairwise(ends)]
+
+        def kept(
+            blocks: Sequence[StoredRows | NDArray[np.float16]],
+        ) -> list[StoredRows | NDArray[np.float16]]:
+            return [
+                block.only(part) if isinstance(block, StoredRows) else block[part]
+                for block, part in zip(blocks, parts, strict=True)
+            ]
+
+        return SketchedGradients(
+            kept(self.units),
+            self.norms[keep],
+            self.samples.filter(pa.array(keep)),
+            pa.concat_tables([self.quarantined, gone]),
+            None if self.ngrams is None else kept(self.ngrams),
+        )
 
     def __len__(self) -> int:
         return len(self.norms)

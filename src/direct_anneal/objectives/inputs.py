@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from direct_anneal.curvature import Estimate
+    from direct_anneal.path import PathLosses
 
 Float = NDArray[np.float64]
 Blocks = Sequence[Block]
@@ -144,6 +145,11 @@ class Inputs:
         found: Blocks = self._column("ngrams", role)
         return found
 
+    def path(self, role: str) -> PathLosses:
+        """Losses along the descent path, in the order of the samples."""
+        found: PathLosses = self._column("path", role)
+        return found
+
     def problem(
         self,
         features: FeatureMatrix | NDArray[np.floating],
@@ -157,6 +163,7 @@ class Inputs:
         facts: Mapping[str, Any] | None = None,
         remarks: Sequence[str] = (),
         columns: Mapping[str, NDArray[Any]] | None = None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> Built:
         """The problem of these features, with the size and the constraints that were asked for.
 
@@ -165,9 +172,14 @@ class Inputs:
             stiff_cost: shape (N,), or (N, m) with a budget for each band; nothing costs anything where left out.
             units, facts, remarks, columns: as `Built` keeps them.
             ratio: of the budget, in `units`.
+            left_out: samples that the objective will not have, (N,), but where the user forces them in.
         """
         if stiff_cost is None:
             stiff_cost, units = np.zeros(features.shape[0]), None
+        constraints = dict(self._constraints)
+        if left_out is not None:
+            forced = {name: self._mask(name) for name in ("forced_in", "forced_out")}
+            constraints["forced_out"] = forced["forced_out"] | (left_out & ~forced["forced_in"])
         problem = SelectionProblem(
             features=features,
             stiff_cost=stiff_cost,
@@ -178,9 +190,17 @@ class Inputs:
             num_selected=self.num_selected,
             num_tokens=self.num_tokens,
             token_budget=self.token_budget,
-            **self._constraints,
+            **constraints,
         )
         return Built(problem, units, facts or {}, remarks, columns or {})
+
+    def _mask(self, name: str) -> NDArray[np.bool_]:
+        """Forced samples, (N,)."""
+        assert self.num_tokens is not None
+        mask = np.zeros(len(self.num_tokens), dtype=bool)
+        given = self._constraints.get(name)
+        mask[np.asarray([] if given is None else given, dtype=None if given is not None else np.intp)] = True
+        return mask
 
     def _column(self, name: str, role: str) -> Any:
         if (name, role) not in self._loaded:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from direct_anneal.data import Corpus
@@ -18,10 +20,13 @@ from direct_anneal.errors import InputError
 from direct_anneal.features.columns import ROWS_PER_SHARD
 from direct_anneal.gradients import adam_moments
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
+from direct_anneal.path.damage import FEWEST_HEAD_TOKENS, common_shares, repeated_share, word_starts
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.scores import Scores, score_by_others
+from direct_anneal.path.scoring import Sums
 from direct_anneal.path.walks import Moments, Stages, Walks, folds_of, found_depth, walked
 
 VERSION = 1  # of what the stored numbers mean
@@ -81,9 +86,14 @@ def descend(
         **config.defining,
         "optimizer": None if config.optimizer is None else _digest(config.optimizer),
     }
+    whole_fingerprint = {**wanted, "pool": pool.fingerprint}
+    if not replace:
+        with suppress(InputError):  # not there, or not whole: then it is made below
+            return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
     mark = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
+    require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
     texts = Texts.of(validation)
     start = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
     run = Walks(config, checkpoint, model, start, _moments(config, model), texts, max_length, work, mark, stages)
@@ -98,33 +108,53 @@ def descend(
     at_end = {name: walked(run, name, rows, depth) for name, rows in needed.items()}
 
     scores = Scores(run, pool, str(directory).rstrip("/"), wanted, rows_per_shard, replace)
-    start_nats, predicted = scores.at("start", None)
-    scored = list(whole or ends)
-    per_end = {name: scores.at(name, at_end[name])[0] for name in scored}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        start_loss = start_nats / predicted
-        end_loss = np.mean([nats / predicted for nats in per_end.values()], axis=0)
+    at_start = scores.at("start", None)
+    signs = _signs(run, scores, pool, at_start)
+    end_loss = np.mean([scores.at(name, at_end[name]).means for name in (whole or ends)], axis=0)
     if shared:
         score_by_others(run, pool, shared, folds, at_end, end_loss)
-    return PathLosses(
+    losses = PathLosses(
         ids=pool.index["id"].combine_chunks(),
-        num_tokens=predicted,
-        start=start_loss,
+        num_tokens=at_start.predicted,
+        start=at_start.means,
         ends=end_loss[:, None],
         names=("validation",),
+        **signs,
         described={
             "version": VERSION,
+            "fingerprints": {
+                "model": wanted["model"],
+                "optimizer": wanted["optimizer"],
+                "validation": validation.fingerprint,
+                "pool": pool.fingerprint,
+            },
             "config": config.defining,
             "window": run.window,
             "batch_size": run.batch_size,
-            "steps": {
-                name: run.steps_of(texts.take(rows), depth.share * config.max_passes) for name, rows in needed.items()
-            },
+            "steps": {name: run.steps_of(texts.take(rows), passes) for name, rows in needed.items()},
             "passes": passes,
             "in_validation": len(shared),
             **depth.described,
         },
     )
+    losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
+    return losses
+
+
+def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
+    """Signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
+    with run.stages.stage("Repetition", "documents", 3 * pool.num_samples) as advance:
+        repeated = np.zeros(pool.num_samples)
+        for row in range(pool.num_samples):
+            repeated[row] = repeated_share(pool.tokens(row))
+            advance(1)
+        common = common_shares(pool, advance)
+    order = np.full(pool.num_samples, np.nan)
+    if run.checkpoint.has_tokenizer:
+        mixed = scores.mixed(word_starts(run.checkpoint.load_tokenizer(), run.checkpoint.vocab_size))
+        told = (mixed.predicted >= FEWEST_HEAD_TOKENS - 1) & (mixed.nats > 0)
+        order[told] = 1 - start.head[told] / mixed.nats[told]
+    return {"repeated": repeated, "common": common, "order": order}
 
 
 def _digest(path: str) -> str:

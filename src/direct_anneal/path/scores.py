@@ -5,7 +5,9 @@ N documents of the pool, n of one shard.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from numpy.typing import NDArray
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ColumnStore
-from direct_anneal.path.documents import Texts
-from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, OutOfMemoryError, losses_of
+from direct_anneal.path.damage import HEAD_TOKENS, shuffled
+from direct_anneal.path.documents import Texts, Tokens
+from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, OutOfMemoryError, Sums, losses_of
 from direct_anneal.path.walk import put_weights
 from direct_anneal.path.walks import Walks, losses_at
 
-COLUMNS = ("nats", "predicted")
+COLUMNS = ("nats", "predicted", "head")
+_MIXED = "shuffled"
 
 
 class Scores:
@@ -41,8 +45,19 @@ class Scores:
         self._run, self._pool, self._home, self._wanted = run, pool, home, wanted
         self._rows_per_shard, self._replace = rows_per_shard, replace
 
-    def at(self, name: str, weights: Path | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Nats and predicted tokens of every document, (N,) each, with these weights, or at θ_s."""
+    def at(self, name: str, weights: Path | None) -> Sums:
+        """Losses of every document with these weights, or at θ_s."""
+        return self._passed(name, weights, None)
+
+    def mixed(self, starts: NDArray[np.bool_]) -> Sums:
+        """Losses at θ_s of every document's beginning, its words in random order.
+
+        Args:
+            starts: which tokens begin a word, (V,).
+        """
+        return self._passed(_MIXED, None, starts)
+
+    def _passed(self, name: str, weights: Path | None, starts: NDArray[np.bool_] | None) -> Sums:
         run, pool = self._run, self._pool
         # Losses at the start are the same whatever path begins there.
         own = ("version", "model", "max_length", "torch")
@@ -51,6 +66,7 @@ class Scores:
             "pool": pool.fingerprint,
             "dtype": run.config.dtype,
             "point": name,
+            "words": None if starts is None else hashlib.sha256(np.packbits(starts).tobytes()).hexdigest(),
         }
         store = ColumnStore(
             f"{self._home}/{name}",
@@ -62,19 +78,37 @@ class Scores:
         )
         missing = store.missing()
         label = "Losses at the start" if weights is None else f"Losses at the path's end ({name})"
-        total = int(pool.num_tokens.sum())
+        lengths = pool.num_tokens
+        if starts is not None:
+            label, lengths = "Losses of shuffled words", np.minimum(lengths, HEAD_TOKENS)
+        total = int(lengths.sum())
         with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples)) as advance:
-            advance(total - sum(int(pool.num_tokens[_span(store.rows(shard))].sum()) for shard in missing))
+            advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
                 if weights is None:
                     run.return_to_start()
                 else:
                     put_weights(weights, run.model)
-                self._fill(store, missing, advance)
-        columns = store.read()
-        return columns["nats"], columns["predicted"]
+                self._fill(store, missing, starts, advance)
+        return Sums(**store.read())
 
-    def _fill(self, store: ColumnStore, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+    def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
+        """Contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
+        contents = [self._pool.tokens(row) for row in rows]
+        prompts = self._pool.num_prompt[_span(rows)]
+        if starts is None:
+            return contents, prompts
+        names: list[str] = self._pool.index["id"][rows.start : rows.stop].to_pylist()
+        heads = [shuffled(tokens[:HEAD_TOKENS], starts, name) for tokens, name in zip(contents, names, strict=True)]
+        return heads, np.zeros_like(prompts)
+
+    def _fill(
+        self,
+        store: ColumnStore,
+        missing: Sequence[int],
+        starts: NDArray[np.bool_] | None,
+        advance: Callable[[int], object],
+    ) -> None:
         run, pool = self._run, self._pool
         device = torch.device(run.config.device).type
         kept = store.kept("batches")
@@ -83,18 +117,17 @@ class Scores:
         with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):
             for shard in missing:
                 rows = store.rows(shard)
-                contents, done = [pool.tokens(row) for row in rows], False
-                while not done:
+                (contents, prompts), found = self._documents(rows, starts), None
+                while found is None:
                     try:
-                        nats, predicted = losses_of(
+                        found = losses_of(
                             run.model,
                             contents,
-                            pool.num_prompt[_span(rows)],
+                            prompts,
                             max_length=run.max_length,
                             batch_tokens=tokens,
                             advance=advance,
                         )
-                        done = True
                     except OutOfMemoryError as error:
                         if tokens <= FEWEST_BATCH_TOKENS:
                             raise InputError(
@@ -105,7 +138,7 @@ class Scores:
                             ) from error
                         tokens //= 2
                         store.keep("batches", {"tokens": tokens})
-                store.write(shard, ids.slice(rows.start, len(rows)), {"nats": nats, "predicted": predicted})
+                store.write(shard, ids.slice(rows.start, len(rows)), asdict(found))
 
 
 def score_by_others(
@@ -130,9 +163,7 @@ def score_by_others(
             continue
         put_weights(walked[f"fold-{fold}"], run.model)
         texts = Texts([""] * len(rows), [pool.tokens(row) for row in rows], pool.num_prompt[rows])
-        nats, predicted = losses_at(run, texts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            end_loss[rows] = nats / predicted
+        end_loss[rows] = losses_at(run, texts).means
 
 
 def _span(rows: range) -> slice:

@@ -10,8 +10,8 @@ losses agree to rounding (a relative 1e-5 in float32).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +20,35 @@ from torch import Tensor, nn
 
 from direct_anneal.model.batching import IGNORED_LABEL, batches, next_labels, padded, windows_of
 from direct_anneal.model.lengths import length_switches
+from direct_anneal.model.probes import predictions
+from direct_anneal.path.damage import HEAD_TOKENS
 
 # Padded tokens of a batch. On a CPU more was not faster (benchmarks/path.py); a GPU needs that many to be busy.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 FEWEST_BATCH_TOKENS = 256
 
 _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}  # of logits in float32 at once
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Losses of n documents, as sums.
+
+    Attributes:
+        nats, predicted: over the predicted tokens of each, and how many these are, (n,).
+        head: nats over the first `HEAD_TOKENS`, (n,); NaN where a prompt is among them.
+    """
+
+    nats: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    head: NDArray[np.float64]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Nats a predicted token, (n,); NaN where there is none."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means: NDArray[np.float64] = self.nats / self.predicted
+        return means
 
 
 class OutOfMemoryError(Exception):
@@ -40,8 +63,8 @@ def losses_of(
     max_length: int,
     batch_tokens: int,
     advance: Callable[[int], object] = lambda _: None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Summed nats and number of the predicted tokens of each document, (n,) each.
+) -> Sums:
+    """Summed nats and number of the predicted tokens of each document.
 
     A document that is longer than `max_length` is cut into windows, whose nats are added. One that predicts nothing,
     being empty or of a single token, has 0 of both. A loss that is not finite stays as the model gave it.
@@ -56,26 +79,29 @@ def losses_of(
     Raises:
         OutOfMemoryError: a batch does not fit; what `advance` was told is taken back.
     """
-    nats, predicted = np.zeros(len(contents)), np.zeros(len(contents))
-    done = 0
+    nats, predicted, head = (np.zeros(len(contents)) for _ in range(3))
+    windows = windows_of(contents, max_length=max_length, num_prompt=num_prompt)
+    first = {window.document: id(window) for window in reversed(windows)}
+    device, done = next(model.parameters()).device, 0
     with torch.inference_mode():
-        windows = windows_of(contents, max_length=max_length, num_prompt=num_prompt)
         for batch in batches(windows, batch_tokens, length_switches(model)):
             rows = padded(batch)
-            ids, targets = rows.ids, next_labels(rows.labels)
+            targets = next_labels(rows.labels)
             try:
-                sums = token_nats(model, ids.to(_device(model)), targets.to(_device(model))).sum(1)
+                each = token_nats(model, rows.ids.to(device), targets.to(device))
             except (torch.OutOfMemoryError, MemoryError) as error:
                 advance(-done)
-                raise OutOfMemoryError(f"{len(batch)} windows of {ids.shape[1]} tokens") from error
-            owners = [window.document for window in batch]
-            np.add.at(nats, owners, sums.cpu().numpy())
-            np.add.at(predicted, owners, (targets != IGNORED_LABEL).sum(1).numpy().astype(np.float64))
+                raise OutOfMemoryError(f"{len(batch)} windows of {rows.ids.shape[1]} tokens") from error
+            np.add.at(nats, rows.documents, each.sum(1).cpu().numpy())
+            np.add.at(predicted, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy().astype(np.float64))
+            begins = [first[window.document] == id(window) for window in batch]
+            np.add.at(head, rows.documents, np.where(begins, each[:, : HEAD_TOKENS - 1].sum(1).cpu().numpy(), 0.0))
             amount = sum(len(window.tokens) for window in batch)
             advance(amount)
             done += amount
     advance(sum(map(len, contents)) - done)
-    return nats, predicted
+    head[num_prompt > 0] = np.nan
+    return Sums(nats, predicted, head)
 
 
 def token_nats(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
@@ -87,19 +113,13 @@ def token_nats(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
         ids: (B, T).
         targets: (B, T), the token that follows; −100 where it is not predicted.
     """
-    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    logits: Tensor = model(input_ids=ids, **options).logits
+    logits = predictions(model, ids)
     vocabulary = logits.shape[-1]
     rows = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * vocabulary))
     precise = torch.promote_types(logits.dtype, torch.float32)
+    chunks = zip(torch.split(logits.flatten(0, 1), rows), torch.split(targets.flatten(), rows), strict=True)
     parts = [
         nn.functional.cross_entropy(part.to(precise), target, ignore_index=IGNORED_LABEL, reduction="none")
-        for part, target in zip(
-            torch.split(logits.flatten(0, 1), rows), torch.split(targets.flatten(), rows), strict=True
-        )
+        for part, target in chunks
     ]
     return torch.cat(parts).reshape(targets.shape).double()
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from direct_anneal.errors import InputError, option
-from direct_anneal.gradients import IGNORED_LABEL
 from direct_anneal.io.atomic import replacing
+from direct_anneal.model.batching import IGNORED_LABEL, next_labels
+from direct_anneal.model.probes import predictions
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import ScheduleName, rate_factor
 
@@ -165,14 +166,14 @@ def _accumulate(model: nn.Module, windows: PackedWindows, chosen: Sequence[int])
     items = [windows[index] for index in chosen]
     ids = torch.stack([item["input_ids"] for item in items])
     labels = torch.stack([item["labels"] for item in items])
-    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    targets = next_labels(labels)
     device = next(model.parameters()).device
     num_predicted = max(1, int((targets != IGNORED_LABEL).sum()))
     total = torch.zeros((), dtype=torch.float64)
     model.zero_grad(set_to_none=True)
     rows = max(1, MICRO_BATCH_TOKENS // ids.shape[1])
     for part, wanted in zip(torch.split(ids, rows), torch.split(targets, rows), strict=True):
-        logits = model(input_ids=part.to(device), use_cache=False).logits
+        logits = predictions(model, part.to(device))
         precise = torch.promote_types(logits.dtype, torch.float32)
         nats = nn.functional.cross_entropy(
             logits.flatten(0, 1).to(precise), wanted.to(device).flatten(), ignore_index=IGNORED_LABEL, reduction="sum"

@@ -24,7 +24,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path.config import PathConfig
 from direct_anneal.path.depth import Depth, deepest, has_turned, points
 from direct_anneal.path.documents import Texts
-from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
+from direct_anneal.path.scoring import BATCH_TOKENS, Sums, losses_of
 from direct_anneal.path.walk import Steps, keep_weights, kept_note, walk
 from direct_anneal.progress import Advance, Items
 from direct_anneal.train.packing import PackedWindows, Part
@@ -167,14 +167,12 @@ def _searched(
     num_steps = run.steps_of(run.texts.take(rows), run.config.max_passes)
     steps = _steps(run, rate, num_steps)
     visited_at = set(points(num_steps, _POINTS))
-    losses: list[float] = []
 
     def visit(taken: int) -> float | None:
         if taken not in visited_at:
             return None
-        nats, predicted = losses_at(run, left_out)
-        losses.append(float(nats.sum() / max(1.0, predicted.sum())))
-        return losses[-1]
+        found = losses_at(run, left_out)
+        return float(found.nats.sum() / max(1.0, found.predicted.sum()))
 
     curve_file = run.directory / f"search-{rate:g}-{fold}.json"
     mark = run.mark_of(rows, steps)
@@ -257,7 +255,7 @@ def _windows(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
     )
 
 
-def losses_at(run: Walks, texts: Texts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nats and predicted tokens of these documents where the model stands."""
+def losses_at(run: Walks, texts: Texts) -> Sums:
+    """Losses of these documents where the model stands."""
     tokens = BATCH_TOKENS[torch.device(run.config.device).type]
     return losses_of(run.model, texts.contents, texts.num_prompt, max_length=run.max_length, batch_tokens=tokens)

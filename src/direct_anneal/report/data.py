@@ -111,10 +111,13 @@ def gather(run: Path) -> Findings:
             absent["excerpts"] = str(error)
         selected = np.flatnonzero(table["selected"].to_numpy())
         repeats = {"pool": _repeats(pool, np.arange(pool.num_samples)), "selected": _repeats(pool, selected)}
-        try:
-            overlaps = _overlaps(opened, table)
-        except InputError as error:
-            absent["overlaps"] = str(error)
+        if not manifest["spectrum"]:
+            absent["overlaps"] = "others choose by gradients, which this objective does without"
+        else:
+            try:
+                overlaps = _overlaps(opened, table)
+            except InputError as error:
+                absent["overlaps"] = str(error)
     return Findings(
         run=run,
         manifest=manifest,

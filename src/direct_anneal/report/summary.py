@@ -27,8 +27,7 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
     console.print(_composition(domains))
     for line in (
         _shifts(manifest),
-        _spectrum(manifest["spectrum"]),
-        _budget(manifest["budget"]),
+        *([_spectrum(manifest["spectrum"]), _budget(manifest["budget"])] if manifest["spectrum"] else []),
         _objective(manifest["objective"], manifest["status"]),
         *map(_beside, besides(manifest)),
     ):

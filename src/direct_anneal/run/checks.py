@@ -35,6 +35,7 @@ INCIDENTS = {
 QUARANTINE = {
     "nan": "NaN",
     "infinite": "infinite",
+    "nothing predicted": "without a token that is predicted",
     "outlier": f"above {OUTLIER_FACTOR:g} times the median norm",
 }
 

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from direct_anneal.data import Corpus
 from direct_anneal.features import SketchedGradients
-from direct_anneal.solver import Selection, SelectionProblem
+from direct_anneal.objectives import Built
+from direct_anneal.solver import Selection
 
 EVIDENCE_COLUMNS = [
     "id",
@@ -26,12 +27,12 @@ EVIDENCE_COLUMNS = [
 ]
 
 
-def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem, selection: Selection) -> pa.Table:
-    """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS`.
+def evidence(corpus: Corpus, pool: SketchedGradients, built: Built, selection: Selection) -> pa.Table:
+    """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS` and the objective's own.
 
     Rank 1 is the strongest; the selected come first. What is quarantined has nulls, and is not selected.
     """
-    count = len(pool)
+    count, problem = len(pool), built.problem
     chosen = np.zeros(count, dtype=bool)
     chosen[selection.indices] = True
     rest = np.flatnonzero(~chosen)
@@ -46,10 +47,11 @@ def evidence(corpus: Corpus, pool: SketchedGradients, problem: SelectionProblem,
         ("weight", selection.weights),
         ("rank", rank),
         ("selected", chosen),
+        *built.columns.items(),
     ):
         table = table.append_column(name, pa.array(values))
     if len(pool.quarantined):
         left_out = pool.quarantined.append_column("selected", pa.array(np.zeros(len(pool.quarantined), dtype=bool)))
         table = pa.concat_tables([table, left_out], promote_options="default")
         table = table.take(pc.index_in(corpus.index["id"], table["id"].combine_chunks()))
-    return table.select(EVIDENCE_COLUMNS)
+    return table.select([*EVIDENCE_COLUMNS, *built.columns])

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
-from direct_anneal.curvature import CurvatureName, Estimate, cross_energies, cross_fit
+from direct_anneal.curvature import CrossFit, CurvatureName, Estimate, cross_energies, cross_fit
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
@@ -27,6 +27,7 @@ from direct_anneal.gradients import GradientSketcher
 from direct_anneal.notebook import table
 from direct_anneal.objectives import Built, Gradients, Inputs, SelectionObjective
 from direct_anneal.objectives.within import solve_within
+from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
@@ -86,6 +87,7 @@ class Gathered:
         tokens: how documents became tokens.
         origin: the run that made the features.
         build_sketcher: for curvatures that need the model, where that run has kept none.
+        path: losses of the pool's usable documents along the descent path, where an objective needs them.
     """
 
     pool_corpus: Corpus
@@ -96,6 +98,22 @@ class Gathered:
     tokens: Tokenisation
     origin: RunDir
     build_sketcher: Callable[[], GradientSketcher]
+    path: PathLosses | None = None
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Curvature of the validation set, and how it holds on samples held out.
+
+    Attributes:
+        order: of the validation set's samples, (M,): the halves that are held out alternate in it.
+        estimate, crossed, energies: as `estimate_curvature`, `cross_fit` and `cross_energies` give them.
+    """
+
+    order: NDArray[np.intp]
+    estimate: Estimate
+    crossed: CrossFit | None
+    energies: manifest.Energies | None
 
 
 @dataclass(frozen=True)
@@ -136,34 +154,16 @@ def choose(
         found: remarks for the user so far; more are added.
         frontier: budget ratios to trace beside the one asked for; a grid of our own where empty.
     """
-    max_length = gathered.tokens.max_length
     pool_corpus, validation_corpus = gathered.pool_corpus, gathered.validation_corpus
     pool, validation = gathered.pool, gathered.validation
 
-    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
-        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
-        order = _by_hash(validation.samples["id"])
-        z = validation.dense()[order]  # (M, R)
-        estimate = estimate_curvature(
-            config,
-            validation_corpus,
-            validation,
-            order,
-            max_length=max_length,
-            fingerprint=gathered.fingerprint,
-            directory=gathered.origin.path / "curvature",
-            build_sketcher=gathered.build_sketcher,
-            advance=advance,
-        )
-        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
-        energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
-
+    spectra = _spectra(config, gathered, stages) if len(validation.units) else None
     with _mapper(config) as mapper:
         with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
             # What is read elsewhere cannot tell of it here.
             units: list[Any] = [_Watched(block, advance) for block in pool.units]
             watched = replace(pool, units=units) if config.engine == "local" else pool
-            inputs = inputs_of(config, watched, validation, order, estimate, mapper)
+            inputs = inputs_of(config, watched, validation, spectra, mapper, gathered.path)
             objective = config.chosen_objective
             assert isinstance(objective, SelectionObjective)
             built, selection, least = solve_within(objective, objective.build(inputs), relax=config.relax_budget)
@@ -181,20 +181,23 @@ def choose(
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
             run.retire(config, gathered.tokens)
-        rows = evidence(pool_corpus, pool, built.problem, selection)
+        rows = evidence(pool_corpus, pool, built, selection)
         files = run.write_results(rows, pool_corpus, traced)
         advance(len(selection.indices))
 
     coverage = gathered.origin.coverage()
     found += checks.of_coverage(coverage)
-    found += checks.of_spectrum(estimate.whole, crossed, known_in_part=config.eigenpairs is not None)
+    if spectra is not None:
+        found += checks.of_spectrum(
+            spectra.estimate.whole, spectra.crossed, known_in_part=config.eigenpairs is not None
+        )
     found += checks.of_corpus(pool_corpus, pool, "pool")
     found += checks.of_corpus(validation_corpus, validation, "validation")
     found += checks.of_overlap(pool_corpus, validation_corpus)
     found += built.remarks
     found += checks.of_selection(selection, pool, config, least)
     content: dict[str, Any] = {
-        "config": manifest.configuration(config, max_length),
+        "config": manifest.configuration(config, gathered.tokens.max_length),
         "versions": manifest.versions(),
         "fingerprints": {
             "model": gathered.fingerprint["model"],
@@ -209,7 +212,9 @@ def choose(
         },
         "composition": manifest.composition(rows, validation_corpus),
         "coverage": coverage,
-        "spectrum": manifest.spectrum_entry(estimate.whole, crossed, energies, config),
+        "spectrum": {}
+        if spectra is None
+        else manifest.spectrum_entry(spectra.estimate.whole, spectra.crossed, spectra.energies, config),
         "budget": manifest.budget_entry(
             built, selection, getattr(objective, "budget_reference", "pool"), relaxed=least is not None
         ),
@@ -228,24 +233,49 @@ def choose(
     return Run(run.path, selection, run.write_manifest(content))
 
 
+def _spectra(config: SelectConfig, gathered: Gathered, stages: Stages) -> Spectra:
+    """The curvature of the validation set, and how it holds."""
+    validation = gathered.validation
+    with stages.stage("Spectrum of the validation set", _CURVATURE_UNITS[config.curvature]) as advance:
+        # In an order that has nothing to do with the file's, since the halves that are held out alternate.
+        order = _by_hash(validation.samples["id"])
+        z = validation.dense()[order]  # (M, R)
+        estimate = estimate_curvature(
+            config,
+            gathered.validation_corpus,
+            validation,
+            order,
+            max_length=gathered.tokens.max_length,
+            fingerprint=gathered.fingerprint,
+            directory=gathered.origin.path / "curvature",
+            build_sketcher=gathered.build_sketcher,
+            advance=advance,
+        )
+        crossed = None if estimate.halves is None else cross_fit(z, estimate.halves)
+        energies = None if estimate.halves is None else cross_energies(z, estimate.halves)
+    return Spectra(order, estimate, crossed, energies)
+
+
 def inputs_of(
     config: SelectConfig,
     pool: SketchedGradients,
     validation: SketchedGradients,
-    order: NDArray[np.intp],
-    estimate: Estimate,
+    spectra: Spectra | None,
     mapper: Map = map,
+    path: PathLosses | None = None,
 ) -> Inputs:
     """What objectives may look at.
 
     Args:
-        order: of the validation set's samples, shape (M,), in which `estimate` halves them.
+        spectra: of the validation set, where there are gradients.
+        path: losses of the pool's documents along the descent path, where an objective needs them.
 
     Raises:
         InputError: the pool is smaller than what is asked of it, or a domain or an id is not in it.
     """
     num_tokens = pool.samples["num_tokens"].to_numpy()
     num_selected, token_budget = config.size_of(num_tokens)
+    order = np.arange(len(validation)) if spectra is None else spectra.order
 
     def gradients(role: str) -> Gradients:
         if role == "pool":
@@ -260,6 +290,11 @@ def inputs_of(
     def samples(role: str) -> pa.Table:
         return pool.samples if role == "pool" else validation.samples.take(pa.array(order))
 
+    def along(role: str) -> PathLosses:
+        assert role == "pool", "losses along a path are of the pool"
+        assert path is not None, "an objective that asks for the path must say so in `needs`"
+        return path
+
     return Inputs(
         num_tokens=num_tokens,
         num_selected=num_selected,
@@ -268,8 +303,8 @@ def inputs_of(
             **constraints(config, pool.samples, num_selected, token_budget),
             "tie_order": pc.rank(pool.samples["id"], tiebreaker="first").to_numpy(),
         },
-        loaders={"gradients": gradients, "ngrams": ngrams, "samples": samples},
-        estimate=lambda: estimate,
+        loaders={"gradients": gradients, "ngrams": ngrams, "samples": samples, "path": along},
+        estimate=None if spectra is None else lambda: spectra.estimate,
         summed=config.reduction == "sum",
         mapper=mapper,
     )

@@ -10,11 +10,13 @@ from pathlib import Path
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, Source, check_fields, check_writable, prepare
+from direct_anneal.features import SketchedGradients
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.choose import Gathered
 from direct_anneal.selection.constraints import constraints
+from direct_anneal.selection.losses import is_path_alone, losses_along, path_objective, usable
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.stages import Stages
 
@@ -42,22 +44,33 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
         found += check_fields(fields_of(config), {"pool": pool_corpus, "validation": validation_corpus})
         if isinstance(config, SelectConfig):  # both to fail before the long part
             constraints(config, pool_corpus.index, *config.size_of(pool_corpus.num_tokens))
-        stages.note(_extent(config, pool_corpus, validation_corpus))
+        if not is_path_alone(config):
+            stages.note(_extent(config, pool_corpus, validation_corpus))
 
         with Sketching(config, checkpoint, run, tokens.max_length, stages, found) as sketch:
-            validation = sketch("validation", validation_corpus)  # first: it is small, and shows trouble early
-            run.mark(config, tokens)
-            pool = sketch("pool", pool_corpus)
+            fingerprint, build_sketcher = sketch.fingerprint(validation_corpus), sketch.build
+            gradients: dict[str, SketchedGradients] = {}
+            if not is_path_alone(config):
+                gradients["validation"] = sketch("validation", validation_corpus)  # small, and shows trouble early
+                run.mark(config, tokens)
+                gradients["pool"] = sketch("pool", pool_corpus)
+        run.mark(config, tokens)
+        losses = None
+        if (objective := path_objective(config)) is not None:
+            assert isinstance(config, SelectConfig)
+            losses = losses_along(config, objective, checkpoint, validation_corpus, pool_corpus, tokens, run, stages)
+        pool, validation, path = usable(pool_corpus, validation_corpus, gradients, losses)
 
         yield Gathered(
             pool_corpus=pool_corpus,
             validation_corpus=validation_corpus,
             pool=pool,
             validation=validation,
-            fingerprint=sketch.fingerprint(validation_corpus),
+            path=path,
+            fingerprint=fingerprint,
             tokens=tokens,
             origin=run,
-            build_sketcher=sketch.build,
+            build_sketcher=build_sketcher,
         )
 
 

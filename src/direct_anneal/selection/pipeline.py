@@ -13,13 +13,16 @@ from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import check_writable
 from direct_anneal.distributed import check_installed
 from direct_anneal.errors import InputError, option
+from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.path import PathLosses
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection.choose import Gathered, Run, choose
 from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.inputs import gathered
+from direct_anneal.selection.losses import home_of, is_path_alone, path_objective, usable
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.stages import Stages
 
@@ -93,14 +96,22 @@ def select_again(changes: Mapping[str, Any]) -> Run:
     if config.engine == "ray":
         check_installed()
     stages, found = Stages(current_progress()), list[str]()
+    gradients: dict[str, SketchedGradients] = {}
+    fingerprint: Mapping[str, Any] = {}
     with stages.stage("Opening the features", "stores", 4) as advance:
-        stores = {role: origin.store(role) for role in ("validation", "pool")}
-        advance(2)
-        gradients = {}
-        for role, store in stores.items():
-            gradients[role] = origin.features(role)
-            found += [remark for remark in store.remarks() if remark not in found]
-            advance(1)
+        losses = None if path_objective(config) is None else PathLosses.load(home_of(origin.origin, origin.config))
+        if losses is not None:
+            fingerprint = losses.described["fingerprints"]
+        if not is_path_alone(config):
+            for role in ("validation", "pool"):
+                store = origin.store(role)
+                advance(1)
+                fingerprint = store.fingerprint if role == "validation" else fingerprint
+                gradients[role] = origin.features(role)
+                found += [remark for remark in store.remarks() if remark not in found]
+                advance(1)
+    corpora = {role: origin.corpus(role, fingerprint.get(role)) for role in ("pool", "validation")}
+    pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
     check_writable(origin.corpus("pool").sources)
 
     def no_model() -> GradientSketcher:
@@ -112,9 +123,10 @@ def select_again(changes: Mapping[str, Any]) -> Run:
     of_run = Gathered(
         pool_corpus=origin.corpus("pool"),
         validation_corpus=origin.corpus("validation"),
-        pool=gradients["pool"],
-        validation=gradients["validation"],
-        fingerprint=stores["validation"].fingerprint,
+        pool=pool,
+        validation=validation,
+        path=path,
+        fingerprint=fingerprint,
         tokens=origin.tokens,
         origin=origin.origin,
         build_sketcher=no_model,

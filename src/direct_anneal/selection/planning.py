@@ -38,9 +38,10 @@ from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Progress, Silent, current_progress
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
-from direct_anneal.selection.choose import inputs_of
+from direct_anneal.selection.choose import Spectra, inputs_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
+from direct_anneal.selection.losses import path_objective
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import elbow_rule
@@ -99,6 +100,13 @@ def plan(config: SelectConfig) -> Plan:
 def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
     """`plan`, timed by any clock: `time.process_time` for what one thread took."""
     check_machine(config)
+    if path_objective(config) is not None:
+        raise InputError(
+            field="objective",
+            must="be one on gradients to be planned",
+            got=f"but {config.chosen_objective.name} trains, for as long as it learns",
+            do="two forward passes over the pool are most of it",
+        )
     require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
         return _Calibration(config, Path(scratch), clock, current_progress()).plan(config.frontier)
@@ -357,7 +365,7 @@ class _Calibration:
         )
         solved = None
         with self._timed("Choosing", pool.num_samples / n):
-            inputs = inputs_of(config, like, of_validation, np.arange(m), spectra)
+            inputs = inputs_of(config, like, of_validation, Spectra(np.arange(m), spectra, None, None))
             for objective in (config.chosen_objective, *config.other_objectives.values()):
                 assert isinstance(objective, SelectionObjective)
                 try:

@@ -1,0 +1,112 @@
+"""Exact progress along a descent path: how far each document's loss falls as the checkpoint is annealed on the target.
+
+N samples of the pool, k paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from direct_anneal.config.objective import register
+from direct_anneal.config.options import require
+from direct_anneal.objectives.base import SelectionObjective
+from direct_anneal.objectives.inputs import Built, Inputs
+from direct_anneal.path import PathConfig, PathLosses
+
+if TYPE_CHECKING:
+    from direct_anneal.config.select import SelectConfig
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PathObjective(SelectionObjective):
+    """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
+
+    By tokens a document counts n_i / n̄ times, since training sees each of its tokens. Any training lowers the loss of
+    damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
+
+    Attributes:
+        learning_rates, max_passes, num_folds, scored_ends, schedule: as in `path.PathConfig`.
+        max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
+        max_common: of its tokens, the largest share in runs that several documents have.
+        min_order: of its loss, the least share by which its words' order must help.
+
+    Source: ours (docs/path.md); relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and
+    target-aligned paths (arXiv:2605.09404).
+    """
+
+    name: ClassVar[str] = "path"
+    goal: ClassVar[str] = "what the model learns on its way to the target"
+    meaning: ClassVar[str] = "the drop of its loss as the checkpoint is annealed on the validation set"
+
+    learning_rates: tuple[float, ...] | float = (3e-4, 1e-3, 3e-3)
+    max_passes: float = 3.0
+    num_folds: int = 3
+    scored_ends: str = "whole"
+    schedule: str = "linear"
+    max_repeated: float = 0.5
+    max_common: float = 0.7
+    min_order: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._path_options()  # which checks them
+        for field in ("max_repeated", "max_common"):
+            require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
+        require(-1 <= self.min_order < 1, "min_order", "in [-1, 1)", self.min_order)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"path"})
+
+    def path_config(self, config: SelectConfig) -> PathConfig:
+        """How the path is walked in a run of this configuration."""
+        dtype = "float32" if config.dtype == "float32" else "bfloat16"
+        return self._path_options(seed=config.seed, device=config.device, dtype=dtype, optimizer=config.optimizer)
+
+    def build(self, inputs: Inputs) -> Built:
+        losses = inputs.path("pool")
+        drops = losses.drops.mean(axis=1)
+        weights = np.ones(len(drops))
+        if inputs.token_budget is not None:
+            assert inputs.num_tokens is not None
+            weights = inputs.num_tokens / inputs.num_tokens.mean()
+        signs = self.damaged(losses)
+        left_out = np.any(list(signs.values()), axis=0)
+        counts = {name: int(found.sum()) for name, found in signs.items()}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        return inputs.problem(
+            (drops * weights)[:, None],
+            objective="descent",
+            target=np.ones(1),
+            facts={"path": dict(losses.described), "damaged": counts},
+            remarks=[f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"] if told else [],
+            columns={
+                "loss_start": losses.start,
+                "loss_end": losses.ends.mean(axis=1),
+                "path": drops,
+                "repeated": losses.repeated,
+                "common": losses.common,
+                "order": losses.order,
+            },
+            left_out=left_out,
+        )
+
+    def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
+        """Documents with a sign of damage, (N,) each, by what it is."""
+        return {
+            "repeat themselves": losses.repeated > self.max_repeated,
+            "say what many others say": losses.common > self.max_common,
+            "are read no better than the same words in random order": losses.order < self.min_order,  # NaN is not
+        }
+
+    def _path_options(self, **others: object) -> PathConfig:
+        rates = self.learning_rates
+        own = ("max_passes", "num_folds", "scored_ends", "schedule")
+        options: dict[str, object] = {name: getattr(self, name) for name in own}
+        options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
+        return PathConfig(**options)  # type: ignore[arg-type]  # which it checks

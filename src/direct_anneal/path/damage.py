@@ -1,0 +1,113 @@
+"""Signs of damage in a document's own tokens: it repeats itself, many others say the same, its order means nothing.
+
+N documents, T tokens of one.
+
+Any training lowers the loss of loops and lists of words, and the target's as much as any other: so the drop along a
+path is drawn to them. Three signs tell them from text, each a share in [0, 1]:
+
+    repeated    of its tokens, in runs of 8 that it has had before: a phrase over and over
+    common      of its tokens, in runs of 8 that at least 4 documents of the pool have: menus, notices, templates
+    order       of its loss, by which the model reads it better than the same words in random order: 0 for what has no
+                order, shuffled text and lists of words
+
+Source: ours; docs/path.md has what they catch and what they cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from direct_anneal.data import Corpus
+
+RUN = 8  # tokens
+FEWEST_DOCUMENTS = 4
+HEAD_TOKENS = 128  # of a document, whose order is looked at
+FEWEST_HEAD_TOKENS = 32  # below, a share is chance
+
+_SLOTS_PER_TOKEN = 4
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio
+_BREAKS = ("Ġ", "▁", "Ċ", "ĉ", " ", "\n", "\t")  # how a piece begins that begins a word
+
+Tokens = NDArray[np.int64]
+
+
+def repeated_share(tokens: Tokens) -> float:
+    """Share of the tokens in runs of 8 that stand in the document before, too. Cost: O(T log T)."""
+    runs = _runs(tokens)
+    first = np.unique(runs, return_index=True)[1]
+    again = np.ones(len(runs), dtype=bool)
+    again[first] = False
+    return _covered(again, len(tokens))
+
+
+def common_shares(pool: Corpus, advance: Callable[[int], object] = lambda _: None) -> NDArray[np.float64]:
+    """Share of each document's tokens in runs of 8 that at least 4 documents of the pool have, (N,).
+
+    Runs are counted by hash in a table of at least 4 places a token, up to 2³²: two that share a place are counted as
+    one, which makes a share too large by a quarter of the runs that rare chance, at most.
+
+    Cost: reads the tokens twice; memory 4 bytes a token of the pool.
+    """
+    places = 1 << min(32, int(_SLOTS_PER_TOKEN * max(1, int(pool.num_tokens.sum()))).bit_length())
+    mask, counts = np.uint64(places - 1), np.zeros(places, dtype=np.uint8)
+    for row in range(pool.num_samples):
+        own = np.unique(_runs(pool.tokens(row)) & mask)
+        counts[own] += counts[own] < FEWEST_DOCUMENTS
+        advance(1)
+    shares = np.zeros(pool.num_samples)
+    for row in range(pool.num_samples):
+        tokens = pool.tokens(row)
+        shares[row] = _covered(counts[_runs(tokens) & mask] >= FEWEST_DOCUMENTS, len(tokens))
+        advance(1)
+    return shares
+
+
+def word_starts(tokenizer: Any, vocab_size: int) -> NDArray[np.bool_]:
+    """Which tokens begin a word, (V,): those whose piece begins with white space, as tokenizers mark it."""
+    pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
+    starts = np.zeros(vocab_size, dtype=bool)
+    starts[: len(pieces)] = [piece is not None and piece.startswith(_BREAKS) for piece in pieces]
+    return starts
+
+
+def shuffled(tokens: Tokens, starts: NDArray[np.bool_], name: str) -> Tokens:
+    """The same words in random order, which a hash of `name` decides; the first, which may be a mark, stays."""
+    begins = starts[tokens].copy()
+    if len(begins):
+        begins[0] = True
+    words = np.split(tokens, np.flatnonzero(begins)[1:])
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    rest: Sequence[int] = np.random.Generator(np.random.Philox(key=seed)).permutation(max(0, len(words) - 1)).tolist()
+    return np.concatenate([*words[:1], *(words[1 + place] for place in rest)]) if words else tokens
+
+
+def _runs(tokens: Tokens) -> NDArray[np.uint64]:
+    """A number for each run of 8 tokens, (T − 7,); the same wherever that run stands."""
+    count = max(0, len(tokens) - RUN + 1)
+    numbers = np.zeros(count, np.uint64)
+    for offset in range(RUN):
+        numbers = _mixed((numbers + _GOLDEN) ^ tokens[offset : offset + count].astype(np.uint64))
+    return numbers
+
+
+def _covered(marked: NDArray[np.bool_], length: int) -> float:
+    """Share of `length` tokens that lie in a marked run."""
+    if not marked.any():
+        return 0.0
+    edges = np.zeros(length + 1, dtype=np.int64)
+    places = np.flatnonzero(marked)
+    np.add.at(edges, places, 1)
+    np.add.at(edges, places + RUN, -1)
+    return float((np.cumsum(edges)[:length] > 0).mean())
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every bit depends on every other."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

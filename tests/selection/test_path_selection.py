@@ -1,0 +1,123 @@
+"""`select` and `solve` by the path: without gradients, beside them, and what it leaves out."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from direct_anneal.errors import InputError
+from direct_anneal.report import print_summary, write_report
+from direct_anneal.selection import planning, select_again, select_documents
+from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_jsonl
+
+QUICK: dict[str, Any] = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2}
+LOOP = "the same few words again and again, "
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target of code, a pool of three domains, and a loop in it."""
+    directory = tmp_path_factory.mktemp("world")
+    write_jsonl(directory / "validation.jsonl", documents(12, seed=1, prefix="v", domains=("code",)))
+    pool = [*documents(21, seed=2, prefix="p"), {"id": "loop", "domain": "loop", "text": 6 * LOOP}]
+    write_jsonl(directory / "pool.jsonl", pool)
+    return directory
+
+
+def selected(checkpoint: Path, world: Path, out: Path, **options: Any) -> Any:
+    given: dict[str, Any] = {
+        "model": checkpoint,
+        "pool": str(world / "pool.jsonl"),
+        "validation": str(world / "validation.jsonl"),
+        "out": out,
+        "objective": "path",
+        "objective_options": {**QUICK, "min_order": -1.0},  # random weights read nothing better for its order
+        "sketch_size": 32,
+    }
+    if not {"num_tokens", "num_samples"} & options.keys():
+        options["fraction"] = 0.25
+    return select_documents(**(given | options))
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "path"
+    selected(checkpoint, world, out)
+    return out
+
+
+def test_chooses_the_largest_drops(run: Path) -> None:
+    table = evidence(run)
+    drop, chosen, damaged = (table[name].to_numpy() for name in ("path", "selected", "repeated"))
+    np.testing.assert_allclose(drop, table["loss_start"].to_numpy() - table["loss_end"].to_numpy())
+    fit = damaged <= 0.5
+    assert drop[chosen].min() >= drop[fit & ~chosen].max()
+    np.testing.assert_allclose(table["score"].to_numpy(), drop)
+    np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_start"].to_numpy())
+
+
+def test_takes_no_gradients_and_no_spectrum(run: Path) -> None:
+    assert manifest(run)["spectrum"] == {}
+    assert evidence(run)["grad_norm"].null_count == 22
+    assert sorted(path.name for path in (run / "features").iterdir()) == ["pool-path"]
+    path = manifest(run)["objective"]["path"]
+    assert path["learning_rate"] == 1e-2
+    assert path["left_out_gain"] > 0
+
+
+def test_can_be_reported(run: Path) -> None:
+    told = Console(record=True, width=200, file=StringIO())
+    print_summary(manifest(run), run, told)
+    assert "stiff" not in told.export_text()
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "what the model learns on its way to the target" in page
+    assert "Progress against stiff cost" not in page
+
+
+def test_leaves_damage_out_and_says_so(run: Path, checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    assert "loop" not in chosen_ids(run)
+    assert any("1 repeat themselves" in said for said in manifest(run)["warnings"])
+    (tmp_path / "wanted.txt").write_text("loop\n")
+    select_again(run, out=tmp_path / "forced", num_samples=3, force_in=tmp_path / "wanted.txt")
+    assert "loop" in chosen_ids(tmp_path / "forced")
+
+
+def test_solve_begins_with_the_losses(run: Path, tmp_path: Path) -> None:
+    before = files_below(run)
+    select_again(run, out=tmp_path / "again", num_samples=4)
+    assert len(chosen_ids(tmp_path / "again")) == 4
+    assert chosen_ids(tmp_path / "again") <= chosen_ids(run)
+    assert files_below(run) == before
+
+
+def test_by_tokens_each_token_counts(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    selected(checkpoint, world, tmp_path / "tokens", num_tokens=300)
+    table = evidence(tmp_path / "tokens")
+    drop, n = table["path"].to_numpy(), table["num_tokens"].to_numpy()
+    np.testing.assert_allclose(table["score"].to_numpy(), drop * n / n.mean())
+
+
+def test_stands_beside_an_objective_on_gradients(run: Path, checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    selected(
+        checkpoint, world, tmp_path / "both", objective="energy", objective_options=None, beside=("path",), fraction=0.2
+    )
+    beside = manifest(tmp_path / "both")["beside"]
+    assert [entry["objective"] for entry in beside] == ["path"]
+    assert manifest(tmp_path / "both")["spectrum"]["num_stiff"] > 0
+
+
+def test_plan_is_refused(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="objective must be one on gradients to be planned"):
+        planning.plan(
+            model=checkpoint,
+            pool=str(world / "pool.jsonl"),
+            validation=str(world / "validation.jsonl"),
+            out=tmp_path / "out",
+            objective="path",
+            fraction=0.2,
+        )
