@@ -2,9 +2,9 @@
 
     python benchmarks/path.py [CHECKPOINT [documents [device]]]
 
-Documents are the demo's where no checkpoint is named: of all lengths from 20 tokens up to the context. The bare loop runs
-`model(ids)` over the same number of tokens in windows of the context's full length, with no padding and no loss. Both
-are timed in turns, and the best of each counts, since other work on the machine only ever slows one down.
+Documents are random tokens of all lengths from 20 up to twice the context; the model is the demo's where none is named.
+The bare loop runs `model(ids)` over as many tokens in windows of the context's full length, with no padding and no
+loss. Both are timed in turns, and the best of each counts, since other work on the machine only ever slows one down.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from direct_anneal.features.batching import batches
+from direct_anneal.model.batching import batches, padded, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.path.scoring import BATCH_TOKENS, losses_of, padded, windows_of
+from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
 
 ROUNDS = 5
 
@@ -34,8 +34,9 @@ def main(name: str, count: int, device: str) -> None:
 
     waste = []
     for first in range(0, count, 1024):
-        windows = windows_of(contents[first : first + 1024], num_prompt[first : first + 1024], window)
-        waste += [(padded(batch)[0].numel(), sum(len(w.tokens) for w in batch)) for batch in batches(windows, batch_tokens)]
+        windows = windows_of(contents[first : first + 1024], max_length=window)
+        for batch in batches(windows, batch_tokens):
+            waste.append((padded(batch).ids.numel(), sum(len(w.tokens) for w in batch)))
     laid, real = np.sum(waste, axis=0)
 
     rows = max(1, batch_tokens // window)
@@ -56,7 +57,8 @@ def main(name: str, count: int, device: str) -> None:
         bare_rate = max(bare_rate, full.numel() / _seconds(bare, device))
         our_rate = max(our_rate, total / _seconds(ours, device))
     print(f"{name}: {count} documents, {total:,} tokens, window {window}, {batch_tokens} tokens a batch, {device}")
-    print(f"padding {1 - real / laid:.2%}; bare {bare_rate:,.0f} tokens/s, scored {our_rate:,.0f}: {our_rate / bare_rate:.3f}")
+    share = our_rate / bare_rate
+    print(f"padding {1 - real / laid:.2%}; bare {bare_rate:,.0f} tokens/s, scored {our_rate:,.0f}: {share:.3f}")
 
 
 def _seconds(work: Callable[[], None], device: str) -> float:
@@ -68,5 +70,5 @@ def _seconds(work: Callable[[], None], device: str) -> float:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(given[0] if given else "src/direct_anneal/demo/model", int(given[1]) if len(given) > 1 else 512, given[2] if len(given) > 2 else "cpu")
+    name, count, device, *_ = [*sys.argv[1:], *("src/direct_anneal/demo/model", "512", "cpu")[len(sys.argv) - 1 :]]
+    main(name, int(count), device)
