@@ -127,12 +127,9 @@ class Evidence:
         model = checkpoint.load_model(self._device, "float32")
         contents = [self.pool.tokens(i) for i in range(self.pool.num_samples)]
         size = BATCH_TOKENS["cpu" if self._device == "cpu" else "cuda"]
-        nats, predicted = losses_of(
+        return losses_of(
             model, contents, self.pool.num_prompt, max_length=self.window, batch_tokens=max(size, self.window)
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            losses: Array = nats / predicted
-        return losses
+        ).means
 
     def _states(self, corpus: Corpus) -> Array:
         self.note("embedding documents by their mean hidden state")
