@@ -36,6 +36,7 @@ CORE = {"gradients", "curvature", "solver", "features", "data", "path"}
 CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
+    "io": {"yaml"},
     "model": {"huggingface_hub"},
     "cli": {"yaml", "rich", "shtab"},
     "doctor": {"packaging"},

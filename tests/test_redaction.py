@@ -50,7 +50,7 @@ def test_a_run_in_a_place_named_by_a_token_keeps_it_to_itself(
     monkeypatch.setenv("HF_TOKEN", held)
     place = tmp_path / HUB
     place.mkdir()
-    pool = write_jsonl(place / "pool.jsonl", documents(12, seed=1))
+    pool = write_jsonl(place / "pool.jsonl", [{**one, held: one["domain"]} for one in documents(12, seed=1)])
     validation = write_jsonl(tmp_path / "validation.jsonl", documents(6, seed=2, prefix="v"))
     words = ["select", "--model", checkpoint, "--pool", pool, "--validation", validation, "--fraction", "0.5"]
     words += ["--sketch-size", "16", "--out", tmp_path / "out", "--domain-field", held]

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO
 
+from direct_anneal.io.redaction import redacted
+from direct_anneal.io.sanitize import legible, legible_json
+
 Advance = Callable[[int], object]
 Items = tuple[str, int]
 
@@ -182,7 +185,11 @@ class _Lines(ABC):
         self._say(line)
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(self._safe(redacted(line)), file=self._stream, flush=True)
+
+    @staticmethod
+    def _safe(line: str) -> str:
+        return legible(line)
 
 
 class PlainLines(_Lines):
@@ -213,6 +220,10 @@ class JsonLines(_Lines):
 
     def note(self, line: str) -> None:
         self._say(json.dumps({"event": "note", "message": line}, ensure_ascii=False))
+
+    @staticmethod
+    def _safe(line: str) -> str:
+        return legible_json(line)
 
     def _object(self, event: str, name: str, pace: Pace) -> str:
         left = 0.0 if event == "done" else pace.seconds_left
@@ -247,7 +258,7 @@ class Bars:
             TimeElapsedColumn(),
         )
         pace = Pace(unit, total, items)
-        with RichProgress(*columns, console=Console(stderr=True)) as bars:
+        with RichProgress(*columns, console=Console(file=_unwrapped(sys.stderr))) as bars:
             task = bars.add_task(name, total=total, told="")
 
             def advance(amount: int) -> None:
@@ -262,7 +273,13 @@ class Bars:
             yield advance
 
     def note(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(legible(redacted(line)), file=sys.stderr, flush=True)
+
+
+def _unwrapped(stream: TextIO) -> TextIO:
+    """The stream itself, where only legible text passes: bars move the cursor, and hold no text but ours."""
+    inner: TextIO = getattr(stream, "_stream", stream)
+    return inner
 
 
 def for_stream(stream: TextIO = sys.stderr) -> Progress:

@@ -312,7 +312,7 @@ class TestTheCommand:
     def test_says_in_one_line_that_all_is_well(self, run: Path, part: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(run / part)]) == 0
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.endswith("every shard is there and whole")
+        assert line.endswith("everything is there and whole")
         assert "pool" in line
 
     @pytest.mark.parametrize("part", [".", "features", "features/pool"])
@@ -342,7 +342,7 @@ class TestTheCommand:
     ) -> None:
         (tmp_path / "empty").mkdir()
         assert main(["verify", str(tmp_path / part)]) == 2
-        assert "DIR must hold features" in capsys.readouterr().err
+        assert "DIR must hold a run or features" in capsys.readouterr().err
 
 
 def test_the_format_can_be_read_as_its_page_says(whole: Path, corpus: Corpus) -> None:

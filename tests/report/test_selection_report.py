@@ -15,10 +15,10 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
+from direct_anneal.io.sanitize import legible
 from direct_anneal.report import data as report_data
 from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
-from direct_anneal.report.sanitize import legible
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import Run, select_again
 from report.conftest import HOSTILE, reported

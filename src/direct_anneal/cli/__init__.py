@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -42,6 +44,7 @@ EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 # Of an OSError, those that the user can mend; every other one is a bug until shown otherwise.
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -73,12 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_complete(command, options)
         with output.streams(), showing(progress):
             result = command.run(options)
+            sys.stdout.flush()
         output.result(result)
         return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:
         return output.failure(error.spelled(spell), EXIT_INPUT)
     except KeyboardInterrupt:
         return output.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # as of `verify RUN | head`: nobody listens any more
+        _hang_up()
+        return EXIT_INTERRUPTED
     except OSError as error:
         if error.errno in _DISK_FULL:
             return output.failure(
@@ -92,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "change its permissions or choose another",
                 EXIT_INPUT,
             )
+        if error.errno in _NO_FILE and error.filename:
+            return output.failure(
+                f"files must be files, and in directories, but {error.filename}: {error.strerror}: choose another",
+                EXIT_INPUT,
+            )
         return _bug(output)
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
@@ -101,6 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 EXIT_INPUT,
             )
         return _bug(output)
+
+
+def _hang_up() -> None:
+    """Let what is still to be written go nowhere, so that the interpreter does not complain of it at its end."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _bug(output: Output) -> int:

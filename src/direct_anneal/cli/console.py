@@ -9,11 +9,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from direct_anneal.io.redaction import redacted
+from direct_anneal.io.sanitize import LegibleStream, legible, legible_json
 from direct_anneal.progress import JsonLines, Progress, Silent, for_stream
 
 
@@ -55,9 +56,14 @@ class Output:
             if self._json:
                 warnings.showwarning = self._show_warning
             if not self._quiet:
-                yield
+                with redirect_stdout(_legible(sys.stdout)), redirect_stderr(_legible(sys.stderr)):
+                    yield
                 return
-            with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            with (
+                Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+                redirect_stdout(nowhere),
+                redirect_stderr(_legible(sys.stderr)),
+            ):
                 yield
 
     def result(self, result: Mapping[str, Any]) -> None:
@@ -70,7 +76,7 @@ class Output:
         if self._json:
             self._write({"event": "error", "code": code, "message": message})
         else:
-            print(f"direct-anneal: {redacted(message)}", file=sys.stderr)
+            print(f"direct-anneal: {legible(redacted(message))}", file=sys.stderr)
         return code
 
     def trace(self) -> None:
@@ -79,10 +85,15 @@ class Output:
         if self._json:
             self._write({"event": "traceback", "lines": lines.splitlines()})
         else:
-            print(redacted(lines), file=sys.stderr, end="")
+            print(legible(redacted(lines)), file=sys.stderr, end="")
 
     def _show_warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
         self._write({"event": "warning", "message": " ".join(str(message).split())})
 
     def _write(self, content: dict[str, Any]) -> None:
-        print(json.dumps(redacted(content), ensure_ascii=False), file=sys.stderr, flush=True)
+        print(legible_json(json.dumps(redacted(content), ensure_ascii=False)), file=sys.stderr, flush=True)
+
+
+def _legible(stream: TextIO) -> TextIO:
+    """The stream, for text that may come from anyone's files. Bars are drawn past it, by the terminal's own means."""
+    return cast(TextIO, LegibleStream(stream))

@@ -11,6 +11,8 @@ from typing import Any, get_args, get_origin
 from direct_anneal.config.option import Declared, declared
 from direct_anneal.config.values import text_value
 from direct_anneal.errors import InputError, flag, suggestion
+from direct_anneal.io.records import RecordError
+from direct_anneal.io.settings import read_yaml
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
@@ -74,11 +76,9 @@ def from_file(path: str, config: type, unused: frozenset[str], command: str) -> 
     Raises:
         InputError: it cannot be read, or has a name that is no option's.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(Path(path))
+    except (OSError, RecordError) as error:
         raise InputError(
             field="config", must="be a YAML file of options", got=f"but {path}: {' '.join(str(error).split())}"
         ) from error

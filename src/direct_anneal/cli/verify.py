@@ -1,47 +1,59 @@
-"""`verify`: whether features are what they were when they were written."""
+"""`verify`: whether a run is what it was when it was written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.command import Command
 from direct_anneal.config.files import VerifyConfig
 from direct_anneal.errors import InputError
 
-_ROLES = ("validation", "validation-ngrams", "pool", "pool-ngrams")  # the stores of a run
+if TYPE_CHECKING:
+    from direct_anneal.features import Finding
 
 
 def _verify(options: dict[str, Any]) -> dict[str, Any]:
-    from direct_anneal.features import Finding, verify
-
     directory = Path(options["directory"])
-    stores = list(_stores(directory))
-    if not stores:
-        raise InputError(f"DIR must hold features, but {directory} has none: pass what was given to select as --out")
+    checked, findings = _checked(directory)
     damages = 0
-    for store in stores:
-        absent = [Finding(store, "no features are there", "run select again, it computes them")]
-        for finding in verify(store) if store.is_dir() else absent:
-            print(finding)
-            damages += not finding.harmless
+    for finding in findings:
+        print(finding)
+        damages += not finding.harmless
     if damages:
-        raise InputError(f"{directory} must be whole, but has {damages:,} damages: do what the lines above say")
-    print(f"{directory}: {', '.join(store.name for store in stores)}: every shard is there and whole")
-    return {"command": "verify", "directory": str(directory), "stores": [store.name for store in stores]}
+        raise InputError(
+            subject=str(directory),
+            must="be whole",
+            got=f"but has {damages:,} damages",
+            do="do as the lines above say",
+        )
+    print(f"{directory}: {', '.join(checked)}: everything is there and whole")
+    return {"command": "verify", "directory": str(directory), "stores": checked}
 
 
-def _stores(directory: Path) -> Iterator[Path]:
-    """The directory itself, or those of its features; of a run, also those that should be there."""
+def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
+    """What is looked at, and what is amiss: a run, its features, or one store of them."""
+    from direct_anneal.features import verify
+    from direct_anneal.io.lock import MARK
+    from direct_anneal.run.verify_run import STORES, verify_run, verify_stores
+
+    if any((directory / name).exists() for name in (MARK, "manifest.json", "corpus")):
+        return ["the run", *STORES], verify_run(directory)
+    if (directory / "features").is_dir():
+        return list(STORES), verify_stores(directory / "features")
     if _is_store(directory):
-        yield directory
-        return
-    features = directory / "features"
-    if features.is_dir():
-        yield from (features / role for role in _ROLES)
-    elif directory.is_dir():
-        yield from filter(_is_store, sorted(directory.iterdir()))
+        return [directory.name], verify(directory)
+    stores = list(filter(_is_store, sorted(directory.iterdir()))) if directory.is_dir() else []
+    if not stores:
+        raise InputError(
+            subject="DIR",
+            must="hold a run or features",
+            got=f"but {directory} has none",
+            do="pass what was given to select as the output directory",
+        )
+    return [store.name for store in stores], chain.from_iterable(map(verify, stores))
 
 
 def _is_store(directory: Path) -> bool:
@@ -51,8 +63,8 @@ def _is_store(directory: Path) -> bool:
 
 VERIFY = Command(
     name="verify",
-    help="check the features of a run, byte by byte",
-    description="Check every shard of a run's features, and name the damaged ones. Nothing is changed.",
+    help="check a run, byte by byte",
+    description="Check every file of a run, or of features alone, and name the damaged ones. Nothing is changed.",
     config=VerifyConfig,
     run=_verify,
     takes_file=False,

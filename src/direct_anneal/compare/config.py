@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from direct_anneal.baselines import BASELINES, DuplicateMethod
 from direct_anneal.data import Fields, Names
 from direct_anneal.errors import InputError
+from direct_anneal.io.records import RecordError
+from direct_anneal.io.settings import read_yaml
 from direct_anneal.selection import SOLVING_FIELDS, SelectConfig
 from direct_anneal.train import AnnealConfig
 
@@ -170,8 +170,8 @@ def read_recipe(path: str | Path) -> Recipe:
         InputError: it cannot be read, or something in it cannot be; says which part and what to do.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(Path(path))
+    except (OSError, RecordError) as error:
         raise InputError(f"a recipe must be a YAML file, but {path}: {' '.join(str(error).split())}") from error
     content = _mapping(content, "the recipe", {each.name for each in fields(Recipe)})
     for name in ("model", "scenarios", "arms"):

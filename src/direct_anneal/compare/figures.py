@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from direct_anneal.compare.statistics import Row
 from direct_anneal.compare.tables import pareto_front
+from direct_anneal.io.sanitize import legible
 from direct_anneal.report.drawing import colour, draw, plainly
-from direct_anneal.report.sanitize import legible
 
 if TYPE_CHECKING:
     from direct_anneal.compare.report import Group

@@ -107,7 +107,8 @@ def _settled(kind: Any, given: Any) -> Any:
         numbers = [_settled(float, text_value(float, one) if isinstance(one, str) else one) for one in parts]
         return UNFIT if UNFIT in numbers else tuple(numbers)
     if kind is str:
-        return str(given) if isinstance(given, str | PathLike) else UNFIT
+        text = str(given) if isinstance(given, str | PathLike) else UNFIT
+        return UNFIT if isinstance(text, str) and "\0" in text else text  # which no path, name or word has
     if isinstance(given, bool):  # which Python counts among the whole numbers
         return given if kind is bool else UNFIT
     if kind in (bool, type(None)):

@@ -12,7 +12,7 @@ from direct_anneal.curvature.holdout import CrossFit, cross_energies, cross_fit
 from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.curvature.mc_fisher import monte_carlo_sketches
 from direct_anneal.curvature.spectrum import Spectrum
-from direct_anneal.curvature.storage import load_estimate, save_estimate
+from direct_anneal.curvature.storage import check_estimate, load_estimate, save_estimate
 
 __all__ = [
     "PAPER_SHARE",
@@ -24,6 +24,7 @@ __all__ = [
     "MatrixFree",
     "SecondMoment",
     "Spectrum",
+    "check_estimate",
     "cross_energies",
     "cross_fit",
     "energy_share",

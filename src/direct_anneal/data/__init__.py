@@ -12,14 +12,16 @@ from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
 from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Incident
-from direct_anneal.data.preparation import check_fields, prepare, reopen
+from direct_anneal.data.preparation import INCIDENTS_FILE, check_fields, prepare, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
 from direct_anneal.data.texts import chosen_records, texts, texts_at
+from direct_anneal.data.token_cache import damaged_pieces
 from direct_anneal.data.write import check_writable, write_rows, write_selected
 
 __all__ = [
     "HEADERLESS",
+    "INCIDENTS_FILE",
     "MAX_PLACES",
     "Corpus",
     "Fields",
@@ -31,6 +33,7 @@ __all__ = [
     "check_fields",
     "check_writable",
     "chosen_records",
+    "damaged_pieces",
     "expand",
     "listed",
     "prepare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from direct_anneal.data.token_cache import (
     write_piece,
 )
 from direct_anneal.errors import InputError, flag
+from direct_anneal.io.redaction import redacted
 
 INCIDENTS_FILE = "incidents.jsonl"
 
@@ -81,7 +82,7 @@ def prepare(
     records = []
     for source, piece, kept in zip(sources, pieces, reusable_records(pieces, sources), strict=True):
         if isinstance(kept, PieceRecord):
-            record = kept
+            record = replace(kept, fields_seen=_as_named(kept.fields_seen, fields))
             advance(record.num_records)
         else:
             seen = dict.fromkeys((name for names in fields.named().values() for name in names), 0)
@@ -138,6 +139,14 @@ def reopen(
         f"{directory} is damaged or of an earlier version ({wrong})",
         do="go where select was run, or run it there again: it makes anew what is amiss, and keeps features that fit",
     )
+
+
+def _as_named(seen: dict[str, int] | None, fields: Fields) -> dict[str, int] | None:
+    """Counts by the names of fields as they are: a record holds them without secrets."""
+    if seen is None:
+        return None
+    names = [name for names in fields.named().values() for name in names]
+    return {name: seen[redacted(name)] for name in names if redacted(name) in seen}
 
 
 @dataclass(frozen=True, kw_only=True)

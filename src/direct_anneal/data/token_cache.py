@@ -200,6 +200,24 @@ def reusable_records(pieces: Sequence[Piece], sources: Sequence[Source]) -> list
     return found
 
 
+def damaged_pieces(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Files of pieces in a directory that are not what they were, and what is wrong with each. Cost: reads them all."""
+    if not directory.is_dir():
+        yield directory, "no documents are there"
+        return
+    for path in sorted(directory.glob("*.json")):
+        piece = Piece(directory, path.stem)
+        try:
+            record = read_piece_record(piece)
+        except (OSError, RecordError) as error:
+            yield path, str(error)
+            continue
+        digests = sha256_of_files({_kind(file): file for file in _data_paths(piece)})
+        for file in _data_paths(piece):
+            if digests[_kind(file)] != record.digests.get(_kind(file)):
+                yield file, "is missing, or was changed since it was written"
+
+
 def write_piece(
     piece: Piece, source: Source, options: Options, entries: Iterable[Sample | Incident], fields_seen: dict[str, int]
 ) -> PieceRecord:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,10 @@ from direct_anneal.features.rows import StoredRows
 from direct_anneal.features.storage import Place, place_at
 from direct_anneal.features.verification import (
     ASIDE,
+    ASIDE_TYPES,
     BATCHES,
     HEADER,
+    QUARANTINED,
     REMARKS,
     BlockedError,
     DamagedError,
@@ -136,7 +137,10 @@ class FeatureStore:
             ) from error
         store = cls.__new__(cls)  # nothing may be written: the run can be somebody else's, or under way
         store.directory, store._place, store.header = directory, place_at(directory), header
-        if missing := store.missing():
+        records = len(fnmatch.filter(store._place.names(), "features-*.json"))
+        # A forged header can name more shards than could be looked at in a lifetime.
+        missing = range(records, store.num_shards) if records < store.num_shards else store.missing()
+        if missing:
             raise InputError(
                 f"all features must be there, but of {store.num_shards:,} shards in {directory} {len(missing):,} are "
                 "missing or damaged: run select again, it goes on where it stopped"
@@ -237,7 +241,7 @@ class FeatureStore:
 
     def remarks(self) -> list[str]:
         """Read the remarks kept by `remember`, in order."""
-        kept = self._kept(REMARKS, {"remarks": list})
+        kept = self._kept(REMARKS)
         return [] if kept is None else [str(remark) for remark in kept["remarks"]]
 
     def keep_batch_tokens(self, asked: int | None, used: int) -> None:
@@ -246,25 +250,29 @@ class FeatureStore:
 
     def batch_tokens(self, asked: int | None) -> int | None:
         """The size that was kept for this request, if any."""
-        kept = self._kept(BATCHES, {"asked": (int, NoneType), "used": int})
+        kept = self._kept(BATCHES)
         return kept["used"] if kept is not None and kept["asked"] == asked and kept["used"] > 0 else None
 
     def list_quarantined(self, samples: pa.Table) -> None:
         """Write quarantined.jsonl, a line of JSON for every row."""
-        lines = "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
-        self._place.write("quarantined.jsonl", lines.encode("ascii"))
+        self._place.write(QUARANTINED, self.quarantine_lines(samples).encode("ascii"))
+
+    @staticmethod
+    def quarantine_lines(samples: pa.Table) -> str:
+        """What `list_quarantined` writes."""
+        return "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         self._place.write(name, json.dumps(sealed(content)).encode())
 
-    def _kept(self, name: str, types: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _kept(self, name: str) -> dict[str, Any] | None:
         """A record beside the shards; None where there is none.
 
         Raises:
             InputError: it is damaged.
         """
         try:
-            return read_aside(self._place, name, types)
+            return read_aside(self._place, name, ASIDE_TYPES[name])
         except FileNotFoundError:
             return None
         except RecordError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,13 @@ from direct_anneal.io.records import RecordError, checked, parse, unsealed
 FORMAT = 3
 HEADER = "store.json"
 BATCHES, REMARKS, QUARANTINED = "batches.json", "remarks.json", "quarantined.jsonl"
+ASIDE_TYPES: dict[str, dict[str, Any]] = {BATCHES: {"asked": (int, NoneType), "used": int}, REMARKS: {"remarks": list}}
 ASIDE = (QUARANTINED, BATCHES, REMARKS)  # what a store may keep beside its shards
 
 # Rounding to float16 moves a unit row's norm by a relative 2⁻¹¹ at most, and by 2⁻²⁵ √R where its entries are
 # subnormal: together below this for every R up to 2²⁸.
 _NORM_ATOL = 2.0**-10
+_MOST_MISSING = 10_000  # shards that are told of one by one
 _LONGEST_HEADER = 256  # bytes of an npy file before its values
 
 _TEXT = (pa.string(), pa.large_string())
@@ -223,8 +226,20 @@ def verify(directory: Path) -> Iterator[Finding]:
     except DamagedError as error:
         yield Finding(directory, str(error), error.remedy or _WRITE_HEADER)
         return
+    present = len(fnmatch.filter(place.names(), "features-*.json"))
+    if header.num_shards > 2 * present + _MOST_MISSING:
+        wrong = f"{present:,} of {header.num_shards:,} shards are there"
+        yield Finding(directory, wrong, f"{_COMPUTE.replace('just this shard', 'the others')}")
+        return
     for shard, damage in damages(place, header, norms=True):
         yield Finding(directory, f"shard {shard}: {damage}", damage.remedy or _COMPUTE)
+    for name, types in ASIDE_TYPES.items():
+        try:
+            read_aside(place, name, types)
+        except FileNotFoundError:
+            continue
+        except RecordError as error:
+            yield Finding(directory, f"{name} {error}", "remove it, and run select again")
     own = {HEADER, *ASIDE}
     own |= {file_name(shard, suffix) for shard in range(header.num_shards) for suffix in ("npy", "parquet", "json")}
     for name in sorted(name for name in place.names() if name not in own):

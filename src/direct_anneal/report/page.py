@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import sha256
+from direct_anneal.io.sanitize import legible
 from direct_anneal.report import figures
 from direct_anneal.report.data import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
-from direct_anneal.report.sanitize import legible
 from direct_anneal.run.manifest import besides
 
 NAME = "report.html"
@@ -35,9 +36,9 @@ def write_report(run: str | Path) -> Path:
 
 def write_page(directory: Path, page: str) -> Path:
     """Write a page as the directory's report, whole or not at all."""
-    path = directory / NAME
+    path, content = directory / NAME, page.encode("utf-8")
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_bytes(content + f"<!-- sha256 {sha256(content)} -->\n".encode())  # of all before it
     return path
 
 

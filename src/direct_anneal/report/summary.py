@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from direct_anneal.io.sanitize import legible
 from direct_anneal.run.manifest import besides
 
 _MAX_DOMAINS = 24
@@ -33,7 +34,7 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
     ):
         console.print(line, highlight=False, soft_wrap=True)
     for warning in manifest["warnings"]:
-        console.print(f"[yellow]Note[/]      {escape(warning)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]Note[/]      {escape(legible(warning))}", highlight=False, soft_wrap=True)
     for name, content in (
         *((name, "the chosen documents, as they came") for name in manifest["files"]),
         ("selection.parquet", "every document of the pool with its evidence"),
@@ -42,7 +43,9 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
     ):
         if not (out / name).exists():  # a report that could not be written was told of, and is no reason to fail
             continue
-        console.print(f"[green]Written[/]   {escape(str(out / name))}: {content}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[green]Written[/]   {escape(legible(str(out / name)))}: {content}", highlight=False, soft_wrap=True
+        )
 
 
 def _composition(domains: dict[str, dict[str, int]]) -> Table:

@@ -195,6 +195,11 @@ class RunDir:
             raise self._damaged(MARK, None)
         return found
 
+    def recorded_options(self) -> dict[str, Any]:
+        """The options by name, as far as marker and manifest hold them; the window is what it came to."""
+        known: dict[str, Any] = self.manifest["config"] if self.is_finished else self._known
+        return {name: value for name, value in known.items() if name != TOKENISATION}
+
     def checkpoint(self) -> Checkpoint:
         """The model that the run began with, of which nothing is loaded yet.
 

@@ -1,0 +1,64 @@
+"""Text of any origin as people can read it: with nothing in it that commands a terminal, or is there unseen."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TextIO
+
+from direct_anneal.io.redaction import redacted
+
+# Control characters (C0 but newline and tab, DEL, C1); halves of surrogate pairs; marks and overrides of writing
+# direction, with which a text can show other than it reads; the byte order mark and what is no character.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def legible(text: str, limit: int | None = None) -> str:
+    r"""The text with control characters shown as signs for them, and cut at `limit` characters.
+
+    >>> legible("a\x00b\u202ec\n", limit=8)
+    'a␀b⟨U+202E⟩c\n'
+    >>> legible("one line of many", limit=8)
+    'one line…'
+    """
+    shown = _HIDDEN.sub(_sign, text if limit is None else text[:limit])
+    return shown if limit is None or len(text) <= limit else shown + "…"
+
+
+def legible_json(text: str) -> str:
+    """JSON text with the same characters escaped as JSON does, so that a reader finds them and a terminal does not."""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class LegibleStream:
+    """A stream through which only legible text passes, without secrets; on a terminal colours pass, too.
+
+    Args:
+        stream: where the text goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._coloured = stream.isatty()
+
+    def write(self, text: str) -> int:
+        """Write it; returns the length of what was given."""
+        text, given = redacted(text), len(text)
+        if self._coloured:
+            colours = _COLOUR.findall(text)
+            parts = [legible(part) for part in _COLOUR.split(text)]
+            text = parts[0] + "".join(colour + part for colour, part in zip(colours, parts[1:], strict=True))
+        else:
+            text = legible(text)
+        self._stream.write(text)
+        return given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _sign(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"

@@ -1,0 +1,161 @@
+"""Whether everything of a run on disk is what it was when it was written. Nothing is changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from direct_anneal.config.options import OPTIONS_FILE
+from direct_anneal.curvature import check_estimate
+from direct_anneal.data import INCIDENTS_FILE, damaged_pieces
+from direct_anneal.errors import InputError
+from direct_anneal.features import Finding, verify
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX
+from direct_anneal.io.digests import sha256, sha256_of_files
+from direct_anneal.io.lock import LOCK, MARK
+from direct_anneal.io.records import RecordError, read_content, read_record
+from direct_anneal.run.manifest import QUARANTINE_COLUMNS
+from direct_anneal.run.run_dir import MANIFEST, REPORT, ROLES, RunDir
+
+STORES = ("validation", "validation-ngrams", "pool", "pool-ngrams")
+
+_SELECT = "run select again with the same options, it makes this anew"
+_PAGE_DIGEST = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
+_FOLDERS = {"corpus", "features", "curvature", "selected", "path"}
+
+
+def verify_run(path: Path) -> Iterator[Finding]:
+    """Everything amiss in a run's directory, file by file. Cost: reads all of it once."""
+    run = RunDir(path)
+    try:
+        run = RunDir.open(path)
+        _ = run.tokens
+    except InputError as error:
+        yield Finding(path / MARK, str(error), "restore it, or make the run anew elsewhere")
+        return
+    yield from _results(run)
+    yield from _options(run)
+    if run.is_finished:
+        try:
+            origin = run.origin
+        except InputError:  # the manifest, which was told of
+            origin = run
+    else:
+        origin = run
+    if origin.path != path:
+        yield Finding(path, f"features and documents lie in {origin.path}", "verify that, too", harmless=True)
+        return
+    yield from _features(run)
+    yield from _corpora(run)
+    for estimate in sorted((path / "curvature").glob("*")) if (path / "curvature").is_dir() else []:
+        if estimate.suffix == ".safetensors" and (wrong := check_estimate(estimate)):
+            yield Finding(estimate, wrong, _SELECT)
+    known = {MARK, LOCK, OPTIONS_FILE, MANIFEST, REPORT, *_FOLDERS, *run.results(_files(run))}
+    for entry in sorted(path.iterdir()):
+        if entry.name.endswith(TEMPORARY_SUFFIX):
+            yield Finding(entry, "was left half-written", "the next select removes it", harmless=True)
+        elif entry.name not in known:
+            yield Finding(entry, "is none of the run's", "nothing reads it, move it away", harmless=True)
+
+
+def _files(run: RunDir) -> list[str]:
+    try:
+        return [str(name) for name in run.manifest["files"]]
+    except InputError:
+        return []
+
+
+def _results(run: RunDir) -> Iterator[Finding]:
+    """The manifest and what it vouches for, and the report."""
+    if not run.is_finished:
+        yield Finding(run.path, "no selection is there", "run select, it goes on", harmless=True)
+        return
+    try:
+        manifest = run.manifest
+    except InputError as error:
+        yield Finding(run.path / MANIFEST, str(error), "run select or solve again with --overwrite")
+        return
+    there = run.results(manifest["files"])
+    digests = sha256_of_files(there)
+    for name in sorted({*manifest["digests"], *there}):
+        if name not in there:
+            yield Finding(run.path / name, "is missing", _SELECT)
+        elif digests[name] != manifest["digests"].get(name):
+            yield Finding(run.path / name, "was changed since it was written", _SELECT)
+    page = run.path / REPORT
+    try:
+        content = read_content(page)
+    except FileNotFoundError:
+        return
+    except (OSError, RecordError) as error:
+        yield Finding(page, str(error), "remove it, and run report")
+        return
+    sealed = _PAGE_DIGEST.search(content)
+    if sealed is None or sha256(content[: sealed.start()]) != sealed[1].decode():
+        yield Finding(page, "was changed since it was written", "run report, it makes it anew")
+
+
+def _options(run: RunDir) -> Iterator[Finding]:
+    """options.json, which nothing reads but people: it must say what the run's own records say."""
+    path = run.path / OPTIONS_FILE
+    try:
+        found = read_record(path)
+    except (OSError, RecordError) as error:
+        yield Finding(path, str(error), "take the options from manifest.json", harmless=isinstance(error, OSError))
+        return
+    try:
+        recorded = run.recorded_options()
+    except InputError:  # the manifest, which is told of
+        return
+    if found.get("max_length", 0) is None:
+        found["max_length"] = recorded.get("max_length")  # the window that was found
+    differing = [name for name, value in found.items() if name in recorded and value != recorded[name]]
+    unknown = [name for name in found if name not in recorded] if run.is_finished else []
+    if wrong := [*differing, *unknown, *sorted(recorded.keys() - found.keys())]:
+        yield Finding(path, f"differs from the run's records in {', '.join(wrong[:3])}", "take them from manifest.json")
+
+
+def _features(run: RunDir) -> Iterator[Finding]:
+    try:
+        run.coverage()
+    except InputError as error:
+        yield Finding(run.path / "features" / "coverage.json", str(error), _SELECT)
+    yield from verify_stores(run.path / "features")
+
+
+def verify_stores(features: Path) -> Iterator[Finding]:
+    """Everything amiss in the stores of a run, those that should be there and are not included."""
+    for name in STORES:
+        store = features / name
+        if store.is_dir():
+            yield from verify(store)
+        else:
+            yield Finding(store, "no features are there", "run select again, it computes them")
+
+
+def _corpora(run: RunDir) -> Iterator[Finding]:
+    for role in ROLES:
+        directory = run.path / "corpus" / role
+        whole = True
+        for path, wrong in damaged_pieces(directory):
+            whole = False
+            yield Finding(path, wrong, _SELECT)
+        try:
+            corpus = run.corpus(role)
+            quarantined = run.features(role, ngrams=False).quarantined.select(QUARANTINE_COLUMNS)
+        except InputError as error:
+            if whole:
+                yield Finding(directory, str(error), "the run can be read where its documents are", harmless=True)
+            continue
+        listings = {
+            directory / INCIDENTS_FILE: "".join(corpus.incidents.listing()),
+            run.path / "features" / role / "quarantined.jsonl": run.store(role).quarantine_lines(quarantined),
+        }
+        for path, wanted in listings.items():
+            try:
+                same = read_content(path, limit=2**40) == wanted.encode("ascii")
+            except (OSError, RecordError):
+                same = False
+            if not same:
+                yield Finding(path, "is missing, or was changed since it was written", _SELECT)

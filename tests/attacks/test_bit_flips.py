@@ -1,0 +1,112 @@
+"""Random bits flipped over all files of a run: each is detected, or changes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from direct_anneal.errors import InputError
+from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.verify_run import verify_run
+from selection.pools import chosen, write_world
+
+FLIPS = int(os.environ.get("DIRECT_ANNEAL_FLIPS", "1000"))
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with every kind of file that a run has. To be changed in one place, and put back."""
+    directory = write_world(tmp_path_factory.mktemp("flipped"))
+    chosen(checkpoint, directory, directory / "run", curvature="mc-fisher", frontier=(0.9,), relax_budget=True)
+    return directory / "run"
+
+
+def test_every_flipped_bit_is_detected_or_without_effect(run: Path) -> None:
+    whole, rng, seen = _content(run), random.Random(0), Counter[str]()
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.stat().st_size]
+    for number in range(FLIPS):
+        path = files[number % len(files)]  # every file in turn, however small
+        content = path.read_bytes()
+        stat = path.stat()
+        place = rng.randrange(8 * len(content))
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            # What reads a run goes by `RunDir`: all that it gives is compared, and a remark for nobody is no result.
+            try:
+                read = _content(run)
+            except InputError as error:
+                seen["refused in a line" if "\n" not in str(error) else "told in more"] += 1
+            else:
+                for part, value in whole.items():
+                    assert _same(read[part], value), f"{path.relative_to(run)}, bit {place}, changes {part} unseen"
+                seen["without effect"] += 1
+        finally:
+            path.write_bytes(content)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert seen["refused in a line"] > FLIPS / 3
+    assert not seen["told in more"]
+    assert not [finding for finding in verify_run(run) if not finding.harmless]
+
+
+def test_verify_names_a_file_of_every_kind(run: Path, tmp_path: Path) -> None:
+    """A bit in the middle of each: where the run does not look, `verify` does."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    assert not list(verify_run(copy))
+    for path in sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size):
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        path.write_bytes(flipped)
+        found = [finding for finding in verify_run(copy) if not finding.harmless]
+        path.write_bytes(content)
+        assert found or _is_blank(content[len(content) // 2]), path
+    assert not list(verify_run(copy))
+
+
+def _is_blank(byte: int) -> bool:
+    """Between the members of a record white space may become other white space."""
+    return bytes([byte]) in (b" ", b"\n", b"\t", b"!")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """All that solve, export, report and compare read of a run."""
+    run = RunDir.open(path)
+    found: dict[str, Any] = {
+        "manifest": run.manifest,
+        "config": run.configured({"overwrite": True}),
+        "tokens": run.tokens,
+        "coverage": run.coverage(),
+        "evidence": run.evidence(),
+        "selected": run.selected(),
+    }
+    for role in ROLES:
+        corpus, gradients = run.corpus(role), run.features(role)
+        assert gradients.ngrams is not None
+        found |= {
+            f"{role} tokens": np.concatenate([corpus.tokens(i) for i in range(corpus.num_samples)]),
+            f"{role} prompts": corpus.num_prompt,
+            f"{role} index": corpus.index,
+            f"{role} incidents": corpus.incidents.to_manifest(),
+            f"{role} units": np.concatenate(gradients.units),
+            f"{role} ngrams": np.concatenate(gradients.ngrams),
+            f"{role} samples": gradients.samples,
+            f"{role} quarantined": gradients.quarantined,
+            f"{role} remarks": run.store(role).remarks(),
+        }
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    return one.equals(other) if isinstance(one, pa.Table) else bool(one == other)
