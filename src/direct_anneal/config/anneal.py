@@ -15,6 +15,8 @@ from direct_anneal.config.shared import (
     device_option,
     max_length_option,
     overwrite_option,
+    revision_option,
+    subfolder_option,
     trust_option,
 )
 from direct_anneal.config.types import PathText, Texts
@@ -36,6 +38,8 @@ class AnnealConfig(RecordFields):
     model: PathText = option(
         group=DATA, metavar="DIR", help="checkpoint directory, or hub name, as the stable phase left it"
     )
+    revision: str | None = revision_option("result")
+    subfolder: str | None = subfolder_option("result")
     data: Texts = option(group=DATA, metavar="GLOB", help="the chosen documents, such as RUN/selected.jsonl")
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the annealed model")
     learning_rate: float = option(group=TRAINING, metavar="X", help="the peak: what the stable phase ran at")

@@ -16,6 +16,8 @@ from direct_anneal.config.shared import (
     device_option,
     max_length_option,
     overwrite_option,
+    revision_option,
+    subfolder_option,
     trust_option,
 )
 from direct_anneal.config.types import FilesByName, PathText, Texts
@@ -45,6 +47,8 @@ class EvaluateConfig(RecordFields):
     """
 
     model: PathText = option(group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
+    revision: str | None = revision_option("result")
+    subfolder: str | None = subfolder_option("result")
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
     data: Texts = option(default=(), group=DATA, metavar="GLOB", help="held-out documents with text")
     benchmarks: FilesByName = option(

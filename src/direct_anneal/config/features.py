@@ -16,6 +16,8 @@ from direct_anneal.config.shared import (
     device_option,
     max_length_option,
     overwrite_option,
+    revision_option,
+    subfolder_option,
     trust_option,
 )
 from direct_anneal.config.types import OptionalNames, OptionalPath, OptionalTexts, PathText, Texts
@@ -33,6 +35,8 @@ class FeaturesConfig(EngineConfig, RecordFields):
     """
 
     model: PathText = option(affects="features", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
+    revision: str | None = revision_option("features")
+    subfolder: str | None = subfolder_option("features")
     pool: Texts = option(
         affects="features", group=DATA, metavar="GLOB", help="candidate documents: files, directories or globs"
     )

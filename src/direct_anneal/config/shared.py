@@ -21,6 +21,25 @@ def trust_option(affects: Affects = "nothing") -> Any:
     return option(default=False, affects=affects, group=MACHINE, help="run Python code that the checkpoint brings")
 
 
+def revision_option(affects: Affects = "nothing") -> Any:
+    """Which state of a repository a checkpoint is."""
+    return option(
+        default=None,
+        unset="the main branch",
+        affects=affects,
+        group=DATA,
+        metavar="R",
+        help="branch, tag or commit of a hub name",
+    )
+
+
+def subfolder_option(affects: Affects = "nothing") -> Any:
+    """Where a checkpoint lies in its directory or repository."""
+    return option(
+        default=None, affects=affects, group=DATA, metavar="PATH", help="of the checkpoint, where it lies deeper"
+    )
+
+
 def overwrite_option(help: str = "replace an earlier run in the output directory") -> Any:
     """Whether an earlier result may be replaced."""
     return option(default=False, affects="nothing", group=DATA, help=help)

@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     shown = current_progress()
     out = Path(config.out)
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    checkpoint = Checkpoint.of(config)
     window = checkpoint.window(config.max_length)
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
     sources = expand(config.data, "data", layout) if config.data else []

@@ -50,17 +50,36 @@ class Checkpoint:
 
     Args:
         name: directory or hub name.
+        revision: of a hub name: branch, tag or commit; the main branch where left out.
+        subfolder: where configuration, weights and tokenizer lie below that.
         trust_remote_code: run the checkpoint's own Python code. Off, a checkpoint that needs it is refused.
 
     Raises:
         InputError: there is no such checkpoint, or its configuration cannot be read.
     """
 
-    def __init__(self, name: str, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
         self.name = name
         self.trust_remote_code = trust_remote_code
-        self.directory = _locate(name)
+        self.directory = _locate(name, revision, subfolder)
         self.config: Any = self._read("configuration", AutoConfig, self.directory)
+
+    @classmethod
+    def of(cls, config: Any) -> Checkpoint:
+        """The checkpoint that a configuration names by `model`, `revision` and `subfolder`."""
+        return cls(
+            config.model,
+            revision=config.revision,
+            subfolder=config.subfolder,
+            trust_remote_code=config.trust_remote_code,
+        )
 
     @property
     def context_length(self) -> int | None:
@@ -207,11 +226,21 @@ class _Described:
         return model
 
 
-def _locate(name: str) -> Path:
+def _locate(name: str, revision: str | None, subfolder: str | None) -> Path:
+    below = Path(subfolder or ".")
+    if below.is_absolute() or ".." in below.parts:
+        raise InputError(field="subfolder", must="be a path below the checkpoint's", got=subfolder)
     directory = Path(name).expanduser()
     if directory.is_dir():
-        require_model_directory(directory, name)
-        return directory
+        if revision is not None:
+            raise InputError(
+                field="revision",
+                must="go with a hub name",
+                got=f"{revision}, but {name} is a directory",
+                do="leave it out, or name the repository",
+            )
+        require_model_directory(directory / below, str(Path(name) / below) if subfolder else name)
+        return directory / below
     if directory.exists():
         raise InputError(
             field="model",
@@ -225,15 +254,19 @@ def _locate(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    patterns = [(below / pattern).as_posix() for pattern in _DOWNLOADED]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_DOWNLOADED)))
+        fetched = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise InputError(
             field="model",
             must="be a checkpoint directory or a hub name",
-            got=f"but {name} is no directory here and could not be fetched ({type(error).__name__})",
-            do="check the path, or the network",
+            got=f"but {name}{f' at revision {revision}' if revision else ''} is no directory here and could not be "
+            f"fetched ({type(error).__name__})",
+            do="check the path, the revision, or the network",
         ) from error
+    require_model_directory(fetched / below, f"{name}/{subfolder}" if subfolder else name)
+    return fetched / below
 
 
 def _digest(files: list[Path]) -> str:

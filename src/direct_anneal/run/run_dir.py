@@ -206,7 +206,12 @@ class RunDir:
         Raises:
             InputError: it cannot be read, or needs code that may not run.
         """
-        return Checkpoint(self._known["model"], trust_remote_code=self._trust_remote_code)
+        return Checkpoint(
+            self._known["model"],
+            revision=self._known.get("revision"),
+            subfolder=self._known.get("subfolder"),
+            trust_remote_code=self._trust_remote_code,
+        )
 
     @property
     def is_finished(self) -> bool:

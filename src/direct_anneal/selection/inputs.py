@@ -32,7 +32,7 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
         InputError: something given cannot be used.
     """
     out = Path(config.out)
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    checkpoint = Checkpoint.of(config)
     tokens = Tokenisation.of(checkpoint, config.max_length)
     found += checkpoint.special_tokens.notes
     pool_sources = sources_of("pool", config, tokens, out, found)

@@ -117,7 +117,7 @@ class _Calibration:
         self._config, self._scratch, self._clock, self._progress = config, scratch, clock, progress
         self._seconds: dict[str, float] = {}
         self._remarks: list[str] = []
-        self._checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+        self._checkpoint = Checkpoint.of(config)
         self._window = self._checkpoint.window(config.max_length)
         if config.engine == "ray":
             self._remarks.append("gradients are timed in this process alone; workers of --engine ray share that time")

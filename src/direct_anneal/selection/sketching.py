@@ -52,7 +52,7 @@ class SketcherBuilder:
 
     def __call__(self) -> GradientSketcher:
         config = self.config
-        checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+        checkpoint = Checkpoint.of(config)
         window = checkpoint.window(config.max_length)
         model = checkpoint.load_model(config.device, config.dtype, window=window)
         try:
@@ -90,7 +90,7 @@ class ElsewhereBuilder:
 
     def __call__(self) -> GradientSketcher:
         config = self.builder.config
-        weights = Checkpoint(config.model, trust_remote_code=config.trust_remote_code).weights_fingerprint()
+        weights = Checkpoint.of(config).weights_fingerprint()
         for what, wanted, found in (
             (config.model, self.weights, weights),
             ("direct-anneal", self.version, importlib.metadata.version("direct-anneal")),

@@ -44,7 +44,7 @@ def anneal(config: AnnealConfig) -> dict[str, Any]:
     """
     shown = current_progress()
     out = Path(config.out)
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    checkpoint = Checkpoint.of(config)
     window = checkpoint.window(config.max_length)
     _need_accelerate()
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
