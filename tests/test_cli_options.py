@@ -117,7 +117,7 @@ class TestMistypedWords:
         [
             (["select", "--fracton", "0.2"], "select has no option --fracton: did you mean --fraction?"),
             (["anneal", "--learning-rte=1"], "did you mean --learning-rate? (direct-anneal anneal --help)"),
-            (["features", "--fraction", "0.2"], "features has no option --fraction: select, plan, solve have it"),
+            (["features", "--fraction", "0.2"], "features has no option --fraction: select, plan, solve"),
             (["selct", "--fraction", "0.2"], "there is no command selct: did you mean select?"),
             (
                 ["solve", "a", "--out", "b", "--gradients", "rw"],
@@ -232,3 +232,35 @@ def test_options_are_not_changed_after_they_are_made() -> None:
 def test_flags_are_texts_until_their_option_says_more() -> None:
     assert isinstance(declared(Walk)["steps"], Declared)
     assert values(Walk, {"steps": "5", "gait": "5", "quiet": True}) == {"steps": 5, "gait": "5"}
+
+
+class TestInit:
+    @pytest.mark.parametrize("command", ["select", "features", "plan", "solve", "anneal", "evaluate"])
+    def test_the_file_has_every_option_and_only_those_that_must_be_given_are_set(
+        self, tmp_path: Path, command: str
+    ) -> None:
+        path = tmp_path / "run.yaml"
+        assert main(["init", command, "--out", str(path)]) == 0
+        text = path.read_text(encoding="utf-8")
+        options = {
+            name: each
+            for name, each in declared(next(each for each in COMMANDS if each.name == command).config).items()
+            if not each.meta.argument
+        }
+        given = yaml.safe_load(text)
+        assert set(given) == {name for name, each in options.items() if each.required}
+        assert set(re.findall(r"^#?([a-z_]+\d?):", text, flags=re.M)) == set(options)
+        assert max(map(len, text.splitlines())) <= 110
+        # Every default that is written is one that a file may have, and the very same.
+        uncommented = yaml.safe_load(re.sub(r"^#(?=[a-z_]+\d?:)", "", text, flags=re.M))
+        for name, each in options.items():
+            if not each.required and each.default not in (None, (), {}):
+                value = uncommented[name]
+                assert value == (list(each.default) if isinstance(each.default, tuple) else each.default), name
+
+    def test_a_file_that_is_there_stays(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "run.yaml"
+        path.write_text("mine")
+        assert main(["init", "--out", str(path)]) == 2
+        assert "--out must be a new file" in capsys.readouterr().err
+        assert path.read_text() == "mine"

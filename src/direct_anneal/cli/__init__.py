@@ -24,6 +24,7 @@ from direct_anneal.cli.doctor import DOCTOR
 from direct_anneal.cli.evaluate import EVALUATE
 from direct_anneal.cli.export import EXPORT
 from direct_anneal.cli.flags import add_flags, from_file, speller, values
+from direct_anneal.cli.init import INIT
 from direct_anneal.cli.plan import PLAN
 from direct_anneal.cli.report import REPORT
 from direct_anneal.cli.score import MERGE, SCORE
@@ -37,7 +38,7 @@ from direct_anneal.progress import showing
 # In the order of the help.
 COMMANDS = (
     *(SELECT, FEATURES, PLAN, SOLVE, VERIFY, REPORT, EXPORT, DISTIL, SCORE, MERGE, WEIGHTS, CONVERT, ANNEAL),
-    *(EVALUATE, COMPARE, DOCTOR, DEMO),
+    *(EVALUATE, COMPARE, INIT, DOCTOR, DEMO),
 )
 
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -151,7 +152,7 @@ def _parsed(words: list[str]) -> tuple[Command, dict[str, Any]]:
         raise InputError(f"there is no command {first}: {told} (direct-anneal --help)")
     namespace, unknown = build_parser().parse_known_args(words)
     given = vars(namespace)
-    command = known[given.pop("command")]
+    command = known[given.pop("_command")]
     if unknown:
         raise InputError(f"{_unknown(command, unknown)} (direct-anneal {command.name} --help)")
     return command, given
@@ -185,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         its = commands.add_parser(command.name, help=command.help, description=command.description)
-        its.set_defaults(command=command.name)
+        its.set_defaults(_command=command.name)
         if command.takes_file:
             its.add_argument(
                 "--config",

@@ -138,5 +138,18 @@ class DemoConfig:
 
 
 @configuration
+class InitConfig:
+    """Options of `init`."""
+
+    command: Literal["select", "features", "plan", "solve", "anneal", "evaluate"] = option(
+        default="select", kw_only=False, metavar="COMMAND", help="whose options"
+    )
+    out: OptionalPath = option(
+        default=None, unset="COMMAND.yaml", affects="nothing", metavar="FILE", help="the file to write"
+    )
+    overwrite: bool = overwrite_option("replace a file that is there")
+
+
+@configuration
 class NoConfig:
     """No options."""
