@@ -13,7 +13,8 @@ from functools import cache, wraps
 from typing import Any, Literal, TypeVar, dataclass_transform, get_origin
 
 from direct_anneal.config.values import annotations_of, choices_of, kinds_of, settled_value
-from direct_anneal.errors import suggestion
+from direct_anneal.errors import InputError, suggestion
+from direct_anneal.errors import option as spelled_option
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -116,7 +117,16 @@ def settling(made: type[T]) -> type[T]:
 
     @wraps(plain)
     def init(self: Any, *args: Any, **given: Any) -> None:
-        plain(self, **settled(made, by_name(made, args, given)))
+        values = settled(made, by_name(made, args, given))
+        if "://" in str(values.get("out", "")):
+            raise InputError(
+                field="out",
+                must="be a directory on this machine, where locks and memory maps are kept",
+                got=f"but {str(values['out']).partition('://')[0]}:// is none",
+                do="copy what is written there in the end; shards of gradients alone may be written to a URL, "
+                f"with {spelled_option('features')}",
+            )
+        plain(self, **values)
 
     made.__init__ = init  # type: ignore[method-assign]
     return made

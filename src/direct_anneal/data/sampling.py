@@ -68,7 +68,10 @@ def sample(
     """
     picked = [sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, _MAX_FILES).astype(int))]
     limit = max(_FEWEST_RECORDS, num_records // len(picked))
-    beginnings = [_Beginning(source.path, source.format, source.layout, limit) for source in picked]
+    beginnings = [
+        _Beginning(source.path, source.format, source.layout, limit, remote=source.remote, name=source.name)
+        for source in picked
+    ]
     corpus = prepare(
         beginnings,
         role=role,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import numpy as np
 from direct_anneal.data.formats import (
     FORMATS,
     SAVED_DATASET,
-    SUPPORTED,
     BadRecord,
     Record,
     TokenLayout,
     format_of,
     main_file,
     suffix_of,
+    supported,
 )
 from direct_anneal.data.formats.tables import STATE_FILE, dataset_files
+from direct_anneal.data.remote import Remote, hub_snapshot, is_remote, listed
 from direct_anneal.errors import InputError
 
 __all__ = ["BadRecord", "Source", "State", "expand", "tell_passed_over"]
@@ -39,14 +40,31 @@ class Source:
         path: relative to the working directory if below it, else absolute; `str(source)` gives it with slashes.
         format: its name in `direct_anneal.data.formats.FORMATS`.
         layout: of files of tokens; None for the other formats.
+        remote: where the file is fetched from, if not from here.
+        name: in place of the path, where that is of a cache.
     """
 
     path: Path
     format: str
     layout: TokenLayout | None = None
+    remote: Remote | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
-        return self.path.as_posix()
+        return self.name or self.path.as_posix()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be read without a network."""
+        return self.remote is None or self.remote.is_here
+
+    def local(self) -> Path:
+        """The path, fetched if need be.
+
+        Raises:
+            InputError: it cannot be fetched, or is another than when it was listed.
+        """
+        return self.path if self.remote is None else self.remote.fetch()
 
     @property
     def stem(self) -> str:
@@ -61,6 +79,8 @@ class Source:
         Raises:
             InputError: a file is gone.
         """
+        if self.remote is not None:
+            return self.remote.state()
         files = FORMATS[self.format].files(self.path)
         try:
             stats = [(file.name, file.stat()) for file in files]
@@ -80,7 +100,7 @@ class Source:
         Raises:
             InputError: the file cannot be opened, is of another kind than its name says, or, but for lines, is damaged.
         """
-        yield from FORMATS[self.format].records(self.path, self.layout, columns)
+        yield from FORMATS[self.format].records(self.local(), self.layout, columns)
 
     def records_at(self, rows: np.ndarray, columns: Collection[str]) -> Iterator[tuple[int, Record]]:
         """Those of `records` at these rows, shape (K,), sorted.
@@ -88,11 +108,11 @@ class Source:
         Raises:
             InputError: as `records`.
         """
-        yield from FORMATS[self.format].records_at(self.path, self.layout, rows, columns)
+        yield from FORMATS[self.format].records_at(self.local(), self.layout, rows, columns)
 
     def count(self, max_bytes: int) -> float:
         """How many records there are, estimated from about the first `max_bytes` bytes where nothing says it."""
-        return FORMATS[self.format].count(self.path, self.layout, max_bytes)
+        return FORMATS[self.format].count(self.local(), self.layout, max_bytes)
 
 
 def expand(
@@ -100,6 +120,7 @@ def expand(
     role: str,
     layout: TokenLayout | None = None,
     passed_over: list[Path] | None = None,
+    cache: Path | None = None,
 ) -> list[Source]:
     """The sources that the patterns name, sorted by path, each real file once however often it is named.
 
@@ -110,6 +131,7 @@ def expand(
     Args:
         role: what the sources are for ("pool", "validation"), for the messages.
         layout: of files of tokens; 32-bit tokens and no end token where left out.
+        cache: where files behind URLs are fetched to, when they are first read.
         passed_over: gets the files and hidden directories of directories that are not read; `tell_passed_over` says so.
 
     Raises:
@@ -121,15 +143,18 @@ def expand(
     sources: dict[Path, Source] = {}
     listing = _Listing(layout or TokenLayout())
     for pattern in patterns:
-        found = [source for path in _matches(pattern) for source in listing.at(path)]
+        if is_remote(pattern):
+            found = _remote(pattern, role, cache, listing)
+        else:
+            found = [source for path in _matches(pattern) for source in listing.at(path)]
         if not found:
             said = tell_passed_over(listing.passed_over)
             raise InputError(
                 f"every {role} pattern must match a file, but {pattern!r} matches none in {Path.cwd()}: "
-                f"check it, and quote globs; {f'{said}; ' if said else ''}supported are {SUPPORTED}"
+                f"check it, and quote globs; {f'{said}; ' if said else ''}supported are {supported()}"
             )
         for source in found:
-            real = source.path.resolve()
+            real = source.path.resolve() if source.remote is None else source.path
             # The spelling that stays must not depend on the order in which the patterns were named.
             sources[real] = min(sources.get(real, source), source, key=str)
     if passed_over is not None:
@@ -137,6 +162,24 @@ def expand(
         read = {source.path.absolute() for source in sources.values()}
         passed_over += [path for path in dict.fromkeys(listing.passed_over) if path.absolute() not in read]
     return sorted(sources.values(), key=str)
+
+
+def _remote(pattern: str, role: str, cache: Path | None, listing: _Listing) -> list[Source]:
+    """The sources that a URL names."""
+    if pattern.startswith("hf://"):
+        directory, inner, url = hub_snapshot(pattern)
+        found = [source for path in _matches(str(directory / inner)) for source in listing.at(path)]
+        return [replace(source, name=f"{url}/{_within(source.path, directory)}") for source in found]
+    if cache is None:
+        raise InputError(f"the {role} must lie on this machine or the hub for this command, but {pattern} does not")
+    return [
+        Source(remote.path, format.name, listing.layout if format.tokenised else None, remote=remote, name=remote.name)
+        for remote, format in listed(pattern, cache)
+    ]
+
+
+def _within(path: Path, directory: Path) -> str:
+    return path.absolute().relative_to(directory.absolute()).as_posix()
 
 
 def tell_passed_over(paths: Sequence[Path]) -> str:
@@ -197,7 +240,7 @@ class _Listing:
             raise InputError(f"{str(path)!r} is not a UTF-8 name: rename the file") from error
         format = format_of(path, met=met)
         if format is None:
-            raise InputError(f"{path} has no extension that says how to read it: supported are {SUPPORTED}")
+            raise InputError(f"{path} has no extension that says how to read it: supported are {supported()}")
         return [Source(_relative(path), format.name, self.layout if format.tokenised else None)]
 
     def _in(self, directory: Path, above: tuple[Path, ...]) -> list[Source]:

@@ -18,11 +18,13 @@ from direct_anneal.errors import InputError
 def check_writable(sources: Sequence[Source]) -> None:
     """Makes sure that `write_selected` can bring the columns of these sources together. Cost: opens each table.
 
+    What is still to be fetched is left for later.
+
     Raises:
         InputError: two Parquet files, or two saved datasets, give one column different types.
     """
     for name, format in FORMATS.items():
-        format.check_alike([source.path for source in sources if source.format == name])
+        format.check_alike([source.local() for source in sources if source.format == name and source.is_here])
 
 
 def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[Path]:
@@ -61,7 +63,7 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
     ):
         positions = start + np.flatnonzero(selected[start:stop])
         choice = Choice(
-            path=source.path,
+            path=source.local(),
             rows=rows[positions],
             tokens=map(corpus.tokens, positions.tolist()),
             check_unchanged=partial(_check_unchanged, source, state),

@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     checkpoint = Checkpoint.of(config)
     window = checkpoint.window(config.max_length)
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
-    sources = expand(config.data, "data", layout) if config.data else []
+    sources = expand(config.data, "data", layout, cache=out / "fetched") if config.data else []
     files = {name: Path(path) for name, path in config.benchmarks.items()}
     check_benchmarks(files, run_generated_code=config.run_generated_code)
     wanted = {

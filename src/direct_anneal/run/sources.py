@@ -50,8 +50,10 @@ def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Pat
     """What the patterns stand for, without the run's own files where its directory lies among the documents."""
     layout = tokens.layout(config)
     passed_over: list[Path] = []
-    expanded = expand(getattr(config, role), role, layout, passed_over)
-    sources = [source for source in expanded if not source.path.resolve().is_relative_to(out.resolve())]
+    expanded = expand(getattr(config, role), role, layout, passed_over, out / "fetched")
+    sources = [
+        source for source in expanded if source.remote or not source.path.resolve().is_relative_to(out.resolve())
+    ]
     if not sources:
         raise InputError(
             field=role, must=f"lie outside {option('out')}", got=f"but all of it is below {out}", do="choose another"

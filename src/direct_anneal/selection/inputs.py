@@ -41,6 +41,7 @@ def gathered(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterat
     with RunDir.create(out, config, tokens) as run:
         pool_corpus = _read("pool", pool_sources, config, checkpoint, tokens, stages)
         validation_corpus = _read("validation", validation_sources, config, checkpoint, tokens, stages)
+        check_writable(pool_sources)  # those that were fetched, too
         found += check_fields(fields_of(config), {"pool": pool_corpus, "validation": validation_corpus})
         if isinstance(config, SelectConfig):  # both to fail before the long part
             constraints(config, pool_corpus.index, *config.size_of(pool_corpus.num_tokens))

@@ -49,7 +49,7 @@ def anneal(config: AnnealConfig) -> dict[str, Any]:
     _need_accelerate()
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
-    sources = {role: expand(patterns, role, layout) for role, patterns in roles.items()}
+    sources = {role: expand(patterns, role, layout, cache=out / "fetched") for role, patterns in roles.items()}
     wanted = {
         **config.defining,
         "max_length": window,

@@ -5,6 +5,7 @@ format_of(Path("pool/a.jsonl.gz"))       # the record: its suffixes, records, co
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from direct_anneal.data.formats.datatrove import Datatrove, DatatroveWriter
@@ -25,7 +26,6 @@ __all__ = [
     "HEADERLESS",
     "MAX_DOCUMENT_TOKENS",
     "SAVED_DATASET",
-    "SUPPORTED",
     "BadRecord",
     "Choice",
     "DatatroveWriter",
@@ -35,11 +35,14 @@ __all__ = [
     "Record",
     "TokenLayout",
     "TokenWriter",
+    "companions",
     "format_of",
     "main_file",
+    "main_name",
     "register",
     "smallest",
     "suffix_of",
+    "supported",
     "token_dtype",
 ]
 
@@ -61,10 +64,11 @@ FORMATS: dict[str, Format] = {
     )
 }
 
-SUPPORTED = (
-    ", ".join(dict.fromkeys(suffix for format in FORMATS.values() for suffix in format.suffixes))
-    + ", or a directory that datasets.save_to_disk wrote"
-)
+
+def supported() -> str:
+    """Name what can be read, for messages."""
+    suffixes = dict.fromkeys(suffix for format in FORMATS.values() for suffix in format.suffixes)
+    return f"{', '.join(suffixes)}, or a directory that datasets.save_to_disk wrote"
 
 
 def register(format: Format) -> None:
@@ -92,11 +96,25 @@ def format_of(path: Path, *, met: bool) -> Format | None:
     return None if met or not candidates else candidates[-1]
 
 
-def main_file(path: Path) -> Path | None:
-    """The tokens that a file beside them goes with, if it does: a.bin for a.idx."""
-    name = path.name
-    for ending, instead in ((".idx", ".bin"), (".ds.index", ".ds"), (".ds.metadata", ".ds"), (".csv.gz", ".npy")):
-        main = path.with_name(name.removesuffix(ending) + instead)
-        if name.endswith(ending) and main.is_file():
+# Files that belong to one of tokens, by how both end.
+_BESIDE = ((".idx", ".bin"), (".ds.index", ".ds"), (".ds.metadata", ".ds"), (".csv.gz", ".npy"))
+
+
+def main_name(name: str, others: Container[str]) -> str | None:
+    """The name, among those of the other files beside it, of the tokens that a file goes with: a.bin for a.idx."""
+    for ending, instead in _BESIDE:
+        main = name.removesuffix(ending) + instead
+        if name.endswith(ending) and main in others:
             return main
     return None
+
+
+def companions(name: str) -> list[str]:
+    """Names of the files that may lie beside one of tokens."""
+    return [name.removesuffix(main) + ending for ending, main in _BESIDE if name.endswith(main)]
+
+
+def main_file(path: Path) -> Path | None:
+    """The tokens that a file beside them goes with, if it does."""
+    mains = [path.with_name(path.name.removesuffix(end) + main) for end, main in _BESIDE if path.name.endswith(end)]
+    return next(filter(Path.is_file, mains), None)
