@@ -38,6 +38,7 @@ CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers
 ALSO = {
     "io": {"yaml"},
     "model": {"huggingface_hub"},
+    "data": {"huggingface_hub"},
     "cli": {"yaml", "rich", "shtab"},
     "doctor": {"packaging"},
     "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
