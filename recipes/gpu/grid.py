@@ -35,12 +35,11 @@ BAKEOFF = Path(__file__).resolve().parent.parent / "bakeoff"
 sys.path[:0] = [str(BAKEOFF), str(Path(__file__).resolve().parent), str(BAKEOFF.parents[1] / "src")]
 
 WINDOW, BATCH, FRACTION, TOKENS = 256, 8, 0.1, 0.2
-STACK_TOKENS = 131_072  # of a training step over all runs of a stack
+STACK_TOKENS = 163_840  # of a training step over all runs of a stack
 SCORE_TOKENS = 262_144
 CHOICE_ITEMS = 500
 # Of the package's own selection: by name, the options of `select`.
 PRODUCT_ARMS: dict[str, dict[str, Any]] = {
-    "default": {},
     "matching": {"objective": "matching"},
     "energy": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True},
 }
@@ -131,14 +130,6 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
     from direct_anneal.compare.config import Arm, Recipe, Scenario
     from direct_anneal.compare.scenario import Choices
 
-    scenario = json.loads((carry / "scenarios.json").read_text())[name]
-    files = {role: tuple(str(carry / path) for path in scenario[role]) for role in ("pool", "validation", "held_out")}
-    target = Scenario(name=slug(name), target=tuple(scenario["target"]), **files)
-    options = {"device": device, **({"batch_tokens": 16384} if device != "cpu" else {})}
-    choosing = [Arm(name=arm, select=PRODUCT_ARMS[arm]) for arm in arms]
-    influence = Arm(name="influence", baseline="influence")
-    recipe = Recipe(model=str(work / "model"), scenarios=(target,), arms=(*choosing, influence), select=options)
-    choices = Choices(recipe, target, work / "scenarios" / slug(name), print)
     path = work / "choices" / f"{slug(name)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
@@ -149,11 +140,24 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
             np.savez(stream, **found)
         path.with_suffix(".part").replace(path)
 
-    ids = np.array(choices.pool.index["id"].to_pylist(), dtype=object)
+    pool, validation = (
+        open_corpus(carry, work, name, role, carry / "model", "texts") for role in ("pool", "validation")
+    )
     for baseline in ("quality-classifier", "dsir"):
         started = time.monotonic()
-        candidates = Candidates(choices.pool, choices.validation, "text", None)
-        keep(f"score:{baseline}", BASELINES[baseline].score(candidates, 0), time.monotonic() - started)
+        scores = BASELINES[baseline].score(Candidates(pool, validation, "text", None), 0)
+        keep(f"score:{baseline}", scores, time.monotonic() - started)
+
+    _await(work / "model")
+    scenario = json.loads((carry / "scenarios.json").read_text())[name]
+    files = {role: tuple(str(carry / path) for path in scenario[role]) for role in ("pool", "validation", "held_out")}
+    target = Scenario(name=slug(name), target=tuple(scenario["target"]), **files)
+    options = {"device": device, **({"batch_tokens": 16384} if device != "cpu" else {})}
+    choosing = [Arm(name=arm, select=PRODUCT_ARMS[arm]) for arm in arms]
+    influence = Arm(name="influence", baseline="influence")
+    recipe = Recipe(model=str(work / "model"), scenarios=(target,), arms=(*choosing, influence), select=options)
+    choices = Choices(recipe, target, work / "scenarios" / slug(name), print)
+    ids = np.array(choices.pool.index["id"].to_pylist(), dtype=object)
     started = time.monotonic()
     features = choices.with_features(influence)
     gradients = choices.gradients(features)
@@ -168,6 +172,12 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
         chosen = {json.loads(line)["id"] for file in choice.files for line in _lines(Path(file))}
         keep(f"rows:{arm.name}", np.flatnonzero([i in chosen for i in ids]), choice.seconds)
     keep("done", np.array(1), 0.0)
+
+
+def _await(path: Path) -> None:
+    """Until a directory is there: it is renamed into place when it is whole."""
+    while not path.exists():
+        time.sleep(0.1)
 
 
 def _lines(path: Path) -> list[str]:
@@ -196,8 +206,8 @@ class Cell:
         return self.scenario, self.arm, self.replay, self.seed, self.fraction
 
 
-def open_corpus(carry: Path, work: Path, name: str, role: str, model: Path) -> Any:
-    """A scenario's pool or validation set; tokens lie in WORK, and are used again."""
+def open_corpus(carry: Path, work: Path, name: str, role: str, model: Path, part: str = "corpora") -> Any:
+    """A scenario's pool or validation set; tokens lie in WORK/PART, and are used again."""
     from direct_anneal.data import Fields, TokenLayout, expand, prepare
     from direct_anneal.model.checkpoint import Checkpoint
 
@@ -215,7 +225,7 @@ def open_corpus(carry: Path, work: Path, name: str, role: str, model: Path) -> A
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
         vocab_size=checkpoint.vocab_size,
         max_length=WINDOW,
-        directory=work / "corpora" / slug(name) / role,
+        directory=work / part / slug(name) / role,
     )
 
 
@@ -447,45 +457,37 @@ def _cluster_weights(pool: NDArray[np.float64], target: NDArray[np.float64], clu
         return np.maximum(np.log(shares[0][own]) - np.log(shares[1][own]), -50.0)
 
 
-def rounds(benches: dict[str, Bench], seeds: int) -> Iterator[tuple[str, list[Cell]]]:
-    """Cells in the order of their worth."""
+def missing(benches: dict[str, Bench], seeds: int, begun: set[Any], size: int) -> list[Cell]:
+    """The next stack: the first scenario of the worthiest round that lacks runs, by the arms that are there by now."""
     tests = [name for name in benches if name.startswith("test/")]
     others = [name for name in benches if not name.startswith("test/")]
     few, many = range(min(2, seeds)), range(seeds)
-    for names, of_seeds, shares in ((others, few, (0.0, 0.5)), (tests, few, (0.0, 0.5)), (tests, many, (0.0, 0.5))):
-        yield from _crossed(benches, names, of_seeds, shares)
-    leading = (
-        "random",
-        "path + influence: ranks",
-        "path: drop over folds",
-        "default",
-        "influence",
-        "quality-classifier",
-    )
-    for name in tests:
-        arms = [arm for arm in leading if arm in benches[name].arms() and arm not in benches[name].rows]
-        cells = [Cell(name, arm, 0.0, seed, share) for seed in few for share in UNIQUE for arm in arms]
-        yield name, cells
-    for names, of_seeds, shares in ((tests, many, REPLAY), (others, many, REPLAY)):
-        yield from _crossed(benches, names, of_seeds, shares)
-
-
-def _crossed(
-    benches: dict[str, Bench], names: list[str], seeds: range, shares: tuple[float, ...]
-) -> Iterator[tuple[str, list[Cell]]]:
-    """Every arm at every seed and share; the whole pool with more of itself beside it is the same run again."""
-    for name in names:
-        arms = benches[name].arms()
-        yield (
-            name,
-            [
+    rounds: list[tuple[list[str], range, tuple[float, ...]]] = [
+        (tests, few, (0.0, 0.5)),
+        (others, few, (0.0, 0.5)),
+        (tests, many, (0.0, 0.5)),
+        (tests, many, REPLAY),
+        (others, many, REPLAY),
+    ]
+    for names, of_seeds, shares in rounds:
+        for name in names:
+            cells = [
                 Cell(name, arm, share, seed)
-                for seed in seeds
+                for seed in of_seeds
                 for share in shares
-                for arm in arms
-                if arm != "whole pool" or share == 0.0
-            ],
-        )
+                for arm in benches[name].arms()
+                if arm != "whole pool" or share == 0.0  # with more of itself beside it, it is the same run again
+            ]
+            left = [cell for cell in cells if cell.key not in begun]
+            if left:
+                return left[:size]
+    for name in tests:
+        arms = [arm for arm in LEADING if arm in benches[name].arms()]
+        cells = [Cell(name, arm, 0.0, seed, share) for seed in few for share in UNIQUE for arm in arms]
+        left = [cell for cell in cells if cell.key not in begun]
+        if left:
+            return left[:size]
+    return []
 
 
 def run(given: argparse.Namespace) -> None:
@@ -510,24 +512,23 @@ def run(given: argparse.Namespace) -> None:
 
     # The stable phase goes on to its end, and then everything starts from there.
     start = work / "model"
-    if not (start / "optimizer.pt").exists():
-        shutil.copytree(carry / "model", start, dirs_exist_ok=True)
-        if (carry / "stable.npz").exists():
-            _stable(start, carry / "stable.npz", device, clock, given)
+    choosers = _begin_choosers(carry, work, names, given)
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(given.processes, mp_context=context)
+    opened = {name: pool.submit(Bench, carry, work, name, carry / "model", given.limit) for name in names}
+    if not start.exists():
+        _stable(carry, work, clock, given)
     model, weights = load(start, device)
     moments = load_moments(start / "optimizer.pt", weights)
     checkpoint = Checkpoint(str(start))
     clock.say(f"model of {sum(value.numel() for value in weights.values()):,} parameters on {device}")
 
-    choosers = _begin_choosers(carry, work, names, given)
     results = given.out / "runs.jsonl"
     done = {_key(json.loads(line)) for line in results.read_text().split("\n")[:-1]} if results.exists() else set()
     stack = given.stack_tokens
     path_training = Training(learning_rate=1e-3)
     benches: dict[str, Bench] = {}
-    context = get_context("spawn")
-    with ProcessPoolExecutor(given.processes, mp_context=context) as pool, results.open("a") as stream:
-        opened = {name: pool.submit(Bench, carry, work, name, start, given.limit) for name in names}
+    with results.open("a") as stream:
         for name in names:
             try:
                 bench = opened[name].result()
@@ -558,18 +559,20 @@ def run(given: argparse.Namespace) -> None:
                 keep(bench.lines([cell], [], *evaluated(stacked(weights, 1), bench), 0.0, given.name))
         clock.say("scored before annealing")
         _wait_for(benches, choosers, clock, given.patience)
-
+        _save_scores(benches, given.out / "scores.npz")
         training = Training(learning_rate=given.rate)
         size = max(1, stack // (BATCH * WINDOW))
-        pending = _stacks(rounds(benches, given.seeds), done, size)
+        begun_cells = set(done)
         ahead: list[tuple[list[Cell], list[NDArray[np.int64]], list[Future[Any]]]] = []
 
         def fetch() -> None:
-            cells = next(pending, None)
-            if cells is None:
+            for bench in benches.values():
+                bench.gathered()
+            cells = missing(benches, given.seeds, begun_cells, size)
+            if not cells:
                 return
+            begun_cells.update(cell.key for cell in cells)
             bench = benches[cells[0].scenario]
-            bench.gathered()
             rows = [bench.chosen(cell) for cell in cells]
             futures = [
                 pool.submit(
@@ -610,7 +613,7 @@ def run(given: argparse.Namespace) -> None:
             keep(bench.lines(cells, rows, *found, trained, given.name))
             return trained
 
-        for _ in range(3):
+        for _ in range(2):  # no more ahead than keeps the GPU busy: new arms may be worthier
             fetch()
         count = 0
         longest = 0.0
@@ -645,42 +648,75 @@ def run(given: argparse.Namespace) -> None:
     os._exit(0)  # the pool's processes hold nothing that counts
 
 
-def _stable(start: Path, path: Path, device: str, clock: Clock, given: argparse.Namespace) -> None:
+def go_on(given: argparse.Namespace) -> None:
     """Go on with the stable phase at its rate, and save weights and moments in the Trainer's form."""
     import torch
     from safetensors.torch import save_file
-    from stacked import Training, decays, load, load_moments, stacked, train
+    from stacked import Training, decays, load, load_moments, replayed, stacked, train
 
-    model, weights = load(start, device)
-    moments = load_moments(start / "optimizer.pt", weights)
-    windows = np.load(path)["windows"]
-    limit = given.stable_seconds
-    steps, begun, done = len(windows) // BATCH, time.monotonic(), 0
-    of = stacked(weights, 1)
-    losses = []
+    clock, model_directory = Clock(given.seconds), given.model
+    torch.set_float32_matmul_precision("high")
+    model, weights = load(model_directory, given.device)
+    before = load_moments(model_directory / "optimizer.pt", weights)
+    windows = np.load(given.windows)["windows"]
     training = Training(learning_rate=given.rate, schedule="constant")
-    while done < steps and time.monotonic() - begun < limit:
-        part = windows[done * BATCH : (done + 250) * BATCH]
-        first, second, at = train(model, of, part[None], training, batch=BATCH, moments=moments)
-        moments = ({k: v[0] for k, v in first.items()}, {k: v[0] for k, v in second.items()}, at)
+    of = stacked(weights, 1)
+    moments = (stacked(before[0], 1), stacked(before[1], 1), before[2])
+    total, chunk = len(windows) // BATCH, 100
+    step = replayed(model, of, moments, training, (1, BATCH, WINDOW)) if given.device == "cuda" else None
+    done, loss = 0, float("nan")
+    while done < total and clock.left > 0:
+        part = windows[done * BATCH : (done + chunk) * BATCH]
+        if step is not None:
+            for i in range(len(part) // BATCH):
+                loss = step(part[None, i * BATCH : (i + 1) * BATCH])
+            moments = (moments[0], moments[1], moments[2] + len(part) // BATCH)
+        else:
+            one = ({name: value[0] for name, value in each.items()} for each in moments[:2])
+            moments = train(model, of, part[None], training, batch=BATCH, moments=(*one, moments[2]))
         done += len(part) // BATCH
-        losses.append(done)
-    clock.say(f"stable phase: {done} more steps, {moments[2]:.0f} in all")
-    save_file(
-        {name: value[0].contiguous().cpu() for name, value in of.items()},
-        start / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    clock.say(f"stable phase: {done} more steps, {moments[2]:.0f} in all, last loss {float(loss):.3f}")
+    if not all(bool(torch.isfinite(value).all()) for value in of.values()):
+        raise SystemExit("the stable phase gave weights that are not finite: it is not gone on from")
     order = [name for name in weights if decays(name)] + [name for name in weights if not decays(name)]
-    saved = torch.load(start / "optimizer.pt", map_location="cpu", weights_only=True)
+    saved = torch.load(model_directory / "optimizer.pt", map_location="cpu", weights_only=True)
     for place, name in enumerate(order):
         saved["state"][place] |= {
-            "exp_avg": moments[0][name].cpu().clone(),
-            "exp_avg_sq": moments[1][name].cpu().clone(),
+            "exp_avg": moments[0][name][0].cpu().clone(),
+            "exp_avg_sq": moments[1][name][0].cpu().clone(),
             "step": torch.tensor(float(moments[2])),
         }
-    torch.save(saved, start / "optimizer.pt.part")
-    (start / "optimizer.pt.part").replace(start / "optimizer.pt")
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.save(saved, given.out / "optimizer.pt")
+    found = {name: value[0].detach().contiguous().cpu() for name, value in of.items()}
+    save_file(found, given.out / "model.safetensors", metadata={"format": "pt"})
+
+
+def _stable(carry: Path, work: Path, clock: Clock, given: argparse.Namespace) -> None:
+    """Finish the stable phase in a process of its own; where that fails, the checkpoint given is where all starts."""
+    start, more = work / "model.part", work / "stable"
+    shutil.copytree(carry / "model", start, dirs_exist_ok=True)
+    if (carry / "stable.npz").exists() and given.stable_seconds > 0:
+        command = [
+            sys.executable,
+            __file__,
+            "stable",
+            "--model",
+            start,
+            "--windows",
+            carry / "stable.npz",
+            "--out",
+            more,
+        ]
+        command += ["--device", given.device, "--seconds", given.stable_seconds, "--rate", given.rate]
+        try:
+            done = subprocess.run([str(word) for word in command], timeout=given.stable_seconds + 30, check=False)
+            if done.returncode == 0:
+                for name in ("model.safetensors", "optimizer.pt"):
+                    shutil.copy(more / name, start / name)
+        except subprocess.TimeoutExpired:
+            clock.say("stable phase: not done in time")
+    start.rename(work / "model")
 
 
 def _begin_choosers(
@@ -698,7 +734,7 @@ def _begin_choosers(
             [str(word) for word in command],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BAKEOFF.parents[1] / "src")},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
     def feed() -> None:
@@ -726,17 +762,6 @@ def _wait_for(
         if not hasattr(bench, "rows"):
             bench.rows = {}
     clock.say(f"{sum(ready)} of {len(ready)} scenarios chosen by the package")
-
-
-def _stacks(planned: Iterator[tuple[str, list[Cell]]], done: set[Any], size: int) -> Iterator[list[Cell]]:
-    """Cells that are missing, in stacks of one scenario."""
-    begun: set[Any] = set()
-    for _, cells in planned:
-        missing = [cell for cell in cells if cell.key not in done and cell.key not in begun]
-        begun |= {cell.key for cell in missing}
-        parts = -(-len(missing) // size)
-        for part in range(parts):
-            yield missing[part * len(missing) // parts : (part + 1) * len(missing) // parts]
 
 
 def _save_scores(benches: dict[str, Bench], path: Path) -> None:
@@ -780,13 +805,21 @@ def main() -> None:
     two.add_argument("--device", default="cuda")
     two.add_argument("--arms", nargs="+", default=list(PRODUCT_ARMS))
     two.set_defaults(command=lambda given: choose(given.carry, given.work, given.name, given.device, given.arms))
+    four = commands.add_parser("stable")
+    four.add_argument("--model", type=Path, required=True)
+    four.add_argument("--windows", type=Path, required=True)
+    four.add_argument("--out", type=Path, required=True)
+    four.add_argument("--device", default="cuda")
+    four.add_argument("--seconds", type=float, default=60.0)
+    four.add_argument("--rate", type=float, default=3e-3)
+    four.set_defaults(command=go_on)
     three = commands.add_parser("run")
     three.add_argument("--carry", type=Path, required=True)
     three.add_argument("--out", type=Path, required=True)
     three.add_argument("--work", type=Path, default=Path("/tmp/grid"), help="what is not kept")
     three.add_argument("--seconds", type=float, default=540.0)
     three.add_argument("--patience", type=float, default=200.0, help="seconds to wait for the package's choices")
-    three.add_argument("--stable-seconds", type=float, default=90.0)
+    three.add_argument("--stable-seconds", type=float, default=60.0)
     three.add_argument("--scenarios", nargs="+", help="names, or beginnings of names")
     three.add_argument("--seeds", type=int, default=5)
     three.add_argument("--rate", type=float, default=3e-3)

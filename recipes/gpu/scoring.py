@@ -16,7 +16,7 @@ from streams import stream
 
 from direct_anneal.data import Corpus
 
-PATH_RATE, PATH_PASSES, FOLDS, BATCH = 1e-3, 3, 3, 8
+PATH_PASSES, FOLDS, BATCH = 3, 3, 16
 Array = NDArray[np.float64]
 
 
