@@ -311,6 +311,8 @@ class Bench:
                 self.items.append((item["right"], [len(answer.encode()) for answer in item["answers"]]))
                 self.answers += [text(item["prompt"], answer) for answer in item["answers"]]
         self.scores: dict[str, NDArray[np.float64]] = {}
+        self.rows: dict[str, NDArray[np.int64]] = {}
+        self.gathered = 0  # when the package's choices that are known were written
         self.seconds: dict[str, float] = {}
 
     def score(self, model: Any, weights: Any, separator: int | None, training: Any, batch_tokens: int) -> None:
@@ -337,12 +339,14 @@ class Bench:
         self.scores["embedding similarity"] = _cosine(own, target).max(1)
         self.crisp = _cluster_weights(own, target)
 
-    def gathered(self) -> bool:
-        """Take over what the package's process has found so far; whether it is all there."""
+    def gather(self) -> None:
+        """Take over what the package's process has found since it was last asked."""
         from scoring import forms, ranks
 
-        if not self.choices_path.exists():
-            return False
+        written = self.choices_path.stat().st_mtime_ns if self.choices_path.exists() else 0
+        if written == self.gathered:
+            return
+        self.gathered = written
         found = dict(np.load(self.choices_path))
         for name in ("influence", "quality-classifier", "dsir"):
             if f"score:{name}" in found:
@@ -359,7 +363,6 @@ class Bench:
         own = [key for key in found if key.startswith("rows:") and not key.endswith(":seconds")]
         self.rows = {key.removeprefix("rows:"): found[key] for key in own}
         self.seconds |= {key.removeprefix("rows:"): float(found[f"{key}:seconds"]) for key in own}
-        return "done" in found
 
     def arms(self) -> list[str]:
         return ["random", "whole pool", *self.scores, *self.rows, "cluster histogram"]
@@ -457,8 +460,12 @@ def _cluster_weights(pool: NDArray[np.float64], target: NDArray[np.float64], clu
         return np.maximum(np.log(shares[0][own]) - np.log(shares[1][own]), -50.0)
 
 
-def missing(benches: dict[str, Bench], seeds: int, begun: set[Any], size: int) -> list[Cell]:
-    """The next stack: the first scenario of the worthiest round that lacks runs, by the arms that are there by now."""
+def missing(benches: dict[str, Bench], seeds: int, begun: set[Any], size: int) -> tuple[int, list[Cell]]:
+    """The next stack: the first scenario of the worthiest round that lacks runs, by the arms that are there by now.
+
+    Returns:
+        the round's number, and its cells: none where nothing is left.
+    """
     tests = [name for name in benches if name.startswith("test/")]
     others = [name for name in benches if not name.startswith("test/")]
     few, many = range(min(2, seeds)), range(seeds)
@@ -469,7 +476,7 @@ def missing(benches: dict[str, Bench], seeds: int, begun: set[Any], size: int) -
         (tests, many, REPLAY),
         (others, many, REPLAY),
     ]
-    for names, of_seeds, shares in rounds:
+    for number, (names, of_seeds, shares) in enumerate(rounds):
         for name in names:
             cells = [
                 Cell(name, arm, share, seed)
@@ -480,14 +487,14 @@ def missing(benches: dict[str, Bench], seeds: int, begun: set[Any], size: int) -
             ]
             left = [cell for cell in cells if cell.key not in begun]
             if left:
-                return left[:size]
+                return number, left[:size]
     for name in tests:
         arms = [arm for arm in LEADING if arm in benches[name].arms()]
         cells = [Cell(name, arm, 0.0, seed, share) for seed in few for share in UNIQUE for arm in arms]
         left = [cell for cell in cells if cell.key not in begun]
         if left:
-            return left[:size]
-    return []
+            return len(rounds), left[:size]
+    return len(rounds), []
 
 
 def run(given: argparse.Namespace) -> None:
@@ -529,15 +536,6 @@ def run(given: argparse.Namespace) -> None:
     path_training = Training(learning_rate=1e-3)
     benches: dict[str, Bench] = {}
     with results.open("a") as stream:
-        for name in names:
-            try:
-                bench = opened[name].result()
-                bench.score(model, weights, checkpoint.separator, path_training, given.score_tokens)
-            except Exception as error:  # one scenario that fails must not take the others along
-                clock.say(f"{name} failed: {error!r}")
-                continue
-            benches[name] = bench
-            clock.say(f"{name}: {bench.pool.num_samples} documents scored along paths")
 
         def keep(lines: Iterator[dict[str, Any]]) -> None:
             for line in lines:
@@ -553,13 +551,22 @@ def run(given: argparse.Namespace) -> None:
             )
             return nats, answers
 
-        for name, bench in benches.items():
-            cell = Cell(name, "before", 0.0, 0, 0.0)
-            if cell.key not in done:
-                keep(bench.lines([cell], [], *evaluated(stacked(weights, 1), bench), 0.0, given.name))
-        clock.say("scored before annealing")
-        _wait_for(benches, choosers, clock, given.patience)
-        _save_scores(benches, given.out / "scores.npz")
+        def score(name: str) -> None:
+            try:
+                bench = opened[name].result()
+                bench.score(model, weights, checkpoint.separator, path_training, given.score_tokens)
+                cell = Cell(name, "before", 0.0, 0, 0.0)
+                if cell.key not in done:
+                    keep(bench.lines([cell], [], *evaluated(stacked(weights, 1), bench), 0.0, given.name))
+            except Exception as error:  # one scenario that fails must not take the others along
+                clock.say(f"{name} failed: {error!r}")
+                return
+            benches[name] = bench
+            clock.say(f"{name}: {bench.pool.num_samples} documents scored along paths")
+
+        waiting = sorted(names, key=lambda name: not name.startswith("test/"))  # the test's first
+        while waiting and waiting[0].startswith("test/"):
+            score(waiting.pop(0))
         training = Training(learning_rate=given.rate)
         size = max(1, stack // (BATCH * WINDOW))
         begun_cells = set(done)
@@ -567,8 +574,11 @@ def run(given: argparse.Namespace) -> None:
 
         def fetch() -> None:
             for bench in benches.values():
-                bench.gathered()
-            cells = missing(benches, given.seeds, begun_cells, size)
+                bench.gather()
+            number, cells = missing(benches, given.seeds, begun_cells, size)
+            while waiting and (number > 0 or not cells):  # then it is the turn of the development scenarios
+                score(waiting.pop(0))
+                number, cells = missing(benches, given.seeds, begun_cells, size)
             if not cells:
                 return
             begun_cells.update(cell.key for cell in cells)
@@ -617,7 +627,15 @@ def run(given: argparse.Namespace) -> None:
             fetch()
         count = 0
         longest = 0.0
-        while ahead and clock.left > 1.2 * longest + 2:
+        while clock.left > 1.2 * longest + 2:
+            if not ahead:
+                if all(process.poll() is not None for process in choosers.values()) and len(choosers) == len(names):
+                    fetch()  # what came at the very end
+                    if not ahead:
+                        break
+                time.sleep(0.5)
+                fetch()
+                continue
             cells, rows, futures = ahead.pop(0)
             fetch()
             begun = time.monotonic()
@@ -626,6 +644,8 @@ def run(given: argparse.Namespace) -> None:
             waited = time.monotonic() - begun
             trained = work_off(cells, rows, windows, bench)
             count += len(cells)
+            if count // 400 > (count - len(cells)) // 400:
+                _save_scores(benches, given.out / "scores.npz")
             took = time.monotonic() - begun
             longest = max(longest, took)
             clock.say(
@@ -748,22 +768,6 @@ def _begin_choosers(
     return running
 
 
-def _wait_for(
-    benches: dict[str, Bench], choosers: dict[str, subprocess.Popen[bytes]], clock: Clock, patience: float
-) -> None:
-    """Until every scenario's own choices are there, or patience ends; what is late joins in later rounds."""
-    while True:
-        ready = [bench.gathered() for bench in benches.values()]
-        ended = [name in choosers and choosers[name].poll() is not None for name in benches]
-        if all(one or other for one, other in zip(ready, ended, strict=True)) or clock.now > patience:
-            break
-        time.sleep(1.0)
-    for bench in benches.values():
-        if not hasattr(bench, "rows"):
-            bench.rows = {}
-    clock.say(f"{sum(ready)} of {len(ready)} scenarios chosen by the package")
-
-
 def _save_scores(benches: dict[str, Bench], path: Path) -> None:
     """Every arm's scores, choices and the pool's losses, to look at later: one file."""
     found: dict[str, Any] = {}
@@ -818,7 +822,6 @@ def main() -> None:
     three.add_argument("--out", type=Path, required=True)
     three.add_argument("--work", type=Path, default=Path("/tmp/grid"), help="what is not kept")
     three.add_argument("--seconds", type=float, default=540.0)
-    three.add_argument("--patience", type=float, default=200.0, help="seconds to wait for the package's choices")
     three.add_argument("--stable-seconds", type=float, default=60.0)
     three.add_argument("--scenarios", nargs="+", help="names, or beginnings of names")
     three.add_argument("--seeds", type=int, default=5)
