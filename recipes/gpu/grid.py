@@ -40,6 +40,7 @@ SCORE_TOKENS = 262_144
 CHOICE_ITEMS = 500
 # Of the package's own selection: by name, the options of `select`.
 PRODUCT_ARMS: dict[str, dict[str, Any]] = {
+    "path": {"objective": "path"},
     "matching": {"objective": "matching"},
     "energy": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True},
 }
@@ -275,6 +276,14 @@ class Bench:
 
         from direct_anneal.baselines import Candidates
         from direct_anneal.model.checkpoint import Checkpoint
+        from direct_anneal.path.damage import (
+            FEWEST_HEAD_TOKENS,
+            HEAD_TOKENS,
+            common_shares,
+            repeated_share,
+            shuffled,
+            word_starts,
+        )
 
         self.name, self.carry, self.work = name, carry, work
         self.scenario = json.loads((carry / "scenarios.json").read_text())[name]
@@ -284,7 +293,8 @@ class Bench:
         self.domains = np.array(self.pool.index["domain"].to_pylist(), dtype=object)
         self.budget = max(2, round(FRACTION * int(self.pool.num_tokens.sum())))
         self.steps = max(1, round(TOKENS / FRACTION * self.budget / (BATCH * WINDOW)))
-        tokenizer = Checkpoint(str(model)).load_tokenizer()
+        checkpoint = Checkpoint(str(model))
+        tokenizer = checkpoint.load_tokenizer()
         records = [json.loads(line) for path in self.scenario["held_out"] for line in _lines(carry / path)]
         if limit:
             counts: dict[str, int] = {}
@@ -310,6 +320,14 @@ class Bench:
                 item = json.loads(line)
                 self.items.append((item["right"], [len(answer.encode()) for answer in item["answers"]]))
                 self.answers += [text(item["prompt"], answer) for answer in item["answers"]]
+        starts = word_starts(tokenizer, checkpoint.vocab_size)
+        contents = [self.pool.tokens(i) for i in range(self.pool.num_samples)]
+        ids = self.pool.index["id"].to_pylist()
+        self.repeated = np.array([repeated_share(tokens) for tokens in contents])
+        self.common = common_shares(self.pool)
+        self.told = self.pool.num_tokens >= FEWEST_HEAD_TOKENS
+        self.heads = [Text(tokens[:HEAD_TOKENS], 1) for tokens in contents]
+        self.mixed = [Text(shuffled(head.tokens, starts, name), 1) for head, name in zip(self.heads, ids, strict=True)]
         self.scores: dict[str, NDArray[np.float64]] = {}
         self.rows: dict[str, NDArray[np.int64]] = {}
         self.gathered = 0  # when the package's choices that are known were written
@@ -317,7 +335,8 @@ class Bench:
 
     def score(self, model: Any, weights: Any, separator: int | None, training: Any, batch_tokens: int) -> None:
         """Walk the paths, take losses and embeddings; the arms that need the package's own come in `gathered`."""
-        from scoring import distinct_share, embeddings, forms, walk
+        from scoring import embeddings, forms, walk
+        from stacked import stacked, text_losses
 
         started = time.monotonic()
         self.paths = walk(
@@ -330,18 +349,24 @@ class Bench:
             batch_tokens=batch_tokens,
             training=training,
         )
-        for name, values in forms(self.paths, None).items():
-            self.scores[name] = values
+        self.scores |= forms(self.paths, None)
         self.path_seconds = time.monotonic() - started
-        self.distinct = distinct_share(self.pool)
+        heads = text_losses(
+            model, stacked(weights, 1), [*self.heads, *self.mixed], window=WINDOW, batch_tokens=batch_tokens
+        )[0]
+        count = len(self.heads)
+        order = np.where(self.told, 1 - heads[:count] / np.maximum(heads[count:], 1e-9), 1.0)
+        # As the objective `path` leaves it out by default.
+        self.fine = (self.repeated <= 0.5) & (self.common <= 0.7) & (order >= 0.05)
         own = embeddings(model, weights, self.pool, WINDOW, batch_tokens)
         target = embeddings(model, weights, self.validation, WINDOW, batch_tokens)
         self.scores["embedding similarity"] = _cosine(own, target).max(1)
         self.crisp = _cluster_weights(own, target)
+        self.scores["path: drop, no damage"] = np.where(self.fine, self.scores["path: drop over folds"], np.nan)
 
     def gather(self) -> None:
         """Take over what the package's process has found since it was last asked."""
-        from scoring import forms, ranks
+        from scoring import forms
 
         written = self.choices_path.stat().st_mtime_ns if self.choices_path.exists() else 0
         if written == self.gathered:
@@ -354,12 +379,8 @@ class Bench:
                 self.seconds[name] = float(found[f"score:{name}:seconds"])
         if "influence" in self.scores:
             self.scores |= forms(self.paths, self.scores["influence"])
-            both = self.scores["path + influence: ranks"]
-            start = self.paths.start
-            spread = 1.4826 * float(np.nanmedian(np.abs(start - np.nanmedian(start))))
-            fine = (self.distinct > 0.7) & (start < np.nanmedian(start) + 2.5 * spread)
-            self.scores["path + influence: ranks, guarded"] = np.where(fine, both, np.nan)
-            self.scores["path: drop, guarded"] = np.where(fine, ranks(self.paths.start - self.paths.folds), np.nan)
+            for name in ("path + influence: ranks", "path + influence: standardised"):
+                self.scores[f"{name}, no damage"] = np.where(self.fine, self.scores[name], np.nan)
         own = [key for key in found if key.startswith("rows:") and not key.endswith(":seconds")]
         self.rows = {key.removeprefix("rows:"): found[key] for key in own}
         self.seconds |= {key.removeprefix("rows:"): float(found[f"{key}:seconds"]) for key in own}
@@ -773,7 +794,7 @@ def _save_scores(benches: dict[str, Bench], path: Path) -> None:
     found: dict[str, Any] = {}
     for name, bench in benches.items():
         found[f"{name}|ids"] = np.array(bench.pool.index["id"].to_pylist())
-        found[f"{name}|distinct"] = bench.distinct.astype(np.float32)
+        found[f"{name}|fine"] = bench.fine
         for key, value in vars(bench.paths).items():
             found[f"{name}|loss:{key}"] = value.astype(np.float32)
         for key, value in bench.scores.items():

@@ -5,7 +5,6 @@ N documents of the pool, M of the validation set, H hidden size. Everything is o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,18 +142,3 @@ def forms(paths: Paths, influence: Array | None) -> dict[str, Array]:
             "path beyond general + influence: ranks": ranks(fold_drop - general) + ranks(influence),
         }
     return found
-
-
-def distinct_share(corpus: Corpus, length: int = 4) -> Array:
-    """The share of a document's runs of tokens that are its first of their kind, (N,): low in loops and templates."""
-    found = np.ones(corpus.num_samples)
-    for i in range(corpus.num_samples):
-        tokens = corpus.tokens(i)
-        runs = len(tokens) - length + 1
-        if runs > 1:
-            windows = np.lib.stride_tricks.sliding_window_view(tokens, length)
-            found[i] = len(np.unique(windows, axis=0)) / runs
-    return found
-
-
-Scores = dict[str, Callable[[int], Array]]
