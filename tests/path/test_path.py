@@ -24,6 +24,7 @@ from direct_anneal.path import PathConfig, PathLosses
 from direct_anneal.path.depth import deepest, has_turned
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import losses_of
+from direct_anneal.path.stiff import off_stiff
 from direct_anneal.path.walk import Steps, walk
 from direct_anneal.train.packing import PackedWindows, Part
 from path.path_runs import Died, corpora, descend_until, descend_until_killed, descended, files_of
@@ -360,3 +361,55 @@ class TestDepth:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PathConfig(**options)
+
+
+class TestRestraint:
+    def test_directions_are_those_of_a_dense_ggn(self, tmp_path: Path) -> None:
+        """Against J^T (diag p − p pᵀ) J in float64, one document's token at a time."""
+        torch.manual_seed(0)
+        shape = {"n_embd": 4, "n_layer": 1, "n_head": 1, "vocab_size": 12, "n_positions": 8, "n_inner": 4}
+        model = GPT2LMHeadModel(
+            GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+        )
+        model = model.double().eval()
+        documents = Texts(["a", "b"], [RNG.integers(0, 12, 6), RNG.integers(0, 12, 4)], np.zeros(2, dtype=np.int64))
+        dense = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64).diag()
+        for tokens in documents.contents:
+            logits = model(input_ids=torch.from_numpy(tokens)[None]).logits[0, :-1]
+            for row in logits:
+                jacobian = torch.stack(
+                    [
+                        torch.cat(
+                            [
+                                g.flatten()
+                                for g in torch.autograd.grad(
+                                    one,
+                                    list(model.parameters()),
+                                    retain_graph=True,
+                                    allow_unused=True,
+                                    materialize_grads=True,
+                                )
+                            ]
+                        )
+                        for one in row
+                    ]
+                )
+                p = torch.softmax(row.detach(), 0)
+                dense += jacobian.T @ (p.diag() - p[:, None] * p) @ jacobian / len(logits) / 2
+        wanted, vectors = torch.linalg.eigh(dense)
+        found = off_stiff(model, documents, 3, max_length=8, seed=0)
+        np.testing.assert_allclose(found.eigenvalues, wanted.flip(0)[:3].numpy(), rtol=1e-6)
+        overlaps = (found.directions @ vectors.flip(1)[:, :3]).abs()
+        torch.testing.assert_close(overlaps, torch.eye(3, dtype=torch.float64), atol=1e-4, rtol=0)
+
+        before = flat(model)
+        steps = Steps(learning_rate=1e-3, num_steps=3, stop=3, batch_size=1)
+        walk(model, windows_over(documents, 3, 8), steps, state_file=tmp_path / "s", mark="m", restraint=found)
+        moved = flat(model) - before
+        assert float(moved.norm()) > 1e-3
+        assert float((found.directions @ moved).norm()) < 1e-12 * float(moved.norm()) * 10**3
+
+    def test_a_restrained_run(self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
+        losses = descended(checkpoint, tmp_path, *given, num_restrained=2, learning_rates=(1e-2,))
+        assert len(losses.described["restrained"]) == 2
+        assert losses.described["left_out_gain"] > 0

@@ -133,13 +133,26 @@ class MatrixFree:
         return LinearOperator((self.num_parameters,) * 2, matvec=times, dtype=self._dtype)
 
     def spectrum(self, samples: NDArray[np.intp]) -> Spectrum:
-        """The k largest positive eigenvalues and their vectors, over these samples.
+        """The k largest positive eigenvalues and their vectors in sketch space, over these samples.
 
         Raises:
             ValueError: nothing curves upward, a product is not finite, or Lanczos did not converge.
         """
-        sketch_size = self._sketcher.projection.sketch_size
-        count = min(self._num_eigenpairs, self.num_parameters - 1, sketch_size)
+        most = min(self._num_eigenpairs, self._sketcher.projection.sketch_size)
+        eigenvalues, vectors = self.eigenpairs(samples, most)
+        sketched, _ = np.linalg.qr(self._sketched(vectors))
+        return Spectrum(eigenvalues, sketched, energy_share()(eigenvalues), len(samples))
+
+    def eigenpairs(self, samples: NDArray[np.intp], most: int) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
+        """The largest positive eigenvalues, (k,) descending, and their vectors, (D, k), over these samples.
+
+        Args:
+            most: k; fewer where D or the matrix allow no more.
+
+        Raises:
+            ValueError: as for `spectrum`.
+        """
+        count = min(most, self.num_parameters - 1)
         operator = self.operator(samples)
         generator = np.random.Generator(np.random.Philox(key=self._seed))
         first = generator.standard_normal(self.num_parameters).astype(self._dtype)
@@ -165,9 +178,7 @@ class MatrixFree:
         kept = eigenvalues > max(floor, 0.0)
         if not kept.any():
             raise ValueError(_NOTHING_STIFF)
-        eigenvalues = eigenvalues[kept]
-        sketched, _ = np.linalg.qr(self._sketched(vectors[:, kept]))
-        return Spectrum(eigenvalues, sketched, energy_share()(eigenvalues), len(samples))
+        return eigenvalues[kept], vectors[:, kept]
 
     def _sketched(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """S v for each column, shape (R, k)."""

@@ -30,7 +30,7 @@ class PathObjective(SelectionObjective):
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, schedule: as in `path.PathConfig`.
+        learning_rates, max_passes, num_folds, scored_ends, schedule, num_restrained: as in `path.PathConfig`.
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
         min_order: of its loss, the least share by which its words' order must help.
@@ -48,6 +48,7 @@ class PathObjective(SelectionObjective):
     num_folds: int = 3
     scored_ends: str = "whole"
     schedule: str = "linear"
+    num_restrained: int = 0
     max_repeated: float = 0.5
     max_common: float = 0.7
     min_order: float = 0.05
@@ -106,7 +107,7 @@ class PathObjective(SelectionObjective):
 
     def _path_options(self, **others: object) -> PathConfig:
         rates = self.learning_rates
-        own = ("max_passes", "num_folds", "scored_ends", "schedule")
+        own = ("max_passes", "num_folds", "scored_ends", "schedule", "num_restrained")
         options: dict[str, object] = {name: getattr(self, name) for name in own}
         options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
         return PathConfig(**options)  # type: ignore[arg-type]  # which it checks

@@ -52,6 +52,12 @@ class PathConfig:
     )
     schedule: ScheduleName = option(default="linear", group=PATH, help="how the rate falls")
     warm_up: float = option(default=0.05, group=PATH, metavar="X", help="share of the steps in which the rate rises")
+    num_restrained: int = option(
+        default=0,
+        group=PATH,
+        metavar="N",
+        help="stiff eigen-directions of the validation loss that steps are projected off; did not pay (docs/path.md)",
+    )
     optimizer: OptionalPath = option(
         default=None,
         unset="fresh moments",
@@ -102,6 +108,7 @@ class PathConfig:
             )
         for field in ("warm_up", "beta1", "beta2"):
             require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
+        require(self.num_restrained >= 0, "num_restrained", "at least 0", self.num_restrained)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.window is None or self.window >= 2, "window", "at least 2", self.window)

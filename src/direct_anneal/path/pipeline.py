@@ -134,6 +134,7 @@ def descend(
             "steps": {name: run.steps_of(texts.take(rows), passes) for name, rows in needed.items()},
             "passes": passes,
             "in_validation": len(shared),
+            "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
             **depth.described,
         },
     )

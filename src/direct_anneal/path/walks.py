@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from direct_anneal.path.config import PathConfig
 from direct_anneal.path.depth import Depth, deepest, has_turned, points
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import BATCH_TOKENS, Sums, losses_of
+from direct_anneal.path.stiff import OffStiff, off_stiff
 from direct_anneal.path.walk import Steps, keep_weights, kept_note, walk
 from direct_anneal.progress import Advance, Items
 from direct_anneal.train.packing import PackedWindows, Part
@@ -95,6 +97,23 @@ class Walks:
         """A hash of all that one walk depends on."""
         content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def restraint(self) -> OffStiff | None:
+        """What steps are projected off; found once, at θ_s."""
+        count = self.config.num_restrained
+        if not count:
+            return None
+        self.return_to_start()
+        with self.stages.stage("Stiff directions of the path", "products") as advance:
+            try:
+                return off_stiff(
+                    self.model, self.texts, count, max_length=self.max_length, seed=self.config.seed, advance=advance
+                )
+            except ValueError as error:
+                raise InputError(
+                    field="num_restrained", must="find stiff directions", got=f"but {error}", do="pass 0"
+                ) from error
 
     def return_to_start(self) -> None:
         """Put the model back to θ_s."""
@@ -183,6 +202,7 @@ def _searched(
             return [(share, loss) for share, loss in kept["curve"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    restraint = run.restraint
     run.return_to_start()
     visited = walk(
         run.model,
@@ -192,6 +212,7 @@ def _searched(
         mark=mark,
         moments=run.moments,
         visit=visit,
+        restraint=restraint,
         until=lambda seen: has_turned([loss for _, loss in seen]),
         advance=advance,
     )
@@ -210,6 +231,7 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
     end = run.directory / f"end-{name}.safetensors"
     if kept_note(end, mark) is not None:
         return end
+    restraint = run.restraint
     with run.stages.stage(f"Walking the path ({name})", "steps", num_steps) as advance:
         run.return_to_start()
         state = run.directory / "walk.safetensors"
@@ -220,6 +242,7 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
             state_file=state,
             mark=mark,
             moments=run.moments,
+            restraint=restraint,
             advance=advance,
         )
         keep_weights(end, run.model, {"mark": mark})

@@ -11,6 +11,7 @@ from direct_anneal.curvature import check_estimate
 from direct_anneal.data import INCIDENTS_FILE, damaged_pieces
 from direct_anneal.errors import InputError
 from direct_anneal.features import Finding, verify
+from direct_anneal.features.columns import verify_columns
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import LOCK, MARK
@@ -18,6 +19,7 @@ from direct_anneal.io.records import RecordError, read_content, read_record
 from direct_anneal.run.manifest import QUARANTINE_COLUMNS
 from direct_anneal.run.run_dir import MANIFEST, REPORT, ROLES, RunDir
 
+LOSSES = "pool-path"  # columns, beside the stores of gradients or in their place
 STORES = ("validation", "validation-ngrams", "pool", "pool-ngrams")
 
 _SELECT = "run select again with the same options, it makes this anew"
@@ -126,12 +128,21 @@ def _features(run: RunDir) -> Iterator[Finding]:
 
 def verify_stores(features: Path) -> Iterator[Finding]:
     """Everything amiss in the stores of a run, those that should be there and are not included."""
-    for name in STORES:
+    columns = features / LOSSES
+    for name in STORES if is_sketched(features) else ():
         store = features / name
         if store.is_dir():
             yield from verify(store)
         else:
             yield Finding(store, "no features are there", "run select again, it computes them")
+    if columns.is_dir():
+        for part in (columns, *sorted(part for part in columns.iterdir() if part.is_dir())):
+            yield from verify_columns(part)
+
+
+def is_sketched(features: Path) -> bool:
+    """Whether gradients should be there: not where losses along the path are all that a run needs."""
+    return (features / "pool").is_dir() or not (features / LOSSES).is_dir()
 
 
 def _corpora(run: RunDir) -> Iterator[Finding]:
@@ -143,6 +154,8 @@ def _corpora(run: RunDir) -> Iterator[Finding]:
             yield Finding(path, wrong, _SELECT)
         try:
             corpus = run.corpus(role)
+            if not is_sketched(run.path / "features"):
+                continue
             quarantined = run.features(role, ngrams=False).quarantined.select(QUARANTINE_COLUMNS)
         except InputError as error:
             if whole:

@@ -19,12 +19,12 @@ from direct_anneal.objectives.path import PathObjective
 from direct_anneal.path import PathLosses, descend
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
+from direct_anneal.run.verify_run import LOSSES
 from direct_anneal.selection.stages import Stages
 
 if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig
 
-HOME = "pool-path"  # below features
 
 
 def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
@@ -71,7 +71,7 @@ def losses_along(
 
 def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:
     """Where a run's losses lie: with its features."""
-    return run.path / "features" / HOME if config.features is None else f"{config.features.rstrip('/')}/{HOME}"
+    return run.path / "features" / LOSSES if config.features is None else f"{config.features.rstrip('/')}/{LOSSES}"
 
 
 def usable(
