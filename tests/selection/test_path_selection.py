@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from direct_anneal.errors import InputError
 from direct_anneal.report import print_summary, write_report
+from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import planning, select_again, select_documents
 from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_jsonl
 
@@ -121,3 +123,11 @@ def test_plan_is_refused(checkpoint: Path, world: Path, tmp_path: Path) -> None:
             objective="path",
             fraction=0.2,
         )
+
+
+def test_verify_looks_at_the_losses(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    assert all(finding.harmless for finding in verify_run(tmp_path / "run"))
+    columns = tmp_path / "run/features/pool-path/whole/columns-00000.parquet"
+    columns.write_bytes(columns.read_bytes()[:-1])
+    assert [finding.place.name for finding in verify_run(tmp_path / "run") if not finding.harmless] == ["whole"]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig
 
 
-
 def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
     """The first objective of a run that needs losses along the path; None where none does."""
     if not isinstance(config, SelectConfig):
