@@ -292,7 +292,7 @@ class TestForJobs:
             warnings.warn("odd", stacklevel=1)
             raise RuntimeError("impossible")
 
-        monkeypatch.setattr("direct_anneal.selection.choose.inputs_of", fail)
+        monkeypatch.setattr("direct_anneal.selection.known.Known.inputs", fail)
         outcome = desk("--log-format", "json")
         assert outcome.code == BUG
         *_, warning, traceback, error = map(json.loads, outcome.err.splitlines())
@@ -673,7 +673,7 @@ class TestBugs:
         def fail(*args: object, **kwargs: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr("direct_anneal.selection.choose.inputs_of", fail)
+        monkeypatch.setattr("direct_anneal.selection.known.Known.inputs", fail)
         outcome = desk()
         assert outcome.code == BUG
         assert "Traceback" in outcome.err

@@ -62,8 +62,7 @@ def test_choosing_tells_how_far_it_is(checkpoint: Path, world: Path, tmp_path: P
 
     run = chosen(checkpoint, world, tmp_path / "out", progress=Kept())
     num_documents = sum(entry["pool"] for entry in run.manifest["composition"]["domains"].values())
-    assert len(amounts) > 2
-    assert sum(amounts) > 2 * num_documents
+    assert sum(amounts) >= num_documents
 
 
 def test_the_alternative_says_at_which_ratio_it_stands(checkpoint: Path, world: Path, tmp_path: Path) -> None:

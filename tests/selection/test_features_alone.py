@@ -12,7 +12,7 @@ import pytest
 
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
-from direct_anneal.selection import SOLVING_FIELDS, Features, Run, SelectConfig, select_again
+from direct_anneal.selection import SOLVING_FIELDS, Features, FeaturesConfig, Run, SelectConfig, select_again
 from selection.killing import content
 from selection.pools import NUM_POOL, NUM_VALIDATION, chosen, computed
 from selection.tiny import SKETCH_SIZE, files_below, manifest
@@ -131,6 +131,5 @@ def test_every_option_has_its_flag_and_no_other(capsys: pytest.CaptureFixture[st
         main(["features", "--help"])
     shown = capsys.readouterr().out.replace("\n", " ")
     for field in fields(SelectConfig):
-        assert (f"--{field.name.replace('_', '-')} " in shown) == (field.name not in SOLVING_FIELDS | {"frontier"}), (
-            field.name
-        )
+        flag = f"--{field.name.replace('_', '-')} "
+        assert (flag in shown) == (field.name in FeaturesConfig.__dataclass_fields__), field.name

@@ -33,12 +33,21 @@ def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa
     Gradients keep their lengths, as in Koh and Liang (arXiv:1703.04730). Cost: O(n R²).
     """
     pool = candidates.pool_gradients
-    fisher = FeatureMatrix(pool.units, scale=pool.norms).gram() / len(pool)
+    mean = candidates.validation_gradients.dense().mean(0)
+    return candidates.spread(influence_on(FeatureMatrix(pool.units, scale=pool.norms), mean))
+
+
+def influence_on(pool: FeatureMatrix, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """⟨z_i, (H + δ)⁻¹ m⟩ of every row, (n,): H = (1/n) Σ z zᵀ, δ a tenth of its mean eigenvalue.
+
+    Args:
+        pool: gradients with their lengths, (n, R).
+        mean: m, of the validation set, (R,).
+    """
+    fisher = pool.gram() / pool.shape[0]
     size = len(fisher)
     damping = DAMPING * max(float(np.trace(fisher)) / size, np.finfo(np.float64).tiny)
-    mean = candidates.validation_gradients.dense().mean(0)
-    direction = np.linalg.solve(fisher + damping * np.eye(size), mean)
-    return candidates.spread(_along(candidates, direction) * pool.norms)
+    return pool.dot(np.asarray(np.linalg.solve(fisher + damping * np.eye(size), mean), dtype=np.float64))
 
 
 def _along(candidates: Candidates, direction: NDArray[np.float64]) -> NDArray[np.float64]:

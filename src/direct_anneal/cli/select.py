@@ -64,7 +64,7 @@ def _shown(command: str, run: Run) -> dict[str, Any]:
         "num_selected": run.manifest["num_selected"],
         "num_pool": run.manifest["corpora"]["pool"]["documents"],
         "objective": {name: objective[name] for name in ("name", "value", "bound")},
-        "budget": {name: budget[name] for name in ("ratio", "limit", "used", "relaxed")},
+        "budget": budget and {name: budget[name] for name in ("ratio", "limit", "used", "relaxed")},
         "status": run.manifest["status"],
         "files": run.manifest["files"],
         "warnings": run.manifest["warnings"],

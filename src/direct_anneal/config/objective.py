@@ -27,7 +27,7 @@ NGRAM_WEIGHT = 1.0
 TARGET_SCALE = 8.0
 
 # Modules of `direct_anneal.objectives`, each of which registers what it is named for. Imported when asked for.
-BUILT_IN = ("matching", "descent", "energy", "path")
+BUILT_IN = ("matching", "descent", "energy", "path", "blend")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

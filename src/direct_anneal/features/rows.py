@@ -41,7 +41,9 @@ class StoredRows:
 
     def only(self, kept: NDArray[np.bool_]) -> StoredRows:
         """Select the rows where `kept`, shape (n,), is true."""
-        return self if kept.all() else replace(self, kept=np.flatnonzero(kept))
+        if kept.all():
+            return self
+        return replace(self, kept=np.flatnonzero(kept) if self.kept is None else self.kept[kept])
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float16]:
         """Rows by slice or position, in memory. Cost: one read, from the first to the last of them.

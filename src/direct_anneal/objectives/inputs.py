@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.solver import Block, FeatureMatrix, Map, Objective, SelectionProblem
+from direct_anneal.solver import Block, FeatureMatrix, Linear, Map, Objective, SelectionProblem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,9 +74,9 @@ class Built:
         return budget_of(ratio, self.units)
 
     def ratio(self, budget: float | Float) -> float:
-        """Absolute budgets as a ratio, infinite where there is none; of several bands the largest. 0 without costs."""
+        """Absolute budgets as a ratio, infinite where there is none; of several bands the largest."""
         if self.units is None:
-            return 0.0 if np.isfinite(budget).all() else np.inf
+            return np.inf
         ratios = np.divide(budget, self.units, out=np.zeros_like(self.units), where=self.units > 0)
         return float(ratios.max())
 
@@ -125,6 +125,14 @@ class Inputs:
         assert self.num_tokens is not None
         return self.token_budget / float(self.num_tokens.mean())
 
+    @property
+    def token_weights(self) -> Float | None:
+        """n / n̄, shape (N,), where the size is in tokens: each of a sample's tokens counts. None by samples."""
+        if self.token_budget is None:
+            return None
+        assert self.num_tokens is not None
+        return np.asarray(self.num_tokens / self.num_tokens.mean())
+
     @cached_property
     def estimate(self) -> Estimate:
         """Spectra of the validation set and of its halves, split where stiff ends."""
@@ -157,6 +165,7 @@ class Inputs:
         objective: Objective,
         target: Float | None = None,
         start: Float | None = None,
+        linear: Sequence[Linear] = (),
         stiff_cost: NDArray[np.float64] | None = None,
         units: Float | None = None,
         ratio: float = np.inf,
@@ -168,7 +177,7 @@ class Inputs:
         """The problem of these features, with the size and the constraints that were asked for.
 
         Args:
-            features, objective, target, start: as `SelectionProblem` takes them.
+            features, objective, target, start, linear: as `SelectionProblem` takes them.
             stiff_cost: shape (N,), or (N, m) with a budget for each band; nothing costs anything where left out.
             units, facts, remarks, columns: as `Built` keeps them.
             ratio: of the budget, in `units`.
@@ -190,6 +199,7 @@ class Inputs:
             num_selected=self.num_selected,
             num_tokens=self.num_tokens,
             token_budget=self.token_budget,
+            linear=linear,
             **constraints,
         )
         return Built(problem, units, facts or {}, remarks, columns or {})

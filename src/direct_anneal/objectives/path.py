@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
 from direct_anneal.objectives.base import SelectionObjective
-from direct_anneal.objectives.inputs import Built, Inputs
+from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.path import PathConfig, PathLosses
+from direct_anneal.solver import Linear
 
 if TYPE_CHECKING:
     from direct_anneal.config.select import SelectConfig
@@ -34,6 +35,8 @@ class PathObjective(SelectionObjective):
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
         min_order: of its loss, the least share by which its words' order must help.
+        part_floor: f; where there are several paths, progress along each is at least that of an average choice of this
+            size, and f times what the best choice for that path alone would add.
 
     Source: ours (docs/path.md); relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and
     target-aligned paths (arXiv:2605.09404).
@@ -52,6 +55,7 @@ class PathObjective(SelectionObjective):
     max_repeated: float = 0.5
     max_common: float = 0.7
     min_order: float = 0.05
+    part_floor: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +63,8 @@ class PathObjective(SelectionObjective):
         for field in ("max_repeated", "max_common"):
             require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
         require(-1 <= self.min_order < 1, "min_order", "in [-1, 1)", self.min_order)
+        floor = self.part_floor
+        require(floor is None or 0 <= floor < 1, "part_floor", "at least 0 and below 1", floor)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -72,10 +78,8 @@ class PathObjective(SelectionObjective):
     def build(self, inputs: Inputs) -> Built:
         losses = inputs.path("pool")
         drops = losses.drops.mean(axis=1)
-        weights = np.ones(len(drops))
-        if inputs.token_budget is not None:
-            assert inputs.num_tokens is not None
-            weights = inputs.num_tokens / inputs.num_tokens.mean()
+        weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
+        limits = self.floors(losses.drops * weights[:, None], losses.names, inputs)
         signs = self.damaged(losses)
         left_out = np.any(list(signs.values()), axis=0)
         counts = {name: int(found.sum()) for name, found in signs.items()}
@@ -84,6 +88,7 @@ class PathObjective(SelectionObjective):
             (drops * weights)[:, None],
             objective="descent",
             target=np.ones(1),
+            linear=limits,
             facts={"path": dict(losses.described), "damaged": counts},
             remarks=[f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"] if told else [],
             columns={
@@ -96,6 +101,23 @@ class PathObjective(SelectionObjective):
             },
             left_out=left_out,
         )
+
+    def floors(self, drops: Float, names: tuple[str, ...], inputs: Inputs) -> list[Linear]:
+        """A floor of progress along each path.
+
+        Args:
+            drops: as they count, (N, k).
+        """
+        if self.part_floor is None:
+            return []
+        count = min(len(drops), max(1, int(inputs.expected)))
+        average = drops.mean(axis=0) * inputs.expected
+        best = np.sort(drops, axis=0)[::-1][:count].sum(axis=0) * inputs.expected / count
+        floors = average + self.part_floor * np.maximum(0.0, best - average)
+        return [
+            Linear(column, floor=float(floor), name=f"progress along {name}")
+            for column, floor, name in zip(drops.T, floors, names, strict=True)
+        ]
 
     def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
         """Documents with a sign of damage, (N,) each, by what it is."""

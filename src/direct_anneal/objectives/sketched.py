@@ -15,7 +15,6 @@ N samples of the pool, M of the validation set, R sketch size, m bands, λ, v th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -37,7 +36,7 @@ from direct_anneal.config.options import require
 from direct_anneal.errors import InputError, option
 from direct_anneal.objectives.base import SelectionObjective
 from direct_anneal.objectives.inputs import Blocks, Built, Float, Inputs
-from direct_anneal.solver import FeatureMatrix, Joined, Objective
+from direct_anneal.solver import FeatureMatrix, Joined
 
 if TYPE_CHECKING:
     from direct_anneal.curvature import Spectrum
@@ -47,7 +46,7 @@ _COST_BLOCK_BYTES = 8 << 20  # of float64 rows: what BLAS does well with
 
 @dataclass(frozen=True)
 class Counted:
-    """Gradients as an objective counts them.
+    """Gradients as an objective counts them, and what they cost.
 
     Attributes:
         matrix: the pool's rows before they are weighed by tokens.
@@ -65,12 +64,10 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SketchedObjective(SelectionObjective):
-    """Options of every objective on sketched gradients, as in `SelectConfig`."""
+class BudgetedObjective(SelectionObjective):
+    """Options of every objective under a stiff budget, as in `SelectConfig`."""
 
-    filter: Filter = "newton"
     gradients: Gradients = "unit"
-    ngram_weight: float | None = None
     noise: Noise = "raw"
     bands: int = 1
     budget_ratio: Ratio = "none"
@@ -82,27 +79,10 @@ class SketchedObjective(SelectionObjective):
         must = "a number above 0 and at most 1e6, or none"
         require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
         require(self.bands >= 1, "bands", "at least 1", self.bands)
-        weight = self.ngram_weight
-        require(weight is None or 0 <= weight <= 1e3, "ngram_weight", "at least 0 and at most 1000", weight)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"gradients", "ngrams"} if self.ngram_weight != 0 else {"gradients"})
-
-    def resolved(self, curvature: str) -> Self:  # noqa: ARG002
-        """N-grams have no norm of their own to be raw in, and no stiff directions."""
-        side = getattr(self, "filter_curvature", None)
-        fits = (self.gradients, self.filter) == ("unit", "newton") and side in ("pool", "both")
-        weight = (NGRAM_WEIGHT if fits else 0.0) if self.ngram_weight is None else self.ngram_weight
-        if weight > 0 and not fits:
-            raise InputError(
-                field="ngram_weight",
-                must=f"be 0 but for {option('gradients')} unit and {option('filter')} newton with "
-                f"{option('filter_curvature')} pool or both",
-                got=f"got {weight} with {self.gradients}, {self.filter} and {side or 'no curvature'}",
-                do="leave it out",
-            )
-        return replace(self, ngram_weight=weight)
+        return frozenset({"gradients"})
 
     @property
     def allowance(self) -> float:
@@ -124,58 +104,25 @@ class SketchedObjective(SelectionObjective):
                 do=f"ask for fewer, or raise {option('elbow')}",
             )
         pool, z = inputs.gradients("pool"), inputs.gradients("validation").dense
-        blocks: Blocks = pool.units
         scale = None if self.gradients == "unit" else pool.norms
-        matrix = FeatureMatrix(blocks, scale=scale, mapper=inputs.mapper)
+        matrix = FeatureMatrix(pool.units, scale=scale, mapper=inputs.mapper)
         cost = _band_costs(spectrum, matrix, self.bands, self.noise)
-        if (weights := self._token_weights(inputs)) is not None:
+        if not (inputs.summed and self.gradients == "raw") and (weights := inputs.token_weights) is not None:
+            # Training sees each token once, and raw gradients of summed losses count them already.
             cost = cost * weights[:, None]
             scale = weights if scale is None else scale * weights
         reference = cost if self.budget_reference == "pool" else self._held_out(inputs, z)
-        x = self._as_counted(z)
-        if self.ngram_weight:
-            blocks, x = _with_ngrams(self.ngram_weight, (blocks, x), inputs)
-            matrix = FeatureMatrix(blocks, mapper=inputs.mapper)  # unit rows
-        return Counted(matrix, scale, x, cost, reference.mean(axis=0) * inputs.expected)
+        return Counted(matrix, scale, self._as_counted(z), cost, reference.mean(axis=0) * inputs.expected)
 
-    def removed(self, inputs: Inputs) -> Float | None:
-        """The stiff directions, where they count nothing, shape (R, s)."""
-        return inputs.estimate.whole.stiff if self.filter == "flat" else None
-
-    def budgeted(
-        self,
-        inputs: Inputs,
-        counted: Counted,
-        features: FeatureMatrix,
-        *,
-        objective: Objective,
-        target: Float | None = None,
-        start: Float | None = None,
-        facts: Mapping[str, Any] | None = None,
-        remarks: Sequence[str] = (),
-    ) -> Built:
-        """The problem, under the stiff budget."""
+    def budgeted(self, inputs: Inputs, counted: Counted, features: FeatureMatrix | Float, **rest: Any) -> Built:
+        """The problem under the stiff budget; `rest` as `Inputs.problem` takes it."""
         return inputs.problem(
             features,
-            objective=objective,
-            target=target,
-            start=start,
             stiff_cost=counted.cost[:, 0] if self.bands == 1 else counted.cost,
             units=counted.units,
             ratio=self.allowance,
-            facts=facts,
-            remarks=remarks,
+            **rest,
         )
-
-    def _token_weights(self, inputs: Inputs) -> Float | None:
-        """n / n̄, shape (N,), where the size is in tokens; None where every sample counts alike.
-
-        Training sees each token once, and raw gradients of summed losses count them already.
-        """
-        if inputs.token_budget is None or (inputs.summed and self.gradients == "raw"):
-            return None
-        assert inputs.num_tokens is not None
-        return np.asarray(inputs.num_tokens / inputs.num_tokens.mean())
 
     def _as_counted(self, z: Float) -> Float:
         """x of the validation set: its gradients, or their directions."""
@@ -207,6 +154,51 @@ class SketchedObjective(SelectionObjective):
                 do=f"ask for fewer, raise {option('elbow')}, or use {option('budget_reference')} pool",
             )
         return cross_fit(x, halves, self.bands).held_out
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SketchedObjective(BudgetedObjective):
+    """Options of every objective on sketched gradients, as in `SelectConfig`."""
+
+    filter: Filter = "newton"
+    ngram_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weight = self.ngram_weight
+        require(weight is None or 0 <= weight <= 1e3, "ngram_weight", "at least 0 and at most 1000", weight)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"gradients", "ngrams"} if self.ngram_weight != 0 else {"gradients"})
+
+    def resolved(self, curvature: str) -> Self:  # noqa: ARG002
+        """N-grams have no norm of their own to be raw in, and no stiff directions."""
+        side = getattr(self, "filter_curvature", None)
+        fits = (self.gradients, self.filter) == ("unit", "newton") and side in ("pool", "both")
+        weight = (NGRAM_WEIGHT if fits else 0.0) if self.ngram_weight is None else self.ngram_weight
+        if weight > 0 and not fits:
+            raise InputError(
+                field="ngram_weight",
+                must=f"be 0 but for {option('gradients')} unit and {option('filter')} newton with "
+                f"{option('filter_curvature')} pool or both",
+                got=f"got {weight} with {self.gradients}, {self.filter} and {side or 'no curvature'}",
+                do="leave it out",
+            )
+        return replace(self, ngram_weight=weight)
+
+    def counted(self, inputs: Inputs) -> Counted:
+        """The same, with n-grams beside gradients in all but costs."""
+        counted = super().counted(inputs)
+        if not self.ngram_weight:
+            return counted
+        gradients = inputs.gradients("pool").units, counted.validation
+        blocks, x = _with_ngrams(self.ngram_weight, gradients, inputs)
+        return replace(counted, matrix=FeatureMatrix(blocks, mapper=inputs.mapper), validation=x)  # unit rows
+
+    def removed(self, inputs: Inputs) -> Float | None:
+        """The stiff directions, where they count nothing, shape (R, s)."""
+        return inputs.estimate.whole.stiff if self.filter == "flat" else None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -33,12 +33,12 @@ class Excerpt:
 
     Attributes:
         evidence: its row of selection.parquet.
-        stiff_cost: in units of the pool's mean.
+        stiff_cost: in units of the pool's mean; None where the objective knows none.
         text: its beginning; None where it has tokens alone.
     """
 
     evidence: dict[str, Any]
-    stiff_cost: float
+    stiff_cost: float | None
     text: str | None
 
 
@@ -145,7 +145,7 @@ def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[
         kind: [
             Excerpt(
                 evidence=row,
-                stiff_cost=row["stiff_cost"] / mean if mean > 0 else 0.0,
+                stiff_cost=None if mean is None else row["stiff_cost"] / mean if mean > 0 else 0.0,
                 text=found[place],
             )
             for place, row in zip(those.tolist(), table.take(pa.array(those)).to_pylist(), strict=True)

@@ -28,7 +28,8 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
     console.print(_composition(domains))
     for line in (
         _shifts(manifest),
-        *([_spectrum(manifest["spectrum"]), _budget(manifest["budget"])] if manifest["spectrum"] else []),
+        *([_spectrum(manifest["spectrum"])] if manifest["spectrum"] else []),
+        *([_budget(manifest["budget"])] if manifest["budget"] else []),
         _objective(manifest["objective"], manifest["status"]),
         *map(_beside, besides(manifest)),
     ):

@@ -30,9 +30,11 @@ EVIDENCE_COLUMNS = [
 def evidence(corpus: Corpus, pool: SketchedGradients, built: Built, selection: Selection) -> pa.Table:
     """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS` and the objective's own.
 
-    Rank 1 is the strongest; the selected come first. What is quarantined has nulls, and is not selected.
+    Rank 1 is the strongest; the selected come first. What is quarantined has nulls, and is not selected. Stiff
+    costs are null where the objective knows none.
     """
     count, problem = len(pool), built.problem
+    costs = np.reshape(problem.stiff_cost, (count, -1)).sum(axis=1)  # of all bands
     chosen = np.zeros(count, dtype=bool)
     chosen[selection.indices] = True
     rest = np.flatnonzero(~chosen)
@@ -42,14 +44,14 @@ def evidence(corpus: Corpus, pool: SketchedGradients, built: Built, selection: S
     rank[np.concatenate([selection.indices, rest])] = np.arange(1, count + 1)
     table = pool.samples
     for name, values in (
-        ("stiff_cost", np.reshape(problem.stiff_cost, (count, -1)).sum(axis=1)),  # of all bands
+        ("stiff_cost", pa.nulls(count, pa.float64()) if built.units is None else costs),
         ("score", selection.scores),
         ("weight", selection.weights),
         ("rank", rank),
         ("selected", chosen),
         *built.columns.items(),
     ):
-        table = table.append_column(name, pa.array(values))
+        table = table.append_column(name, values if isinstance(values, pa.Array) else pa.array(values))
     if len(pool.quarantined):
         left_out = pool.quarantined.append_column("selected", pa.array(np.zeros(len(pool.quarantined), dtype=bool)))
         table = pa.concat_tables([table, left_out], promote_options="default")

@@ -112,15 +112,19 @@ def spectrum_entry(
     }
 
 
-def budget_entry(built: Built, selection: Selection, reference: str, *, relaxed: bool) -> dict[str, Any]:
+def budget_entry(
+    objective: SelectionObjective, built: Built, selection: Selection, *, relaxed: bool
+) -> dict[str, Any] | None:
     """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
 
-    The ratio and the limits are null where there is no budget.
+    The ratio and the limits are null where there is no budget, and all of it where nothing has a stiff cost.
     """
+    if built.units is None:
+        return None
     least = selection.stats["least_feasible"]
     return {
         "ratio": _finite(built.ratio(selection.budget)),
-        "reference": reference,
+        "reference": getattr(objective, "budget_reference", "pool"),
         "limit": _plain(selection.budget),
         "used": _plain(selection.budget_used),
         "used_ratio": built.ratio(selection.budget_used),

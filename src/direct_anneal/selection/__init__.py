@@ -2,10 +2,8 @@
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
-from direct_anneal.selection.choose import Run
 from direct_anneal.selection.in_memory import select_samples
 from direct_anneal.selection.pipeline import (
-    Features,
     compute_features,
     features,
     reselect,
@@ -14,6 +12,7 @@ from direct_anneal.selection.pipeline import (
     select_documents,
 )
 from direct_anneal.selection.planning import Plan, plan
+from direct_anneal.selection.result import Features, Run
 from direct_anneal.selection.selector import DirectSelector
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from direct_anneal.errors import InputError, option
 from direct_anneal.objectives import Built, SelectionObjective
 from direct_anneal.progress import Advance
 from direct_anneal.solver import InfeasibleError
@@ -37,10 +38,19 @@ def trace(
             longer binds.
         samples: N rows with domain and num_tokens.
 
+    Raises:
+        InputError: there is no budget to trace.
+
     Returns:
         A row for each ratio: ratio, status, objective, bound, used_ratio, num_selected, num_tokens, and domains: how
         many were selected of each. An infeasible one has status "infeasible" and nulls.
     """
+    if built.units is None:
+        raise InputError(
+            field="frontier",
+            must=f"be left out with {option('objective')} {objective.name}, under which nothing has a stiff cost",
+            got=ratios or "a grid",
+        )
     ratios = sorted(ratios) if ratios else _grid(objective, built)
     domains = samples["domain"].combine_chunks()
     num_tokens = samples["num_tokens"].to_numpy()

@@ -1,8 +1,13 @@
-"""`select`, top to bottom as the method goes; `compute_features` ends before choosing, `select_again` begins there."""
+"""`select`, top to bottom: read, features, curvature, build, solve, write. `select_again` begins after the features.
+
+N samples of the pool, M of the validation set, R sketch size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +15,31 @@ from typing import Any
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
-from direct_anneal.data import check_writable
+from direct_anneal.data import Corpus, check_fields, check_writable, prepare
 from direct_anneal.distributed import check_installed
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.objectives import Built, Inputs, SelectionObjective
+from direct_anneal.objectives.within import solve_within
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
-from direct_anneal.run.run_dir import RunDir
-from direct_anneal.selection.choose import Gathered, Run, choose
+from direct_anneal.run.evidence import evidence
+from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
+from direct_anneal.selection.constraints import constraints
+from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
-from direct_anneal.selection.inputs import gathered
-from direct_anneal.selection.losses import home_of, is_path_alone, path_objective, usable
+from direct_anneal.selection.known import Known
+from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, usable
 from direct_anneal.selection.machine import check_machine
+from direct_anneal.selection.result import Features, Run
+from direct_anneal.selection.sketching import Sketching
+from direct_anneal.selection.spectrum import curvature_of
 from direct_anneal.selection.stages import Stages
+from direct_anneal.solver import Map, Selection
 
 
 @accepting_samples
@@ -42,23 +57,9 @@ def select(config: SelectConfig) -> Run:
     """
     check_machine(config)
     stages, found = Stages(current_progress()), list[str]()
-    with gathered(config, stages, found) as of_run:
-        return choose(config, of_run.origin, of_run, stages, found, frontier=config.frontier)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What `features` leaves.
-
-    Attributes:
-        out: the directory, for `select_again` or for `select` to go on in.
-        corpora: of "pool" and "validation" what the manifest of a selection says of them.
-        warnings: remarks for the user.
-    """
-
-    out: Path
-    corpora: dict[str, dict[str, Any]]
-    warnings: list[str]
+    with reading(config, stages, found) as documents:
+        known = computed(config, documents, stages, found)
+        return choose(config, documents.run, known, stages, found)
 
 
 @takes(FeaturesConfig)
@@ -69,16 +70,13 @@ def compute_features(config: FeaturesConfig) -> Features:
         InputError: something given cannot be used; says what to do.
     """
     check_machine(config)
-    stages, found, out = Stages(current_progress()), list[str](), Path(config.out)
-    with gathered(config, stages, found) as of_run:
-        if config.overwrite and of_run.origin.difference(config, of_run.tokens):
-            of_run.origin.retire(config, of_run.tokens)
-        parts = {"pool": (of_run.pool_corpus, of_run.pool), "validation": (of_run.validation_corpus, of_run.validation)}
-        found += checks.of_coverage(of_run.origin.coverage())
-        for role, (corpus, gradients) in parts.items():
-            found += checks.of_corpus(corpus, gradients, role)
-        found += checks.of_overlap(of_run.pool_corpus, of_run.validation_corpus)
-        return Features(out, {role: manifest.corpus_entry(*part) for role, part in parts.items()}, found)
+    stages, found = Stages(current_progress()), list[str]()
+    with reading(config, stages, found) as documents:
+        known, run = computed(config, documents, stages, found), documents.run
+        if config.overwrite and run.difference(config, documents.tokens):
+            run.retire(config, documents.tokens)
+        found += [*checks.of_coverage(run.coverage()), *_of_documents(known)]
+        return Features(run.path, _corpora_entry(known), found)
 
 
 @takes_changes(SolveConfig)
@@ -96,44 +94,257 @@ def select_again(changes: Mapping[str, Any]) -> Run:
     if config.engine == "ray":
         check_installed()
     stages, found = Stages(current_progress()), list[str]()
+    known = opened(config, origin, stages, found)
+    with RunDir.create(config.out, config, origin.tokens) as out:
+        out.mark(config, origin.tokens)
+        return choose(config, out, known, stages, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """A run's documents, read; its directory is held.
+
+    Attributes:
+        corpora: of "pool" and "validation".
+        run: where everything is written.
+        checkpoint: whose features are wanted.
+        tokens: how documents became tokens.
+    """
+
+    corpora: dict[str, Corpus]
+    run: RunDir
+    checkpoint: Checkpoint
+    tokens: Tokenisation
+
+
+@contextmanager
+def reading(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterator[Documents]:
+    """Read the documents; the run's directory is held until the end.
+
+    Args:
+        found: remarks for the user are added.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    out = Path(config.out)
+    checkpoint = Checkpoint.of(config)
+    tokens = Tokenisation.of(checkpoint, config.max_length)
+    found += checkpoint.special_tokens.notes
+    sources = {role: sources_of(role, config, tokens, out, found) for role in ROLES}
+    check_writable(sources["pool"])
+    with RunDir.create(out, config, tokens) as run:
+        corpora = {}
+        for role in ROLES:
+            with stages.stage(f"Reading the {role}", "documents") as advance:
+                corpora[role] = prepare(
+                    sources[role],
+                    role=role,
+                    fields=fields_of(config),
+                    load_tokenizer=checkpoint.load_tokenizer,
+                    tokenizer_fingerprint=tokens.tokenizer,
+                    vocab_size=tokens.vocab_size,
+                    max_length=tokens.max_length,
+                    directory=out / "corpus" / role,
+                    advance=advance,
+                )
+        check_writable(sources["pool"])  # those that were fetched, too
+        found += check_fields(fields_of(config), corpora)
+        if isinstance(config, SelectConfig):  # both to fail before the long part
+            constraints(config, corpora["pool"].index, *config.size_of(corpora["pool"].num_tokens))
+        yield Documents(corpora=corpora, run=run, checkpoint=checkpoint, tokens=tokens)
+
+
+def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found: list[str]) -> Known:
+    """Compute those columns that the objectives need and that are missing; nothing else.
+
+    Args:
+        found: remarks for the user are added.
+
+    Raises:
+        InputError: not one document can be used, or the model does not allow it.
+    """
+    run, corpora, checkpoint, tokens = documents.run, documents.corpora, documents.checkpoint, documents.tokens
+    gradients: dict[str, SketchedGradients] = {}
+    with Sketching(config, checkpoint, run, tokens.max_length, stages, found) as sketch:
+        if not is_path_alone(config):
+            stages.note(_extent(config, corpora))
+            gradients["validation"] = sketch("validation", corpora["validation"])  # small, and shows trouble early
+        run.mark(config, tokens)
+        if gradients:
+            gradients["pool"] = sketch("pool", corpora["pool"])
+    losses = None
+    if isinstance(config, SelectConfig) and (objective := path_objective(config)) is not None:
+        losses = losses_along(
+            config, objective, checkpoint, corpora["validation"], corpora["pool"], tokens, run, stages
+        )
+    pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
+    return Known(
+        corpora=corpora,
+        pool=pool,
+        validation=validation,
+        path=path,
+        fingerprint=sketch.fingerprint(corpora["validation"]),
+        tokens=tokens,
+        origin=run,
+        build_sketcher=sketch.build,
+    )
+
+
+def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) -> Known:
+    """Open what an earlier run computed.
+
+    Raises:
+        InputError: it has not what the objectives need, or files were changed since.
+    """
     gradients: dict[str, SketchedGradients] = {}
     fingerprint: Mapping[str, Any] = {}
     with stages.stage("Opening the features", "stores", 4) as advance:
-        losses = None if path_objective(config) is None else PathLosses.load(home_of(origin.origin, origin.config))
+        losses = None if path_objective(config) is None else PathLosses.load(home_of(run.origin, run.config))
         if losses is not None:
             fingerprint = losses.described["fingerprints"]
         if not is_path_alone(config):
             for role in ("validation", "pool"):
-                store = origin.store(role)
+                store = run.store(role)
                 advance(1)
                 fingerprint = store.fingerprint if role == "validation" else fingerprint
-                gradients[role] = origin.features(role)
+                gradients[role] = run.features(role)
                 found += [remark for remark in store.remarks() if remark not in found]
                 advance(1)
-    corpora = {role: origin.corpus(role, fingerprint.get(role)) for role in ("pool", "validation")}
+    corpora = {role: run.corpus(role, fingerprint.get(role)) for role in ROLES}
     pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
-    check_writable(origin.corpus("pool").sources)
+    check_writable(corpora["pool"].sources)
 
     def no_model() -> GradientSketcher:
         raise InputError(
-            f"solve loads no model, and {origin.path} has kept no such curvature: run select there with "
+            f"solve loads no model, and {run.path} has kept no such curvature: run select there with "
             f"{option('curvature')} {config.curvature} first"
         )
 
-    of_run = Gathered(
-        pool_corpus=origin.corpus("pool"),
-        validation_corpus=origin.corpus("validation"),
+    return Known(
+        corpora=corpora,
         pool=pool,
         validation=validation,
         path=path,
         fingerprint=fingerprint,
-        tokens=origin.tokens,
-        origin=origin.origin,
+        tokens=run.tokens,
+        origin=run.origin,
         build_sketcher=no_model,
     )
-    with RunDir.create(config.out, config, origin.tokens) as out:
-        out.mark(config, origin.tokens)
-        return choose(config, out, of_run, stages, found, frontier=config.frontier)
+
+
+def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, found: list[str]) -> Run:
+    """Solve, and write the chosen documents with the evidence beside them.
+
+    Args:
+        config: of this selection.
+        run: where it is written, which is held; it may be another than the features'.
+        found: remarks for the user so far; more are added.
+    """
+    objective = config.chosen_objective
+    assert isinstance(objective, SelectionObjective)
+    curvature = curvature_of(config, known, stages)
+    estimate = None if curvature is None else curvature.estimate
+    with _mapper(config) as mapper:
+        with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+            inputs = known.inputs(config, estimate, mapper, advance)
+            built, selection, least = solve_within(objective, objective.build(inputs), relax=config.relax_budget)
+            others = [
+                (other, _at_any_budget(other, inputs))
+                for other in config.other_objectives.values()
+                if isinstance(other, SelectionObjective)
+            ]
+        frontier = None
+        if config.frontier is not None:
+            with stages.stage("Frontier", "budgets") as advance:
+                frontier = trace(objective, built, config.frontier, inputs.samples("pool"), advance)
+
+    pool_corpus, validation_corpus = (known.corpora[role] for role in ROLES)
+    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+        if config.overwrite:
+            run.retire(config, known.tokens)
+        rows = evidence(pool_corpus, known.pool, built, selection)
+        files = run.write_results(rows, pool_corpus, frontier)
+        advance(len(selection.indices))
+
+    found += checks.of_coverage(known.origin.coverage())
+    if curvature is not None:
+        known_in_part = config.eigenpairs is not None
+        found += checks.of_spectrum(curvature.estimate.whole, curvature.crossed, known_in_part=known_in_part)
+    found += [*_of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
+    content = {
+        "config": manifest.configuration(config, known.tokens.max_length),
+        "versions": manifest.versions(),
+        "fingerprints": {
+            "model": known.fingerprint["model"],
+            "optimizer": known.fingerprint["optimizer"],
+            "tokenizer": known.tokens.tokenizer,
+            "pool": pool_corpus.fingerprint,
+            "validation": validation_corpus.fingerprint,
+        },
+        "corpora": _corpora_entry(known),
+        "composition": manifest.composition(rows, validation_corpus),
+        "coverage": known.origin.coverage(),
+        "spectrum": {}
+        if curvature is None
+        else manifest.spectrum_entry(curvature.estimate.whole, curvature.crossed, curvature.energies, config),
+        "budget": manifest.budget_entry(objective, built, selection, relaxed=least is not None),
+        "objective": manifest.objective_entry(objective, built, selection),
+        "beside": [manifest.beside_entry(other, solved, selection, known.pool.samples) for other, solved in others],
+        "status": selection.status,
+        "num_selected": len(selection.indices),
+        "warnings": found,
+        "files": files,
+        "timings": stages.seconds,
+    }
+    if known.origin.path.resolve() != run.path.resolve():
+        content["features_of"] = str(known.origin.path)
+    if frontier is not None:
+        content["frontier"] = frontier
+    return Run(run.path, selection, run.write_manifest(content))
+
+
+def _at_any_budget(objective: SelectionObjective, inputs: Inputs) -> tuple[Built, Selection, float | None] | None:
+    """A selection for comparison only: an infeasible budget is relaxed, whatever was asked for.
+
+    Returns:
+        None where there is no selection even so, which is no reason to withhold the one that was asked for.
+    """
+    try:
+        return solve_within(objective, objective.build(inputs), relax=True)
+    except InputError:
+        return None
+
+
+def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
+    """What carries out the products over all rows: this process, or tasks of a cluster."""
+    if config.engine == "local":
+        return nullcontext(map)
+    from direct_anneal.distributed import TaskMap
+
+    return TaskMap(address=config.ray_address, workers=config.workers)
+
+
+def _corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
+    """What was read of each role, and what of it cannot be used."""
+    return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in ROLES}
+
+
+def _of_documents(known: Known) -> list[str]:
+    """What was left out of each corpus, and whether they overlap."""
+    told = [remark for role in ROLES for remark in checks.of_corpus(known.corpora[role], known.gradients[role], role)]
+    return told + checks.of_overlap(*(known.corpora[role] for role in ROLES))
+
+
+def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
+    """What is known beforehand of the long part."""
+    pool, validation = (corpora[role] for role in ROLES)
+    num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
+    num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)
+    return (
+        f"Gradients of {pool.num_samples:,} + {validation.num_samples:,} documents, {num_tokens:,} tokens; their "
+        f"features take {num_bytes / 1e6:,.1f} MB, free are {shutil.disk_usage(config.out).free / 1e6:,.0f} MB"
+    )
 
 
 select_documents = select

@@ -26,19 +26,18 @@ from direct_anneal.config.signature import takes
 from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
 from direct_anneal.data import Part, check_writable, sample, write_selected
 from direct_anneal.errors import InputError, option
-from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, SketchedGradients, ngrams_of
+from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, ngrams_of
 from direct_anneal.features.batching import found_batch_tokens, sketched
 from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.batching import batches, labelled, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.lengths import length_switches
-from direct_anneal.objectives import SelectionObjective
+from direct_anneal.objectives import Gradients, Inputs, SelectionObjective
 from direct_anneal.objectives.within import solve_within
 from direct_anneal.progress import Progress, Silent, current_progress
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
-from direct_anneal.selection.choose import Spectra, inputs_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.losses import path_objective
@@ -355,17 +354,23 @@ class _Calibration:
         lengths = np.resize(pool.corpus.num_tokens, n)
         table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
         units, words = (_alike(rows["pool"], n).astype(np.float16) for rows in (gradients, ngrams))
-        like = SketchedGradients([units], np.ones(n), table, table[:0], [words])
-        of_validation = SketchedGradients(
-            [z.astype(np.float16)],
-            np.ones(m),
-            table[:0],
-            table[:0],
-            [_alike(ngrams["validation"], m).astype(np.float16)],
-        )
         solved = None
         with self._timed("Choosing", pool.num_samples / n):
-            inputs = inputs_of(config, like, of_validation, Spectra(np.arange(m), spectra, None, None))
+            num_selected, token_budget = config.size_of(lengths)
+            rows = {"pool": Gradients([units], np.ones(n)), "validation": Gradients([z], np.ones(m), z)}
+            inputs = Inputs(
+                num_tokens=lengths,
+                num_selected=num_selected,
+                token_budget=token_budget,
+                constraints={"tie_order": np.arange(n)},
+                loaders={
+                    "samples": lambda _: table,
+                    "gradients": rows.__getitem__,
+                    "ngrams": {"pool": [words], "validation": [_alike(ngrams["validation"], m)]}.__getitem__,
+                },
+                estimate=lambda: spectra,
+                summed=config.reduction == "sum",
+            )
             for objective in (config.chosen_objective, *config.other_objectives.values()):
                 assert isinstance(objective, SelectionObjective)
                 try:

@@ -67,7 +67,7 @@ class SketcherBuilder:
             )
         except ValueError as error:
             raise InputError(
-                f"{option('parameters')} and {option('optimizer')} must fit the model, but {error}"
+                subject=f"{option('parameters')} and {option('optimizer')}", must="fit the model", got=f"but {error}"
             ) from error
         ids = pad_sequence([torch.from_numpy(tokens) for tokens in self.probe], batch_first=True, padding_value=-1)
         sketcher.check(ids.clamp(min=0), ids >= 0)
@@ -97,8 +97,10 @@ class ElsewhereBuilder:
         ):
             if found != wanted:
                 raise InputError(
-                    f"{what} must be the same on every machine, but is {found:.16} on {socket.gethostname()} and "
-                    f"{wanted:.16} where the run began: copy it there"
+                    subject=what,
+                    must="be the same on every machine",
+                    got=f"but is {found:.16} on {socket.gethostname()} and {wanted:.16} where the run began",
+                    do="copy it there",
                 )
         return self.builder()
 
@@ -159,16 +161,19 @@ class Sketching:
             store = self._extracted(role, corpus)
         except UnreachableError as error:
             raise InputError(
-                f"{option('features')} must be a place that can be read and written, but {error}: mend it, and run "
-                "the same "
-                "command again to go on"
+                field="features",
+                must="be a place that can be read and written",
+                got=f"but {error}",
+                do="mend it, and run the same command again to go on",
             ) from error
         gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus, store.header.rows_per_shard))
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
-                f"gradients of the {role} must be finite, but all {corpus.num_samples} are NaN or infinite: the "
-                f"checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)"
+                subject=f"gradients of the {role}",
+                must="be finite",
+                got=f"but all {corpus.num_samples} are NaN or infinite",
+                do=f"the checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)",
             )
         return gradients
 
@@ -277,6 +282,7 @@ def _digest(path: str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
-            f"{option('optimizer')} must be a file that torch.save wrote, such as optimizer.pt, but {path}: "
-            f"{error.strerror}"
+            field="optimizer",
+            must="be a file that torch.save wrote, such as optimizer.pt",
+            got=f"but {path}: {error.strerror}",
         ) from error

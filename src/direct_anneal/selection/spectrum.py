@@ -6,6 +6,7 @@ M validation samples, R sketch size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import (
+    CrossFit,
     CurvatureEstimator,
+    CurvatureName,
     Elbow,
     Estimate,
     MatrixFree,
     SecondMoment,
+    cross_energies,
+    cross_fit,
     energy_share,
     estimate,
     fixed_number,
@@ -34,9 +39,60 @@ from direct_anneal.features import SketchedGradients
 from direct_anneal.features.batching import BATCH_TOKENS
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.batching import labelled
+from direct_anneal.selection.known import Known
+from direct_anneal.selection.stages import Stages
 
 # Of the numbers that estimates consist of: raised where they would change.
 ESTIMATE_VERSION = 1
+
+
+_UNITS: dict[CurvatureName, str] = {
+    "empirical-fisher": "samples",
+    "mc-fisher": "tokens",
+    "ggn": "products",
+    "hessian": "products",
+}
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The validation set's spectra, and how far they hold.
+
+    Attributes:
+        estimate: of all samples and of the halves, split where stiff ends.
+        crossed: stiff costs of each half in sample and held out; None where there are too few samples.
+        energies: of the directions, as `cross_energies` gives them.
+    """
+
+    estimate: Estimate
+    crossed: CrossFit | None
+    energies: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+
+def curvature_of(config: SelectConfig, known: Known, stages: Stages) -> Curvature | None:
+    """Take the spectrum; None where no objective looks at gradients.
+
+    Raises:
+        InputError: as for `estimate_curvature`.
+    """
+    if not known.has_gradients:
+        return None
+    with stages.stage("Spectrum of the validation set", _UNITS[config.curvature]) as advance:
+        z = known.validation.dense()[known.order]  # (M, R)
+        found = estimate_curvature(
+            config,
+            known.corpora["validation"],
+            known.validation,
+            known.order,
+            max_length=known.tokens.max_length,
+            fingerprint=known.fingerprint,
+            directory=known.origin.path / "curvature",
+            build_sketcher=known.build_sketcher,
+            advance=advance,
+        )
+        if found.halves is None:
+            return Curvature(found, None, None)
+        return Curvature(found, cross_fit(z, found.halves), cross_energies(z, found.halves))
 
 
 def estimate_curvature(

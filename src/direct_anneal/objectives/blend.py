@@ -1,0 +1,67 @@
+"""Progress along the descent path and influence on the validation loss, ranks added. Ours.
+
+N samples of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.stats import rankdata
+
+from direct_anneal.config.objective import register
+from direct_anneal.config.options import require
+from direct_anneal.objectives.inputs import Built, Inputs
+from direct_anneal.objectives.sketched import BudgetedObjective
+from direct_anneal.solver import FeatureMatrix
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BlendConfig(BudgetedObjective):
+    """Maximise Σ_i w_i (rank of drop + β · rank of influence) / N, ranks from 1 to N, equals with equal ranks.
+
+    The two see different things: influence is of first order at the checkpoint, the drop of a whole walk. By tokens,
+    each token of a document counts.
+
+    Attributes:
+        influence_weight: β.
+
+    Source: ours; influence as `direct_anneal.baselines.gradient.influence_on`.
+    """
+
+    name: ClassVar[str] = "blend"
+    goal: ClassVar[str] = "progress along the descent path and influence on the validation loss"
+    meaning: ClassVar[str] = "its rank by drop of loss along the descent path and its rank by influence, added"
+
+    influence_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.influence_weight <= 1e3, "influence_weight", "above 0, at most 1000", self.influence_weight)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"path", "gradients"})
+
+    def build(self, inputs: Inputs) -> Built:
+        from direct_anneal.baselines.gradient import influence_on
+
+        counted, pool = self.counted(inputs), inputs.gradients("pool")
+        drop = inputs.path("pool").drops.mean(axis=1)
+        lengths = FeatureMatrix(pool.units, scale=pool.norms, mapper=inputs.mapper)
+        influence = influence_on(lengths, inputs.gradients("validation").dense.mean(axis=0))
+        score = (rankdata(drop) + self.influence_weight * rankdata(influence)) / len(drop)
+        weights = inputs.token_weights
+        gain = score if weights is None else score * weights
+        return self.budgeted(
+            inputs,
+            counted,
+            gain[:, None],
+            objective="descent",
+            target=np.ones(1),
+            facts={"rank_correlation": float(np.corrcoef(rankdata(drop), rankdata(influence))[0, 1])},
+            columns={"path": drop, "influence": influence},
+        )

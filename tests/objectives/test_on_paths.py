@@ -1,0 +1,140 @@
+"""Objectives on the descent path, from inputs made by hand: against their formulas and naive ranks.
+
+N pool, M validation samples, k paths, R sketch size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from direct_anneal.config.objective import objective_of
+from direct_anneal.curvature import SecondMoment, energy_share, estimate
+from direct_anneal.errors import InputError
+from direct_anneal.objectives import Built, Gradients, Inputs, SelectionObjective
+from direct_anneal.objectives.within import solve_within
+from direct_anneal.path import PathLosses
+
+Float = NDArray[np.float64]
+
+N, M, R, K = 40, 9, 6, 8
+
+
+def losses(k: int = 1, seed: int = 0) -> PathLosses:
+    rng = np.random.default_rng(seed)
+    names = tuple(f"path-{j}" for j in range(k))
+    ids = pa.array([str(i) for i in range(N)])
+    ends = rng.normal(3, 1, size=(N, k))
+    none = np.zeros(N)  # of these documents none looks damaged
+    signs = {"repeated": none, "common": none, "order": none + 1.0}
+    return PathLosses(ids=ids, num_tokens=np.full(N, 9.0), start=rng.normal(4, 1, N), ends=ends, names=names, **signs)
+
+
+def inputs_of(path: PathLosses, gradients: dict[str, Gradients] | None = None, **size: Any) -> Inputs:
+    z = None if gradients is None else gradients["validation"].dense
+    loaders: dict[str, Any] = {"path": lambda _: path}
+    if gradients is not None:
+        loaders["gradients"] = gradients.__getitem__
+    return Inputs(
+        **(size or {"num_selected": K, "num_tokens": np.full(N, 9)}),
+        loaders=loaders,
+        estimate=None if z is None else lambda: estimate(SecondMoment(z), M).split(energy_share(0.9)),
+    )
+
+
+def objective(name: str, **options: Any) -> SelectionObjective:
+    found = objective_of(name, {}, options, "empirical-fisher")
+    assert isinstance(found, SelectionObjective)
+    return found
+
+
+def solved(name: str, inputs: Inputs, **options: Any) -> tuple[Built, set[int]]:
+    built, selection, _ = solve_within(objective(name, **options), objective(name, **options).build(inputs), relax=None)
+    return built, set(selection.indices.tolist())
+
+
+def drawn_gradients() -> dict[str, Gradients]:
+    rng = np.random.default_rng(5)
+    rows, values = rng.normal(size=(N, R)), rng.normal(size=(M, R))
+    norms = np.linalg.norm(rows, axis=1)
+    return {"pool": Gradients([rows / norms[:, None]], norms), "validation": Gradients([], norms[:0], values)}
+
+
+def test_path_alone_takes_the_largest_drops_and_asks_for_nothing_else() -> None:
+    path = losses()
+    built, chosen = solved("path", inputs_of(path))
+    drops = [float(s - e) for s, e in zip(path.start, path.ends[:, 0], strict=True)]
+    assert chosen == set(sorted(range(N), key=lambda i: -drops[i])[:K])
+    np.testing.assert_array_equal(built.columns["path"], drops)
+    assert objective("path").needs == {"path"}
+
+
+def test_by_tokens_each_token_counts() -> None:
+    path, tokens = losses(), np.random.default_rng(2).integers(5, 90, N)
+    _, chosen = solved("path", inputs_of(path, token_budget=400, num_tokens=tokens))
+    total = sum(path.drops[i, 0] * tokens[i] for i in chosen)
+    by_drop: set[int] = set()
+    for i in np.argsort(-path.drops[:, 0]):
+        if sum(tokens[list(by_drop)]) + tokens[i] <= 400:
+            by_drop.add(int(i))
+    assert sum(tokens[list(chosen)]) <= 400
+    assert total >= sum(path.drops[i, 0] * tokens[i] for i in by_drop) - 1e-9
+
+
+def test_no_part_gets_less_than_its_floor() -> None:
+    drawn = losses(3, seed=4)
+    # Parts that have nothing in common, of which the first weighs most.
+    path = replace(drawn, start=np.zeros(N), ends=(drawn.ends - 3.0) * [5.0, 1.0, 1.0])
+    _, free = solved("path", inputs_of(path))
+    _, held = solved("path", inputs_of(path), part_floor=0.5)
+    for j in range(3):
+        drops = path.drops[:, j]
+        average, best = K * drops.mean(), np.sort(drops)[-K:].sum()
+        assert sum(drops[list(held)]) >= average + 0.5 * (best - average) - 1e-9
+    assert held != free
+    value = {name: path.drops.mean(axis=1)[list(chosen)].sum() for name, chosen in (("free", free), ("held", held))}
+    assert value["held"] <= value["free"]
+    with pytest.raises(InputError, match="the floor of progress along path-"):
+        solved("path", inputs_of(path), part_floor=0.99)
+
+
+def test_blend_is_the_sum_of_naive_ranks() -> None:
+    path, gradients = losses(), drawn_gradients()
+    built, chosen = solved("blend", inputs_of(path, gradients), influence_weight=0.5)
+    z = gradients["pool"].dense
+    fisher = sum(np.outer(row, row) for row in z) / N
+    damped = fisher + 0.1 * np.trace(fisher) / R * np.eye(R)
+    influence = [float(row @ np.linalg.inv(damped) @ gradients["validation"].dense.mean(axis=0)) for row in z]
+    np.testing.assert_allclose(built.columns["influence"], influence, rtol=1e-9)
+
+    def rank(values: Any, i: int) -> float:
+        return 1.0 + sum(v < values[i] for v in values)
+
+    score = [(rank(path.drops[:, 0], i) + 0.5 * rank(influence, i)) / N for i in range(N)]
+    assert chosen == set(sorted(range(N), key=lambda i: -score[i])[:K])
+
+
+def test_blend_keeps_a_stiff_budget() -> None:
+    gradients = drawn_gradients()
+    built, chosen = solved("blend", inputs_of(losses(), gradients), budget_ratio=0.5)
+    cost = np.asarray(built.problem.stiff_cost)
+    assert cost[list(chosen)].sum() <= 0.5 * cost.mean() * K * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("path", {"part_floor": 1.0}, "part_floor must be at least 0 and below 1"),
+        ("path", {"budget_ratio": 1.0}, "budget_ratio must be left out with objective path"),
+        ("blend", {"influence_weight": 0.0}, "influence_weight must be above 0"),
+        ("blend", {"filter": "flat"}, "filter must be left out with objective blend"),
+    ],
+)
+def test_what_they_do_not_know_is_refused(name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        objective(name, **options)
