@@ -32,8 +32,8 @@ LAYERS = (
 LAYER_OF = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
 CORE = {"gradients", "curvature", "solver", "features", "data", "path"}
-# fsspec comes with torch.
-CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec"}
+# fsspec comes with torch, huggingface_hub with transformers.
+CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec", "huggingface_hub"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
     "io": {"yaml"},
