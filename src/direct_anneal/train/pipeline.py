@@ -99,7 +99,8 @@ def _annealed(
         checkpoint.load_tokenizer().save_pretrained(out)
     if config.keep_optimizer_state:
         with replacing(out / OPTIMIZER_FILE) as temporary:
-            torch.save(trained.optimizer, temporary)
+            with temporary.open("wb") as file:  # given a path, it would write the temporary's random name into the file
+                torch.save(trained.optimizer, file)
     record = {
         "config": wanted,
         "fingerprints": {
