@@ -98,9 +98,9 @@ def _annealed(
     if checkpoint.has_tokenizer:
         checkpoint.load_tokenizer().save_pretrained(out)
     if config.keep_optimizer_state:
-        with replacing(out / OPTIMIZER_FILE) as temporary:
-            with temporary.open("wb") as file:  # given a path, it would write the temporary's random name into the file
-                torch.save(trained.optimizer, file)
+        # An open file: given a path, torch writes the temporary's random name into it.
+        with replacing(out / OPTIMIZER_FILE) as temporary, temporary.open("wb") as file:
+            torch.save(trained.optimizer, file)
     record = {
         "config": wanted,
         "fingerprints": {
