@@ -6,6 +6,8 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import CrossFit, Spectrum
@@ -13,7 +15,7 @@ from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.gradients import EXCLUDED
 from direct_anneal.objectives.within import RELAXED_MARGIN
-from direct_anneal.solver import Selection
+from direct_anneal.solver import FeatureMatrix, Selection, SelectionProblem
 
 INCIDENTS = {
     "bad-line": "lines left out, they are not JSON objects",
@@ -45,6 +47,8 @@ FEW_VALIDATION = 100
 OVERFIT = 1.5
 UNFILLED = 0.95
 MAX_SOURCES = 5
+NEARLY_ALL = 0.9  # of a selection, from one domain
+HARDLY_MORE = 1.25  # times the selection, that the pool holds
 
 
 def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
@@ -132,3 +136,69 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
                 "room for more; raise --budget-ratio"
             )
     return doubts
+
+
+def of_size(selection: Selection, samples: pa.Table) -> list[str]:
+    """Whether there was much to choose from, and whether more than one domain was chosen from."""
+    tokens = samples["num_tokens"].to_numpy()
+    held, whole = int(tokens[selection.indices].sum()), int(tokens.sum())
+    doubts = []
+    if whole < HARDLY_MORE * held:
+        doubts.append(
+            f"the selection is {held / whole:.0%} of the pool's tokens: there was hardly anything to choose from; "
+            "choose fewer, or give a larger pool"
+        )
+    domains = np.array(samples["domain"].to_pylist(), dtype=object)
+    chosen = Counter(dict.fromkeys(domains.tolist(), 0))
+    for name, amount in zip(domains[selection.indices].tolist(), tokens[selection.indices].tolist(), strict=True):
+        chosen[name] += amount
+    name, amount = chosen.most_common(1)[0]
+    before = int(tokens[domains == name].sum()) / whole
+    if len(chosen) > 1 and amount >= NEARLY_ALL * held and before < NEARLY_ALL:
+        doubts.append(
+            f"{amount / held:.0%} of the selection's tokens are of one domain, {name}, which is {before:.0%} of the "
+            "pool's: where that is not meant, bound it with a ceiling, or see whether the validation set is as narrow"
+        )
+    return doubts
+
+
+def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
+    """Whether the choice is better than chance, and than everything, by its own measure.
+
+    Random selections are of the same size, and keep no other constraint; the mean over all of them is known without a
+    draw, since of a sum's square it is that of its mean and its variance. Cost: two passes over the features.
+    """
+    count = len(problem.sizes)
+    if count < 2:
+        return []
+    size = problem.token_budget if problem.num_selected is None else problem.num_selected
+    share = min(1.0, float(size or 0) / float(problem.sizes.sum()))
+    features = problem.features
+    matrix = features if isinstance(features, FeatureMatrix) else FeatureMatrix([np.asarray(features)])
+    total = matrix.weighted_sum(np.ones(count))
+    within = max(0.0, float(matrix.squared_norms().sum()) - float(total @ total) / count) / (count - 1)
+    spread = count * share * (1 - share) * within  # of the sum of a random sample without replacement
+    sign = {"energy": 1.0, "descent": 0.0, "matching": -1.0}[problem.objective]
+    by_chance, of_all = _value(problem, share * total) + sign * spread, _value(problem, total)
+    own, doubts = f"by its own measure the selection ({selection.objective:.4g})", []
+    if selection.objective < by_chance:
+        doubts.append(
+            f"{own} is worse than random documents of the same size ({by_chance:.4g} in the mean): constraints leave "
+            "none that is better, so relax them, or choose at random"
+        )
+    if problem.objective == "matching" and selection.objective < of_all:
+        doubts.append(
+            f"{own} is worse than the whole pool ({of_all:.4g}): choose more documents, or give a larger pool"
+        )
+    return doubts
+
+
+def _value(problem: SelectionProblem, total: NDArray[np.float64]) -> float:
+    """The objective of a selection with this sum of features, shape (R,)."""
+    if problem.objective == "energy":
+        return float(total @ total)
+    target = np.asarray(problem.target, dtype=np.float64)
+    if problem.objective == "descent":
+        return float(total @ target)
+    start = np.zeros_like(target) if problem.start is None else np.asarray(problem.start, dtype=np.float64)
+    return float(np.sum((start - target) ** 2) - np.sum((total - target) ** 2))

@@ -249,6 +249,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
             inputs = known.inputs(config, estimate, mapper, advance)
             built, selection, least = solve_within(objective, objective.build(inputs), relax=config.relax_budget)
+            measured = checks.of_measure(selection, built.problem)
             others = [
                 (other, _at_any_budget(other, inputs))
                 for other in config.other_objectives.values()
@@ -272,6 +273,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         known_in_part = config.eigenpairs is not None
         found += checks.of_spectrum(curvature.estimate.whole, curvature.crossed, known_in_part=known_in_part)
     found += [*_of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
+    found += [*checks.of_size(selection, known.pool.samples), *measured]
     content = {
         "config": manifest.configuration(config, known.tokens.max_length),
         "versions": manifest.versions(),
