@@ -125,6 +125,38 @@ def test_plan_is_refused(checkpoint: Path, world: Path, tmp_path: Path) -> None:
         )
 
 
+def test_several_paths_share_the_selection(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    """A target of two domains, one learnt far faster: one sum would see the other hardly at all."""
+    both = [
+        *documents(12, seed=1, prefix="c", domains=("code",)),
+        *documents(12, seed=5, prefix="t", domains=("table",)),
+    ]
+    write_jsonl(tmp_path / "validation.jsonl", both)
+    quick = {**QUICK, "paths": "domains", "parts": "matching", "min_order": -1.0}
+    selected(
+        checkpoint,
+        world,
+        tmp_path / "run",
+        validation=str(tmp_path / "validation.jsonl"),
+        objective_options=quick,
+        num_samples=6,
+    )
+    table, told = evidence(tmp_path / "run"), manifest(tmp_path / "run")["objective"]
+    chosen = table["selected"].to_numpy()
+    reached = []
+    for name in ("code", "table"):
+        drop = table[f"path_{name}"].to_numpy()
+        fit = table["repeated"].to_numpy() <= 0.5
+        assert told["reach"][name] == pytest.approx(np.sort(drop[fit])[::-1][:6].sum())
+        reached.append(drop[chosen].sum() / told["reach"][name])
+    assert min(reached) > 0.5
+    value = 2 - sum((1 - part) ** 2 for part in reached)
+    assert told["value"] == pytest.approx(value)
+    np.testing.assert_allclose(
+        table["path"].to_numpy(), (table["path_code"].to_numpy() + table["path_table"].to_numpy()) / 2
+    )
+
+
 def test_verify_looks_at_the_losses(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     assert all(finding.harmless for finding in verify_run(tmp_path / "run"))

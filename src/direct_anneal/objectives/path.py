@@ -6,13 +6,14 @@ N samples of the pool, k paths.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
+from direct_anneal.errors import InputError, option
 from direct_anneal.objectives.base import SelectionObjective
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.path import PathConfig, PathLosses
@@ -27,11 +28,16 @@ if TYPE_CHECKING:
 class PathObjective(SelectionObjective):
     """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
 
+    With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or k − ‖1 − Σ_i w_i s_i /
+    reach‖² is maximised ("matching"): reach is each path's progress under a selection that looks at no other, so that
+    every part counts alike, and one that is far from its reach counts more.
+
     By tokens a document counts n_i / n̄ times, since training sees each of its tokens. Any training lowers the loss of
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, schedule, num_restrained: as in `path.PathConfig`.
+        learning_rates, max_passes, num_folds, scored_ends, paths, schedule, num_restrained: as in `path.PathConfig`.
+        parts: how several paths count together, "sum" or "matching".
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
         min_order: of its loss, the least share by which its words' order must help.
@@ -50,6 +56,8 @@ class PathObjective(SelectionObjective):
     max_passes: float = 3.0
     num_folds: int = 3
     scored_ends: str = "whole"
+    paths: str = "one"
+    parts: Literal["sum", "matching"] = "sum"
     schedule: str = "linear"
     num_restrained: int = 0
     max_repeated: float = 0.5
@@ -84,17 +92,25 @@ class PathObjective(SelectionObjective):
         left_out = np.any(list(signs.values()), axis=0)
         counts = {name: int(found.sum()) for name, found in signs.items()}
         told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        facts: dict[str, Any] = {"path": dict(losses.described), "damaged": counts}
+        rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
+        if self.parts == "matching" and len(losses.names) > 1:
+            reach = _reach(losses.drops * weights[:, None], left_out, inputs)
+            rows, target, objective = losses.drops * weights[:, None] / reach, np.ones(len(reach)), "matching"
+            facts["reach"] = dict(zip(losses.names, reach.tolist(), strict=True))
+        each = {f"path_{name}": losses.drops[:, place] for place, name in enumerate(losses.names)}
         return inputs.problem(
-            (drops * weights)[:, None],
-            objective="descent",
-            target=np.ones(1),
+            rows,
+            objective="descent" if objective == "descent" else "matching",
+            target=target,
             linear=limits,
-            facts={"path": dict(losses.described), "damaged": counts},
+            facts=facts,
             remarks=[f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"] if told else [],
             columns={
                 "loss_start": losses.start,
                 "loss_end": losses.ends.mean(axis=1),
                 "path": drops,
+                **(each if len(each) > 1 else {}),
                 "repeated": losses.repeated,
                 "common": losses.common,
                 "order": losses.order,
@@ -129,7 +145,25 @@ class PathObjective(SelectionObjective):
 
     def _path_options(self, **others: object) -> PathConfig:
         rates = self.learning_rates
-        own = ("max_passes", "num_folds", "scored_ends", "schedule", "num_restrained")
+        own = ("max_passes", "num_folds", "scored_ends", "paths", "schedule", "num_restrained")
         options: dict[str, object] = {name: getattr(self, name) for name in own}
         options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
         return PathConfig(**options)  # type: ignore[arg-type]  # which it checks
+
+
+def _reach(progress: Float, left_out: NDArray[np.bool_], inputs: Inputs) -> Float:
+    """Progress along each path of a selection of this size that looks at no other, (k,).
+
+    Args:
+        progress: of each document along each path, as it counts, (N, k).
+    """
+    count = max(1, min(round(inputs.expected), int((~left_out).sum())))
+    best = np.sort(progress[~left_out], axis=0)[::-1][:count].sum(axis=0)
+    if not (best > 0).all():
+        raise InputError(
+            subject="every path",
+            must="be one along which some documents make progress",
+            got=f"but the best {count:,} of the pool make {best.min():.3g} in all along one",
+            do=f"walk one path ({option('paths')}), or look at that domain of the validation set",
+        )
+    return np.asarray(best)

@@ -50,6 +50,11 @@ class PathConfig:
         "fold's, and averaged. A document of the pool that is in the validation set, too, is scored by folds that did "
         "not see it, either way",
     )
+    paths: Literal["one", "domains"] = option(
+        default="one",
+        group=PATH,
+        help="one path on the whole validation set, or one for each of its domains, which then all count alike",
+    )
     schedule: ScheduleName = option(default="linear", group=PATH, help="how the rate falls")
     warm_up: float = option(default=0.05, group=PATH, metavar="X", help="share of the steps in which the rate rises")
     num_restrained: int = option(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +89,8 @@ def descend(
         "optimizer": None if config.optimizer is None else _digest(config.optimizer),
     }
     whole_fingerprint = {**wanted, "pool": pool.fingerprint}
-    if not replace:
-        with suppress(InputError):  # not there, or not whole: then it is made below
-            return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
+    with suppress(InputError):  # not there, or not whole: then it is made below
+        return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
     mark = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
@@ -101,24 +102,27 @@ def descend(
     depth = found_depth(run, folds)
     passes = depth.share * config.max_passes
     shared = overlap(pool, texts)
-    everything = np.arange(texts.num_samples)
-    ends = {f"fold-{fold}": np.flatnonzero(folds != fold) for fold in range(config.num_folds)}
-    whole = {"whole": everything} if config.scored_ends == "whole" else {}
-    needed = {**whole, **(ends if not whole or shared else {})}
-    at_end = {name: walked(run, name, rows, depth) for name, rows in needed.items()}
+    parts = _parts(validation, config)
+    needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
+    at_end = {name: walked(run, name, rows, depth) for walks in needed.values() for name, rows in walks.items()}
 
     scores = Scores(run, pool, str(directory).rstrip("/"), wanted, rows_per_shard, replace)
     at_start = scores.at("start", None)
     signs = _signs(run, scores, pool, at_start)
-    end_loss = np.mean([scores.at(name, at_end[name]).means for name in (whole or ends)], axis=0)
-    if shared:
-        score_by_others(run, pool, shared, folds, at_end, end_loss)
+    ends = np.empty((pool.num_samples, len(parts)))
+    for place, (name, part) in enumerate(parts.items()):
+        scored = [walk for walk in needed[name] if part.is_scored(walk, config)]
+        ends[:, place] = np.mean([scores.at(walk, at_end[walk]).means for walk in scored], axis=0)
+        if own := part.shared(shared):
+            score_by_others(
+                run, pool, own, folds, {fold: at_end.get(part.left(fold)) for fold in set(folds)}, ends[:, place]
+            )
     losses = PathLosses(
         ids=pool.index["id"].combine_chunks(),
         num_tokens=at_start.predicted,
         start=at_start.means,
-        ends=end_loss[:, None],
-        names=("validation",),
+        ends=ends,
+        names=tuple(parts),
         **signs,
         described={
             "version": VERSION,
@@ -131,7 +135,11 @@ def descend(
             "config": config.defining,
             "window": run.window,
             "batch_size": run.batch_size,
-            "steps": {name: run.steps_of(texts.take(rows), passes) for name, rows in needed.items()},
+            "steps": {
+                name: run.steps_of(texts.take(rows), passes)
+                for walks in needed.values()
+                for name, rows in walks.items()
+            },
             "passes": passes,
             "in_validation": len(shared),
             "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
@@ -140,6 +148,61 @@ def descend(
     )
     losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
     return losses
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The documents of the validation set that one path is walked on.
+
+    Attributes:
+        prefix: of the names of its walks.
+        rows: positions in the validation set.
+    """
+
+    prefix: str
+    rows: NDArray[np.intp]
+
+    def left(self, fold: int) -> str:
+        """Name of the walk that leaves a fold out."""
+        return f"{self.prefix}fold-{fold}"
+
+    def shared(self, shared: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+        """Of the pool's documents that are in the validation set, those that are in this part of it."""
+        own = set(self.rows.tolist())
+        found = {place: [row for row in same if row in own] for place, same in shared.items()}
+        return {place: same for place, same in found.items() if same}
+
+    def walks(
+        self, config: PathConfig, folds: NDArray[np.int64], shared: Mapping[int, Sequence[int]]
+    ) -> dict[str, NDArray[np.intp]]:
+        """Walks that are needed, by name, each with its documents."""
+        whole = {f"{self.prefix}whole": self.rows} if config.scored_ends == "whole" else {}
+        if whole and not self.shared(shared):
+            return whole
+        left = {self.left(fold): self.rows[folds[self.rows] != fold] for fold in range(config.num_folds)}
+        if not all(map(len, left.values())):
+            raise InputError(
+                subject="each domain of the validation set",
+                must="hold documents of two folds",
+                got="but one does not",
+                do="give more of it, or walk one path",
+            )
+        return {**whole, **left}
+
+    def is_scored(self, walk: str, config: PathConfig) -> bool:
+        """Whether the whole pool is scored at the end of this walk."""
+        return config.scored_ends == "folds" or walk == f"{self.prefix}whole"
+
+
+def _parts(validation: Corpus, config: PathConfig) -> dict[str, _Part]:
+    """The parts of the validation set that have a path of their own, by name."""
+    if config.paths == "one":
+        return {"validation": _Part("", np.arange(validation.num_samples))}
+    domains = np.array(validation.index["domain"].to_pylist(), dtype=object).astype(str)
+    return {
+        name: _Part(f"part-{place}-", np.flatnonzero(domains == name))
+        for place, name in enumerate(sorted(set(domains.tolist())))
+    }
 
 
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:

@@ -146,7 +146,7 @@ def score_by_others(
     pool: Corpus,
     shared: Mapping[int, Sequence[int]],
     folds: NDArray[np.int64],
-    walked: Mapping[str, Path],
+    walked: Mapping[int, Path | None],
     end_loss: NDArray[np.float64],
 ) -> None:
     """Score documents that are in the validation set by the walks that left them out, into `end_loss`, in place."""
@@ -161,7 +161,9 @@ def score_by_others(
         rows = [row for row, same in shared.items() if folds[same[0]] == fold]
         if not rows:
             continue
-        put_weights(walked[f"fold-{fold}"], run.model)
+        end = walked[fold]
+        assert end is not None, "where documents are shared every fold is walked"
+        put_weights(end, run.model)
         texts = Texts([""] * len(rows), [pool.tokens(row) for row in rows], pool.num_prompt[rows])
         end_loss[rows] = losses_at(run, texts).means
 
