@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
 from direct_anneal.objectives.inputs import Built, Inputs
+from direct_anneal.objectives.path import PathObjective
 from direct_anneal.objectives.sketched import BudgetedObjective
 from direct_anneal.solver import FeatureMatrix
 
@@ -24,7 +25,7 @@ class BlendConfig(BudgetedObjective):
     """Maximise Σ_i w_i (rank of drop + β · rank of influence) / N, ranks from 1 to N, equals with equal ranks.
 
     The two see different things: influence is of first order at the checkpoint, the drop of a whole walk. By tokens,
-    each token of a document counts.
+    each token of a document counts. What looks damaged is left out, as `PathObjective` has it.
 
     Attributes:
         influence_weight: β.
@@ -50,7 +51,9 @@ class BlendConfig(BudgetedObjective):
         from direct_anneal.baselines.gradient import influence_on
 
         counted, pool = self.counted(inputs), inputs.gradients("pool")
-        drop = inputs.path("pool").drops.mean(axis=1)
+        losses = inputs.path("pool")
+        left_out, counts, remarks = PathObjective().left_out(losses)
+        drop = losses.drops.mean(axis=1)
         lengths = FeatureMatrix(pool.units, scale=pool.norms, mapper=inputs.mapper)
         influence = influence_on(lengths, inputs.gradients("validation").dense.mean(axis=0))
         score = (rankdata(drop) + self.influence_weight * rankdata(influence)) / len(drop)
@@ -62,6 +65,12 @@ class BlendConfig(BudgetedObjective):
             gain[:, None],
             objective="descent",
             target=np.ones(1),
-            facts={"rank_correlation": float(np.corrcoef(rankdata(drop), rankdata(influence))[0, 1])},
+            facts={
+                "path": dict(losses.described),
+                "damaged": counts,
+                "rank_correlation": float(np.corrcoef(rankdata(drop), rankdata(influence))[0, 1]),
+            },
+            remarks=remarks,
+            left_out=left_out,
             columns={"path": drop, "influence": influence},
         )

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class PathObjective(SelectionObjective):
     """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
 
-    With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or k − ‖1 − Σ_i w_i s_i /
-    reach‖² is maximised ("matching"): reach is each path's progress under a selection that looks at no other, so that
-    every part counts alike, and one that is far from its reach counts more.
+    With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or
+    k − ‖1 − Σ_i w_i s_i / reach‖² is maximised ("matching"): reach is each path's progress under a selection that looks
+    at no other, so that every part counts alike, and one that is far from its reach counts more.
 
     By tokens a document counts n_i / n̄ times, since training sees each of its tokens. Any training lowers the loss of
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
@@ -88,10 +88,7 @@ class PathObjective(SelectionObjective):
         drops = losses.drops.mean(axis=1)
         weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
         limits = self.floors(losses.drops * weights[:, None], losses.names, inputs)
-        signs = self.damaged(losses)
-        left_out = np.any(list(signs.values()), axis=0)
-        counts = {name: int(found.sum()) for name, found in signs.items()}
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        left_out, counts, remarks = self.left_out(losses)
         facts: dict[str, Any] = {"path": dict(losses.described), "damaged": counts}
         rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
         if self.parts == "matching" and len(losses.names) > 1:
@@ -105,7 +102,7 @@ class PathObjective(SelectionObjective):
             target=target,
             linear=limits,
             facts=facts,
-            remarks=[f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"] if told else [],
+            remarks=remarks,
             columns={
                 "loss_start": losses.start,
                 "loss_end": losses.ends.mean(axis=1),
@@ -134,6 +131,15 @@ class PathObjective(SelectionObjective):
             Linear(column, floor=float(floor), name=f"progress along {name}")
             for column, floor, name in zip(drops.T, floors, names, strict=True)
         ]
+
+    def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
+        """Documents that look damaged, (N,); how many by each sign; and what the user should know of that."""
+        signs = self.damaged(losses)
+        left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
+        counts = {name: int(found.sum()) for name, found in signs.items()}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        remark = f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"
+        return left_out, counts, [remark] if told else []
 
     def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
         """Documents with a sign of damage, (N,) each, by what it is."""
