@@ -194,6 +194,7 @@ class TestAnotherModel:
     def test_a_directory_that_is_in_the_way_stays(self, tmp_path):
         model = model_of("llama")
         (tmp_path / "out.tmp").mkdir()
+        (tmp_path / "out.tmp" / "thesis.tex").touch()
         with pytest.raises(InputError, match="in the way"):
             converted(tmp_path, model, torchtitan_state(model, old=False))
         assert (tmp_path / "out.tmp").exists()

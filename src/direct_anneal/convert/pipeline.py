@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from direct_anneal.convert.weight_names import Naming, recognise
 from direct_anneal.errors import InputError, option
 from direct_anneal.gradients import trainer_groups
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.digests import sha256, sha256_of_file
+from direct_anneal.io.lock import LOCK, MARK, held
+from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import current_progress
 
 _SHARD_BYTES = 4 * 2**30
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+_DONE = ".done.json"  # beside each shard of weights that is whole, until all is
 _GENERATION = "generation_config.json"
 
 
@@ -65,28 +71,64 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
                 f"{found} where {name} has {shape}: give its own config"
             )
     shown = current_progress()
-    temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
-    if temporary.exists():
-        raise InputError(f"{temporary} is in the way, such as a killed conversion leaves it: remove it")
-    temporary.mkdir(parents=True)
-    try:
+    with _working_directory(out, _made_of(source, described)) as temporary:
         with shown.stage("Converting the weights", "weights", len(shapes)) as advance:
             _write_weights(temporary, source, tensors, naming, advance)
         has_optimizer = _write_optimizer(temporary, source, entries, naming, model)
         _write_config(temporary, described, tensors[naming.found[next(iter(shapes))]].dtype)
         for path in temporary.iterdir():
-            flush_to_disk(path)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            if path.is_file():
+                flush_to_disk(path)
     return {
         "naming": naming.name,
         "num_weights": len(shapes),
         "num_parameters": sum(weight.numel() for weight in model.parameters()),
         "optimizer": has_optimizer,
     }
+
+
+def _made_of(source: Path, described: Checkpoint) -> dict[str, Any]:
+    """What a conversion depends on, as plain JSON values."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return {
+        "converted": states,
+        "model_config": sha256(described.config.to_json_string()),
+        "tokenizer": described.tokenizer_fingerprint(),
+        "version": version("direct-anneal"),
+    }
+
+
+@contextmanager
+def _working_directory(out: Path, made_of: dict[str, Any]) -> Iterator[Path]:
+    """Yields a directory beside `out` that becomes `out` on a clean exit; a killed conversion goes on there.
+
+    Raises:
+        InputError: another conversion is at work, or something else lies in its place.
+    """
+    temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
+    if temporary.is_symlink() or (temporary.exists() and any(temporary.iterdir()) and not (temporary / MARK).is_file()):
+        raise InputError(f"{temporary} is in the way: remove it")
+    with held(temporary):
+        try:
+            known = read_record(temporary / MARK)
+        except (OSError, RecordError):
+            known = {}
+        if known != made_of:
+            for path in temporary.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            write_record(temporary / MARK, made_of)
+        try:
+            yield temporary
+        except Exception:  # what a kill or Ctrl-C leaves is gone on with; what failed is not
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for path in [temporary / MARK, *temporary.glob(f"*{_DONE}")]:
+            path.unlink()
+        if out.exists():
+            out.rmdir()
+    temporary.rename(out)
 
 
 def _skeleton(described: Checkpoint) -> nn.Module:
@@ -118,17 +160,33 @@ def _write_weights(directory: Path, source: Path, tensors: dict[str, Entry], nam
     shards = list(_shards(tensors, naming))
     for number, names in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        index |= dict.fromkeys(names, file)
+        done = directory / f"{file}{_DONE}"
+        if (kept := _kept(directory / file, done)) is not None:
+            total += kept
+            advance(len(names))
+            continue
         held = {}
         for name in names:
             tensor = naming.reordered(name, read_tensor(source, tensors[naming.found[name]])).contiguous()
             held[name] = tensor
-            total += tensor.nbytes
             advance(1)
         save_file(held, directory / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
+        num_bytes = sum(tensor.nbytes for tensor in held.values())
+        write_record(done, {"tensor_bytes": num_bytes, "digest": sha256_of_file(directory / file)})
+        total += num_bytes
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _kept(path: Path, done: Path) -> int | None:
+    """Bytes of the tensors in a shard that is there and whole; None where there is none."""
+    try:
+        record = read_record(done, {"tensor_bytes": int, "digest": str})
+        return int(record["tensor_bytes"]) if sha256_of_file(path) == record["digest"] else None
+    except (OSError, RecordError):
+        return None
 
 
 def _shards(tensors: dict[str, Entry], naming: Naming) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.io.atomic import leftovers, replacing
+from direct_anneal.io.atomic import remove_leftovers, replacing
 
 MAX_PLACES = 100
 
@@ -71,8 +71,7 @@ class IncidentSummary:
 
     def write(self, path: Path) -> None:
         """Write the listing whole or not at all, in a directory that nobody else writes to."""
-        for left in leftovers(path):
-            left.unlink(missing_ok=True)
+        remove_leftovers(path)
         with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="") as file:
             file.writelines(self.listing())
 

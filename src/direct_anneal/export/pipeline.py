@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,8 @@ from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS, Format
 from direct_anneal.export.shards import Document, Exported, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.records import write_record
+from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, current_progress
 from direct_anneal.run.run_dir import RunDir
 
@@ -86,7 +87,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         if records is not None:
             records.remove()
         exported = Exported(out=out.as_posix(), setting=setting, share=config.mixture_share, files=files)
-        snippet = format.snippet(exported)
+        snippet = redacted(format.snippet(exported))
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
         prompts = int((pool.num_prompt[order] > 0).sum())
         record = {
@@ -102,7 +103,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             "num_prompts_trained_on": 0 if format.masks_prompts else prompts,
             "files": [name for name, _ in files],
         }
-        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = write_record(temporary / RECORD, record)
     return {**record, "snippet": snippet}
 
 
@@ -200,7 +201,7 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
                 f"{out} holds an earlier export: choose another {option('out')}, or pass {option('overwrite')}"
             )
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
-    if temporary.exists() and not (temporary / RECORD).is_file():
+    if temporary.is_symlink() or (temporary.exists() and not (temporary / RECORD).is_file()):
         raise InputError(f"{temporary} is in the way: move it away")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

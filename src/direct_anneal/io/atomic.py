@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,26 @@ def leftovers(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     return sorted(other for other in path.parent.iterdir() if is_temporary_of(other.name, path.name))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove them. For who holds the directory alone; nothing is removed through a link."""
+    for left in leftovers(path):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """Yields a new directory beside `path` under a name that nobody can foresee; what is left of it goes in the end."""
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -16,6 +16,7 @@ Nothing here is believed before its digest has been checked, and a reader writes
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, reopen, write_selected
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.io.atomic import leftovers, replacing
+from direct_anneal.io.atomic import remove_leftovers, replacing
 from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import MARK, check_free, held
 from direct_anneal.io.records import RecordError, checked, parse, read_content, read_record, unsealed, write_record
@@ -196,9 +197,8 @@ class RunDir:
         return found
 
     def recorded_options(self) -> dict[str, Any]:
-        """The options by name, as far as marker and manifest hold them; the window is what it came to."""
-        known: dict[str, Any] = self.manifest["config"] if self.is_finished else self._known
-        return {name: value for name, value in known.items() if name != TOKENISATION}
+        """The options that results depend on, by name; the window is what it came to."""
+        return {name: value for name, value in self._known.items() if name != TOKENISATION}
 
     def checkpoint(self) -> Checkpoint:
         """The model that the run began with, of which nothing is loaded yet.
@@ -216,7 +216,7 @@ class RunDir:
     @property
     def is_finished(self) -> bool:
         """Whether results are there, whole or not."""
-        return (self.path / MANIFEST).exists()
+        return os.path.lexists(self.path / MANIFEST)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -458,10 +458,19 @@ class RunDir:
 
     def _sweep(self) -> None:
         """Remove what a kill left half-written; the directories below features/ and corpus/ see to themselves."""
-        names = (MARK, OPTIONS_FILE, MANIFEST, EVIDENCE, FRONTIER, REPORT, *OUTPUT_FILES, f"features/{COVERAGE}")
+        names = (
+            MARK,
+            OPTIONS_FILE,
+            MANIFEST,
+            EVIDENCE,
+            FRONTIER,
+            REPORT,
+            *OUTPUT_FILES,
+            OUTPUT_DATASET,
+            f"features/{COVERAGE}",
+        )
         for name in names:
-            for path in leftovers(self.path / name):
-                path.unlink(missing_ok=True)
+            remove_leftovers(self.path / name)
 
 
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
@@ -477,9 +486,10 @@ def _refuse_links(out: Path) -> None:
     Raises:
         InputError: one of its folders is a link.
     """
-    tops = [out / name for name in ("corpus", "features", "curvature", OUTPUT_DATASET)]
-    below = [path for top in tops[:2] if top.is_dir() and not top.is_symlink() for path in top.iterdir()]
-    if link := next((path for path in [*tops, *below] if path.is_symlink()), None):
+    folders = [out / name for name in ("corpus", "features", "curvature", "path", OUTPUT_DATASET)]
+    folders += [out / "corpus" / role for role in ROLES]
+    folders += [out / "features" / f"{role}{kind}" for role in ROLES for kind in ("", "-ngrams")]
+    if link := next((path for path in folders if path.is_symlink()), None):
         raise InputError(
             subject=str(link),
             must="be a folder of the run itself",

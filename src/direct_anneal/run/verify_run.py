@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from direct_anneal.config.options import OPTIONS_FILE
+from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import check_estimate
 from direct_anneal.data import INCIDENTS_FILE, damaged_pieces
 from direct_anneal.errors import InputError
@@ -106,14 +107,11 @@ def _options(run: RunDir) -> Iterator[Finding]:
     except (OSError, RecordError) as error:
         yield Finding(path, str(error), "take the options from manifest.json", harmless=isinstance(error, OSError))
         return
-    try:
-        recorded = run.recorded_options()
-    except InputError:  # the manifest, which is told of
-        return
+    recorded = run.recorded_options()
     if found.get("max_length", 0) is None:
         found["max_length"] = recorded.get("max_length")  # the window that was found
     differing = [name for name, value in found.items() if name in recorded and value != recorded[name]]
-    unknown = [name for name in found if name not in recorded] if run.is_finished else []
+    unknown = [name for name in found if name not in SelectConfig.__dataclass_fields__]
     if wrong := [*differing, *unknown, *sorted(recorded.keys() - found.keys())]:
         yield Finding(path, f"differs from the run's records in {', '.join(wrong[:3])}", "take them from manifest.json")
 

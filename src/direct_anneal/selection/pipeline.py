@@ -173,6 +173,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
         run.mark(config, tokens)
         if gradients:
             gradients["pool"] = sketch("pool", corpora["pool"])
+            sketch.complete_coverage()
     losses = None
     if isinstance(config, SelectConfig) and (objective := path_objective(config)) is not None:
         losses = losses_along(

@@ -177,6 +177,15 @@ class Sketching:
             )
         return gradients
 
+    def complete_coverage(self) -> None:
+        """Make what the run says of coverage anew where that is lost or damaged, which takes the model."""
+        try:
+            if self._run.coverage() is not None:
+                return
+        except InputError:
+            pass  # damaged
+        self._run.write_coverage(manifest.coverage_entry(self._local.sketcher.describe()))
+
     def probe(self, corpus: Corpus) -> None:
         """Let the sketcher be checked on the beginnings of this corpus, unless another one came first."""
         if not self._probe:

@@ -17,7 +17,7 @@ from direct_anneal.data.formats.record import Choice
 from direct_anneal.data.formats.schemas import common_schema, hugging_face_features
 from direct_anneal.data.formats.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
 from direct_anneal.errors import InputError
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.atomic import flush_to_disk, temporary_directory
 
 
 class SavedDataset(Table):
@@ -77,15 +77,10 @@ def _fingerprint(path: Path) -> str:
 @contextmanager
 def _replacing_dataset(path: Path) -> Iterator[Path]:
     """Yields a temporary directory that takes the name `path`, and the place of a dataset there, on a clean exit."""
-    if path.exists() and not (path / STATE_FILE).is_file():
+    if path.is_symlink() or (path.exists() and not (path / STATE_FILE).is_file()):
         raise InputError(f"{path} must be free for the selected dataset, but something else is there: move it away")
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with temporary_directory(path) as temporary:
         yield temporary
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from direct_anneal.data.formats.layout import MAX_DOCUMENT_TOKENS, TokenLayout
 from direct_anneal.data.formats.record import BadRecord, Choice, Format, Record
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.atomic import flush_to_disk, temporary_directory
 
 
 class TokenWriter(Protocol):
@@ -63,10 +62,7 @@ class Tokenised(Format):
 
     def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:
         """Write the tokens that were read, with what belongs beside them."""
-        temporary = directory / f"{self.output}{TEMPORARY_SUFFIX}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
+        with temporary_directory(directory / self.output) as temporary:
             writer = self.writer(temporary / "selected", vocab_size)
             for choice in choices:
                 for tokens in choice.tokens:
@@ -75,5 +71,3 @@ class Tokenised(Format):
             for path in writer.paths:
                 flush_to_disk(path)
             return [path.replace(directory / path.name) for path in reversed(writer.paths)]
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
