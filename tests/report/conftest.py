@@ -38,7 +38,7 @@ def reported(run: Run) -> Run:
 def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished selection with its report and frontier, of a pool in every format. To be read, not changed."""
     directory = write_world(tmp_path_factory.mktemp("reported"))
-    return reported(chosen(checkpoint, directory, directory / "out", frontier=(0.9, 1e-4, 2.0)))
+    return reported(chosen(checkpoint, directory, directory / "out", frontier=(0.9, 1e-4, 2.0), beside="matching"))
 
 
 @pytest.fixture(scope="session")

@@ -209,7 +209,7 @@ class TestElbows:
         ({"objective": "descent", "damping": 0.0}, "damping must be above 0"),
         ({"objective": "descent", "damping": 1e-18}, "at least 1e-10"),
         ({"objective": "descent", "damping": float("nan")}, "damping must be above 0"),
-        ({"objective": "nearest"}, "objective must be matching, descent or energy, got nearest"),
+        ({"objective": "nearest"}, "objective must be matching, descent, energy, path or blend, got nearest"),
         ({"objective": "matchnig"}, "did you mean matching?"),
         ({"objective_options": {"power": 2}}, "power must be left out with objective matching"),
         ({"plugin": "no.such.module"}, "plugin must name a module"),

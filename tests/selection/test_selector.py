@@ -58,7 +58,7 @@ def test_it_is_an_estimator() -> None:
         ({"fraction": 1.5}, r"fraction must be in \(0, 1\]"),
         ({"num_selected": N + 1}, r"num_selected must be in 1\.\.60"),
         ({"num_selected": 3, "budget_ratio": -1.0}, "^budget_ratio must be a number above 0"),
-        ({"num_selected": 3, "objective": "ascent"}, "^objective must be matching, descent or energy"),
+        ({"num_selected": 3, "objective": "ascent"}, "^objective must be matching, descent, energy, path or blend"),
         ({"num_selected": 3, "bands": 99}, "^bands must leave a stiff direction"),
         ({"num_selected": 3, "budget_ratio": 1e-6}, "budget_ratio must allow the size asked for"),
     ],
