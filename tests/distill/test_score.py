@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from direct_anneal.config.score import MergeConfig, ScoreConfig, job_of
+from direct_anneal.config.jobs import job_of
+from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.distill import read_scorer, write_scorer
 from direct_anneal.distill.histogram import added, bins_of, counted, cut, lower_edge, refined
 from direct_anneal.distill.scoring import merge, score
@@ -218,6 +219,8 @@ class TestJobs:
 
     def test_directories_of_others_are_left_alone(self, scorer: Path, pool: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="out must be new, empty or of an earlier score"):
+            scored(scorer, pool, scorer)
+        with pytest.raises(InputError, match="pool must lie outside out"):
             scored(scorer, pool, pool)
         with pytest.raises(InputError, match="must hold the scores of a pool"):
             merge(MergeConfig(run=str(pool)))
@@ -241,3 +244,23 @@ class TestJobs:
     def test_options_that_do_not_go_together(self, options: dict[str, Any], told: str) -> None:
         with pytest.raises(InputError, match=told):
             ScoreConfig(**{"scorer": "s", "pool": "p", "out": "o", **options})
+
+
+class TestElsewhere:
+    def test_a_pool_at_a_url_gives_the_same_scores_and_leaves_no_copy(
+        self, scorer: Path, pool: Path, tmp_path: Path
+    ) -> None:
+        import fsspec
+
+        system = fsspec.filesystem("memory")
+        for path in pool.iterdir():
+            system.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+        options: dict[str, Any] = {"scorer": scorer, "fraction": 0.3, "exact": True, "workers": 1}
+        urls = [f"memory://bucket/{path.name}" for path in pool.iterdir()]
+        score(ScoreConfig(pool=urls, out=tmp_path / "there", **options))
+        score(ScoreConfig(pool=pool, out=tmp_path / "here", **options))
+        assert read_scores(tmp_path / "there") == read_scores(tmp_path / "here")
+        assert sorted(read_chosen(tmp_path / "there")) == sorted(read_chosen(tmp_path / "here"))
+        assert {path.name for path in (tmp_path / "there").iterdir()} == {
+            path.name for path in (tmp_path / "here").iterdir()
+        }

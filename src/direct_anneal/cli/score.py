@@ -17,9 +17,19 @@ def _score(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(options: dict[str, Any]) -> dict[str, Any]:
-    from direct_anneal.distill.scoring import merge
+    from direct_anneal.distill.scoring import is_of_scores, merge
 
-    result = merge(MergeConfig(**options))
+    config = MergeConfig(**options)
+    if not is_of_scores(config):
+        from direct_anneal.selection import merge_features
+
+        features = merge_features(config.run, trust_remote_code=config.trust_remote_code)
+        for remark in features.warnings:
+            print(f"Note: {remark}")
+        print(f"{config.run}/features is complete")
+        print(f"To choose by it: direct-anneal solve {config.run} --fraction F --out DIR")
+        return {"command": "merge", "out": config.run, "corpora": features.corpora, "warnings": features.warnings}
+    result = merge(config)
     _tell(options["run"], result)
     return {"command": "merge", "out": options["run"], **result}
 
@@ -50,9 +60,9 @@ SCORE = Command(
 )
 MERGE = Command(
     name="merge",
-    help="put the jobs of a score together, and choose",
-    description="See that the scores of all sources are there, count them, and with a size write the documents with "
-    "the highest ones. May be called again for another size.",
+    help="put jobs of score or features together",
+    description="See that what all jobs made is there. Features become those of one process; scores are counted, and "
+    "with a size the documents with the highest ones are written, which may be done again for another size.",
     config=MergeConfig,
     run=_merge,
     takes_file=False,

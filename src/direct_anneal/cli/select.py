@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.command import Command, quieten_transformers
-from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.features import ComputeConfig
 from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
 from direct_anneal.progress import current_progress
 
@@ -32,6 +32,9 @@ def _features(options: dict[str, Any]) -> dict[str, Any]:
         )
     for remark in run.warnings:
         print(f"Note: {remark}")
+    if "shards" in options:
+        print(f"When all jobs are done: direct-anneal merge {run.out}")
+        return {"command": "features", "out": str(run.out), "shards": options["shards"], "warnings": run.warnings}
     print(
         f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
     )
@@ -84,7 +87,7 @@ FEATURES = Command(
     help="compute what select chooses by, and choose later",
     description="Compute and store the gradients of a pool and a validation set, as select does first. Then select "
     "with the same --out, or solve, uses them.",
-    config=FeaturesConfig,
+    config=ComputeConfig,
     run=_features,
     unused=SOLVING_FIELDS | {"frontier"},  # a selection's file will do
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Literal
 
+from direct_anneal.config.jobs import job_of
 from direct_anneal.config.names import SKETCH_SIZE, DtypeName, ProjectionName, Reduction
 from direct_anneal.config.option import affecting, configuration, option
 from direct_anneal.config.options import require
@@ -22,6 +23,7 @@ from direct_anneal.config.shared import (
 )
 from direct_anneal.config.types import OptionalNames, OptionalPath, OptionalTexts, PathText, Texts
 from direct_anneal.errors import InputError
+from direct_anneal.errors import option as named
 
 GRADIENTS = "gradients"
 
@@ -141,6 +143,42 @@ class FeaturesConfig(EngineConfig, RecordFields):
     def in_full(self) -> dict[str, Any]:
         """Every field by name: what a run records."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@configuration
+class ComputeConfig(FeaturesConfig):
+    """Options of `features`.
+
+    Raises:
+        InputError: a value is out of range, or two options exclude each other.
+    """
+
+    shards: str | None = option(
+        default=None,
+        unset="all",
+        affects="nothing",
+        group=MACHINE,
+        metavar="I/N",
+        help="as job I of N, from 0 to N - 1, the shards I, I + N, I + 2 N, ... alone; merge puts them together",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards is None:
+            return
+        job_of(self.shards)
+        if self.engine == "ray" or self.features is not None:
+            raise InputError(
+                field="shards",
+                must=f"be left out with {named('engine')} ray and with {named('features')}",
+                got=self.shards,
+                do="take one way of dividing the work",
+            )
+
+    @property
+    def whole(self) -> FeaturesConfig:
+        """What all jobs do together."""
+        return FeaturesConfig(**{each.name: getattr(self, each.name) for each in fields(FeaturesConfig)})
 
 
 def _listed(names: str | tuple[str, ...] | None) -> tuple[str, ...]:

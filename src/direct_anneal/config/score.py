@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Literal
 
+from direct_anneal.config.jobs import job_of
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
-from direct_anneal.config.shared import DATA, MACHINE, overwrite_option
+from direct_anneal.config.shared import DATA, MACHINE, overwrite_option, trust_option
 from direct_anneal.config.types import Names, PathText, Texts
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
@@ -130,19 +130,5 @@ class MergeConfig(CutConfig):
         InputError: a value is out of range, or more than one size is given.
     """
 
-    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of the scores")
-
-
-def job_of(shards: str) -> tuple[int, int]:
-    """(I, N) from "I/N".
-
-    Raises:
-        InputError: it is no such text.
-
-    >>> job_of("3/16")
-    (3, 16)
-    """
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shards)
-    if found is None or not int(found[1]) < int(found[2]):
-        raise InputError(field="shards", must="be I/N with I from 0 to N - 1", got=shards, do="pass 0/16, for example")
-    return int(found[1]), int(found[2])
+    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of the jobs of score, or of features")
+    trust_remote_code: bool = trust_option()

@@ -98,7 +98,7 @@ def write_rows(source: Source, state: State, rows: np.ndarray, out_dir: Path, vo
         if not isinstance(record, BadRecord)
     )
     choice = Choice(
-        path=source.path, rows=rows, tokens=tokens, check_unchanged=partial(_check_unchanged, source, state)
+        path=source.local(), rows=rows, tokens=tokens, check_unchanged=partial(_check_unchanged, source, state)
     )
     choice.check_unchanged()
     return FORMATS[source.format].write([choice], out_dir, vocab_size)

@@ -35,12 +35,12 @@ def choose(
     histogram: pa.Table,
     card: Mapping[str, Any],
     config: CutConfig,
-    each: Callable[[Callable[..., None], tuple[Any, ...]], None],
+    write: Callable[[Cut, int], object],
 ) -> dict[str, Any]:
     """Cut, and write what is chosen.
 
     Args:
-        each: calls a function with each part and these arguments.
+        write: calls `write_chosen` for each part, with this cut and size of the vocabulary.
 
     Returns:
         what selected.json says: threshold, last, documents, size, about how many tokens, files.
@@ -51,7 +51,7 @@ def choose(
     (out / CHOICE).unlink(missing_ok=True)
     budget, unit = budget_of(config, histogram, card["tokens_per_size"])
     made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
-    each(write_chosen, (out, made, card["vocab_size"]))
+    write(made, card["vocab_size"])
     records = [json.loads(part.path(out, "selected.json").read_bytes()) for part in parts]
     written = sum(record["documents"] for record in records)
     assert written == made.documents, f"the cut holds {made.documents} documents, but {written} were written"

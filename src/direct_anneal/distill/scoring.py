@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
 from direct_anneal.data.sources import tell_passed_over
-from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove
-from direct_anneal.distill.histogram import added
+from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove, write_chosen
+from direct_anneal.distill.histogram import Cut, added
 from direct_anneal.distill.parts import SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
@@ -33,7 +33,7 @@ from direct_anneal.io.lock import LOCK, held
 from direct_anneal.progress import Progress, current_progress
 
 LISTING, HISTOGRAM = "scores.json", "histogram.parquet"
-_JOBS = "jobs"
+_JOBS, _FETCHED = "jobs", "fetched"
 
 
 def score(config: ScoreConfig) -> dict[str, Any]:
@@ -102,9 +102,32 @@ def merge(config: MergeConfig) -> dict[str, Any]:
         return _merged(out, parts, listing["scorer"], card, config, shown)
 
 
+def is_of_scores(config: MergeConfig) -> bool:
+    """Whether a directory is one of scores, and not of jobs of `features`.
+
+    Raises:
+        InputError: it is neither, or a choice is asked for of the latter.
+    """
+    run = Path(config.run)
+    if (run / LISTING).exists():
+        return True
+    if not (run / _JOBS).is_dir():
+        raise InputError(
+            subject=str(run), must="hold jobs of score or features", got="but holds none", do="run them first"
+        )
+    if config.is_given:
+        raise InputError(
+            subject="a choice", must="be of scores", got=f"but {run} holds features", do="use solve to choose"
+        )
+    return False
+
+
 def _parts(patterns: Sequence[str], layout: TokenLayout, out: Path, note: Callable[[str], object]) -> list[Part]:
     passed_over: list[Path] = []
-    sources = [source for source in expand(patterns, "pool", layout, passed_over) if not _is_below(source, out)]
+    expanded = expand(patterns, "pool", layout, passed_over, out / _FETCHED)
+    sources = [source for source in expanded if source.remote is not None or not _is_below(source, out)]
+    if not sources:
+        raise InputError(field="pool", must=f"lie outside {option('out')}", got=f"but all of it is below {out}")
     if said := tell_passed_over([path for path in passed_over if not path.resolve().is_relative_to(out.resolve())]):
         note(f"pool: {said}")
     return [Part(number=number, source=source, state=source.state()) for number, source in enumerate(sources)]
@@ -158,12 +181,12 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
         if not overwrite:
             raise _changed(out)
         with held(out):
-            for name in (SCORES, CHOSEN, _JOBS):
+            for name in (SCORES, CHOSEN, _JOBS, _FETCHED):
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in (HISTOGRAM, CHOICE, LISTING):
                 (out / name).unlink(missing_ok=True)
     elif out.is_dir() and not all(
-        entry.name in (LOCK, _JOBS) or entry.name.startswith(f"{LISTING}.") for entry in out.iterdir()
+        entry.name in (LOCK, _JOBS, _FETCHED) or entry.name.startswith(f"{LISTING}.") for entry in out.iterdir()
     ):
         raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
     out.mkdir(parents=True, exist_ok=True)
@@ -209,6 +232,18 @@ def _num_bytes(part: Part) -> int:
 
 def _score_one(part: Part, out: Path, scorer: Scorer, fields: Fields) -> None:
     score_part(out, part, scorer, fields)
+    _forget(part)
+
+
+def _choose_one(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
+    write_chosen(part, out, made, vocab_size)
+    _forget(part)
+
+
+def _forget(part: Part) -> None:
+    """Remove the copy of a file that was fetched: a pool is larger than a disk."""
+    if part.source.remote is not None:
+        shutil.rmtree(part.source.remote.directory, ignore_errors=True)
 
 
 def _merged(
@@ -256,10 +291,11 @@ def _merged(
                 histogram,
                 card,
                 config,
-                lambda work, given: _each(
-                    work, parts, given, config.num_workers, lambda part: advance(_num_bytes(part))
+                lambda *given: _each(
+                    _choose_one, parts, (out, *given), config.num_workers, lambda part: advance(_num_bytes(part))
                 ),
             )
+    shutil.rmtree(out / _FETCHED, ignore_errors=True)
     return result
 
 

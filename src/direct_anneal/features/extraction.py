@@ -120,6 +120,7 @@ def extract(
     max_length: int,
     batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> list[int]:
     """Compute every shard that the store lacks.
 
@@ -140,6 +141,7 @@ def extract(
         batch_tokens: padded tokens of a batch, at least one window; found by itself where left out.
         advance: told the tokens of each batch or shard as it is done, and those of shards that were there; less than
             zero where a shard is begun again.
+        wanted: which shards are to be computed here; all where left out.
 
     Returns:
         the shards that were begun again, because a worker or its machine was lost.
@@ -149,7 +151,7 @@ def extract(
 
     Cost: see `GradientSketcher.sketch`; memory for one shard of 8 n R bytes beside the model.
     """
-    missing = store.missing()
+    missing = [shard for shard in store.missing() if wanted(shard)]
     advance(int(corpus.num_tokens.sum() - sum(corpus.num_tokens[store.rows(s)].sum() for s in missing)))
     if not missing:
         return []

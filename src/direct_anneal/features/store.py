@@ -129,14 +129,7 @@ class FeatureStore:
         Raises:
             InputError: there is none, or shards are missing or damaged.
         """
-        try:
-            header = Header.read(place_at(directory))
-        except (OSError, DamagedError) as error:
-            raise InputError(
-                f"features must lie in {directory}, but there are none that can be read ({error}): run select first"
-            ) from error
-        store = cls.__new__(cls)  # nothing may be written: the run can be somebody else's, or under way
-        store.directory, store._place, store.header = directory, place_at(directory), header
+        store = cls.open_partial(directory)
         records = len(fnmatch.filter(store._place.names(), "features-*.json"))
         # A forged header can name more shards than could be looked at in a lifetime.
         missing = range(records, store.num_shards) if records < store.num_shards else store.missing()
@@ -145,6 +138,23 @@ class FeatureStore:
                 f"all features must be there, but of {store.num_shards:,} shards in {directory} {len(missing):,} are "
                 "missing or damaged: run select again, it goes on where it stopped"
             )
+        return store
+
+    @classmethod
+    def open_partial(cls, directory: Path | str) -> FeatureStore:
+        """The store that lies there, whichever of its shards are. Reads the header alone, and writes nothing.
+
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            header = Header.read(place_at(directory))
+        except (OSError, DamagedError) as error:
+            raise InputError(
+                f"features must lie in {directory}, but there are none that can be read ({error}): run select first"
+            ) from error
+        store = cls.__new__(cls)  # nothing may be written: the run can be somebody else's, or under way
+        store.directory, store._place, store.header = directory, place_at(directory), header
         return store
 
     @property
@@ -158,6 +168,14 @@ class FeatureStore:
     def rows(self, shard: int) -> range:
         """The positions in the corpus that a shard holds."""
         return self.header.rows(shard)
+
+    def files(self, shard: int) -> list[str]:
+        """Names of a shard's files, the record last."""
+        return [file_name(shard, suffix) for suffix in ("npy", "parquet", "json")]
+
+    def beside(self) -> list[str]:
+        """Names of the files that are there beside the shards."""
+        return sorted({HEADER, *ASIDE} & set(self._place.names()))
 
     def missing(self) -> list[int]:
         """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once.

@@ -453,8 +453,9 @@ class RunDir:
 
     def _write_marker(self, config: FeaturesConfig, tokens: Tokenisation) -> None:
         self.__dict__.pop("_known", None)
-        keep(config.in_full, self.path)
+        # The marker first: a directory with anything else in it and no marker is nobody's, and no run may go on there.
         write_record(self.path / MARK, {**_resolved(config, tokens), TOKENISATION: asdict(tokens)})
+        keep(config.in_full, self.path)
 
     def _sweep(self) -> None:
         """Remove what a kill left half-written; the directories below features/ and corpus/ see to themselves."""

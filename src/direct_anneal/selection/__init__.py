@@ -6,6 +6,7 @@ from direct_anneal.selection.in_memory import select_samples
 from direct_anneal.selection.pipeline import (
     compute_features,
     features,
+    merge_features,
     reselect,
     select,
     select_again,
@@ -26,6 +27,7 @@ __all__ = [
     "SolveConfig",
     "compute_features",
     "features",
+    "merge_features",
     "plan",
     "reselect",
     "select",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.features import ComputeConfig, FeaturesConfig
+from direct_anneal.config.jobs import job_of
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import Corpus, check_fields, check_writable, prepare
@@ -32,6 +33,7 @@ from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
+from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, usable
 from direct_anneal.selection.machine import check_machine
@@ -62,14 +64,46 @@ def select(config: SelectConfig) -> Run:
         return choose(config, documents.run, known, stages, found)
 
 
-@takes(FeaturesConfig)
-def compute_features(config: FeaturesConfig) -> Features:
+@takes(ComputeConfig)
+def compute_features(config: ComputeConfig) -> Features:
     """Compute and store the gradients of pool and validation set, as `select` does before it chooses.
+
+    With `shards` a part of them alone, of which `merge_features` makes the whole.
 
     Raises:
         InputError: something given cannot be used; says what to do.
     """
     check_machine(config)
+    if config.shards is not None:
+        return _part_of_features(config.whole, *job_of(config.shards))
+    return _all_features(config.whole)
+
+
+def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Features:
+    """Put together what the jobs of `compute_features` left in a directory; the model is not loaded.
+
+    Raises:
+        InputError: jobs or shards are missing or damaged, or not of one another; says which to run again.
+    """
+    merged = _all_features(merge_shards(Path(run), trust_remote_code=trust_remote_code))
+    remove_jobs(Path(run))
+    return merged
+
+
+def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Features:
+    """One job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
+    stages, found, own = Stages(current_progress()), list[str](), config_of_job(config, number, count)
+    with reading(own, stages, found, home=Path(config.out)) as documents:
+        run, tokens = documents.run, documents.tokens
+        with Sketching(own, documents.checkpoint, run, tokens.max_length, stages, found) as sketch:
+            for role in ("validation", "pool"):
+                made = sketch.part(role, documents.corpora[role], number, count)
+                found.append(f"{role}: this job has {made:,} shards")
+        run.mark(own, tokens)
+    return Features(Path(config.out), {}, found)
+
+
+def _all_features(config: FeaturesConfig) -> Features:
     stages, found = Stages(current_progress()), list[str]()
     with reading(config, stages, found) as documents:
         known, run = computed(config, documents, stages, found), documents.run
@@ -118,11 +152,12 @@ class Documents:
 
 
 @contextmanager
-def reading(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterator[Documents]:
+def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path | None = None) -> Iterator[Documents]:
     """Read the documents; the run's directory is held until the end.
 
     Args:
         found: remarks for the user are added.
+        home: the directory that documents cannot lie in, where it is not the run's own.
 
     Raises:
         InputError: something given cannot be used.
@@ -131,7 +166,7 @@ def reading(config: FeaturesConfig, stages: Stages, found: list[str]) -> Iterato
     checkpoint = Checkpoint.of(config)
     tokens = Tokenisation.of(checkpoint, config.max_length)
     found += checkpoint.special_tokens.notes
-    sources = {role: sources_of(role, config, tokens, out, found) for role in ROLES}
+    sources = {role: sources_of(role, config, tokens, home or out, found) for role in ROLES}
     check_writable(sources["pool"])
     with RunDir.create(out, config, tokens) as run:
         corpora = {}

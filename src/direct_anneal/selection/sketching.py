@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,13 +187,23 @@ class Sketching:
             pass  # damaged
         self._run.write_coverage(manifest.coverage_entry(self._local.sketcher.describe()))
 
+    def part(self, role: str, corpus: Corpus, number: int, count: int) -> int:
+        """Compute the shards `number`, `number` + `count`, ... of one corpus alone; returns how many these are.
+
+        Raises:
+            InputError: as a call.
+        """
+        self.probe(corpus)
+        store = self._extracted(role, corpus, lambda shard: shard % count == number)
+        return len(range(number, store.num_shards, count))
+
     def probe(self, corpus: Corpus) -> None:
         """Let the sketcher be checked on the beginnings of this corpus, unless another one came first."""
         if not self._probe:
             rows = range(min(2, corpus.num_samples))
             self._probe = tuple(corpus.tokens(row)[:_PROBE_TOKENS] for row in rows)
 
-    def _extracted(self, role: str, corpus: Corpus) -> FeatureStore:
+    def _extracted(self, role: str, corpus: Corpus, wanted: Callable[[int], bool] = lambda _: True) -> FeatureStore:
         config, engine = self._config, self._engine()
         store = self._store(role, corpus)
         tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
@@ -202,7 +213,13 @@ class Sketching:
         ):
             warnings.simplefilter("always", SlowPathWarning)
             redone = extract(
-                corpus, store, engine, max_length=self._max_length, batch_tokens=config.batch_tokens, advance=advance
+                corpus,
+                store,
+                engine,
+                max_length=self._max_length,
+                batch_tokens=config.batch_tokens,
+                advance=advance,
+                wanted=wanted,
             )
         if redone:
             self._found.append(

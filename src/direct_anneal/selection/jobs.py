@@ -1,0 +1,155 @@
+"""`features` as N jobs without a coordinator, and what puts their shards together.
+
+Each job is a run of its own below OUT/jobs/I-of-N: nothing is shared, and each can be killed and go on by itself.
+It makes the shards I, I + N, I + 2 N, ..., whose bytes do not depend on who makes them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.errors import InputError, option
+from direct_anneal.features import FeatureStore
+from direct_anneal.io.atomic import replacing, temporary_name
+from direct_anneal.io.lock import LOCK, MARK, held
+from direct_anneal.progress import current_progress
+from direct_anneal.run.run_dir import COVERAGE, RunDir
+
+JOBS, FETCHED = "jobs", "fetched"
+ROLES = ("validation", "pool")
+
+_NAME = re.compile(r"(\d+)-of-(\d+)")
+
+
+def config_of_job(config: FeaturesConfig, number: int, count: int) -> FeaturesConfig:
+    """The run that job `number` of `count` is, of a configuration of the whole.
+
+    Raises:
+        InputError: the directory of the whole holds something else.
+    """
+    home = Path(config.out)
+    if home.is_dir() and (others := {path.name for path in home.iterdir()} - {JOBS, LOCK, FETCHED}):
+        raise InputError(
+            field="out", must="be new, empty or of jobs", got=f"but {home} holds {min(others)}", do="choose another"
+        )
+    return replace(config, out=str(home / JOBS / f"{number}-of-{count}"))
+
+
+def merge_shards(run: Path, *, trust_remote_code: bool = False) -> FeaturesConfig:
+    """Put the shards of all jobs together, as one process would have left them, and remove the jobs.
+
+    Returns:
+        the configuration of the whole, for `compute_features`, which finds every shard there.
+
+    Raises:
+        InputError: a job or a shard is missing or damaged, or the jobs are not of one model, pool and set of options.
+    """
+    jobs = _jobs(run)
+    opened = [RunDir.open(job, trust_remote_code=trust_remote_code) for job in jobs]
+    config = replace(opened[0].config, out=str(run))
+    with held(run):
+        stores = {role: _checked(run, jobs, role) for role in ROLES}
+        RunDir(run).mark(config, opened[0].tokens)
+        for role, (first, *others) in stores.items():
+            sizes = {store.batch_tokens(config.batch_tokens) for store in (first, *others)}
+            if len(sizes - {None}) > 1:  # a job without a shard has none
+                current_progress().note(
+                    f"{role}: the jobs' batches differ in size, so that results differ from those of one process by "
+                    f"rounding; {option('batch_tokens')} makes them equal"
+                )
+            whole = run / "features" / role
+            whole.mkdir(parents=True, exist_ok=True)
+            for shard in range(first.num_shards):
+                for name in first.files(shard):
+                    _linked(jobs[shard % len(jobs)] / "features" / role / name, whole / name)
+            for name in first.beside():
+                _linked(jobs[0] / "features" / role / name, whole / name)
+        _linked(jobs[0] / "features" / COVERAGE, run / "features" / COVERAGE)
+        for path in sorted((jobs[0] / "corpus").rglob("*")):
+            if path.is_file():
+                target = run / path.relative_to(jobs[0])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _linked(path, target)
+    return config
+
+
+def _jobs(run: Path) -> list[Path]:
+    """The directories of all N jobs, in order."""
+    found = {
+        (int(name[1]), int(name[2])): job
+        for job in (run / JOBS).iterdir()
+        if (name := _NAME.fullmatch(job.name)) and (job / MARK).exists()
+    }
+    counts = sorted({count for _, count in found})
+    if len(counts) != 1:
+        raise InputError(
+            subject=str(run / JOBS),
+            must="hold the jobs of one division",
+            got=f"but there are some of {' and '.join(map(str, counts))}",
+            do="remove those that are not meant",
+        )
+    [count] = counts
+    if missing := [number for number in range(count) if (number, count) not in found]:
+        raise InputError(
+            subject=str(run),
+            must=f"hold all {count} jobs",
+            got=f"but {', '.join(map(str, missing[:10]))} {'is' if len(missing) == 1 else 'are'} missing",
+            do=f"run features with {option('shards')} {missing[0]}/{count}",
+        )
+    return [found[number, count] for number in range(count)]
+
+
+def _checked(run: Path, jobs: list[Path], role: str) -> list[FeatureStore]:
+    """Every job's store of a role: of one header, and each with the shards that are its own."""
+    stores = [_store(job, role) for job in jobs]
+    first = stores[0]
+    for job, store in zip(jobs, stores, strict=True):
+        if store.header != first.header:
+            raise InputError(
+                subject=str(job), must="be of the same model, documents and options as job 0", do=_again(job)
+            )
+    lacking = [shard for shard in range(first.num_shards) if not stores[shard % len(jobs)].holds(shard)]
+    if lacking:
+        numbers = sorted({shard % len(jobs) for shard in lacking})
+        raise InputError(
+            subject=str(run),
+            must=f"have all {first.num_shards:,} shards of the {role}",
+            got=f"but {len(lacking):,} are missing or damaged",
+            do=f"run again the jobs {', '.join(map(str, numbers))} of {len(jobs)}",
+        )
+    return stores
+
+
+def _store(job: Path, role: str) -> FeatureStore:
+    try:
+        return FeatureStore.open_partial(job / "features" / role)
+    except InputError as error:
+        raise InputError(subject=str(job), must="have finished", got=f"but {error}", do=_again(job)) from error
+
+
+def _again(job: Path) -> str:
+    return f"run its job again, {option('shards')} {job.name.replace('-of-', '/')}"
+
+
+def _linked(source: Path, target: Path) -> None:
+    """The same file under another name where the file system can, else a copy."""
+    if not source.exists():
+        return
+    with replacing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def remove_jobs(run: Path) -> None:
+    """Remove what is put together, all at once for whoever looks."""
+    gone = temporary_name(run / JOBS)
+    (run / JOBS).rename(gone)
+    shutil.rmtree(gone)
