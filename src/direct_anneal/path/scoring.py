@@ -23,8 +23,9 @@ from direct_anneal.model.lengths import length_switches
 from direct_anneal.model.probes import predictions
 from direct_anneal.path.damage import HEAD_TOKENS
 
-# Padded tokens of a batch. On a CPU more was not faster (benchmarks/path.py); a GPU needs that many to be busy.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# Padded tokens of a batch. On a CPU more is not faster; a GPU is busy with that many, and twice as many, cut from a
+# shard of 1,024 documents, were 5 % to 10 % padding (benchmarks/path.py).
+BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 FEWEST_BATCH_TOKENS = 256
 
 _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}  # of logits in float32 at once
