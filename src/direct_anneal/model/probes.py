@@ -135,7 +135,8 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
     A damaged model's NaN is the same NaN in both; that it says so is left to the documents that meet it.
     """
-    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    # Models in float64 have parts in float32, too.
+    tolerance = max(torch.finfo(dtype).eps for dtype in (one.dtype, torch.float32)) ** 0.5
     finite = torch.isfinite(one).all(-1)
     if (finite != torch.isfinite(other).all(-1)).any():
         return True
