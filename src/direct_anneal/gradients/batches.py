@@ -5,12 +5,14 @@ B samples of a batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from direct_anneal.model.batching import IGNORED_LABEL, next_labels, padded_right, side_of
 from direct_anneal.model.probes import predictions, require_causal
@@ -19,6 +21,8 @@ from direct_anneal.model.probes import predictions, require_causal
 _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 _CAUSAL_TOKENS = 16
 _PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
+
+LOSS_FN = "define loss_fn(model, batch) -> losses, of shape (B,), not reduced over the batch"
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 Collate = Callable[[list[Any]], Any]
@@ -102,6 +106,9 @@ class TokenBatch:
         Raises:
             ValueError: the shapes disagree.
         """
+        for name, ids in (("input_ids", input_ids), ("labels", labels)):
+            if ids is not None and (ids.is_floating_point() or ids.is_complex()):
+                raise ValueError(f"{name} must be integers, got {ids.dtype}, which does not hold every token id")
         for name, given in (("attention_mask", attention_mask), ("labels", labels)):
             if given is not None and given.shape != input_ids.shape:
                 raise ValueError(f"{name} has shape {tuple(given.shape)}, input_ids {tuple(input_ids.shape)}")
@@ -188,10 +195,15 @@ class SampleBatch:
         return len(self.samples)
 
     def losses(self, model: nn.Module) -> Losses:
-        losses = self.loss_fn(model, self.collate(list(self.samples)))
+        # A sample's own gradient is nobody's business, and would be left in the caller's tensor.
+        batch = tree_map_only(Tensor, Tensor.detach, self.collate(list(self.samples)))
+        _require_callable(self.loss_fn, model, batch)
+        losses = self.loss_fn(model, batch)
         if not isinstance(losses, Tensor) or losses.shape != (self.size,):
-            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"loss_fn must return one loss for each of {self.size} samples, shape (B,), got {got}")
+            got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"loss_fn must return one loss for each of {self.size} samples, got {got}: {LOSS_FN}")
+        if not losses.is_floating_point():
+            raise ValueError(f"loss_fn must return floating-point losses, got {losses.dtype}: {LOSS_FN}")
         terms = torch.ones(self.size, dtype=torch.int64, device=losses.device)
         return Losses(losses, torch.ones_like(losses), losses.detach(), terms)
 
@@ -204,6 +216,20 @@ class SampleBatch:
     def probe(self, sample: int, other: int | None) -> SampleBatch:
         pair = [self.samples[sample], self.samples[sample if other is None else other]]
         return SampleBatch(pair, self.loss_fn, self.collate)
+
+
+def _require_callable(loss_fn: Any, model: nn.Module, batch: Any) -> None:
+    """See that a loss function takes what it will be given."""
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn must be a function, got {type(loss_fn).__name__}: {LOSS_FN}")
+    try:
+        signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):  # builtins do not say
+        return
+    try:
+        signature.bind(model, batch)
+    except TypeError as error:
+        raise ValueError(f"loss_fn must take (model, batch), but takes {signature}: {LOSS_FN}") from error
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from direct_anneal.config.names import SKETCH_SIZE
 from direct_anneal.config.names import ProjectionName as ProjectionName
 from direct_anneal.config.names import Reduction as Reduction
-from direct_anneal.gradients.batches import Batch, Collate, LossFunction, SampleBatch, TokenBatch
+from direct_anneal.gradients.batches import LOSS_FN, Batch, Collate, LossFunction, SampleBatch, TokenBatch
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, whole
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
@@ -193,7 +193,8 @@ class GradientSketcher:
 
         Args:
             samples: B of them, of whatever kind; moved to the model's device by `loss_fn`, if need be.
-            loss_fn: (model, collated samples) → losses, shape (B,); each may depend on its own sample alone.
+            loss_fn: loss_fn(model, batch) → losses, shape (B,), of any floating-point precision, differentiable and not
+                reduced; `batch` is what `collate` gives, and each loss may depend on its own sample alone.
             collate: joins a list of samples into what `loss_fn` takes; torch's own where left out.
 
         Raises:
@@ -301,6 +302,13 @@ class GradientSketcher:
             total = sum(norm**2 for norm in norms.values())
             for name, norm in norms.items():
                 squares[name] += norm**2 / total if total > 0 else 0.0
+        if not self._sharded and not any(squares.values()) and isinstance(batch, SampleBatch):
+            losses = batch.losses(self.model)
+            if not losses.roots.requires_grad and bool((losses.sums != 0).any()):
+                raise ValueError(
+                    "loss_fn must return losses that depend on the model's parameters, but none of them has a "
+                    f"gradient: do not detach, nor compute under no_grad; {LOSS_FN}"
+                )
         totals = exact.squared_norms()
         if not torch.isfinite(totals).all():
             return None

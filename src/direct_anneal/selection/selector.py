@@ -65,7 +65,7 @@ class DirectSelector:
             ValueError: features are not finite, or all zero.
         """
         self.check()
-        z = np.asarray(validation, dtype=np.float64)
+        z = np.asarray(_array(validation), dtype=np.float64)
         if z.ndim != 2:
             raise ValueError(f"validation features must have shape (M, R), got {z.shape}")
         rule = widest_gap if self.elbow == "gap" else energy_share(self.elbow)
@@ -105,7 +105,7 @@ class DirectSelector:
         """
         if not hasattr(self, "spectrum_"):
             raise InputError("a DirectSelector must be fitted before it selects: call fit(validation_features) first")
-        values = np.asarray(pool)
+        values = _array(pool)
         if values.ndim != 2 or values.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"pool features must have shape (N, {self.n_features_in_}), as the validation's, got {values.shape}"
@@ -175,3 +175,10 @@ class DirectSelector:
                 field="num_selected", must=f"be in 1..{count}, the number of samples", got=asked.num_selected
             )
         return asked.num_selected
+
+
+def _array(features: Any) -> np.ndarray:
+    """Convert features to an array; tensors of any device and precision, with gradients or without, too."""
+    if hasattr(features, "detach"):
+        features = features.detach().cpu().double().numpy()
+    return np.asarray(features)
