@@ -32,6 +32,7 @@ from direct_anneal.progress import Advance, Items
 from direct_anneal.train.packing import PackedWindows, Part
 
 RECORD = "path.json"
+_SEARCH = "search.safetensors"  # state of the search's walk under way
 
 _WINDOW = 512
 _STEPS_A_PASS = 32
@@ -164,6 +165,7 @@ def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
     content = {"mark": run.mark, **depth.described}
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+    (run.directory / _SEARCH).unlink(missing_ok=True)
     return depth
 
 
@@ -208,7 +210,7 @@ def _searched(
         run.model,
         _windows(run, rows, steps),
         steps,
-        state_file=run.directory / "search.safetensors",
+        state_file=run.directory / _SEARCH,
         mark=mark,
         moments=run.moments,
         visit=visit,
