@@ -89,7 +89,7 @@ def test_any_module_and_loss(kind: type[nn.Module], shape: tuple[int, ...], proj
 
 def test_a_loss_that_is_not_one_per_sample_is_refused() -> None:
     sketcher = GradientSketcher(Perceptron(), R)
-    with pytest.raises(ValueError, match=r"one loss for each of \d samples, shape \(B,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"one loss for each of \d samples, got shape \(\)"):
         sketcher.sketch_samples(drawn(6)[:2], lambda model, batch: regression(model, batch).mean())
     with pytest.raises(ValueError, match="at least one sample"):
         sketcher.sketch_samples([], regression)
