@@ -10,6 +10,7 @@ import pytest
 from direct_anneal.compare import read_recipe
 from direct_anneal.compare.presets import TARGET, write_recipe
 from direct_anneal.errors import InputError
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import select
 from selection.tiny import SKETCH_SIZE, documents, write_jsonl
 
@@ -48,7 +49,9 @@ def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run
     assert list(arms) == ["random", "selection", "whole-pool"]
     assert arms["selection"].select["objective"] == "descent"
     assert arms["selection"].select["sketch_size"] == SKETCH_SIZE
-    assert recipe.fractions[0] == pytest.approx(0.25, abs=0.1)
+    table = RunDir.open(run).evidence(["num_tokens", "selected"]).to_pydict()
+    chosen = sum(length for length, selected in zip(*table.values(), strict=True) if selected)
+    assert recipe.fractions == (pytest.approx(chosen / sum(table["num_tokens"]), abs=1e-4),)
     again = tmp_path / "recipe.yaml"
     before = again.read_bytes()
     write_recipe(run, "quick", tmp_path)
