@@ -187,57 +187,6 @@ def train(
     return first, second, done + steps
 
 
-def replayed(
-    model: Llama, weights: Weights, moments: tuple[Weights, Weights, float], training: Training, shape: tuple[int, ...]
-) -> Callable[[NDArray[np.integer[Any]]], torch.Tensor]:
-    """Capture a step of the stable phase as one CUDA graph, which a small model's many short kernels ask for.
-
-    Rate and bias corrections are constant there. Weights and moments are changed in place, as by `train`.
-
-    Args:
-        weights, moments: stacked, (E, ...), so many steps old that the corrections are 1.
-        shape: (E, B, T) of a step's windows.
-
-    Returns:
-        the step: from windows to the loss, a tensor that the next step overwrites.
-    """
-    assert training.schedule == "constant"
-    first, second, done = moments
-    names = list(weights)
-    for name in names:
-        weights[name].requires_grad_(True)
-    ids = torch.zeros(shape, dtype=torch.int64, device=weights[names[0]].device)
-    kept = [{name: value.detach().clone() for name, value in each.items()} for each in (weights, first, second)]
-
-    def step() -> torch.Tensor:
-        loss = token_losses(model, weights, ids).mean((1, 2)).sum()
-        gradients = torch.autograd.grad(loss, [weights[name] for name in names])
-        with torch.no_grad():
-            _adamw(weights, first, second, gradients, training, training.learning_rate, done + 1)
-        return loss.detach()
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # libraries set themselves up in the first steps, which may not be captured
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
-    with torch.no_grad():  # what the trial steps did is undone
-        for each, before in zip((weights, first, second), kept, strict=True):
-            for name in names:
-                each[name].copy_(before[name])
-
-    def replay(windows: NDArray[np.integer[Any]]) -> torch.Tensor:
-        ids.copy_(torch.from_numpy(windows.astype(np.int64)))
-        graph.replay()
-        return loss
-
-    return replay
-
-
 def _adamw(
     weights: Weights,
     first: Weights,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
-import torch
 
 from direct_anneal.data import Fields, expand, prepare
 from direct_anneal.evaluate.bits_per_byte import bits_per_byte
 from direct_anneal.model.checkpoint import Checkpoint
 
 
-@pytest.mark.parametrize("window", [64, 8])
-def test_a_prompt_is_seen_and_not_counted(checkpoint: Path, tmp_path: Path, window: int) -> None:
-    record = {"id": "a", "domain": "asked", "prompt": "the old sea ", "text": "was cold"}
-    (tmp_path / "held_out.jsonl").write_text(json.dumps(record) + "\n")
+def test_an_answer_costs_what_the_whole_costs_beyond_its_prompt(checkpoint: Path, tmp_path: Path) -> None:
+    """By the chain rule; tokens are letters, so that those of a prompt begin those of the whole."""
+    prompt, answer = "the old sea ", "was cold"
+    records = [
+        {"id": "a", "domain": "answer", "prompt": prompt, "text": answer},
+        {"id": "b", "domain": "whole", "text": prompt + answer},
+        {"id": "c", "domain": "prompt", "text": prompt},
+    ]
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     opened = Checkpoint(str(checkpoint))
     corpus = prepare(
         expand([str(tmp_path / "held_out.jsonl")], "data"),
@@ -30,14 +33,6 @@ def test_a_prompt_is_seen_and_not_counted(checkpoint: Path, tmp_path: Path, wind
         directory=tmp_path / "corpus",
     )
     model = opened.load_model("cpu", "float32")
-    (score,) = bits_per_byte(model, corpus, window=window, prefix=opened.separator).values()
-    tokens, given = torch.tensor(corpus.tokens(0)), int(corpus.num_prompt[0])
-    if opened.separator is not None and tokens[0] != opened.separator:
-        tokens, given = torch.cat([torch.tensor([opened.separator]), tokens]), given + 1
-    assert score.num_tokens == len(tokens) - given
-    assert score.num_bytes == len("was cold")
-    if window > len(tokens):
-        with torch.inference_mode():
-            logits = model(input_ids=tokens[None]).logits[0, given - 1 : -1].double()
-        nats = torch.nn.functional.cross_entropy(logits, tokens[given:], reduction="sum").item()
-        assert score.bits_per_byte == pytest.approx(nats / math.log(2) / score.num_bytes, rel=1e-5)
+    scores = bits_per_byte(model, corpus, window=32, special=opened.special_tokens)
+    assert scores["answer"].num_bytes == len(answer)
+    assert scores["answer"].nats == pytest.approx(scores["whole"].nats - scores["prompt"].nats, rel=1e-4)

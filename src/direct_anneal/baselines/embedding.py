@@ -15,7 +15,11 @@ from direct_anneal.baselines.candidates import Candidates
 
 def embedding_similarity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature)
     """Largest cosine of a document's embedding to one of the validation set's, (N,). Cost: O(N M H)."""
-    pool, target = candidates.embeddings
+    return largest_cosines(*candidates.embeddings)
+
+
+def largest_cosines(pool: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest cosine of each row of the pool, (N, H), to a row of the target, (M, H), both around the pool's mean."""
     mean = pool.mean(0)
     units = _units(target - mean)
     found = [(_units(part - mean) @ units.T).max(1) for part in np.array_split(pool, max(1, len(pool) // 4096))]
