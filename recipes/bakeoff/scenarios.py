@@ -57,18 +57,22 @@ FRACTION, TOKENS = 0.1, 0.2  # chosen, and trained on: of the pool's tokens
 REPLAY = (0.0, 0.25, 0.5, 0.7)
 UNIQUE = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-BEFORE_PATH = {"objective": "matching"}  # the default before paths
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"baseline": "random"},
-    "direct": {"select": {}},
-    "matching": {"select": BEFORE_PATH},
+    "path": {"select": {"objective": "path"}},
+    "blend": {"select": {"objective": "blend"}},
+    "matching": {"select": {"objective": "matching"}},
     "quality-classifier": {"baseline": "quality-classifier"},
     "influence": {"baseline": "influence"},
     "dsir": {"baseline": "dsir"},
+    "conditional-loss": {"baseline": "conditional-loss"},
+    "target-path": {"baseline": "target-path"},
+    "cluster-histogram": {"baseline": "cluster-histogram"},
+    "embedding-similarity": {"baseline": "embedding-similarity"},
     "whole-pool": {"baseline": "whole-pool"},
     "energy": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
 }
-LEADING = ("random", "direct", "matching", "influence", "quality-classifier")
+LEADING = ("random", "path", "blend", "matching", "influence", "quality-classifier")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from direct_anneal.compare.scenario import Choices
 # By name, the options of `select`.
 PRODUCT_ARMS: dict[str, dict[str, Any]] = {
     "path": {"objective": "path"},
+    "blend": {"objective": "blend"},
     "matching": {"objective": "matching"},
     "energy": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True},
 }
