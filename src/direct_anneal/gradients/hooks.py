@@ -128,6 +128,8 @@ class Capture:
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
             self._require_tensor(layer, output)
+            if not output.numel():  # called for no position, which adds nothing
+                return output
             x = self._by_sample(layer, (args[0] if args else kwargs["input"]).detach())
             kept = None if weight is None else projection.keep(weight, 0 if transposed else 1, x)
 
@@ -151,6 +153,8 @@ class Capture:
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
             self._require_tensor(layer, output)
+            if not output.numel():  # called for no position, which adds nothing
+                return output
             b = self._layout.batch_size
             ids = (args[0] if args else kwargs["input"]).reshape(-1, output.shape[-2])
             if ids.shape[0] not in (1, b):
@@ -175,6 +179,8 @@ class Capture:
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
             self._require_tensor(layer, output)
+            if not output.numel():  # called for no position, which adds nothing
+                return output
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
 
             def backward(grad: Tensor) -> None:
