@@ -9,6 +9,7 @@ import pytest
 
 from direct_anneal.selection import Run
 from report.browser import PROGRAM, Browser, browser
+from report.conftest import HOSTILE
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="NOT TESTED: how reports look in a browser, since no Chromium is here (apt: chromium)"
@@ -49,7 +50,7 @@ def test_one_drawing_of_each_figure_is_shown_in_letters_of_a_size_to_read(tab: B
 def test_text_of_figures_can_be_selected(tab: Browser, path: Path) -> None:
     tab.open(path, width=1280)
     tab.evaluate("getSelection().selectAllChildren(document.querySelector('figure svg.wide'))")
-    words = {"selection": "mean of the chosen", "hostile": "mean of the chosen", "comparison": "minus random"}
+    words = {"selection": "means of the pool", "hostile": "means of the pool", "comparison": "minus random"}
     assert any(word in tab.evaluate("getSelection().toString()") for word in words.values())
 
 
@@ -64,7 +65,41 @@ def test_dark_where_that_is_preferred(tab: Browser, path: Path) -> None:
     assert light[True][0] < light[True][1]
 
 
-def test_scripts_do_not_run(tab: Browser, hostile: Run) -> None:
+SHOWN = "[...document.querySelectorAll('#listed tbody tr')].filter(row => !row.hidden)"
+
+
+def test_documents_are_sorted_searched_and_filtered_by_keyboard(tab: Browser, done: Run) -> None:
+    tab.open(done.out / "report.html", width=1280)
+    ranks = f"{SHOWN}.map(row => +row.cells[2].dataset.value)"
+    assert tab.evaluate(ranks) == sorted(tab.evaluate(ranks))
+    tab.evaluate("document.querySelectorAll('#listed th button')[2].focus()")
+    for _ in range(2):  # up, then down
+        tab.press("Enter", "\r")
+    assert tab.evaluate(ranks) == sorted(tab.evaluate(ranks), reverse=True)
+    assert tab.evaluate("document.querySelectorAll('#listed th')[2].getAttribute('aria-sort')") == "descending"
+    tab.evaluate("document.querySelector('.controls input').focus()")
+    (one, *_) = tab.evaluate(f"{SHOWN}.map(row => row.cells[0].dataset.value)")
+    for letter in one:
+        tab.press(letter, letter)
+    assert one in tab.evaluate(f"{SHOWN}.map(row => row.cells[0].dataset.value)")
+    assert tab.evaluate(f"{SHOWN}.every(row => row.textContent.includes({one!r}))")
+    assert tab.evaluate("document.querySelector('.controls [role=status]').textContent").endswith("shown")
+
+
+def test_a_domain_is_filtered_by_its_whole_name(tab: Browser, hostile: Run) -> None:
     tab.open(hostile.out / "report.html", width=1280)
-    assert tab.evaluate("document.scripts.length") == 0
+    count = tab.evaluate("document.querySelector('.controls select').options.length")
+    assert count > len(HOSTILE)
+    for place in range(1, count):
+        chosen = f"var it = document.querySelector('.controls select'); it.selectedIndex = {place};"
+        tab.evaluate(chosen + "it.dispatchEvent(new Event('input')); 0")
+        names = tab.evaluate(f"[...new Set({SHOWN}.map(row => row.cells[1].textContent))]")
+        assert names == [tab.evaluate(f"document.querySelector('.controls select').options[{place}].textContent")]
+
+
+def test_no_script_but_ours_runs(tab: Browser, hostile: Run) -> None:
+    tab.open(hostile.out / "report.html", width=1280)
+    assert tab.evaluate("document.scripts.length") == 1
+    tab.evaluate("var s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)")
+    assert tab.evaluate("window.ran") is None
     assert tab.evaluate("document.querySelectorAll('img, iframe, [onmouseover], [onerror]').length") == 0

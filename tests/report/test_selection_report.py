@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from direct_anneal.cli import main
@@ -19,6 +20,8 @@ from direct_anneal.io.sanitize import legible
 from direct_anneal.report import data as report_data
 from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
+from direct_anneal.report.verdict import judge
+from direct_anneal.report.why import Standing
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import Run, select_again
 from report.conftest import HOSTILE, reported
@@ -37,7 +40,9 @@ class TestThePage:
     def test_says_what_was_chosen_from_what_and_what_to_know(self, done: Run) -> None:
         text = " ".join(harmless(content(done)).text.split())
         assert "15 of 60 documents chosen" in text
-        for warning in done.manifest["warnings"]:
+        verdict = judge(done.manifest, done.out)
+        assert verdict.sentence in text
+        for warning in (*done.manifest["warnings"], *(check.text for check in verdict.checks)):
             assert warning[1:] in text
         for domain in done.manifest["composition"]["domains"]:
             assert domain in text
@@ -53,6 +58,20 @@ class TestThePage:
             record = records[ranks[rank]]
             assert f"{record['id']} ·" in text
             assert "text" not in record or record["text"] in text
+
+    def test_lists_documents_of_every_domain_with_their_reasons(self, done: Run) -> None:
+        listed = gather(done.out).excerpts["listed"]
+        assert len(listed) == 60  # the whole pool, which is small
+        read = harmless(content(done))
+        assert read.text.count("Chosen: score in the top ") == 15
+        assert sum(name == "data-chosen" and value == "1" for _, name, value in read.attributes) == 15
+
+    def test_tells_a_place_in_the_pool(self) -> None:
+        table = pa.table({"score": [1.0, 2.0, 3.0, 4.0], "path": [4.0, 3.0, 2.0, None], "stiff_cost": [1.0] * 4})
+        standing = Standing(table)
+        assert standing.told({"score": 4.0, "path": None, "stiff_cost": 1.0}) == "score in the top 25%"
+        told = standing.told({"score": 1.0, "path": 4.0, "stiff_cost": 1.0})
+        assert told == "score in the bottom 25%, loss drop along the path in the top 33%"
 
     def test_is_one_small_file_that_is_made_again_to_the_same_bytes(self, done: Run, tmp_path: Path) -> None:
         before = (done.out / "report.html").read_bytes()
@@ -94,7 +113,8 @@ class TestHostileDocuments:
     def test_one_of_them(self, done: Run, text: str) -> None:
         findings = gather(done.out)
         (strongest, *_) = findings.excerpts["strongest"]
-        odd = replace(findings, excerpts={"strongest": [replace(strongest, text=text)], **NO_OTHERS})
+        hostile = replace(strongest, text=text)
+        odd = replace(findings, excerpts={"strongest": [hostile], "listed": [hostile], **NO_OTHERS})
         written = page.render("selection.html", **page._selection(odd))
         read = harmless(written)
         assert legible(text, report_data.EXCERPT_CHARACTERS) in read.text
@@ -122,6 +142,7 @@ class TestFindings:
     def test_excerpts_are_at_both_ends_and_the_border(self, done: Run) -> None:
         found = gather(done.out).excerpts
         ranks = {kind: [shown.evidence["rank"] for shown in those] for kind, those in found.items()}
+        del ranks["listed"]
         assert ranks == {
             "strongest": [1, 2, 3, 4, 5, 6],
             "last_in": [13, 14, 15],
@@ -132,7 +153,10 @@ class TestFindings:
     @pytest.mark.parametrize("num_samples", [1, 7, 59, 60])
     def test_no_document_is_shown_twice(self, done: Run, tmp_path: Path, num_samples: int) -> None:
         run = select_again(done.out, out=tmp_path / "out", num_samples=num_samples)
-        shown = [excerpt.evidence["id"] for those in gather(run.out).excerpts.values() for excerpt in those]
+        excerpts = gather(run.out).excerpts
+        listed = [excerpt.evidence["id"] for excerpt in excerpts.pop("listed")]
+        assert len(listed) == len(set(listed))
+        shown = [excerpt.evidence["id"] for those in excerpts.values() for excerpt in those]
         assert len(shown) == len(set(shown))
         harmless(write_report(run.out).read_text(encoding="utf-8"))
 
@@ -198,7 +222,7 @@ class TestWhatIsGone:
         shutil.rmtree(copied / "features" / "pool")
         text = harmless(write_report(copied).read_text(encoding="utf-8")).text
         assert text.count("Not shown: features must lie in") == 1
-        assert "--objective matching" in text
+        assert "What other selectors would choose" in text
 
     def test_everything(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):

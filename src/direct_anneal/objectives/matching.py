@@ -13,8 +13,6 @@ from direct_anneal.config.options import require
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.objectives.sketched import Counted, FilteredObjective
 
-_LITTLE_KNOWN = 0.25
-
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -52,13 +50,6 @@ class MatchingConfig(FilteredObjective):
         known = known_share(mean, features.squared_norms(), seen)
         start = inputs.expected * mean
         target = start + inputs.expected * self.target_scale * known * (seen.mean(axis=0) - mean)
-        remarks = []
-        if known < _LITTLE_KNOWN:
-            remarks.append(
-                f"the validation set is much like the pool: {known:.0%} of what sets their means apart is no chance, "
-                "and the selection leans that far only; more validation samples would tell more, if there is something "
-                "to tell"
-            )
         return self.budgeted(
             inputs,
             counted,
@@ -67,7 +58,6 @@ class MatchingConfig(FilteredObjective):
             target=target,
             start=start,
             facts={"known": known},
-            remarks=remarks,
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:

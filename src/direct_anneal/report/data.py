@@ -22,6 +22,7 @@ from direct_anneal.io.digests import short_digest
 from direct_anneal.run.run_dir import ROLES, RunDir
 
 EXCERPT_CHARACTERS = 500
+LISTED_CHOSEN, LISTED_OTHERS, LISTED_OF_EACH = 150, 50, 3  # documents of the table; the last of each domain
 STRONGEST, EACH_SIDE, WEAKEST = 6, 3, 4  # documents that are shown
 NEAR_TOKENS = 2_000_000  # of a pool whose near duplicates are counted: beyond, that takes longer than all the rest
 SELECTORS = ("random", "low-perplexity", "middle-perplexity", "gradient-cosine")
@@ -65,7 +66,8 @@ class Findings:
         run: the directory.
         manifest: its manifest.json.
         table: its selection.parquet, N rows.
-        excerpts: by "strongest", "last_in", "first_out" and "weakest", in the order of rank.
+        excerpts: by "strongest", "last_in", "first_out" and "weakest", in the order of rank; and "listed", documents
+            of all ranks and of every domain, for the table.
         repeats: by "pool" and "selected".
         overlaps: selector → share of the K that it chooses, too.
         absent: of the three parts above, those that cannot be had any more, and why.
@@ -139,6 +141,7 @@ def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[
         "last_in": order[max(count - EACH_SIDE, min(STRONGEST, count)) : count],
         "first_out": order[count : count + EACH_SIDE],
         "weakest": order[max(len(order) - WEAKEST, count + EACH_SIDE) :],
+        "listed": _listed(table, order, count),
     }
     found = texts_at(pool, np.concatenate(list(places.values())).tolist(), text_field)
     return {
@@ -152,6 +155,27 @@ def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[
         ]
         for kind, those in places.items()
     }
+
+
+def _listed(table: pa.Table, order: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """Places of the documents in the table, in the order of rank.
+
+    Chosen ones and others in even steps of rank, and the first of each domain, of the 100 largest.
+
+    Args:
+        order: places by rank, (n,); the first `count` are chosen.
+    """
+    steps = [
+        part[:: -(-len(part) // most) or 1]
+        for part, most in ((order[:count], LISTED_CHOSEN), (order[count:], LISTED_OTHERS))
+    ]
+    names = np.array([str(name) for name in table["domain"].to_pylist()], dtype=object)
+    domains, which = np.unique(names, return_inverse=True)
+    largest = np.argsort(-np.bincount(which, minlength=len(domains)), kind="stable")[:100]
+    first = [order[which[order] == domain][:LISTED_OF_EACH] for domain in largest.tolist()]
+    picked = np.zeros(len(table), dtype=bool)
+    picked[np.concatenate([*steps, *first])] = True
+    return order[picked[order]]
 
 
 def _repeats(corpus: Corpus, places: NDArray[np.intp]) -> Repeats:

@@ -48,15 +48,6 @@ def spectrum(findings: Findings) -> Markup:
         if is_log:
             axes.set_xscale("log")
             _count_ticks(axes)
-        axes.annotate(
-            f"{stiff:,} stiff" if narrow else f"{stiff:,} stiff directions",
-            (stiff, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(6 if stiff < len(eigenvalues) / 4 else -6, -4),
-            textcoords="offset points",
-            ha="left" if stiff < len(eigenvalues) / 4 else "right",
-            va="top",
-        )
         axes.set_title("Curvature along a direction" if narrow else "Curvature, or mean squared gradient, along it")
         axes.set_xlabel("direction, stiffest first")
 
@@ -97,19 +88,7 @@ def trade_off(findings: Findings) -> Markup:
                 zorder=3 if chosen else 2,
             )
         axes.set_xscale("log")
-        low, high = axes.get_xlim()
-        in_right_half = used**2 > low * high
         axes.axvline(used, color=colour("muted"), linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "mean of the chosen",
-            (used, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-6 if in_right_half else 6, -2),
-            textcoords="offset points",
-            ha="right" if in_right_half else "left",
-            va="top",
-            color=colour("muted"),
-        )
         axes.axhline(0, color=colour("muted"), linewidth=0.8)
         _multiple_ticks(axes)
         axes.set_title("Score" if narrow else "Score of a document")
@@ -181,14 +160,6 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
         left.plot(ratios, progress, color=colour("selected"), marker="o", markersize=5)
         at = int(np.argmin(np.abs(ratios - chosen)))
         left.plot(ratios[at], progress[at], marker="o", markersize=11, color=colour("reference"))
-        left.annotate(
-            "this selection",
-            (ratios[at], progress[at]),
-            xytext=(0, -34),
-            textcoords="offset points",
-            ha="right" if at > len(ratios) / 2 else "left",
-            va="top",
-        )
         left.set_ylim(0, 1.06)
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         left.set_title("Progress, in shares of the most")
@@ -218,8 +189,9 @@ def largest_domains(choices: Iterable[Mapping[str, int]]) -> list[str]:
 
 
 def _count_ticks(axes: Axes) -> None:
-    """Powers of ten and their halves as whole numbers."""
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0)))
+    """Powers of ten, and three times these where there is room, as whole numbers."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if high > 3e2 * low else (1.0, 3.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 

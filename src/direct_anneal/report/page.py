@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from functools import cache
+from hashlib import sha256 as new_sha256
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ from direct_anneal.io.digests import sha256
 from direct_anneal.io.sanitize import legible
 from direct_anneal.report import figures
 from direct_anneal.report.data import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
+from direct_anneal.report.verdict import judge, moved
+from direct_anneal.report.why import Standing
 from direct_anneal.run.manifest import besides
 
 NAME = "report.html"
+BEGINNING_CHARACTERS = 160  # of a document in the table
 MAX_DOMAINS = 24  # rows of a table of domains; the others are summed
 
 
@@ -58,6 +64,7 @@ def _environment() -> Environment:
         finalize=lambda value: legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     environment.filters |= {"count": _count, "share": _share, "figure": _figure, "signed": _signed, "excerpt": _excerpt}
+    environment.filters |= {"beginning": _beginning, "sentence": _sentence}
     return environment
 
 
@@ -85,6 +92,20 @@ def _excerpt(text: str) -> str:
     return legible(text, EXCERPT_CHARACTERS)
 
 
+def _beginning(text: str) -> str:
+    return legible(" ".join(text[:1000].split()), BEGINNING_CHARACTERS)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+
+
+def _script() -> tuple[Markup, str]:
+    """The page's one script, and its digest: a browser runs nothing else (content security policy)."""
+    source = resources.files("direct_anneal.report").joinpath("templates", "documents.js").read_text(encoding="utf-8")
+    return Markup(source), b64encode(new_sha256(source.encode()).digest()).decode()
+
+
 def _selection(findings: Findings) -> dict[str, Any]:
     """The variables of the template."""
     manifest = findings.manifest
@@ -92,8 +113,14 @@ def _selection(findings: Findings) -> dict[str, Any]:
     kinds = figures.largest_domains(row["counts"] for row in points)
     rows = _domains(manifest["composition"]["domains"])
     count, usable = manifest["num_selected"], len(findings.usable)
+    script, digest = _script()
     return {
         "findings": findings,
+        "verdict": judge(manifest, findings.run),
+        "moved": moved(manifest["composition"]["domains"]),
+        "standing": Standing(findings.usable),
+        "script": script,
+        "script_digest": digest,
         "manifest": manifest,
         "domains": rows,
         "most": max(row[f"{role}_share"] for row in rows for role in ("pool", "selected", "validation")),

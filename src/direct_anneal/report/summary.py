@@ -1,4 +1,4 @@
-"""The summary on the terminal: what was chosen, from what, under which budget, and whether to worry."""
+"""The summary on the terminal: what was chosen, is it safe, what next; then the figures and the files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from direct_anneal.io.sanitize import legible
+from direct_anneal.report.verdict import Verdict, judge, moved
 from direct_anneal.run.manifest import besides
 
 _MAX_DOMAINS = 24
+_WIDTH = 15  # of the words that lines begin with
+_SIGNS = {"good": "[green]✓[/]", "look": "[yellow]![/]", "bad": "[red]✗[/]", "unknown": "[dim]?[/]"}
 
 
 def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None:
@@ -25,28 +28,66 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         console: where to print.
     """
     domains = manifest["composition"]["domains"]
+    verdict = judge(manifest, out)
     console.print(_composition(domains))
     for line in (
+        *_judged(verdict, domains),
+        "",
+        *_figures(manifest),
+        *(_line("Note", escape(_sentence(legible(warning))), "yellow") for warning in verdict.others),
+        "",
+        *_written(manifest, out),
+        "",
+        _line("Next", f"{escape(verdict.expectation)}"),
+        *(f"{'':<{_WIDTH}}{step.purpose}:\n{'':<{_WIDTH}}  {escape(legible(step.command))}" for step in verdict.steps),
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
+    """What moved, the verdict, and the checks behind it."""
+    lines = []
+    if len(domains) > 1:
+        shown = ", ".join(f"{escape(name)} {pool:.0%} → {chosen:.0%}" for name, chosen, pool in moved(domains, 4))
+        lines.append(_line("Chosen", f"shares that moved most, pool → choice: {shown}"))
+    lines.append(_line("Verdict", f"[bold]{escape(verdict.sentence)}[/]"))
+    for check in verdict.checks:
+        lines.append(f"{'':<2}{_SIGNS[check.state]} {check.name:<{_WIDTH - 4}}{escape(_sentence(legible(check.text)))}")
+    return lines
+
+
+def _figures(manifest: dict[str, Any]) -> list[str]:
+    """The method's own figures, for those who read them."""
+    return [
         _shifts(manifest),
         *([_spectrum(manifest["spectrum"])] if manifest["spectrum"] else []),
         *([_budget(manifest["budget"])] if manifest["budget"] else []),
         _objective(manifest["objective"], manifest["status"]),
         *map(_beside, besides(manifest)),
-    ):
-        console.print(line, highlight=False, soft_wrap=True)
-    for warning in manifest["warnings"]:
-        console.print(f"[yellow]Note[/]      {escape(legible(warning))}", highlight=False, soft_wrap=True)
-    for name, content in (
+    ]
+
+
+def _written(manifest: dict[str, Any], out: Path) -> list[str]:
+    files = (
         *((name, "the chosen documents, as they came") for name in manifest["files"]),
+        ("report.html", "all of this and the documents themselves, in a browser or on paper"),
         ("selection.parquet", "every document of the pool with its evidence"),
         ("manifest.json", "configuration, fingerprints, figures"),
-        ("report.html", "all of it to look at, in a browser or on paper"),
-    ):
-        if not (out / name).exists():  # a report that could not be written was told of, and is no reason to fail
-            continue
-        console.print(
-            f"[green]Written[/]   {escape(legible(str(out / name)))}: {content}", highlight=False, soft_wrap=True
-        )
+    )
+    # A report that could not be written was told of, and is no reason to fail.
+    return [
+        _line("Written", f"{escape(legible(str(out / name)))}: {content}", "green")
+        for name, content in files
+        if (out / name).exists()
+    ]
+
+
+def _line(head: str, text: str, style: str = "bold") -> str:
+    return f"[{style}]{head}[/]{'':<{_WIDTH - len(head)}}{text}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
 
 
 def _composition(domains: dict[str, dict[str, int]]) -> Table:
@@ -59,7 +100,7 @@ def _composition(domains: dict[str, dict[str, int]]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )
-    table.add_column("domain")
+    table.add_column("domain", overflow="fold")  # a name is never cut
     for heading in ("pool", "share", "selected", "share", "rate", "tokens", "validation"):
         table.add_column(heading, justify="right", no_wrap=True)
     largest = sorted(domains, key=lambda name: (-domains[name]["selected"], name))
@@ -86,38 +127,38 @@ def _cells(entry: dict[str, int], pool: int, selected: int) -> tuple[str, ...]:
 
 def _shifts(manifest: dict[str, Any]) -> str:
     loss, length = manifest["composition"]["loss_mean"], manifest["composition"]["num_tokens_median"]
-    return (
-        f"[bold]Shift[/]     mean loss {loss['pool']:.3f} in the pool, {loss['selected']:.3f} selected (nats a token); "
-        f"median length {length['pool']:,.0f}, {length['selected']:,.0f} selected (tokens)"
+    return _line(
+        "Loss, length",
+        f"mean loss {loss['pool']:.3f} nats a token in the pool, {loss['selected']:.3f} chosen; "
+        f"median length {length['pool']:,.0f} tokens, {length['selected']:,.0f} chosen",
     )
 
 
 def _spectrum(spectrum: dict[str, Any]) -> str:
     eigenvalues, stiff = spectrum["eigenvalues"], spectrum["num_stiff"]
-    text = (
-        f"[bold]Spectrum[/]  {stiff} stiff directions hold {spectrum['energy']:.1%} of the validation curvature "
-        f"({spectrum['curvature']}, rank {len(eigenvalues)}, {spectrum['num_validation']} samples); the largest holds "
-        f"{eigenvalues[0] / sum(eigenvalues):.1%}"
+    return _line(
+        "Spectrum",
+        f"{stiff} of {len(eigenvalues)} directions are stiff and hold {spectrum['energy']:.1%} of the curvature "
+        f"({spectrum['curvature']} of {spectrum['num_validation']} documents); the largest holds "
+        f"{eigenvalues[0] / sum(eigenvalues):.1%}",
     )
-    held_out = spectrum["stiff_cost_held_out"]
-    if held_out:
-        text += f"; stiff cost in sample / held out {spectrum['stiff_cost_in_sample'] / held_out:.2f}"
-    return text
 
 
 def _budget(budget: dict[str, Any]) -> str:
     if budget["ratio"] is None:
-        return (
-            f"[bold]Budget[/]    none: the objective alone holds back stiff directions; what is chosen costs "
-            f"{budget['used_ratio']:.4g} times the {budget['reference']}'s mean"
+        return _line(
+            "Budget",
+            f"none set; a chosen document has {budget['used_ratio']:.4g} times the {budget['reference']}'s mean "
+            "stiff cost",
         )
     bands = _by_band(budget) if isinstance(budget["limit"], list) else [budget]
     shares = [band["used"] / band["limit"] if band["limit"] > 0 else 0.0 for band in bands]
     shown = " / ".join(f"{share:.1%}" for share in shares)
-    return (
-        f"[bold]Budget[/]    {shown} of the stiff budget used: ratio {budget['ratio']:.4g} of the "
-        f"{budget['reference']}'s mean stiff cost (at this size at least {budget['least_feasible_ratio']:.4g})"
-        + (", relaxed" if budget["relaxed"] else "")
+    return _line(
+        "Budget",
+        f"{shown} of the stiff budget used: ratio {budget['ratio']:.4g} of the {budget['reference']}'s mean stiff "
+        f"cost; at least {budget['least_feasible_ratio']:.4g} is needed at this size"
+        + (" (relaxed)" if budget["relaxed"] else ""),
     )
 
 
@@ -127,23 +168,24 @@ def _by_band(budget: dict[str, Any]) -> list[dict[str, float]]:
 
 def _objective(objective: dict[str, Any], status: str) -> str:
     text = (
-        f"[bold]Objective[/] {objective['name']} {objective['value']:.6g}, at most {objective['bound']:.6g} ({status}"
+        f"{objective['name']} {objective['value']:.6g}; no choice reaches more than {objective['bound']:.6g} ({status}"
     )
     if objective["starts"]:
         best = max(start["final"] for start in objective["starts"])
         near = sum(start["final"] >= 0.99 * best for start in objective["starts"])
         text += f"; {near} of {len(objective['starts'])} starts end within 1 % of it"
-    return text + ")"
+    return _line("Objective", text + ")")
 
 
 def _beside(other: dict[str, Any]) -> str:
     if not other["feasible"]:
-        return f"[bold]Beside[/]    --objective {other['objective']} has no selection under these constraints"
+        return _line("Beside", f"--objective {other['objective']} has no selection under these constraints")
     counts = sorted(other["domains"].items(), key=lambda item: (-item[1], item[0]))
     total = sum(other["domains"].values())
     shown = ", ".join(f"{escape(name)} {count / total:.0%}" for name, count in counts[:6])
-    return (
-        f"[bold]Beside[/]    --objective {other['objective']} would choose {shown}"
-        f"{', ...' if len(counts) > 6 else ''}; {other['shared']:.0%} in common"
-        + (f" (at ratio {other['ratio']:.4g}, since yours is infeasible for it)" if other["relaxed"] else "")
+    return _line(
+        "Beside",
+        f"--objective {other['objective']} would choose {shown}{', ...' if len(counts) > 6 else ''}; "
+        f"{other['shared']:.0%} in common"
+        + (f" (at ratio {other['ratio']:.4g}, since yours is infeasible for it)" if other["relaxed"] else ""),
     )

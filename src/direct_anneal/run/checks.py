@@ -1,4 +1,4 @@
-"""What a careful reader of a selection would ask about: warnings, each with what to do."""
+"""Warnings about a run, each with what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
-from direct_anneal.curvature import CrossFit, Spectrum
+from direct_anneal.curvature import Spectrum
 from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.gradients import EXCLUDED
@@ -44,7 +44,6 @@ QUARANTINE = {
 PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents.jsonl"
 
 FEW_VALIDATION = 100
-OVERFIT = 1.5
 UNFILLED = 0.95
 MAX_SOURCES = 5
 NEARLY_ALL = 0.9  # of a selection, from one domain
@@ -62,7 +61,7 @@ def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None, *, known_in_part: bool) -> list[str]:
+def of_spectrum(spectrum: Spectrum, *, known_in_part: bool) -> list[str]:
     """Whether the split into stiff and flat can be relied upon.
 
     Args:
@@ -71,16 +70,13 @@ def of_spectrum(spectrum: Spectrum, crossed: CrossFit | None, *, known_in_part: 
     doubts = []
     count, rank = spectrum.num_validation, len(spectrum.eigenvalues)
     if count < FEW_VALIDATION:
-        doubts.append(f"only {count} validation samples: the spectrum is a rough estimate; several hundred are better")
+        doubts.append(
+            f"only {count} validation documents, so the spectrum is a rough estimate. Several hundred are better"
+        )
     if spectrum.num_stiff > rank / 2:
         doubts.append(
-            f"the elbow takes {spectrum.num_stiff} of {rank} directions, so that little is left that counts as flat: "
-            f"{'raise --num-eigenpairs' if known_in_part else 'add validation samples'}, or lower --elbow"
-        )
-    if crossed is not None and crossed.overfit > OVERFIT:
-        doubts.append(
-            f"the stiff directions of one half of the validation set cost that half {crossed.overfit:.1f} times what "
-            "they cost the other: the spectrum has learned its samples; add validation samples, or lower --elbow"
+            f"{spectrum.num_stiff} of {rank} directions count as stiff, so that little is left that counts as flat. "
+            f"{'Raise --num-eigenpairs' if known_in_part else 'Add validation documents'}, or lower --elbow"
         )
     return doubts
 
@@ -92,8 +88,8 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
         counts = Counter(gradients.quarantined["reason"].to_pylist())
         reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
         doubts.append(
-            f"{role}: {len(gradients.quarantined):,} documents left out for their gradients: {reasons} (the first "
-            f"{MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
+            f"{role}: {len(gradients.quarantined):,} documents left out, their gradients are unusable: {reasons} "
+            f"(the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.incidents.to_manifest().items():
         doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")
@@ -101,22 +97,10 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
     if empty:
         more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
         doubts.append(
-            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used: where their text has another "
-            "name, give it with the others', as in --text-field text content"
+            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used. If their text has another "
+            "name, add it: --text-field text content"
         )
     return doubts
-
-
-def of_overlap(pool: Corpus, validation: Corpus) -> list[str]:
-    """Whether the pool holds what it is to be measured by. Reads every token once."""
-    wanted = {validation.tokens(i).tobytes() for i in range(validation.num_samples)}
-    shared = sum(pool.tokens(i).tobytes() in wanted for i in range(pool.num_samples))
-    if not shared:
-        return []
-    return [
-        f"{shared:,} documents of the pool are in the validation set, too: they make their own curvature, and no "
-        "evaluation on that set can be trusted after; take them out of one"
-    ]
 
 
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
@@ -125,15 +109,15 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
     if least is not None:
         asked = getattr(config.chosen_objective, "budget_ratio", None)
         doubts.append(
-            f"the budget was relaxed: a ratio of {asked} is infeasible at this size, the least "
-            f"feasible is {least:.4g}, and {RELAXED_MARGIN:g} times that was used"
+            f"the budget was relaxed. A ratio of {asked} is infeasible at this size; the least feasible one is "
+            f"{least:.4g}, and {RELAXED_MARGIN:g} times that was used"
         )
     if config.num_tokens is not None:
         held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
         if held < UNFILLED * config.num_tokens:
             doubts.append(
-                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for: the stiff budget has no "
-                "room for more; raise --budget-ratio"
+                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. The stiff budget has no "
+                "room for more: raise --budget-ratio"
             )
     return doubts
 

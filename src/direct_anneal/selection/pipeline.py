@@ -29,6 +29,7 @@ from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
 from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.safety import num_shared, overlap_check, safety_checks, safety_facts
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
@@ -110,6 +111,8 @@ def _all_features(config: FeaturesConfig) -> Features:
         if config.overwrite and run.difference(config, documents.tokens):
             run.retire(config, documents.tokens)
         found += [*checks.of_coverage(run.coverage()), *_of_documents(known)]
+        if shared := num_shared(*(documents.corpora[role] for role in ROLES)):
+            found.append(overlap_check(shared).text)
         return Features(run.path, _corpora_entry(known), found)
 
 
@@ -307,7 +310,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     found += checks.of_coverage(known.origin.coverage())
     if curvature is not None:
         known_in_part = config.eigenpairs is not None
-        found += checks.of_spectrum(curvature.estimate.whole, curvature.crossed, known_in_part=known_in_part)
+        found += checks.of_spectrum(curvature.estimate.whole, known_in_part=known_in_part)
     found += [*_of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
     found += [*checks.of_size(selection, known.pool.samples), *measured]
     content = {
@@ -322,6 +325,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         },
         "corpora": _corpora_entry(known),
         "composition": manifest.composition(rows, validation_corpus),
+        "safety": safety_facts(pool_corpus, rows["selected"].to_numpy(), num_shared(pool_corpus, validation_corpus)),
         "coverage": known.origin.coverage(),
         "spectrum": {}
         if curvature is None
@@ -335,6 +339,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         "files": files,
         "timings": stages.seconds,
     }
+    found += [check.text for check in safety_checks(content) if check.state in ("look", "bad")]
     if known.origin.path.resolve() != run.path.resolve():
         content["features_of"] = str(known.origin.path)
     if frontier is not None:
@@ -369,9 +374,8 @@ def _corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
 
 
 def _of_documents(known: Known) -> list[str]:
-    """What was left out of each corpus, and whether they overlap."""
-    told = [remark for role in ROLES for remark in checks.of_corpus(known.corpora[role], known.gradients[role], role)]
-    return told + checks.of_overlap(*(known.corpora[role] for role in ROLES))
+    """What was left out of each corpus."""
+    return [remark for role in ROLES for remark in checks.of_corpus(known.corpora[role], known.gradients[role], role)]
 
 
 def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
