@@ -41,8 +41,8 @@ class GradientOptions:
         group=GROUP,
         metavar="NAME",
         help="matching: what the validation set lacks, and no more of it; descent: as far downhill as can be; energy: "
-        "the paper's; path: the largest drop of loss along the descent path; blend: that and influence, ranks added; or "
-        "a plugin's",
+        "the paper's; path: the largest drop of loss along the descent path; blend: that and influence, added by ranks; "
+        "or a plugin's",
     )
     target_scale: float | None = option(
         default=None,
