@@ -41,7 +41,7 @@ class GradientOptions:
         group=GROUP,
         metavar="NAME",
         help="matching: what the validation set lacks, and no more of it; descent: as far downhill as can be; energy: "
-        "the paper's; path: the largest drop of loss along the descent path; blend: that and influence, added by ranks; "
+        "the paper's; path: the largest drop of loss along the descent path; blend: that and influence by ranks; "
         "or a plugin's",
     )
     target_scale: float | None = option(
