@@ -15,7 +15,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.export import pipeline
 from direct_anneal.export.pipeline import export, shuffled
-from direct_anneal.io.digests import sha256
+from direct_anneal.io.digests import sha256, tree_digests
 from direct_anneal.io.records import sealed
 from direct_anneal.run.run_dir import RunDir
 from export.exported import EOS, FORMATS, TOKENS, by_place, expected, provenance, read_lines, with_end
@@ -275,6 +275,6 @@ class TestRunsThatMeanHarm:
             pq.write_table(changed, path)
             record = path.with_suffix(".json")
             digests = json.loads(record.read_text())["digests"]
-            self.change(record, digests=digests | {"parquet": sha256(path.read_bytes())})
+            self.change(record, digests=digests | {"parquet": tree_digests({"": path})[""]})
         with pytest.raises(InputError, match="must say where each document's tokens lie"):
             export(copy, to="megatron", out=tmp_path / "out")

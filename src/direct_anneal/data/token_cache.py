@@ -6,7 +6,7 @@ A piece is four files that share a key, the hash of everything that shapes its c
     <key>.parquet           a row per sample: id (null: made from path and row), row, domain, num_tokens, num_prompt (of
                             them, the leading ones that are not predicted), offset
     <key>.incidents.jsonl   what was left out, or kept with a remark
-    <key>.json              the commit record, written last, with the sha256 of the other three and of itself: without
+    <key>.json              the commit record, written last, with digests of the other three and of itself: without
                             it, or where one of them differs, they do not count
 """
 
@@ -31,7 +31,7 @@ from direct_anneal.data.issues import REJECTIONS, Incident
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
-from direct_anneal.io.digests import sha256_of_files, short_hash
+from direct_anneal.io.digests import short_hash, tree_digests
 from direct_anneal.io.records import RecordError, read_sealed, write_record
 from direct_anneal.io.redaction import redacted
 
@@ -189,7 +189,7 @@ def reusable_records(pieces: Sequence[Piece], sources: Sequence[Source]) -> list
         if isinstance(record, PieceRecord)
         for path in _data_paths(piece)
     }
-    digests = sha256_of_files(checked)
+    digests = tree_digests(checked)
     for place, (piece, record) in enumerate(zip(pieces, found, strict=True)):
         if isinstance(record, PieceRecord):
             damaged = [
@@ -212,7 +212,7 @@ def damaged_pieces(directory: Path) -> Iterator[tuple[Path, str]]:
         except (OSError, RecordError) as error:
             yield path, str(error)
             continue
-        digests = sha256_of_files({_kind(file): file for file in _data_paths(piece)})
+        digests = tree_digests({_kind(file): file for file in _data_paths(piece)})
         for file in _data_paths(piece):
             if digests[_kind(file)] != record.digests.get(_kind(file)):
                 yield file, "is missing, or was changed since it was written"
@@ -239,13 +239,11 @@ def write_piece(
         incidents_file = stack.enter_context(_open_replacing(piece.incidents_path))
         index_path = stack.enter_context(replacing(piece.index_path))
         index = stack.enter_context(_IndexWriter(index_path))
-        tokens_sha256, incidents_sha256 = hashlib.sha256(), hashlib.sha256()
+        tokens_sha256 = hashlib.sha256()
         for entry in entries:
             if isinstance(entry, Incident):
                 incidents[entry.kind] += 1
-                line = entry.to_line().encode("ascii")
-                incidents_file.write(line)
-                incidents_sha256.update(line)
+                incidents_file.write(entry.to_line().encode("ascii"))
                 continue
             tokens = entry.tokens.astype(options.dtype).tobytes()
             tokens_file.write(tokens)
@@ -253,6 +251,7 @@ def write_piece(
             index.add(entry)
     if source.state() != state:
         raise InputError(f"{source} must stay as it is while it is read, but changed: start again")
+    digests = tree_digests({str(path): path for path in _data_paths(piece)})
     record = PieceRecord(
         source=str(source),
         format=source.format,
@@ -263,11 +262,7 @@ def write_piece(
         incidents=dict(sorted(incidents.items())),
         tokens_sha256=tokens_sha256.hexdigest(),
         index_sha256=index.sha256.hexdigest(),
-        digests={
-            "tokens": tokens_sha256.hexdigest(),
-            "parquet": str(sha256_of_files({"": piece.index_path})[""]),
-            "incidents.jsonl": incidents_sha256.hexdigest(),
-        },
+        digests={_kind(path): str(digests[str(path)]) for path in _data_paths(piece)},
         fields_seen=fields_seen,
     )
     write_record(piece.record_path, asdict(record))

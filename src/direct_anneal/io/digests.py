@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from direct_anneal.io.records import opened
 
+_BLOCK = 2**23
 WORKERS = min(8, os.cpu_count() or 1)  # threads: hashing and reading release the interpreter's lock
 
 
@@ -40,6 +42,38 @@ def sha256_of_files(paths: Mapping[str, Path]) -> dict[str, str | None]:
 
     with ThreadPoolExecutor(WORKERS) as pool:
         return dict(zip(paths, pool.map(digest, paths.values()), strict=True))
+
+
+def tree_digests(paths: Mapping[str, Path]) -> dict[str, str | None]:
+    """Digests of files of any size by name; None for what cannot be read.
+
+    Each is the blake2b of the blake2b digests of the file's blocks of 8 MiB, in order, so that one file can be read by
+    all cores. Cost: reads every file once, at 0.6 GB/s and more for each core; memory a block for each thread.
+    """
+    sizes: dict[str, int] = {}
+    for name, path in paths.items():
+        with suppress(OSError, ValueError), opened(path) as file:
+            sizes[name] = os.fstat(file.fileno()).st_size
+    blocks = [(name, start) for name, size in sizes.items() for start in range(0, max(size, 1), _BLOCK)]
+
+    def digest(block: tuple[str, int]) -> bytes | None:
+        try:
+            with opened(paths[block[0]]) as file:
+                file.seek(block[1])
+                return hashlib.blake2b(file.read(_BLOCK), digest_size=32).digest()
+        except (OSError, ValueError):
+            return None
+
+    found: dict[str, list[bytes | None]] = {name: [] for name in sizes}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for (name, _), part in zip(blocks, pool.map(digest, blocks), strict=True):
+            found[name].append(part)
+    return {name: _joined(found[name]) if name in found else None for name in paths}
+
+
+def _joined(parts: list[bytes | None]) -> str | None:
+    whole = [part for part in parts if part is not None]
+    return short_hash(b"".join(whole), 32) if len(whole) == len(parts) else None
 
 
 def short_hash(content: bytes | str, size: int = 16, key: str = "") -> str:
