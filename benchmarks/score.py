@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from direct_anneal.data.lines import read_lines
 from pyarrow import json as arrow_json
 
 from direct_anneal.config.score import ScoreConfig
 from direct_anneal.data.formats.json_lines import parsed
+from direct_anneal.data.formats.streams import read_lines
 from direct_anneal.distill import Scorer, write_scorer
 from direct_anneal.distill.hashing import words
 from direct_anneal.distill.scorer import LENGTHS, joined
