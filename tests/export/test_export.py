@@ -278,3 +278,13 @@ class TestRunsThatMeanHarm:
             self.change(record, digests=digests | {"parquet": tree_digests({"": path})[""]})
         with pytest.raises(InputError, match="must say where each document's tokens lie"):
             export(copy, to="megatron", out=tmp_path / "out")
+
+
+def test_the_command_line_knows_the_formats_that_there_are() -> None:
+    """A module in export/formats and a name in `TrainerFormat`: nothing else has to know a format."""
+    from typing import get_args
+
+    from direct_anneal.config.files import TrainerFormat
+    from direct_anneal.export import registry
+
+    assert registry._FOUND.keys() == set(get_args(TrainerFormat))

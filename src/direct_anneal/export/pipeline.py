@@ -19,8 +19,8 @@ from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.export.inputs import Records
-from direct_anneal.export.registry import FORMATS, Format
-from direct_anneal.export.shards import Document, Exported, Setting, Writer
+from direct_anneal.export.registry import FORMATS
+from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.io.records import write_record
 from direct_anneal.io.redaction import redacted

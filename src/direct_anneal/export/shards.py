@@ -142,3 +142,27 @@ class Sharded:
         """Completes the last shard, and what is said of all of them."""
         self._shard.close()
         self._finish(self._names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One that a trainer reads.
+
+    Attributes:
+        holds: "records" with their text, or "tokens".
+        open: (directory, setting) → writer.
+        snippet: what to paste.
+        pasted_into: the snippet's own file extension.
+        shard_bytes: where the user names no size.
+        masks_prompts: whether it can say that tokens are not to be predicted.
+    """
+
+    holds: str
+    open: Callable[[Path, Setting], Writer]
+    snippet: Callable[[Exported], str]
+    pasted_into: str
+    shard_bytes: int
+    masks_prompts: bool = False
+
+
+MIB = 2**20

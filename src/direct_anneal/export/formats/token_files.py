@@ -17,7 +17,7 @@ from direct_anneal.data.formats import (
     smallest,
     token_dtype,
 )
-from direct_anneal.export.shards import Document, Exported, Setting, Shard, Sharded, Writer
+from direct_anneal.export.shards import MIB, Document, Exported, Format, Setting, Shard, Sharded, Writer
 
 
 class _Tokens:
@@ -158,3 +158,28 @@ data_stages:
         vocab_size: {vocab_size}
         token_size_in_bytes: {smallest(vocab_size).itemsize}
 """
+
+
+FORMATS = {
+    "olmo-core": Format(
+        holds="tokens",
+        open=open_olmo,
+        snippet=olmo_snippet,
+        pasted_into="py",
+        shard_bytes=1024 * MIB,
+    ),
+    "megatron": Format(
+        holds="tokens",
+        open=open_megatron,
+        snippet=megatron_snippet,
+        pasted_into="sh",
+        shard_bytes=1024 * MIB,
+    ),
+    "nanotron": Format(
+        holds="tokens",
+        open=open_nanotron,
+        snippet=nanotron_snippet,
+        pasted_into="yaml",
+        shard_bytes=1024 * MIB,
+    ),
+}

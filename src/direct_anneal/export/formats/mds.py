@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from direct_anneal.data.formats import smallest
-from direct_anneal.export.shards import Document, Exported, Setting, Writer
+from direct_anneal.export.shards import MIB, Document, Exported, Format, Setting, Writer
 
 _AXIS_TYPES = ("<u1", "<u2", "<u4")
 
@@ -128,3 +128,14 @@ train_loader:
     shuffle: true
     eos_token_id: {setting.eos_id}
 """
+
+
+FORMATS = {
+    "mds": Format(
+        holds="tokens",
+        open=open_mds,
+        snippet=mds_snippet,
+        pasted_into="yaml",
+        shard_bytes=64 * MIB,  # of its library: a shard is what a node fetches
+    ),
+}

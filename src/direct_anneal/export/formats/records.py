@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from direct_anneal.export.shards import Document, Exported, Setting, Sharded, Writer
+from direct_anneal.export.shards import MIB, Document, Exported, Format, Setting, Sharded, Writer
 
 _ROW_GROUP_BYTES = 64 * 2**20
 
@@ -101,3 +101,23 @@ train = interleave_datasets(  # shares of documents
     stopping_strategy="first_exhausted",
 )
 """
+
+
+FORMATS = {
+    "jsonl": Format(
+        holds="records",
+        open=open_lines,
+        snippet=lines_snippet,
+        pasted_into="py",
+        shard_bytes=512 * MIB,
+        masks_prompts=True,
+    ),
+    "parquet": Format(
+        holds="records",
+        open=open_tables,
+        snippet=tables_snippet,
+        pasted_into="py",
+        shard_bytes=512 * MIB,
+        masks_prompts=True,
+    ),
+}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from direct_anneal.data import write_dataset_state
-from direct_anneal.export.shards import Document, Exported, Setting, Sharded, Writer
+from direct_anneal.export.shards import MIB, Document, Exported, Format, Setting, Sharded, Writer
 
 _IGNORED = -100  # transformers' own: no loss at such a label
 _BATCH_BYTES = 16 * 2**20
@@ -106,3 +106,15 @@ train = load_from_disk("{exported.out}")
 {mixed}collator = {collator}
 # Trainer(..., train_dataset=train, data_collator=collator)
 """
+
+
+FORMATS = {
+    "hf": Format(
+        holds="tokens",
+        open=open_dataset,
+        snippet=dataset_snippet,
+        pasted_into="py",
+        shard_bytes=512 * MIB,
+        masks_prompts=True,
+    ),
+}
