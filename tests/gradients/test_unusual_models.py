@@ -347,3 +347,24 @@ def test_the_check_looks_past_a_lost_sample() -> None:
     sound = [torch.where(row == 7, 1, row) for row in rows()]
     values = sketcher.sketch(*padded([torch.full((9,), 7), *sound])).values
     assert gap(values[1:], expected(sketcher, sound)) < ROUNDING
+
+
+class Groups(nn.Linear):
+    """A linear layer over groups of its input: its weight's rows are not its output's places."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        halves = input.reshape(*input.shape[:-1], 2, WIDTH // 2)
+        return torch.einsum("...gi,goi->...go", halves, self.weight.reshape(2, WIDTH // 2, WIDTH // 2)).flatten(-2)
+
+
+class Grouped(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = Groups(WIDTH // 2, WIDTH, bias=False)
+
+
+def test_a_grouped_layer_is_exact_one_sample_at_a_time() -> None:
+    sketcher, rows = GradientSketcher(toy(Grouped), R), samples(9, 6)
+    with pytest.warns(SlowPathWarning, match=r"mix\.weight"):
+        sketches = sketcher.sketch(*padded(rows))
+    assert gap(sketches.values, expected(sketcher, rows)) < ROUNDING

@@ -124,6 +124,7 @@ class Capture:
 
     def _linear(self, layer: Layer, projection: Projection) -> _ForwardHook:
         transposed = isinstance(layer.module, Conv1D)  # its weight is (in, out)
+        sizes = tuple(layer.module.get_parameter("weight").shape)
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
@@ -131,6 +132,8 @@ class Capture:
             if not output.numel():  # called for no position, which adds nothing
                 return output
             x = self._by_sample(layer, (args[0] if args else kwargs["input"]).detach())
+            if (output.shape[-1], x.shape[-1]) != (sizes[::-1] if transposed else sizes):  # grouped, say
+                raise UnexpectedLayoutError(layer.name)
             kept = None if weight is None else projection.keep(weight, 0 if transposed else 1, x)
 
             def backward(grad: Tensor) -> None:
