@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import re
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from direct_anneal.compare import compare, pipeline, read_recipe
 from direct_anneal.compare.config import BEFORE, Recipe
 from direct_anneal.errors import InputError
 from direct_anneal.objectives import sketched
-from direct_anneal.progress import PlainLines
+from direct_anneal.progress import PlainLines, Silent, showing
 from direct_anneal.selection import select
 from selection.tiny import CONTEXT, SKETCH_SIZE, chosen_ids, documents, write_checkpoint, write_jsonl
 
@@ -87,6 +89,15 @@ def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     directory = tmp_path_factory.mktemp("compared")
     recipe = recipe_of(recipe_content(checkpoint, directory), directory)
     return recipe, directory / "out", compare(recipe, directory / "out")
+
+
+class Told(Silent):
+    """Keeps what a stage is told."""
+
+    @contextmanager
+    def stage(self, name: str, unit: str, total: int | None = None, items: Any = None) -> Iterator[Any]:
+        self.total, self.amounts = total, list[int]()
+        yield self.amounts.append
 
 
 class TestRuns:
@@ -189,7 +200,11 @@ class TestRuns:
             return original(job)
 
         monkeypatch.setattr(pipeline, "run", counted)
-        assert untimed(compare(recipe, again)) == untimed(lines)
+        told = Told()
+        with showing(told):
+            assert untimed(compare(recipe, again)) == untimed(lines)
+        assert told.total == len(lines)
+        assert told.amounts == [7] + [1] * (len(lines) - 7)
         assert runs == len(lines) - 7
         assert (again / "runs.jsonl").read_bytes().startswith(b"".join(kept))
 
@@ -228,6 +243,15 @@ class TestRuns:
         assert "| direct | 2 |" in capsys.readouterr().out
         assert "| direct | 2 |" in (out / "table.md").read_text()
         assert (out / "pareto.svg").read_text().startswith("<?xml")
+
+
+def test_a_recipe_or_a_run_is_needed_and_not_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    for given in (out, ["recipe.yaml", "--from", "run", *out], ["recipe.yaml", "--preset", "standard", *out]):
+        assert main(["compare", *given]) == 2
+        said = capsys.readouterr().err
+        assert "recipe" in said
+        assert len(said.strip().splitlines()) == 1
 
 
 def test_the_documented_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

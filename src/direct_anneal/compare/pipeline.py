@@ -79,9 +79,8 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
     missing = [key for key in wanted if _place(key) not in known]
-    if len(missing) < len(wanted):
-        shown.note(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
-    with shown.stage("Runs", "runs", len(missing)) as advance:
+    with shown.stage("Runs", "runs", len(wanted)) as advance:
+        advance(len(wanted) - len(missing))  # they count, and say nothing of the pace
         for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
             _append(out / RESULTS, line)
             known[_place(line)] = line
