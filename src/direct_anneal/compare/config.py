@@ -65,6 +65,8 @@ class Arm:
             such as Adam's state. Without a baseline `model` may be among them: another checkpoint, often a smaller
             one, which then chooses in place of the recipe's. It chooses as large a part of the tokens as its own
             tokenizer counts; by the recipe's that may be a little less, and never is more.
+        distil: share of the pool's documents that `select` chooses from, by a hash of their ids; what it found there is
+            distilled into a scorer on n-grams, whose scores choose from the whole pool. None: from the whole at once.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Arm:
     ids: tuple[str, ...] = ()
     deduplicate: DuplicateMethod | None = None
     select: Mapping[str, Any] = field(default_factory=dict)
+    distil: float | None = None
 
     @property
     def needs_gradients(self) -> bool:
@@ -213,9 +216,12 @@ def _scenario(name: str, given: Any) -> Scenario:
 
 
 def _arm(name: str, given: Any) -> Arm:
-    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select"})
+    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select", "distil"})
     if not {"baseline", "ids", "select"} & parts.keys() or {"baseline", "ids"} <= parts.keys():
         raise InputError(f"arm {name} must have 'baseline', 'ids' or 'select', but has {', '.join(parts) or 'nothing'}")
+    share = parts.get("distil")
+    if share is not None and ({"baseline", "ids"} & parts.keys() or not isinstance(share, float) or not 0 < share <= 1):
+        raise InputError(f"arm {name}: 'distil' must be a share in (0, 1] and go with 'select', got {share!r}")
     if "ids" in parts:
         parts["ids"] = _ids(parts["ids"], name)
     if "baseline" not in parts:

@@ -24,10 +24,14 @@ from numpy.typing import NDArray
 from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
+from direct_anneal.config.distil import DistilConfig
 from direct_anneal.data import Corpus, TokenLayout, expand, prepare, write_selected
+from direct_anneal.distill import read_scorer
+from direct_anneal.distill.pipeline import distil
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import short_digest
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Silent, showing
 from direct_anneal.run.run_dir import RunDir
@@ -91,7 +95,7 @@ class Choices:
         record = directory / "choice.json"
         if record.exists():
             return Choice(**json.loads(record.read_text(encoding="utf-8")))
-        features = self.with_features(arm) if arm.needs_gradients else None
+        features = self.with_features(arm) if arm.needs_gradients and arm.distil is None else None
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
         known_before = 0.0 if baseline is None else self._evidence.seconds(baseline)
@@ -100,6 +104,8 @@ class Choices:
             mask = np.ones(self.pool.num_samples, dtype=bool)
         elif arm.ids:
             mask = self._best_first(arm, arm.ids, num_tokens)
+        elif arm.distil is not None:
+            mask = self._by_distilled(arm, arm.distil, fraction, directory.with_name(f"{name}.distilled"))
         elif arm.baseline is not None:
             mask = self._by_baseline(arm, num_tokens, seed, features)
         else:
@@ -166,6 +172,20 @@ class Choices:
         chosen = table.filter(table["selected"]).sort_by("rank")["id"].to_pylist()
         return self._best_first(arm, chosen, self.budget(fraction))
 
+    def _by_distilled(self, arm: Arm, share: float, fraction: float, directory: Path) -> NDArray[np.bool_]:
+        """Choose from a sample of the pool, and by what that was distilled into from all of it."""
+        candidates = Candidates(self.pool, self.validation, self._recipe.text_field, None)
+        order = sorted(range(len(candidates.ids)), key=lambda i: short_digest(candidates.ids[i]))
+        sample = np.zeros(len(order), dtype=bool)
+        sample[order[: round(share * len(order))]] = True
+        num_tokens = _share(fraction, int(self.pool.num_tokens[sample].sum()))
+        shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
+        files = tuple(map(str, write_selected(self.pool, sample, directory / "sample")))
+        self._select(directory / "run", {**arm.select, "num_tokens": num_tokens, "pool": files})
+        distil(DistilConfig(run=directory / "run", out=directory / "scorer"))
+        scores = read_scorer(directory / "scorer").scores(candidates.pool_texts).astype(np.float64)
+        return take(scores, candidates, num_tokens=self.budget(fraction))
+
     def with_features(self, arm: Arm) -> Path:
         """A run of `select` with the features that the arm's options ask for, complete."""
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
@@ -182,10 +202,9 @@ class Choices:
         return directory
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
-        given = {"model": self._recipe.model, **self._recipe.select, **options}
+        given = {"model": self._recipe.model, "pool": self._scenario.pool, **self._recipe.select, **options}
         with showing(Silent()):
             select(
-                pool=self._scenario.pool,
                 validation=self._scenario.validation,
                 out=directory,
                 overwrite=True,
