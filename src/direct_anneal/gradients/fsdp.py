@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 Shared = TypeVar("Shared")
@@ -52,3 +53,10 @@ def differentiate(roots: Tensor, slopes: Tensor, parameters: Sequence[Tensor]) -
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over processes, gathered on each of them."""
     return tensor.full_tensor() if dist.is_available() and isinstance(tensor, DTensor) else tensor
+
+
+def reshard(model: nn.Module) -> None:
+    """Shard all weights again: the root's stay whole after a forward pass that no backward pass follows."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -21,7 +21,7 @@ from direct_anneal.config.names import ProjectionName as ProjectionName
 from direct_anneal.config.names import Reduction as Reduction
 from direct_anneal.gradients.batches import LOSS_FN, Batch, Collate, LossFunction, SampleBatch, TokenBatch
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
-from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, whole
+from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, reshard, whole
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
@@ -275,6 +275,8 @@ class GradientSketcher:
         predicting = batch.predicting()
         if predicting and isinstance(batch, TokenBatch):
             batch.require_causal(self.model, predicting[0])
+            if self._sharded:
+                reshard(self.model)
         for sample, other in zip(predicting, [*predicting[1:], None], strict=False):
             verdict = self._wrong_layers(batch.probe(sample, other))
             if verdict is not None:
