@@ -1,10 +1,12 @@
-"""The documentation against the code, so that it cannot rot: the quickstart is run, names are those that there are."""
+"""The documentation against the code, so that it cannot rot: pages are run, names are those that there are."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
+import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from direct_anneal.demo import write_demo_corpus
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Language and content of each fenced block of the quickstart, in order."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", (DOCS / "quickstart.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block of a page, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 def small_demo(directory: Path, **_: Any) -> None:
@@ -40,17 +42,80 @@ def run(line: str, variables: dict[str, str]) -> None:
     assert code == 0, line
 
 
-def test_every_command_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("direct_anneal.demo.walkthrough.run_demo", small_demo)
+def run_page(page: str) -> None:
+    """Run a page as its reader would: commands in one shell, Python in one session."""
     variables: dict[str, str] = {}
-    for language, content in blocks():
+    session: dict[str, Any] = {}
+    for language, content in blocks(page):
         if language == "python":
-            exec(content, {})
+            exec(content, session)
             continue
         for line in content.replace("\\\n", " ").splitlines():
             run(line, variables)
+
+
+def test_every_command_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("direct_anneal.demo.walkthrough.run_demo", small_demo)
+    run_page("quickstart.md")
     assert {"demo", "first", "second", "third"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_tutorial_from_the_benchmark_to_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page("tutorial.md")
+    said = capsys.readouterr().out
+    assert "Selected 40 of 200 documents" in said
+    assert "target_ratio=0.3" in said  # the snippet for OLMo-core
+    chosen = {json.loads(line)["site"] for line in (tmp_path / "run-capped" / "selected.jsonl").open()}
+    assert "broken" not in chosen
+    assert "recipe" in chosen
+    assert list((tmp_path / "olmo").glob("part-*.npy"))
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells of code, in order, in one session; what stands there as output is empty, so that it cannot be stale."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((DOCS / "notebook.ipynb").read_text(encoding="utf-8"))
+    session: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), session)
+    assert len(session["chosen"]) == session["run"].manifest["num_selected"] == 24
+    assert (tmp_path / "notebook-run" / "report.html").exists()
+
+
+def test_the_image_is_built_of_what_is_there() -> None:
+    """Docker is not needed to see that each path that is copied exists, and that nothing is installed unpinned."""
+    root = DOCS.parent
+    lines = (root / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert copied
+    assert all((root / name).exists() for name in copied)
+    assert all("-c constraints.txt" in line for line in lines if "pip install" in line)
+    assert next(line for line in lines if line.startswith("FROM")).startswith("FROM python:3.")
+
+
+def test_lines_of_pages_are_short() -> None:
+    """Tables and headings aside, which cannot be broken."""
+    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CHANGELOG.md"]
+    long = [
+        f"{page.name}:{number}"
+        for page in pages
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > 120 and not line.lstrip().startswith(("|", "#"))
+    ]
+    assert not long
+
+
+def test_the_site_has_every_page() -> None:
+    """A page that the navigation does not name is found by nobody."""
+    navigation = tomllib.loads((DOCS.parent / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = sorted(re.findall(r"'([\w-]+\.md)'", repr(navigation)))
+    assert named == sorted(page.name for page in DOCS.glob("*.md"))
 
 
 def test_every_public_name_has_its_entry() -> None:

@@ -68,7 +68,12 @@ class TestThePage:
 
     def test_tells_a_place_in_the_pool(self) -> None:
         table = pa.table({"score": [1.0, 2.0, 3.0, 4.0], "path": [4.0, 3.0, 2.0, None], "stiff_cost": [1.0] * 4})
-        standing = Standing(table)
+        assert (
+            Standing(table.append_column("selected", [[True, True, False, False]]))
+            .told({"path": 2.0})
+            .startswith("loss")
+        )
+        standing = Standing(table.append_column("selected", [[False, False, True, True]]))
         assert standing.told({"score": 4.0, "path": None, "stiff_cost": 1.0}) == "score in the top 25%"
         told = standing.told({"score": 1.0, "path": 4.0, "stiff_cost": 1.0})
         assert told == "score in the bottom 25%, loss drop along the path in the top 33%"

@@ -5,6 +5,8 @@ python -m direct_anneal.cli.options_page > docs/options.md
 
 from __future__ import annotations
 
+import textwrap
+
 from direct_anneal.cli import COMMANDS
 from direct_anneal.cli.command import Command
 from direct_anneal.cli.flags import in_order
@@ -28,7 +30,7 @@ def page() -> str:
 
 
 def _section(command: Command) -> str:
-    lines = [f"## {command.name}", "", f"{command.description}", ""]
+    lines = [f"## {command.name}", "", textwrap.fill(command.description, 120, break_on_hyphens=False), ""]
     if (same := next(other for other in COMMANDS if other.config is command.config)) is not command:
         return "\n".join([*lines, f"The options are those of [{same.name}](#{same.name}).", ""])
     groups: dict[str, list[Declared]] = {}

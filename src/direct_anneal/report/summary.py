@@ -15,7 +15,7 @@ from direct_anneal.report.verdict import Verdict, judge, moved
 from direct_anneal.run.manifest import besides
 
 _MAX_DOMAINS = 24
-_WIDTH = 15  # of the words that lines begin with
+_WIDTH = 18  # of the words that lines begin with
 _SIGNS = {"good": "[green]✓[/]", "look": "[yellow]![/]", "bad": "[red]✗[/]", "unknown": "[dim]?[/]"}
 
 

@@ -26,11 +26,22 @@ class Standing:
         floats = [field.name for field in usable.schema if pa.types.is_floating(field.type)]
         parts = [name for name in floats if name not in _NOT_PARTS]
         self._columns: dict[str, NDArray[np.float64]] = {}
-        for name in ("score", *parts, "stiff_cost"):
+        for name in (*self._score(usable), *parts, "stiff_cost"):
             values = usable[name].drop_null().to_numpy().astype(np.float64)
             values = np.sort(values[np.isfinite(values)])
             if len(values) and values[0] < values[-1]:
                 self._columns[name] = values
+
+    @staticmethod
+    def _score(usable: pa.Table) -> tuple[str, ...]:
+        """The score tells where a document stands only if the chosen ones have more of it.
+
+        An objective that fills up a mix gives little to what the choice already has.
+        """
+        chosen = usable["selected"].to_numpy()
+        score = usable["score"].to_numpy()
+        told = chosen.any() and not chosen.all() and np.median(score[chosen]) > np.median(score[~chosen])
+        return ("score",) if told else ()
 
     def told(self, row: dict[str, Any]) -> str:
         """Say where a row of the table stands, as "score in the top 1 %, stiff cost in the top 40 %"."""

@@ -23,7 +23,7 @@ LOOP = 0.5  # share of a document's tokens in phrases that it has had before
 
 CONCENTRATED, AT_MOST_IN_POOL = 0.8, 0.5
 FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
-FEW_LOOPS, MANY_LOOPS = 0.005, 0.05
+FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
 OVERFIT = 1.5  # stiff cost in sample over that held out
 WEAKLY_KNOWN, WELL_KNOWN = 0.25, 0.6
 
@@ -147,7 +147,7 @@ def _target(objective: Mapping[str, Any]) -> Check:
         told = f"{known:.0%} of the pool–validation difference exceeds sampling noise"
         if known < WEAKLY_KNOWN:
             told = f"only {told}, so the selection is weakly targeted. Add validation documents"
-            return Check("Target", "bad", told)
+            return Check("Target", "look", told)
         more = ". More validation documents would sharpen the target" if known < WELL_KNOWN else ""
         return Check("Target", "look" if more else "good", told + more)
     path = objective.get("path", {})
