@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from convert.checkpoints import model_of, save, torchtitan_state
-from direct_anneal.cli import export, main
+from direct_anneal.cli import main
+from direct_anneal.config.files import TrainerFormat
 from direct_anneal.export import FORMATS
 from selection.pools import chosen
 from selection.tiny import VOCAB_SIZE, documents, write_jsonl
@@ -30,7 +32,7 @@ def tokens_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_the_formats_are_those_of_the_package() -> None:
-    assert tuple(FORMATS) == export._FORMATS
+    assert tuple(FORMATS) == get_args(TrainerFormat)
 
 
 def test_what_was_exported_is_a_pool(tokens_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +69,7 @@ def test_select_says_what_to_do_with_a_distributed_checkpoint(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["export", ".", "--to", "hf", "--out", "y"], "must hold a finished run"),
+        (["export", ".", "--to", "hf", "--out", "y"], "must be the directory of a select or features run"),
         (["export", ".", "--to", "hf", "--out", "y", "--shard-size", "lots"], "--shard-size must be a number of bytes"),
         (["export", ".", "--to", "hf", "--out", "y", "--mixture-share", "2"], "--mixture-share must be in (0, 1]"),
         (["convert", ".", "--model-config", "./none", "--out", "y"], "./none does not exist"),

@@ -52,11 +52,12 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 
     Cost: memory 4 GiB of weights, and for the optimizer's state all of it.
     """
-    source, out, model_config = Path(config.checkpoint), Path(config.out), Path(config.model_config)
+    source, out = Path(config.checkpoint), Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(field="out", must="be a new or empty directory", got=f"but {out} is not", do="choose another")
     try:
-        described = Checkpoint(str(model_config.parent if model_config.name == "config.json" else model_config))
+        # As it was given: "./name" is a directory, "name" may be the hub's.
+        described = Checkpoint(config.model_config.removesuffix("config.json") or ".")
     except InputError as error:
         raise InputError(field="model_config", must=error.must, got=error.got, do=error.do) from error
     model = _skeleton(described)
