@@ -174,7 +174,12 @@ def test_the_faintest_gradient_still_has_a_unit_row(checkpoint: Path, corpus: Co
 
     class Faint:
         def __init__(self, real: GradientSketcher) -> None:
-            self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
+            self.projection, self.device, self.reduction, self.model = (
+                real.projection,
+                real.device,
+                real.reduction,
+                real.model,
+            )
             self._real = real
 
         def sketch(self, *args: Any) -> Sketches:
@@ -192,7 +197,12 @@ class _Interrupted:
     """A sketcher that is interrupted at its n-th batch."""
 
     def __init__(self, real: GradientSketcher, after: int) -> None:
-        self.projection, self.device, self.reduction = real.projection, real.device, real.reduction
+        self.projection, self.device, self.reduction, self.model = (
+            real.projection,
+            real.device,
+            real.reduction,
+            real.model,
+        )
         self._real, self._left = real, after
 
     def sketch(self, *args: Any) -> Sketches:
