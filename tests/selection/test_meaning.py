@@ -67,13 +67,10 @@ def chosen(*indices: int) -> Selection:
 @pytest.mark.parametrize(
     ("domains", "indices", "says"),
     [
-        (["a"] * 10 + ["b"] * 30, range(8), "100% of the selection's tokens are of one domain, a, which is 25%"),
-        (["a"] * 40, range(8), None),
-        (["a"] * 38 + ["b"] * 2, range(8), None),
         (["a", "b"] * 20, range(8), None),
         (["a", "b"] * 20, range(36), "90% of the pool's tokens"),
     ],
 )
-def test_one_domain_and_a_small_pool(domains: list[str], indices: range, says: str | None) -> None:
+def test_a_small_pool(domains: list[str], indices: range, says: str | None) -> None:
     told = checks.of_size(chosen(*indices), samples(domains, [10] * 40))
     assert told == [] if says is None else any(says in one for one in told)

@@ -128,8 +128,10 @@ class TestTheCommand:
         assert main([*self.words(checkpoint, world, tmp_path), "--fraction", "0.2", "--frontier"]) == 0
         shown = capsys.readouterr().out.splitlines()
         assert shown[0].startswith(f"pool        {NUM_POOL} documents, ")
-        assert [line.split()[0] for line in shown[:6]] == ["pool", "validation", "compute", "disk", "memory", "time"]
-        assert len(shown) == 6 + 10
+        assert [line.split()[0] for line in shown[:6]] == ["pool", "validation", "time", "memory", "disk", "compute"]
+        assert shown[6] == "where the time goes:"
+        assert shown[-1].startswith("next ")
+        assert len(shown) == 8 + 10
 
     def test_refuses_what_select_refuses(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,17 +22,20 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(plan: Plan) -> str:
     lines = [
-        f"{role:<12}{plan.documents[role]:,} documents, {plan.tokens[role]:,} tokens, {plan.windows[role]:,} windows"
+        f"{role:<12}{plan.documents[role]:,} documents, {plan.tokens[role]:,} tokens; the model reads them in "
+        f"{plan.windows[role]:,} windows"
         for role in plan.documents
     ]
-    lines.append(f"{'compute':<12}{plan.flops:.3g} FLOPs for the sketches")
+    lines.append(f"{'time':<12}about {_duration(sum(plan.seconds.values()))} on this machine")
+    device = f", and {_size(plan.device_memory)} on the GPU" if plan.device_memory else ""
+    lines.append(f"{'memory':<12}up to {_size(plan.memory)}{device}")
     parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
-    lines.append(f"{'disk':<12}{_size(sum(plan.disk.values()))}: {parts}")
-    device = f", and {_size(plan.device_memory)} of the device's" if plan.device_memory else ""
-    lines.append(f"{'memory':<12}{_size(plan.memory)} at most{device}")
-    lines.append(f"{'time':<12}{_duration(sum(plan.seconds.values()))}, of which")
+    lines.append(f"{'disk':<12}{_size(sum(plan.disk.values()))} below --out: {parts}")
+    lines.append(f"{'compute':<12}{plan.flops:.3g} floating-point operations")
+    lines.append("where the time goes:")
     lines += [f"{'':<12}{_duration(seconds):>10}  {stage}" for stage, seconds in plan.seconds.items()]
     lines += [f"{'note':<12}{remark}" for remark in plan.remarks]
+    lines.append(f"{'next':<12}the same command with select instead of plan; it can be stopped and goes on later")
     return "\n".join(lines)
 
 

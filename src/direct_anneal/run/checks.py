@@ -46,7 +46,6 @@ PLACES = f"the first {MAX_PLACES} in manifest.json, all in corpus/{{}}/incidents
 FEW_VALIDATION = 100
 UNFILLED = 0.95
 MAX_SOURCES = 5
-NEARLY_ALL = 0.9  # of a selection, from one domain
 HARDLY_MORE = 1.25  # times the selection, that the pool holds
 
 
@@ -123,25 +122,14 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
 
 
 def of_size(selection: Selection, samples: pa.Table) -> list[str]:
-    """Whether there was much to choose from, and whether more than one domain was chosen from."""
+    """Whether there was much to choose from."""
     tokens = samples["num_tokens"].to_numpy()
     held, whole = int(tokens[selection.indices].sum()), int(tokens.sum())
     doubts = []
     if whole < HARDLY_MORE * held:
         doubts.append(
-            f"the selection is {held / whole:.0%} of the pool's tokens: there was hardly anything to choose from; "
-            "choose fewer, or give a larger pool"
-        )
-    domains = np.array(samples["domain"].to_pylist(), dtype=object)
-    chosen = Counter(dict.fromkeys(domains.tolist(), 0))
-    for name, amount in zip(domains[selection.indices].tolist(), tokens[selection.indices].tolist(), strict=True):
-        chosen[name] += amount
-    name, amount = chosen.most_common(1)[0]
-    before = int(tokens[domains == name].sum()) / whole
-    if len(chosen) > 1 and amount >= NEARLY_ALL * held and before < NEARLY_ALL:
-        doubts.append(
-            f"{amount / held:.0%} of the selection's tokens are of one domain, {name}, which is {before:.0%} of the "
-            "pool's: where that is not meant, bound it with a ceiling, or see whether the validation set is as narrow"
+            f"the selection is {held / whole:.0%} of the pool's tokens, so there was hardly anything to choose "
+            "from. Choose fewer, or give a larger pool"
         )
     return doubts
 

@@ -21,7 +21,7 @@ State = Literal["good", "look", "bad", "unknown"]
 LOOKED_AT = 2_000  # documents of pool and selection in which loops are looked for
 LOOP = 0.5  # share of a document's tokens in phrases that it has had before
 
-CONCENTRATED, AT_MOST_IN_POOL = 0.8, 0.5
+CONCENTRATED = 0.8  # of the chosen tokens, from one domain that is less than that of the pool
 FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
 FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
 OVERFIT = 1.5  # stiff cost in sample over that held out
@@ -130,13 +130,13 @@ def _duplicates(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
 
 
 def _concentration(domains: Mapping[str, Mapping[str, int]]) -> Check:
-    pool, chosen = (sum(entry[role] for entry in domains.values()) for role in ("pool", "selected"))
+    pool, chosen = (sum(entry[f"{role}_tokens"] for entry in domains.values()) for role in ("pool", "selected"))
     if sum(entry["pool"] > 0 for entry in domains.values()) < 2:
         return Check("Concentration", "unknown", "the pool has one domain, so that nothing can be said of a mix")
-    largest = max(sorted(domains), key=lambda name: domains[name]["selected"])
-    share, in_pool = domains[largest]["selected"] / max(1, chosen), domains[largest]["pool"] / pool
-    told = f"the largest domain, {largest}, is {share:.0%} of the choice and {in_pool:.0%} of the pool"
-    if share > CONCENTRATED and in_pool < AT_MOST_IN_POOL:
+    largest = max(sorted(domains), key=lambda name: domains[name]["selected_tokens"])
+    share, in_pool = domains[largest]["selected_tokens"] / max(1, chosen), domains[largest]["pool_tokens"] / pool
+    told = f"the largest domain, {largest}, is {share:.0%} of the chosen tokens and {in_pool:.0%} of the pool's"
+    if share >= CONCENTRATED > in_pool:
         told += ". The model would see little else: limit it with --ceiling, or mix random documents in when you train"
         return Check("Concentration", "look", told)
     return Check("Concentration", "good", told)
