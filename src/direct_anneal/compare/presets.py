@@ -31,7 +31,8 @@ OPTIMIZER = "optimizer.pt"
 _RATE = 3e-4  # where the checkpoint says nothing of its own
 _FEWEST_VALIDATION = 8
 # Options of a run that say where and how, not what is chosen; the comparison sets them itself.
-_NOT_OF_AN_ARM = {"model", "pool", "validation", "out", "overwrite", "num_samples", "num_tokens", "fraction"}
+_NOT_OF_AN_ARM = {"model", "pool", "validation", "retain", "retain_floor", "out", "overwrite"}
+_NOT_OF_AN_ARM |= {"num_samples", "num_tokens", "fraction"}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ class FeaturesConfig(EngineConfig, RecordFields):
     validation: Texts = option(
         affects="features", group=DATA, metavar="GLOB", help="documents of what the model should be good at"
     )
+    retain: OptionalTexts = option(
+        default=None,
+        unset="none",
+        affects="features",
+        group=DATA,
+        metavar="GLOB",
+        help="text that must not get worse: a selection helps it as much as random documents do; takes gradients",
+    )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
     prompt_field: OptionalNames = option(
         default=None,
@@ -118,6 +126,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
     def __post_init__(self) -> None:
         EngineConfig.__post_init__(self)
         require(self.parameters != (), "parameters", "patterns", "none")
+        require(self.retain != (), "retain", "files, directories or globs", "none")
         require(1 <= self.sketch_size <= 65536, "sketch_size", "in 1..65536", self.sketch_size)
         require(self.max_length is None or self.max_length >= 2, "max_length", "at least 2", self.max_length)
         require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)

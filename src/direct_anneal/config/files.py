@@ -46,8 +46,14 @@ class ExportConfig:
         help="size of one file before compression, such as 256MiB",
     )
     seed: int = option(default=0, metavar="S", help="of the documents' order")
-    mixture_share: float = option(
-        default=1.0, metavar="X", help="share of the training data, for the snippet; the rest is the stable phase's"
+    part: Literal["selected", "replay", "both"] = option(
+        default="selected", help="the chosen documents, the general text beside them, or both, shuffled together"
+    )
+    mixture_share: float | None = option(
+        default=None,
+        unset="1, or what replay leaves",
+        metavar="X",
+        help="share of the training data, for the snippet; the rest is the stable phase's",
     )
     sequence_length: int | None = option(
         default=None, unset="the run's window", metavar="T", help="tokens of the trainer's samples; mds is cut to it"
@@ -59,7 +65,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         require(self.shard_size is None or self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
-        require(0 < self.mixture_share <= 1, "mixture_share", "in (0, 1]", self.mixture_share)
+        share = self.mixture_share
+        require(share is None or 0 < share <= 1, "mixture_share", "in (0, 1]", share)
         length = self.sequence_length
         require(length is None or length >= 2, "sequence_length", "at least 2", length)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)

@@ -31,6 +31,7 @@ _WIDEST_SKETCH = 14_336  # R: with n-grams a matrix of 2 GiB in float64
 
 SIZE = "size of the selection (give one)"
 CONSTRAINTS = "constraints on domains and single documents"
+GENERAL = "general text"
 
 
 # Those that an objective beside the chosen one has as asked, too.
@@ -169,7 +170,30 @@ class ConstraintsConfig:
 
 
 @configuration
-class ChoiceConfig(ConstraintsConfig, CurvatureConfig, ObjectiveOptions, SizeConfig):
+class GeneralTextConfig:
+    """General text: what is trained on beside the selection, and what must not get worse by it."""
+
+    retain_floor: float | None = option(
+        default=None,
+        unset="1 with --retain",
+        affects="solving",
+        group=GENERAL,
+        metavar="X",
+        help="least mean effect on the retained text, as a multiple of a random selection's",
+    )
+
+    replay: float | None = option(
+        default=None,
+        unset="0",
+        affects="solving",
+        group=GENERAL,
+        metavar="SHARE",
+        help="share of all tokens that is general text: random documents of the pool, written beside the selection",
+    )
+
+
+@configuration
+class ChoiceConfig(GeneralTextConfig, ConstraintsConfig, CurvatureConfig, ObjectiveOptions, SizeConfig):
     """All that a choice depends on beside the features."""
 
     objective_options: OptionalValues = option(
@@ -227,6 +251,16 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
             import_plugin(module)
         self._check_size()
         self._check_curvature()
+        floor = self.retain_floor
+        require(floor is None or -1e6 <= floor <= 1e6, "retain_floor", "between -1e6 and 1e6", floor)
+        if floor is not None and self.retain is None:
+            raise InputError(
+                field="retain_floor",
+                must=f"come with {named('retain')}, the text that it is of",
+                got="but no text is retained",
+                do=f"pass {named('retain')} to select; solve has it from the run",
+            )
+        require(self.replay is None or 0 <= self.replay < 1, "replay", "at least 0 and below 1", self.replay)
         objectives = (self.chosen_objective, *self.other_objectives.values())
         sides = {getattr(objective, "filter_curvature", None) for objective in objectives}
         if (side := next(iter(sides & {"pool", "both"}), None)) and self.sketch_size > _WIDEST_SKETCH:
@@ -332,8 +366,9 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns of the documents that an objective asked for looks at."""
-        return self.chosen_objective.needs.union(*(one.needs for one in self.other_objectives.values()))
+        """Columns of the documents that are looked at: by the objectives asked for, and for the retained text."""
+        effects = frozenset({"gradients"} if self.retain else ())
+        return effects.union(self.chosen_objective.needs, *(one.needs for one in self.other_objectives.values()))
 
     @property
     def in_full(self) -> dict[str, Any]:
@@ -342,6 +377,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
         own = {name: value for name, value in options.items() if name not in OBJECTIVE_FIELDS}
         content = super().in_full | {name: options.get(name) for name in OBJECTIVE_FIELDS}
         content["num_eigenpairs"] = self.eigenpairs
+        content["replay"] = self.replay or None  # as runs have it that knew of none
         return content | {"objective": self.chosen_objective.name, "objective_options": own or None}
 
     def size_of(self, num_tokens: NDArray[np.int64]) -> tuple[int | None, int | None]:

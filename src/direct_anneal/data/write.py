@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import numpy as np
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import TOKENS_FIELD
 from direct_anneal.data.formats import FORMATS, BadRecord, Choice
+from direct_anneal.data.formats.tables import STATE_FILE
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
+from direct_anneal.io.atomic import temporary_directory
+
+SELECTED = "selected"
 
 
 def check_writable(sources: Sequence[Source]) -> None:
@@ -27,7 +32,7 @@ def check_writable(sources: Sequence[Source]) -> None:
         format.check_alike([source.local() for source in sources if source.format == name and source.is_here])
 
 
-def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[Path]:
+def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path, stem: str = SELECTED) -> list[Path]:
     """Copies the selected documents, in source order, into one output for each format in the corpus.
 
     JSON lines are copied byte for byte under the same compression (`selected.jsonl`, `.jsonl.gz`, `.jsonl.zst`), and
@@ -39,6 +44,7 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
     Args:
         selected: (N,) bool.
         out_dir: made if need be.
+        stem: of the outputs' names, in the place of "selected".
 
     Returns:
         The outputs, every file.
@@ -72,10 +78,29 @@ def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path) -> list[
         choices.setdefault(source.format, []).append(choice)
     check_writable(corpus.sources)
     out_dir.mkdir(parents=True, exist_ok=True)
-    written = (
-        format.write(choices[name], out_dir, corpus.vocab_size) for name, format in FORMATS.items() if name in choices
-    )
+    if stem == SELECTED:
+        return _written(choices, out_dir, corpus.vocab_size)
+    with temporary_directory(out_dir / stem) as temporary:  # formats know one name for what they write
+        outputs = _written(choices, temporary, corpus.vocab_size)
+        return [_moved(path, out_dir / path.name.replace(SELECTED, stem, 1)) for path in outputs]
+
+
+def _written(choices: Mapping[str, Sequence[Choice]], out_dir: Path, vocab_size: int) -> list[Path]:
+    written = (format.write(choices[name], out_dir, vocab_size) for name, format in FORMATS.items() if name in choices)
     return [path for paths in written for path in paths]
+
+
+def _moved(path: Path, target: Path) -> Path:
+    """Give an output its name, in the place of an earlier one.
+
+    Raises:
+        InputError: a directory is to be written, and something else than a dataset has its name.
+    """
+    if path.is_dir() and target.exists():
+        if target.is_symlink() or not (target / STATE_FILE).is_file():
+            raise InputError(f"{target} must be free for a dataset, but something else is there: move it away")
+        shutil.rmtree(target)
+    return path.replace(target)
 
 
 def write_rows(source: Source, state: State, rows: np.ndarray, out_dir: Path, vocab_size: int) -> list[Path]:

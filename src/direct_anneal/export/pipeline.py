@@ -65,7 +65,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """
     out, to, format = Path(config.out), config.to, FORMATS[config.to]
     opened = RunDir.open(config.run, trust_remote_code=config.trust_remote_code)
-    pool, selected = opened.corpus("pool"), opened.selected()
+    pool, selected, share = opened.corpus("pool"), _documents(opened, config.part), _share(opened, config)
     setting = _setting(opened, selected, format, config.shard_size, config.sequence_length, config.eos_id)
     if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
         raise InputError(field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes")
@@ -86,7 +86,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             files = _write(pool, order, writer, setting.eos_id, records, temporary, advance)
         if records is not None:
             records.remove()
-        exported = Exported(out=out.as_posix(), setting=setting, share=config.mixture_share, files=files)
+        exported = Exported(out=out.as_posix(), setting=setting, share=share, files=files)
         snippet = redacted(format.snippet(exported))
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
         prompts = int((pool.num_prompt[order] > 0).sum())
@@ -95,7 +95,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
             "run": config.run,
             "seed": config.seed,
             "shard_bytes": setting.shard_bytes,
-            "mixture_share": config.mixture_share,
+            "part": config.part,
+            "mixture_share": share,
             "eos_id": setting.eos_id,
             "sequence_length": setting.window if to == "mds" else None,
             "num_documents": len(order),
@@ -105,6 +106,21 @@ def export(config: ExportConfig) -> dict[str, Any]:
         }
         record = write_record(temporary / RECORD, record)
     return {**record, "snippet": snippet}
+
+
+def _documents(run: RunDir, part: str) -> np.ndarray:
+    """Which documents of the pool are exported, (N,) bool."""
+    if part == "replay":
+        return run.replayed()
+    return run.selected() if part == "selected" else run.selected() | run.replayed()
+
+
+def _share(run: RunDir, config: ExportConfig) -> float:
+    """The share of the training data that the exported documents are."""
+    if config.mixture_share is not None:
+        return config.mixture_share
+    replay = run.replay_share
+    return {"selected": 1 - replay, "replay": replay, "both": 1.0}[config.part]
 
 
 def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:

@@ -91,6 +91,7 @@ class Inputs:
         loaders: by column ("gradients", "ngrams", "path", "samples"), what loads it for "pool" or "validation".
         estimate: gives the spectra, split where stiff ends.
         summed: gradients are of summed token losses, and not of mean ones.
+        replay: share of all tokens that will be general text, the pool's own mixture, beside the selection; in [0, 1).
         mapper: carries out what takes all rows, as `FeatureMatrix` has it.
     """
 
@@ -104,12 +105,14 @@ class Inputs:
         loaders: Mapping[str, Callable[[str], Any]],
         estimate: Callable[[], Estimate] | None = None,
         summed: bool = False,
+        replay: float = 0.0,
         mapper: Map = map,
     ) -> None:
         self.num_tokens = num_tokens
         self.num_selected = num_selected
         self.token_budget = token_budget
         self.summed = summed
+        self.replay = replay
         self.mapper = mapper
         self._constraints = dict(constraints or {})
         self._loaders = loaders

@@ -17,9 +17,11 @@ from direct_anneal.objectives.sketched import Counted, FilteredObjective
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MatchingConfig(FilteredObjective):
-    """Minimise ⟨d, f(H̃) d⟩, d = Σ_i w_i x_i − K (x̄ + scale · known · (z̄ − x̄)), counted from that of K x̄.
+    """Minimise ⟨d, f(H̃) d⟩, d = Σ_i w_i x_i − K (x̄ + reach · known · (z̄ − x̄)), counted from that of K x̄.
 
-    K is the expected number selected, x̄ the pool's mean, z̄ the validation set's, known as in `known_share`.
+    K is the expected number selected, x̄ the pool's mean, z̄ the validation set's, known as in `known_share`. The reach
+    is `target_scale`, and with a share s of replay, whose mean is x̄, target_scale / (1 − s): then selection and replay
+    together have their mean where the selection alone would have had it.
 
     Attributes:
         target_scale: near 0 asks for a small pool, 1 for more of the same as the validation set, more leans towards
@@ -49,7 +51,8 @@ class MatchingConfig(FilteredObjective):
         mean = features.weighted_sum(np.ones(count)) / count
         known = known_share(mean, features.squared_norms(), seen)
         start = inputs.expected * mean
-        target = start + inputs.expected * self.target_scale * known * (seen.mean(axis=0) - mean)
+        reach = self.target_scale / (1 - inputs.replay)
+        target = start + inputs.expected * reach * known * (seen.mean(axis=0) - mean)
         return self.budgeted(
             inputs,
             counted,
@@ -57,7 +60,7 @@ class MatchingConfig(FilteredObjective):
             objective="matching",
             target=target,
             start=start,
-            facts={"known": known},
+            facts={"known": known, **({"reach": reach} if inputs.replay else {})},
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:

@@ -60,6 +60,8 @@ def _figures(manifest: dict[str, Any]) -> list[str]:
     """The method's own figures, for those who read them."""
     return [
         _shifts(manifest),
+        *([_replay(manifest["replay"])] if "replay" in manifest else []),
+        *([_retain(manifest["retain"])] if "retain" in manifest else []),
         *([_spectrum(manifest["spectrum"])] if manifest["spectrum"] else []),
         *([_budget(manifest["budget"])] if manifest["budget"] else []),
         _objective(manifest["objective"], manifest["status"]),
@@ -68,8 +70,12 @@ def _figures(manifest: dict[str, Any]) -> list[str]:
 
 
 def _written(manifest: dict[str, Any], out: Path) -> list[str]:
+    general = manifest.get("replay", {}).get("files", [])
     files = (
-        *((name, "the chosen documents, as they came") for name in manifest["files"]),
+        *(
+            (name, "general text, to be mixed in" if name in general else "the chosen documents, as they came")
+            for name in manifest["files"]
+        ),
         ("report.html", "all of this and the documents themselves, in a browser or on paper"),
         ("selection.parquet", "every document of the pool with its evidence"),
         ("manifest.json", "configuration, fingerprints, figures"),
@@ -131,6 +137,22 @@ def _shifts(manifest: dict[str, Any]) -> str:
         "Loss, length",
         f"mean loss {loss['pool']:.3f} nats a token in the pool, {loss['selected']:.3f} chosen; "
         f"median length {length['pool']:,.0f} tokens, {length['selected']:,.0f} chosen",
+    )
+
+
+def _replay(replay: dict[str, Any]) -> str:
+    return _line(
+        "Replay",
+        f"{replay['num_documents']:,} random documents beside them, {replay['num_tokens']:,} tokens: "
+        f"{replay['share_reached']:.1%} of all",
+    )
+
+
+def _retain(retain: dict[str, Any]) -> str:
+    return _line(
+        "Retained text",
+        f"the choice helps it {retain['reached_ratio']:.3g} times as much as random documents, to first order (at "
+        f"least {retain['floor_ratio']:g} was asked for); {retain['harmful']:,} chosen documents work against it",
     )
 
 

@@ -62,7 +62,7 @@ def judge(manifest: Mapping[str, Any], run: Path) -> Verdict:
         sentence=sentence,
         checks=checks,
         expectation=_expectation(manifest),
-        steps=_steps(run),
+        steps=_steps(run, with_replay="replay" in manifest),
         others=[warning for warning in manifest["warnings"] if warning not in told],
     )
 
@@ -101,12 +101,13 @@ def _expectation(manifest: Mapping[str, Any]) -> str:
     return told
 
 
-def _steps(run: Path) -> list[Step]:
+def _steps(run: Path, *, with_replay: bool) -> list[Step]:
+    part = " --part both" if with_replay else ""
     name = shlex.quote(str(run))
     export, compared = (shlex.quote(f"{run}-{what}") for what in ("export", "compared"))
     return [
         Step("See on small runs whether it pays", f"direct-anneal compare --from {name} --out {compared}"),
-        Step("Write it for your trainer", f"direct-anneal export {name} --to olmo-core --out {export}"),
+        Step("Write it for your trainer", f"direct-anneal export {name} --to olmo-core{part} --out {export}"),
     ]
 
 

@@ -7,7 +7,7 @@ Below a run's directory (docs/files.md):
     corpus/ROLE/         tokens and index of pool and validation set
     features/ROLE/       their gradients; features/ROLE-ngrams/ their n-grams; features/coverage.json
     curvature/           spectra that took the model
-    selection.parquet    the evidence; beside it selected.*, frontier.parquet, report.html
+    selection.parquet    the evidence; beside it selected.*, replay.*, frontier.parquet, report.html
     manifest.json        written last: it vouches for the results, with their digests
 
 Nothing here is believed before its digest has been checked, and a reader writes nothing.
@@ -34,6 +34,7 @@ from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.options import OPTIONS_FILE, keep
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, reopen, write_selected
+from direct_anneal.data.formats import FORMATS
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.io.atomic import remove_leftovers, replacing
@@ -49,15 +50,13 @@ MANIFEST, EVIDENCE, FRONTIER, REPORT = "manifest.json", "selection.parquet", "fr
 COVERAGE = "coverage.json"
 TOKENISATION = "tokenisation"
 ROLES = ("pool", "validation")
+RETAIN = "retain"  # the role of text that must not get worse, where there is such
 
 # A manifest may name anything; only these are ever read or removed on its word.
-OUTPUT_FILES = frozenset(
-    {
-        *("selected.jsonl", "selected.jsonl.gz", "selected.jsonl.zst", "selected.parquet"),
-        *("selected.npy", "selected.bin", "selected.idx", "selected.ds", "selected.ds.index", "selected.ds.metadata"),
-    }
-)
-OUTPUT_DATASET = "selected"
+OUTPUT_DATASETS = (SELECTED, REPLAY) = ("selected", "replay")
+_ENDINGS = {format.output.removeprefix(SELECTED) for format in FORMATS.values()} - {""}
+_ENDINGS |= {".idx", ".ds.index", ".ds.metadata"}  # beside tokens
+OUTPUT_FILES = frozenset(f"{stem}{ending}" for stem in OUTPUT_DATASETS for ending in _ENDINGS)
 _LARGEST_TABLE = 2**40  # bytes
 _AGAIN = f"run select or solve again with {option('overwrite')}"
 _MANIFEST_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -259,7 +258,7 @@ class RunDir:
         """The documents of a role with their tokens. Cost: reads tokens and index once, to see that they are whole.
 
         Args:
-            role: "pool" or "validation".
+            role: "pool", "validation" or "retain".
             fingerprint: of the corpus that is expected; the one in the manifest, or in the features, where left out.
 
         Raises:
@@ -268,7 +267,7 @@ class RunDir:
         if role not in self._corpora:
             config, tokens = self.config, self.tokens
             if fingerprint is None:
-                named = self.manifest["fingerprints"][role] if self.is_finished else None
+                named = self.manifest["fingerprints"].get(role) if self.is_finished else None
                 fingerprint = str(named or self.store(role).fingerprint["data"])
             self._corpora[role] = reopen(
                 sources_of(role, config, tokens, self.origin.path, []),
@@ -283,7 +282,7 @@ class RunDir:
         return self._corpora[role]
 
     def store(self, role: str) -> FeatureStore:
-        """The complete store of "pool", "validation", "pool-ngrams" or "validation-ngrams". Cost: reads it once.
+        """The complete store of a role, or of "pool-ngrams" or "validation-ngrams". Cost: reads it once.
 
         Raises:
             InputError: shards are missing or damaged.
@@ -338,9 +337,33 @@ class RunDir:
         Raises:
             InputError: the evidence is damaged, or of other documents than the pool's.
         """
-        table, pool = self.evidence(["id", "selected"]), self.corpus("pool")
-        ids = [column.cast(pa.large_string()).combine_chunks() for column in (table["id"], pool.index["id"])]
-        selected = table["selected"].to_numpy()
+        return self._marked(SELECTED)
+
+    @property
+    def replay_share(self) -> float:
+        """Share of the tokens of selection and replay together that is replay; 0 where there is none."""
+        share = (self.manifest.get("replay") or {}).get("share_reached", 0.0)
+        return float(share) if isinstance(share, float) and 0 <= share < 1 else 0.0
+
+    def replayed(self) -> NDArray[np.bool_]:
+        """Which documents of the pool are general text beside the selection, (N,) bool.
+
+        Raises:
+            InputError: the run has none, or as of `selected`.
+        """
+        if not self.replay_share:
+            raise InputError(
+                subject="RUN_DIR",
+                must="hold general text beside the selection",
+                got=f"but {self.path} has none",
+                do=f"choose again with {option('replay')}",
+            )
+        return self._marked(REPLAY)
+
+    def _marked(self, column: str) -> NDArray[np.bool_]:
+        table, pool = self.evidence(["id", column]), self.corpus("pool")
+        ids = [values.cast(pa.large_string()).combine_chunks() for values in (table["id"], pool.index["id"])]
+        selected = table[column].to_numpy()
         if not ids[0].equals(ids[1]) or selected.dtype != np.bool_ or not selected.any():
             raise InputError(
                 subject=str(self.path / EVIDENCE),
@@ -412,9 +435,9 @@ class RunDir:
         self.__dict__.pop("manifest", None)
         for name in (EVIDENCE, FRONTIER, REPORT, *(OUTPUT_FILES & files)):
             (self.path / name).unlink(missing_ok=True)
-        dataset = self.path / OUTPUT_DATASET
-        if OUTPUT_DATASET in files and not dataset.is_symlink() and (dataset / "state.json").is_file():
-            shutil.rmtree(dataset)
+        for dataset in (self.path / name for name in OUTPUT_DATASETS if name in files):
+            if not dataset.is_symlink() and (dataset / "state.json").is_file():
+                shutil.rmtree(dataset)
         self._write_marker(config, tokens)
 
     def write_coverage(self, coverage: dict[str, Any]) -> None:
@@ -433,7 +456,14 @@ class RunDir:
         _write_table(self.path / EVIDENCE, evidence)
         if frontier is not None:
             _write_table(self.path / FRONTIER, pa.Table.from_pylist(frontier))
-        files = write_selected(corpus, evidence["selected"].to_numpy(), self.path)
+        return self._write_documents(corpus, evidence, SELECTED)
+
+    def write_replay(self, evidence: pa.Table, corpus: Corpus) -> list[str]:
+        """Write the general text beside the selection, of the evidence's column `replay`; returns its files' names."""
+        return self._write_documents(corpus, evidence, REPLAY)
+
+    def _write_documents(self, corpus: Corpus, evidence: pa.Table, stem: str) -> list[str]:
+        files = write_selected(corpus, evidence[stem].to_numpy(), self.path, stem)
         return [path.relative_to(self.path).as_posix() for path in files]
 
     def write_manifest(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -446,9 +476,8 @@ class RunDir:
     def results(self, files: list[str]) -> dict[str, Path]:
         """The files that a manifest vouches for, by name, those that are there; `files` are the chosen documents'."""
         names = [MARK, EVIDENCE, FRONTIER, *sorted(OUTPUT_FILES.intersection(files))]
-        if OUTPUT_DATASET in files and (self.path / OUTPUT_DATASET).is_dir():
-            below = sorted(path.name for path in (self.path / OUTPUT_DATASET).iterdir())
-            names += [f"{OUTPUT_DATASET}/{name}" for name in below]
+        for dataset in (name for name in OUTPUT_DATASETS if name in files and (self.path / name).is_dir()):
+            names += [f"{dataset}/{name}" for name in sorted(path.name for path in (self.path / dataset).iterdir())]
         return {name: self.path / name for name in names if (self.path / name).is_file()}
 
     def _write_marker(self, config: FeaturesConfig, tokens: Tokenisation) -> None:
@@ -467,11 +496,16 @@ class RunDir:
             FRONTIER,
             REPORT,
             *OUTPUT_FILES,
-            OUTPUT_DATASET,
+            *OUTPUT_DATASETS,
             f"features/{COVERAGE}",
         )
         for name in names:
             remove_leftovers(self.path / name)
+
+
+def roles_of(config: FeaturesConfig) -> tuple[str, ...]:
+    """The roles that a run of this configuration has corpora and features of."""
+    return (*ROLES, RETAIN) if config.retain else ROLES
 
 
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
@@ -487,9 +521,9 @@ def _refuse_links(out: Path) -> None:
     Raises:
         InputError: one of its folders is a link.
     """
-    folders = [out / name for name in ("corpus", "features", "curvature", "path", OUTPUT_DATASET)]
-    folders += [out / "corpus" / role for role in ROLES]
-    folders += [out / "features" / f"{role}{kind}" for role in ROLES for kind in ("", "-ngrams")]
+    folders = [out / name for name in ("corpus", "features", "curvature", "path", *OUTPUT_DATASETS)]
+    folders += [out / "corpus" / role for role in (*ROLES, RETAIN)]
+    folders += [out / "features" / f"{role}{kind}" for role in (*ROLES, RETAIN) for kind in ("", "-ngrams")]
     if link := next((path for path in folders if path.is_symlink()), None):
         raise InputError(
             subject=str(link),

@@ -18,14 +18,14 @@ from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import LOCK, MARK
 from direct_anneal.io.records import RecordError, read_content, read_record
 from direct_anneal.run.manifest import QUARANTINE_COLUMNS
-from direct_anneal.run.run_dir import MANIFEST, REPORT, ROLES, RunDir
+from direct_anneal.run.run_dir import MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, RunDir, roles_of
 
 LOSSES = "pool-path"  # columns, beside the stores of gradients or in their place
 STORES = ("validation", "validation-ngrams", "pool", "pool-ngrams")
 
 _SELECT = "run select again with the same options, it makes this anew"
 _PAGE_DIGEST = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
-_FOLDERS = {"corpus", "features", "curvature", "selected", "path"}
+_FOLDERS = {"corpus", "features", "curvature", "path", *OUTPUT_DATASETS}
 
 
 def verify_run(path: Path) -> Iterator[Finding]:
@@ -121,13 +121,18 @@ def _features(run: RunDir) -> Iterator[Finding]:
         run.coverage()
     except InputError as error:
         yield Finding(run.path / "features" / "coverage.json", str(error), _SELECT)
-    yield from verify_stores(run.path / "features")
+    yield from verify_stores(run.path / "features", retained=bool(run.config.retain))
 
 
-def verify_stores(features: Path) -> Iterator[Finding]:
-    """Everything amiss in the stores of a run, those that should be there and are not included."""
+def verify_stores(features: Path, *, retained: bool = False) -> Iterator[Finding]:
+    """Everything amiss in the stores of a run, those that should be there and are not included.
+
+    Args:
+        retained: there should be one of text that must not get worse, too.
+    """
     columns = features / LOSSES
-    for name in STORES if is_sketched(features) else ():
+    stores = (*STORES, RETAIN) if retained or (features / RETAIN).is_dir() else STORES
+    for name in stores if is_sketched(features) else ():
         store = features / name
         if store.is_dir():
             yield from verify(store)
@@ -144,7 +149,7 @@ def is_sketched(features: Path) -> bool:
 
 
 def _corpora(run: RunDir) -> Iterator[Finding]:
-    for role in ROLES:
+    for role in roles_of(run.config):
         directory = run.path / "corpus" / role
         whole = True
         for path, wrong in damaged_pieces(directory):

@@ -18,10 +18,9 @@ from direct_anneal.features import FeatureStore
 from direct_anneal.io.atomic import replacing, temporary_name
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.progress import current_progress
-from direct_anneal.run.run_dir import COVERAGE, RunDir
+from direct_anneal.run.run_dir import COVERAGE, RunDir, roles_of
 
 JOBS, FETCHED = "jobs", "fetched"
-ROLES = ("validation", "pool")
 
 _NAME = re.compile(r"(\d+)-of-(\d+)")
 
@@ -53,7 +52,7 @@ def merge_shards(run: Path, *, trust_remote_code: bool = False) -> FeaturesConfi
     opened = [RunDir.open(job, trust_remote_code=trust_remote_code) for job in jobs]
     config = replace(opened[0].config, out=str(run))
     with held(run):
-        stores = {role: _checked(run, jobs, role) for role in ROLES}
+        stores = {role: _checked(run, jobs, role) for role in roles_of(config)}
         RunDir(run).mark(config, opened[0].tokens)
         for role, (first, *others) in stores.items():
             sizes = {store.batch_tokens(config.batch_tokens) for store in (first, *others)}

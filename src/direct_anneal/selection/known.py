@@ -24,7 +24,7 @@ from direct_anneal.gradients import GradientSketcher
 from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
-from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.run_dir import RETAIN, RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.solver import Block, Map
@@ -35,8 +35,9 @@ class Known:
     """The documents, and the columns of them that are there.
 
     Attributes:
-        corpora: the documents, of "pool" and "validation".
+        corpora: the documents, of "pool" and "validation", and of "retain" where text is retained.
         pool, validation: their gradients, of documents that can be used; without rows where no gradients are needed.
+        retain: gradients of the text that must not get worse; None where there is none.
         path: losses of the pool's usable documents along the descent path; None where they are not needed.
         fingerprint: what the validation set's features depend on, the model's and the optimizer's among it.
         tokens: how documents became tokens.
@@ -47,6 +48,7 @@ class Known:
     corpora: Mapping[str, Corpus]
     pool: SketchedGradients
     validation: SketchedGradients
+    retain: SketchedGradients | None
     path: PathLosses | None
     fingerprint: Mapping[str, Any]
     tokens: Tokenisation
@@ -60,7 +62,8 @@ class Known:
     @property
     def gradients(self) -> dict[str, SketchedGradients]:
         """By role."""
-        return {"pool": self.pool, "validation": self.validation}
+        known = {"pool": self.pool, "validation": self.validation}
+        return known if self.retain is None else {**known, RETAIN: self.retain}
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
@@ -110,6 +113,7 @@ class Known:
             loaders=loaders,
             estimate=None if estimate is None else lambda: estimate,
             summed=config.reduction == "sum",
+            replay=config.replay or 0.0,
             mapper=mapper,
         )
 

@@ -23,12 +23,11 @@ from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives import Built, Inputs, SelectionObjective
-from direct_anneal.objectives.within import solve_within
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
-from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.run_dir import RETAIN, ROLES, RunDir, roles_of
 from direct_anneal.run.safety import num_shared, overlap_check, safety_checks, safety_facts
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.constraints import constraints
@@ -38,7 +37,9 @@ from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_job
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, usable
 from direct_anneal.selection.machine import check_machine
+from direct_anneal.selection.replay import replay_beside
 from direct_anneal.selection.result import Features, Run
+from direct_anneal.selection.retention import Retention, retention_of, solved
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import curvature_of
 from direct_anneal.selection.stages import Stages
@@ -97,7 +98,7 @@ def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Featur
     with reading(own, stages, found, home=Path(config.out)) as documents:
         run, tokens = documents.run, documents.tokens
         with Sketching(own, documents.checkpoint, run, tokens.max_length, stages, found) as sketch:
-            for role in ("validation", "pool"):
+            for role in ("validation", *roles_of(config)[2:], "pool"):
                 made = sketch.part(role, documents.corpora[role], number, count)
                 found.append(f"{role}: this job has {made:,} shards")
         run.mark(own, tokens)
@@ -142,7 +143,7 @@ class Documents:
     """A run's documents, read; its directory is held.
 
     Attributes:
-        corpora: of "pool" and "validation".
+        corpora: of "pool" and "validation", and of "retain" where text is retained.
         run: where everything is written.
         checkpoint: whose features are wanted.
         tokens: how documents became tokens.
@@ -169,11 +170,11 @@ def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path
     checkpoint = Checkpoint.of(config)
     tokens = Tokenisation.of(checkpoint, config.max_length)
     found += checkpoint.special_tokens.notes
-    sources = {role: sources_of(role, config, tokens, home or out, found) for role in ROLES}
+    sources = {role: sources_of(role, config, tokens, home or out, found) for role in roles_of(config)}
     check_writable(sources["pool"])
     with RunDir.create(out, config, tokens) as run:
         corpora = {}
-        for role in ROLES:
+        for role in sources:
             with stages.stage(f"Reading the {role}", "documents") as advance:
                 corpora[role] = prepare(
                     sources[role],
@@ -208,6 +209,8 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
         if not is_path_alone(config):
             stages.note(_extent(config, corpora))
             gradients["validation"] = sketch("validation", corpora["validation"])  # small, and shows trouble early
+            if RETAIN in corpora:
+                gradients[RETAIN] = sketch(RETAIN, corpora[RETAIN])
         run.mark(config, tokens)
         if gradients:
             gradients["pool"] = sketch("pool", corpora["pool"])
@@ -222,6 +225,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
         corpora=corpora,
         pool=pool,
         validation=validation,
+        retain=gradients.get(RETAIN),
         path=path,
         fingerprint=sketch.fingerprint(corpora["validation"]),
         tokens=tokens,
@@ -243,14 +247,14 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
         if losses is not None:
             fingerprint = losses.described["fingerprints"]
         if not is_path_alone(config):
-            for role in ("validation", "pool"):
+            for role in ("validation", *roles_of(config)[2:], "pool"):
                 store = run.store(role)
                 advance(1)
                 fingerprint = store.fingerprint if role == "validation" else fingerprint
-                gradients[role] = run.features(role)
+                gradients[role] = run.features(role, ngrams=role != RETAIN)
                 found += [remark for remark in store.remarks() if remark not in found]
                 advance(1)
-    corpora = {role: run.corpus(role, fingerprint.get(role)) for role in ROLES}
+    corpora = {role: run.corpus(role, fingerprint.get(role)) for role in roles_of(config)}
     pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
     check_writable(corpora["pool"].sources)
 
@@ -264,6 +268,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
         corpora=corpora,
         pool=pool,
         validation=validation,
+        retain=gradients.get(RETAIN),
         path=path,
         fingerprint=fingerprint,
         tokens=run.tokens,
@@ -287,10 +292,11 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     with _mapper(config) as mapper:
         with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
             inputs = known.inputs(config, estimate, mapper, advance)
-            built, selection, least = solve_within(objective, objective.build(inputs), relax=config.relax_budget)
+            retention = retention_of(objective, inputs, known, config.retain_floor)
+            built, selection, least = solved(objective, inputs, retention, relax=config.relax_budget)
             measured = checks.of_measure(selection, built.problem)
             others = [
-                (other, _at_any_budget(other, inputs))
+                (other, _at_any_budget(other, inputs, retention_of(other, inputs, known, config.retain_floor)))
                 for other in config.other_objectives.values()
                 if isinstance(other, SelectionObjective)
             ]
@@ -300,11 +306,13 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
                 frontier = trace(objective, built, config.frontier, inputs.samples("pool"), advance)
 
     pool_corpus, validation_corpus = (known.corpora[role] for role in ROLES)
+    replay = replay_beside(config, known.pool.samples, selection, built.problem)
     with stages.stage("Writing", "documents", len(selection.indices)) as advance:
         if config.overwrite:
             run.retire(config, known.tokens)
-        rows = evidence(pool_corpus, known.pool, built, selection)
+        rows = evidence(pool_corpus, known.pool, built, selection, None if replay is None else replay.chosen)
         files = run.write_results(rows, pool_corpus, frontier)
+        general = [] if replay is None else run.write_replay(rows, pool_corpus)
         advance(len(selection.indices))
 
     found += checks.of_coverage(known.origin.coverage())
@@ -322,6 +330,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             "tokenizer": known.tokens.tokenizer,
             "pool": pool_corpus.fingerprint,
             "validation": validation_corpus.fingerprint,
+            **({} if retention is None else {RETAIN: known.corpora[RETAIN].fingerprint}),
         },
         "corpora": _corpora_entry(known),
         "composition": manifest.composition(rows, validation_corpus),
@@ -336,7 +345,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         "status": selection.status,
         "num_selected": len(selection.indices),
         "warnings": found,
-        "files": files,
+        "files": [*files, *general],
         "timings": stages.seconds,
     }
     found += [check.text for check in safety_checks(content) if check.state in ("look", "bad")]
@@ -344,17 +353,23 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         content["features_of"] = str(known.origin.path)
     if frontier is not None:
         content["frontier"] = frontier
+    if retention is not None:
+        content[RETAIN] = retention.entry(selection)
+    if replay is not None:
+        content["replay"] = replay.entry(known.pool.samples, selection.indices, general)
     return Run(run.path, selection, run.write_manifest(content))
 
 
-def _at_any_budget(objective: SelectionObjective, inputs: Inputs) -> tuple[Built, Selection, float | None] | None:
+def _at_any_budget(
+    objective: SelectionObjective, inputs: Inputs, retention: Retention | None
+) -> tuple[Built, Selection, float | None] | None:
     """A selection for comparison only: an infeasible budget is relaxed, whatever was asked for.
 
     Returns:
         None where there is no selection even so, which is no reason to withhold the one that was asked for.
     """
     try:
-        return solve_within(objective, objective.build(inputs), relax=True)
+        return solved(objective, inputs, retention, relax=True)
     except InputError:
         return None
 
@@ -370,12 +385,16 @@ def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
 
 def _corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
     """What was read of each role, and what of it cannot be used."""
-    return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in ROLES}
+    return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in known.gradients}
 
 
 def _of_documents(known: Known) -> list[str]:
     """What was left out of each corpus."""
-    return [remark for role in ROLES for remark in checks.of_corpus(known.corpora[role], known.gradients[role], role)]
+    return [
+        remark
+        for role, gradients in known.gradients.items()
+        for remark in checks.of_corpus(known.corpora[role], gradients, role)
+    ]
 
 
 def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:

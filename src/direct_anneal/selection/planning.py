@@ -118,6 +118,8 @@ class _Calibration:
         self._remarks: list[str] = []
         self._checkpoint = Checkpoint.of(config)
         self._window = self._checkpoint.window(config.max_length)
+        if config.retain:
+            self._remarks.append("retained text is not counted: it takes what validation documents of its size take")
         if config.engine == "ray":
             self._remarks.append("gradients are timed in this process alone; workers of --engine ray share that time")
 
@@ -160,7 +162,7 @@ class _Calibration:
             self._curvature(validation, sketcher, size)
             self._solve(parts, gradients, ngrams, share, frontier)
             advance(pool.num_samples)
-        selected = round(share * pool.num_bytes)
+        selected = round(share * pool.num_bytes / (1 - (config.replay or 0.0)))  # with the general text beside it
         corpus_bytes = sum(self._stored(role, part) for role, part in parts.items())
         samples = pool.num_samples + validation.num_samples
         shard = min(ROWS_PER_SHARD, pool.num_samples)

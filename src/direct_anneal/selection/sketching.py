@@ -29,7 +29,7 @@ from direct_anneal.gradients import (
 )
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run import manifest
-from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.run_dir import RETAIN, RunDir
 from direct_anneal.selection.stages import Stages
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ class Sketching:
                 got=f"but {error}",
                 do="mend it, and run the same command again to go on",
             ) from error
-        gradients = SketchedGradients.load(store, corpus.index, self._ngrams(role, corpus, store.header.rows_per_shard))
+        words = None if role == RETAIN else self._ngrams(role, corpus, store.header.rows_per_shard)
+        gradients = SketchedGradients.load(store, corpus.index, words)
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
