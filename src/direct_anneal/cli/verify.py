@@ -37,12 +37,14 @@ def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
     """What is looked at, and what is amiss: a run, its features, or one store of them."""
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
+    from direct_anneal.run.run_dir import RETAIN
     from direct_anneal.run.verify_run import STORES, verify_run, verify_stores
 
+    usual = [*STORES, *([RETAIN] if (directory / "features" / RETAIN).is_dir() else [])]
     if any((directory / name).exists() for name in (MARK, "manifest.json", "corpus")):
-        return ["the run", *STORES], verify_run(directory)
+        return ["the run", *usual], verify_run(directory)
     if (directory / "features").is_dir():
-        return list(STORES), verify_stores(directory / "features")
+        return usual, verify_stores(directory / "features")
     if _is_store(directory):
         return [directory.name], verify(directory)
     stores = list(filter(_is_store, sorted(directory.iterdir()))) if directory.is_dir() else []
