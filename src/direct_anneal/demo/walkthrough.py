@@ -35,12 +35,11 @@ def run_demo(directory: Path, *, console: Console) -> None:
     _say(
         console,
         f"""
-        [bold]The situation.[/] A model of a million parameters has finished the stable phase of its training and
-        stands before the annealing phase. There is a pool of {pool:,} documents, from this Python installation or
-        made for the purpose: documentation, code, comments, tables, sums, logs. {damaged:,} of them
-        ({damaged / pool:.0%}) are damaged on purpose: {", ".join(sorted(DAMAGED))}. What counts is
-        {" and ".join(TARGET)}; a validation set of these two says so, and nothing else does. Which {FRACTION:.0%} of
-        the pool should the model see last?
+        [bold]The situation.[/] A model of a million parameters is at the end of its stable phase, and annealing is
+        next. There is a pool of {pool:,} documents, from this Python installation or made up: documentation, code,
+        comments, tables, sums, logs. {damaged:,} of them ({damaged / pool:.0%}) are damaged on purpose:
+        {", ".join(sorted(DAMAGED))}. The model should get better at {" and ".join(TARGET)}. Only a validation set of
+        these two says so. Which {FRACTION:.0%} of the pool should the model see last?
         """,
     )
     run = select(
@@ -59,7 +58,7 @@ def run_demo(directory: Path, *, console: Console) -> None:
     _say(
         console,
         """
-        [bold]What to try next.[/] The same pool under the published objective; gradients are kept, so that it takes
+        [bold]What to try next.[/] The same pool under the published objective. What was computed is kept, so it takes
         seconds:
         """,
     )
@@ -71,8 +70,8 @@ def run_demo(directory: Path, *, console: Console) -> None:
     _say(
         console,
         """
-        And then your own checkpoint and pool, with a validation set of a few hundred documents of what your model
-        should be good at:
+        Then your own checkpoint and pool, with a validation set of a few hundred documents of what your model should
+        be good at:
         """,
     )
     _show(
@@ -87,15 +86,15 @@ def _meaning(manifest: dict[str, Any]) -> str:
     in_pool = {name: entry["pool"] for name, entry in domains.items()}
     (other,) = (entry["domains"] for entry in manifest["beside"])
     wanted, broken = _share(chosen, TARGET), _share(chosen, DAMAGED)
+    objective = manifest["objective"]
     return f"""
-        [bold]What that means.[/] {wanted:.0%} of the choice are {" and ".join(TARGET)} (the pool has
-        {_share(in_pool, TARGET):.0%}), and {broken:.0%} are damaged documents (the pool has
-        {_share(in_pool, DAMAGED):.0%}). The objective, matching, asks for documents whose gradients go downhill on
-        the validation loss together, where it is steep no farther than pays. The published objective, energy,
-        looks for documents whose gradients together go far, whichever way they go, and damaged text has large
-        gradients: at the same size it would choose {_share(other, TARGET):.0%} and {_share(other, DAMAGED):.0%}
-        damaged. Open report.html in a browser before you spend compute: it shows the choice in figures, and the
-        documents that the selection leans on.
+        [bold]What that means.[/] {wanted:.0%} of the choice is {" and ".join(TARGET)} (pool:
+        {_share(in_pool, TARGET):.0%}).
+        {broken:.0%} is damaged (pool: {_share(in_pool, DAMAGED):.0%}). The objective, {objective["name"]}, asks for
+        {objective["goal"]}. The published objective, energy, asks only that gradients add up to a long sum, in
+        whichever direction. Damaged text has large gradients. At the same size, energy would choose
+        {_share(other, TARGET):.0%} {" and ".join(TARGET)} and {_share(other, DAMAGED):.0%} damaged text. Open
+        report.html in a browser before you spend compute: it shows the choice in figures, and the documents.
         """
 
 
