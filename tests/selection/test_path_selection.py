@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from direct_anneal.errors import InputError
 from direct_anneal.report import print_summary, write_report
 from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import planning, select_again, select_documents
@@ -113,16 +112,35 @@ def test_stands_beside_an_objective_on_gradients(run: Path, checkpoint: Path, wo
     assert manifest(tmp_path / "both")["spectrum"]["num_stiff"] > 0
 
 
-def test_plan_is_refused(checkpoint: Path, world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="objective must be one on gradients to be planned"):
-        planning.plan(
-            model=checkpoint,
-            pool=str(world / "pool.jsonl"),
-            validation=str(world / "validation.jsonl"),
-            out=tmp_path / "out",
-            objective="path",
-            fraction=0.2,
+def test_plan_of_a_path(
+    run: Path, checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times the pool, of which the same is read: walks take what they took, losses ten times as much work."""
+    monkeypatch.setattr(planning, "NUM_SAMPLED", 22)
+    lines = (world / "pool.jsonl").read_text()
+    found = []
+    for times in (1, 10):
+        pool = tmp_path / f"pool-{times}.jsonl"
+        pool.write_text(times * lines)
+        found.append(
+            planning.plan(
+                model=checkpoint,
+                pool=str(pool),
+                validation=str(world / "validation.jsonl"),
+                out=tmp_path / "out",
+                objective="path",
+                objective_options=QUICK,
+                fraction=0.25,
+            )
         )
+    one, ten = found
+    assert one.seconds.keys() == manifest(run)["timings"].keys()
+    assert all(seconds > 0 for seconds in one.seconds.values())
+    assert ten.documents["pool"] == 10 * one.documents["pool"]
+    assert ten.disk["path"] == one.disk["path"]
+    assert ten.disk["features"] == pytest.approx(10 * one.disk["features"])
+    assert 2 * one.flops < ten.flops < 10 * one.flops
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_paths_share_the_selection(checkpoint: Path, world: Path, tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ class FeaturesConfig(EngineConfig, RecordFields):
     model: PathText = option(affects="features", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
     revision: str | None = revision_option("features")
     subfolder: str | None = subfolder_option("features")
+    chooser: OptionalPath = option(
+        default=None,
+        unset="the model itself",
+        affects="features",
+        group=DATA,
+        metavar="CKPT",
+        help="smaller checkpoint that chooses for the model: tokens, gradients, losses and curvature are its own",
+    )
     pool: Texts = option(
         affects="features", group=DATA, metavar="GLOB", help="candidate documents: files, directories or globs"
     )

@@ -20,6 +20,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS
+from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.io.records import write_record
@@ -28,6 +29,8 @@ from direct_anneal.progress import Advance, current_progress
 from direct_anneal.run.run_dir import RunDir
 
 RECORD = "export.json"
+
+_OWN_TOKENS = "content.tmp"  # documents in the tokens of the model that will be annealed, while they are written
 
 _BLOCK_ROWS = 16_384
 _MDS_BYTES = 2**32  # its offsets are 32 bits long
@@ -49,7 +52,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
     Documents are shuffled: trainers cut windows out of neighbours, or read from the front, and neighbours in a pool are
     alike. The order hangs on ids and seed alone, not on the pool's order or files. In formats of tokens these are the
-    run's own, with the end token after each document that does not end in it.
+    run's own, with the end token after each document that does not end in it. Where a smaller model chose with another
+    tokenizer, they are of the model that will be annealed.
 
     `out` gets the files of the format, provenance.parquet (id, source, row, domain, num_tokens as written, file, place:
     a row, or a token), snippet.py or the like, and export.json.
@@ -66,16 +70,25 @@ def export(config: ExportConfig) -> dict[str, Any]:
     out, to, format = Path(config.out), config.to, FORMATS[config.to]
     opened = RunDir.open(config.run, trust_remote_code=config.trust_remote_code)
     pool, selected, share = opened.corpus("pool"), _documents(opened, config.part), _share(opened, config)
-    setting = _setting(opened, selected, format, config.shard_size, config.sequence_length, config.eos_id)
-    if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
-        raise InputError(field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes")
     shown = current_progress()
-    if setting.eos_id is not None and config.eos_id is None:
-        with suppress(InputError):  # the checkpoint may be gone, and is not needed
-            for note in opened.checkpoint().special_tokens.of_the_separator():
-                shown.note(note)
     with _new_directory(out, overwrite=config.overwrite) as temporary:
-        order = shuffled(pool, selected, config.seed)
+        order, content = shuffled(pool, selected, config.seed), Content(corpus=pool, rows=None, tokens=opened.tokens)
+        if opened.tokens.is_foreign:
+            with shown.stage("Tokenising for the model", "documents", len(order)) as advance:
+                content = retokenised(opened, selected, temporary / _OWN_TOKENS, advance)
+            there = content.has(order)
+            if not there.all():
+                shown.note(f"{(~there).sum():,} documents left out: in the model's own tokens they predict nothing")
+            order = order[there]
+        setting = _setting(opened, content, order, format, config)
+        if to == "mds" and setting.shard_bytes >= _MDS_BYTES:
+            raise InputError(
+                field="shard_size", must="be below 4 GiB for mds", got=f"got {setting.shard_bytes:,} bytes"
+            )
+        if setting.eos_id is not None and config.eos_id is None:
+            with suppress(InputError):  # the checkpoint may be gone, and is not needed
+                for note in opened.checkpoint().special_tokens.of_the_separator():
+                    shown.note(note)
         records = None
         if format.holds == "records":
             with shown.stage("Reading the chosen", "documents", len(order)) as advance:
@@ -83,13 +96,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
             setting = replace(setting, schema=records.schema)
         with shown.stage("Writing", "documents", len(order)) as advance:
             writer = format.open(temporary, setting)
-            files = _write(pool, order, writer, setting.eos_id, records, temporary, advance)
+            files = _write(pool, content, order, writer, setting.eos_id, records, temporary, advance)
         if records is not None:
             records.remove()
+        shutil.rmtree(temporary / _OWN_TOKENS, ignore_errors=True)
         exported = Exported(out=out.as_posix(), setting=setting, share=share, files=files)
         snippet = redacted(format.snippet(exported))
         (temporary / f"snippet.{format.pasted_into}").write_text(snippet, encoding="utf-8")
-        prompts = int((pool.num_prompt[order] > 0).sum())
+        prompts = int((content.num_prompt(order) > 0).sum())
         record = {
             "format": to,
             "run": config.run,
@@ -134,34 +148,28 @@ def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
     return positions[np.lexsort((digests[:, 1], digests[:, 0]))]
 
 
-def _setting(
-    run: RunDir,
-    selected: np.ndarray,
-    format: Format,
-    shard_size: int | None,
-    sequence_length: int | None,
-    eos_id: int | None,
-) -> Setting:
-    pool = run.corpus("pool")
-    end = run.tokens.separator if eos_id is None else eos_id
-    if format.holds == "tokens" and (end is None or end >= pool.vocab_size):
+def _setting(run: RunDir, content: Content, order: np.ndarray, format: Format, config: ExportConfig) -> Setting:
+    vocab_size = content.corpus.vocab_size
+    end = content.tokens.separator if config.eos_id is None else config.eos_id
+    if format.holds == "tokens" and (end is None or end >= vocab_size):
         raise InputError(
-            f"each document needs a token after it that is in the vocabulary of {pool.vocab_size}, but "
+            f"each document needs a token after it that is in the vocabulary of {vocab_size}, but "
             f"{'the checkpoint names none' if end is None else f'{end} is not'}: pass {option('eos_id')}"
         )
     return Setting(
-        vocab_size=pool.vocab_size,
+        vocab_size=vocab_size,
         eos_id=end if format.holds == "tokens" else None,
         tokenizer=run.config.model,
-        window=sequence_length or run.tokens.max_length,
-        shard_bytes=shard_size or format.shard_bytes,
-        has_prompts=bool((pool.num_prompt[selected] > 0).any()),
+        window=config.sequence_length or content.tokens.max_length,
+        shard_bytes=config.shard_size or format.shard_bytes,
+        has_prompts=bool((content.num_prompt(order) > 0).any()),
         schema=pa.schema([]),
     )
 
 
 def _write(
     pool: Corpus,
+    content: Content,
     order: np.ndarray,
     writer: Writer,
     eos_id: int | None,
@@ -176,12 +184,12 @@ def _write(
             block = order[start : start + _BLOCK_ROWS]
             rows = pool.index.take(pa.array(block)).to_pylist()
             for position, row in zip(block.tolist(), rows, strict=True):
-                tokens = _tokens(pool, position, eos_id)
+                tokens = _tokens(content, position, eos_id)
                 document = Document(
                     id=row["id"],
                     domain=str(row["domain"]),
                     tokens=tokens,
-                    num_prompt=int(pool.num_prompt[position]),
+                    num_prompt=int(content.corpus.num_prompt[content.row(position)]),
                     record=b"" if records is None else records.line(position),
                 )
                 row["file"], row["place"] = writer.add(document)
@@ -193,11 +201,12 @@ def _write(
     return list(counts.items())
 
 
-def _tokens(pool: Corpus, position: int, eos_id: int | None) -> np.ndarray:
-    tokens = pool.tokens(position)
-    if len(tokens) != pool.num_tokens[position] or (len(tokens) and tokens.max() >= pool.vocab_size):
+def _tokens(content: Content, position: int, eos_id: int | None) -> np.ndarray:
+    corpus, row = content.corpus, content.row(position)
+    tokens = corpus.tokens(row)
+    if len(tokens) != corpus.num_tokens[row] or (len(tokens) and tokens.max() >= corpus.vocab_size):
         raise InputError(
-            f"the run's corpus must hold the tokens of {pool.index['id'][position].as_py()}, but they are damaged: run "
+            f"the run's corpus must hold the tokens of {corpus.index['id'][row].as_py()}, but they are damaged: run "
             "select again"
         )
     return tokens if eos_id is None or tokens[-1] == eos_id else np.append(tokens, eos_id)

@@ -81,6 +81,22 @@ class Checkpoint:
             trust_remote_code=config.trust_remote_code,
         )
 
+    @classmethod
+    def choosing(cls, config: Any) -> Checkpoint:
+        """The checkpoint that chooses: the one that a configuration names by `chooser`, else its model.
+
+        Raises:
+            InputError: there is no such checkpoint, or its configuration cannot be read.
+        """
+        if config.chooser is None:
+            return cls.of(config)
+        try:
+            return cls(config.chooser, trust_remote_code=config.trust_remote_code)
+        except InputError as error:
+            if error.field != "model":
+                raise
+            raise InputError(field="chooser", must=error.must, got=error.got, do=error.do) from error
+
     @property
     def context_length(self) -> int | None:
         """Tokens the model can see at once, where its configuration says."""

@@ -37,7 +37,7 @@ _SEARCH = "search.safetensors"  # state of the search's walk under way
 _WINDOW = 512
 _STEPS_A_PASS = 32
 _MOST_STEP_TOKENS = 16384
-_POINTS = 12  # of a walk, at which the left-out loss is taken
+POINTS = 12  # of a walk, at which the left-out loss is taken
 
 Moments = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
 
@@ -187,7 +187,7 @@ def _searched(
     rows, left_out = np.flatnonzero(folds != fold), run.texts.take(np.flatnonzero(folds == fold))
     num_steps = run.steps_of(run.texts.take(rows), run.config.max_passes)
     steps = _steps(run, rate, num_steps)
-    visited_at = set(points(num_steps, _POINTS))
+    visited_at = set(points(num_steps, POINTS))
 
     def visit(taken: int) -> float | None:
         if taken not in visited_at:

@@ -14,7 +14,9 @@ from direct_anneal.curvature import Spectrum
 from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.gradients import EXCLUDED
+from direct_anneal.io.redaction import redacted
 from direct_anneal.objectives.within import RELAXED_MARGIN
+from direct_anneal.run.sources import Tokenisation
 from direct_anneal.solver import FeatureMatrix, Selection, SelectionProblem
 
 INCIDENTS = {
@@ -47,6 +49,14 @@ FEW_VALIDATION = 100
 UNFILLED = 0.95
 MAX_SOURCES = 5
 HARDLY_MORE = 1.25  # times the selection, that the pool holds
+
+
+def of_chooser(config: SelectConfig, tokens: Tokenisation) -> list[str]:
+    """Whether another model chose, and whose tokens are counted."""
+    if config.chooser is None:
+        return []
+    whose = ", whose tokenizer is another: sizes in tokens are the chooser's" if tokens.is_foreign else ""
+    return [f"{redacted(config.chooser)} chose for {redacted(config.model)}{whose}"]
 
 
 def of_coverage(coverage: dict[str, Any] | None) -> list[str]:

@@ -193,6 +193,8 @@ class RunDir:
         whole = isinstance(found.vocab_size, int) and isinstance(found.max_length, int)
         if not whole or not isinstance(found.tokenizer, str) or not isinstance(found.separator, int | None):
             raise self._damaged(MARK, None)
+        if not all(isinstance(digest, str | None) for digest in (found.annealed, found.annealed_tokenizer)):
+            raise self._damaged(MARK, None)
         return found
 
     def recorded_options(self) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class RunDir:
         return {name: value for name, value in self._known.items() if name != TOKENISATION}
 
     def checkpoint(self) -> Checkpoint:
-        """The model that the run began with, of which nothing is loaded yet.
+        """The model that will be annealed, of which nothing is loaded yet; a smaller one may have chosen for it.
 
         Raises:
             InputError: it cannot be read, or needs code that may not run.

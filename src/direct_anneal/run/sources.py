@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from direct_anneal.config.features import FeaturesConfig
@@ -20,12 +20,16 @@ class Tokenisation:
         vocab_size: every token lies below it.
         separator: the token that ends a document in the checkpoint's own words; None where it names none.
         max_length: T, tokens of a window.
+        annealed: of a model that another chose for, the fingerprint of its weights; None where it chose itself.
+        annealed_tokenizer: that of its tokenizer.
     """
 
     tokenizer: str
     vocab_size: int
     separator: int | None
     max_length: int
+    annealed: str | None = None
+    annealed_tokenizer: str | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, max_length: int | None) -> Tokenisation:
@@ -40,6 +44,27 @@ class Tokenisation:
             separator=checkpoint.separator,
             max_length=checkpoint.window(max_length),
         )
+
+    @classmethod
+    def of_run(cls, config: FeaturesConfig, checkpoint: Checkpoint) -> Tokenisation:
+        """That of a run, which may choose for another model than the one that chooses. Cost: reads that one's weights.
+
+        Args:
+            checkpoint: which chooses.
+
+        Raises:
+            InputError: the window does not fit it, or the model cannot be read.
+        """
+        own = cls.of(checkpoint, config.max_length)
+        if config.chooser is None:
+            return own
+        model = Checkpoint.of(config)
+        return replace(own, annealed=model.weights_fingerprint(), annealed_tokenizer=model.tokenizer_fingerprint())
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the model that will be annealed has another tokenizer."""
+        return self.annealed_tokenizer not in (None, self.tokenizer)
 
     def layout(self, config: FeaturesConfig) -> TokenLayout:
         """How tokens lie in files that hold nothing else."""

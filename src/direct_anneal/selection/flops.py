@@ -24,14 +24,19 @@ def num_windows(part: Part, window: int) -> int:
     return round(float(window_lengths(part, window)[1].sum()))
 
 
-def flops(part: Part, model: nn.Module, window: int) -> float:
-    """Forward, and backward through activations: no weight gradients. A token meets half of the others in attention."""
+def flops(part: Part, model: nn.Module, window: int, *, matrix: float = 4.0, attention: float = 6.0) -> float:
+    """Forward, and backward through activations: no weight gradients. A token meets half of the others in attention.
+
+    Args:
+        matrix, attention: FLOPs for a token and an entry of a matrix, and for a pair of tokens in an entry of width;
+            forward alone 2 and 2, with all gradients 6 and 6.
+    """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     looked_up.discard(id(head.weight) if head is not None else 0)
     matrices = sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in looked_up)
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
-    attention = getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0)
+    width = getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0)
     lengths, weights = window_lengths(part, window)
     # Attention: two products forward and four backward, 2 FLOPs each, half of them masked.
-    return float(weights @ (4.0 * matrices * lengths + 6.0 * attention * lengths**2))
+    return float(weights @ (matrix * matrices * lengths + attention * width * lengths**2))

@@ -30,6 +30,7 @@ from direct_anneal.run.evidence import evidence
 from direct_anneal.run.run_dir import RETAIN, ROLES, RunDir, roles_of
 from direct_anneal.run.safety import num_shared, overlap_check, safety_checks, safety_facts
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
+from direct_anneal.selection.chooser import models_of, require_text
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
@@ -167,8 +168,8 @@ def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path
         InputError: something given cannot be used.
     """
     out = Path(config.out)
-    checkpoint = Checkpoint.of(config)
-    tokens = Tokenisation.of(checkpoint, config.max_length)
+    checkpoint = Checkpoint.choosing(config)
+    tokens = Tokenisation.of_run(config, checkpoint)
     found += checkpoint.special_tokens.notes
     sources = {role: sources_of(role, config, tokens, home or out, found) for role in roles_of(config)}
     check_writable(sources["pool"])
@@ -189,6 +190,8 @@ def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path
                 )
         check_writable(sources["pool"])  # those that were fetched, too
         found += check_fields(fields_of(config), corpora)
+        if tokens.is_foreign:
+            require_text(config, corpora)
         if isinstance(config, SelectConfig):  # both to fail before the long part
             constraints(config, corpora["pool"].index, *config.size_of(corpora["pool"].num_tokens))
         yield Documents(corpora=corpora, run=run, checkpoint=checkpoint, tokens=tokens)
@@ -315,7 +318,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         general = [] if replay is None else run.write_replay(rows, pool_corpus)
         advance(len(selection.indices))
 
-    found += checks.of_coverage(known.origin.coverage())
+    found += [*checks.of_chooser(config, known.tokens), *checks.of_coverage(known.origin.coverage())]
     if curvature is not None:
         known_in_part = config.eigenpairs is not None
         found += checks.of_spectrum(curvature.estimate.whole, known_in_part=known_in_part)
@@ -325,7 +328,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         "config": manifest.configuration(config, known.tokens.max_length),
         "versions": manifest.versions(),
         "fingerprints": {
-            "model": known.fingerprint["model"],
+            **models_of(known.tokens, known.fingerprint["model"]),
             "optimizer": known.fingerprint["optimizer"],
             "tokenizer": known.tokens.tokenizer,
             "pool": pool_corpus.fingerprint,

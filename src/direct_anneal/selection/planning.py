@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,7 @@ from scipy.optimize import nnls
 from direct_anneal.config.options import require_device
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.config.signature import takes
-from direct_anneal.curvature import MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
+from direct_anneal.curvature import Estimate, MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
 from direct_anneal.data import Part, check_writable, sample, write_selected
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, ngrams_of
@@ -34,14 +36,17 @@ from direct_anneal.model.batching import batches, labelled, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.objectives import Gradients, Inputs, SelectionObjective
+from direct_anneal.objectives.path import PathObjective
 from direct_anneal.objectives.within import solve_within
+from direct_anneal.path import PathLosses
 from direct_anneal.progress import Progress, Silent, current_progress
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.flops import flops, num_windows, window_lengths
 from direct_anneal.selection.frontier import trace
-from direct_anneal.selection.losses import path_objective
+from direct_anneal.selection.losses import is_path_alone, path_objective
 from direct_anneal.selection.machine import check_machine
+from direct_anneal.selection.planning_path import PathPlan, planned_path
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import elbow_rule
 from direct_anneal.selection.stages import Stages
@@ -52,6 +57,7 @@ _LONGEST = 60.0  # seconds, beyond which no more batches of a corpus are timed
 _TIMED_ROWS = 4096  # of the pool, in a problem that is solved for its time
 _TIMED_NUMBERS = 1 << 24  # in the matrix of such a problem
 _PRODUCTS_PER_PAIR = 3.5  # Lanczos takes 2 to 5
+_ROW_BYTES = 64  # of a document's evidence, where no shard of features says
 _CURVATURE_ROWS = 4  # validation samples that a product is timed on
 
 Clock = Callable[[], float]
@@ -64,7 +70,7 @@ class Plan:
     Attributes:
         documents, tokens, windows: of "pool" and "validation".
         flops: of all sketches, forward and backward: 4 for each token and entry of a matrix that it passes, and the
-            attention's.
+            attention's. Of a path 2 for each loss and 6 for each token that is trained on.
         disk: bytes below `out`, by part.
         memory: bytes, the process's peak.
         device_memory: bytes, the GPU's peak; 0 without one.
@@ -99,16 +105,29 @@ def plan(config: SelectConfig) -> Plan:
 def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
     """`plan`, timed by any clock: `time.process_time` for what one thread took."""
     check_machine(config)
-    if path_objective(config) is not None:
-        raise InputError(
-            field="objective",
-            must="be one on gradients to be planned",
-            got=f"but {config.chosen_objective.name} trains, for as long as it learns",
-            do="two forward passes over the pool are most of it",
-        )
     require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
         return _Calibration(config, Path(scratch), clock, current_progress()).plan(config.frontier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sketches:
+    """What was sketched for its time.
+
+    Attributes:
+        sketcher: of the run.
+        batch_tokens: padded tokens of a batch.
+        gradients, ngrams: rows of "pool" and "validation", (n, R) and (n, L).
+        row_bytes: of a document beside its features.
+        peak: resident memory by then, bytes.
+    """
+
+    sketcher: GradientSketcher
+    batch_tokens: int
+    gradients: dict[str, NDArray[np.float64]]
+    ngrams: dict[str, NDArray[np.float64]]
+    row_bytes: int
+    peak: int
 
 
 class _Calibration:
@@ -116,7 +135,7 @@ class _Calibration:
         self._config, self._scratch, self._clock, self._progress = config, scratch, clock, progress
         self._seconds: dict[str, float] = {}
         self._remarks: list[str] = []
-        self._checkpoint = Checkpoint.of(config)
+        self._checkpoint = Checkpoint.choosing(config)
         self._window = self._checkpoint.window(config.max_length)
         if config.retain:
             self._remarks.append("retained text is not counted: it takes what validation documents of its size take")
@@ -138,7 +157,60 @@ class _Calibration:
         else:
             share = min(1.0, (config.num_tokens or 0) / pool.num_tokens)
 
-        gradients = {}
+        path, sketches = self._path(parts), None if is_path_alone(config) else self._sketches(parts)
+        with self._progress.stage("Solving a problem like it", "samples") as advance:
+            if sketches is not None:
+                self._curvature(validation, sketches.sketcher, sketches.batch_tokens)
+            self._solve(parts, sketches, path, share, frontier)
+            advance(pool.num_samples)
+        selected = round(share * pool.num_bytes / (1 - (config.replay or 0.0)))  # with the general text beside it
+        row_bytes = _ROW_BYTES if sketches is None else sketches.row_bytes
+        disk = {"corpus": sum(self._stored(role, part) for role, part in parts.items()), "features": 0}
+        memory, work = _peak(), 0.0
+        if path is not None:
+            disk["features"] += path.columns * pool.num_samples
+            disk["path"] = path.weights
+            work += path.flops
+            self._remarks.append("walks are counted to their full length; they end where left-out text gains no more")
+        if sketches is not None:
+            sketcher, samples = sketches.sketcher, pool.num_samples + validation.num_samples
+            disk["features"] += 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes)
+            shard = min(ROWS_PER_SHARD, pool.num_samples)
+            # Of a whole shard four matrices in float64 and float32; of N samples the indices, twice, and the evidence.
+            held = 4 * 8 * shard * config.sketch_size + 3 * pool.num_samples * row_bytes
+            vectors = 8 * (config.eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
+            memory = max(sketches.peak + held, memory) + vectors
+            work += sum(flops(part, sketcher.model, self._window) for part in parts.values())
+        on_gpu = torch.device(config.device).type == "cuda"
+        return Plan(
+            documents={role: part.num_samples for role, part in parts.items()},
+            tokens={role: part.num_tokens for role, part in parts.items()},
+            windows={role: num_windows(part, self._window) for role, part in parts.items()},
+            flops=work,
+            disk={**disk, "results": selected + pool.num_samples * (row_bytes + 3 * 8)},
+            memory=memory,
+            device_memory=torch.cuda.max_memory_allocated(config.device) if on_gpu else 0,
+            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            remarks=self._remarks,
+        )
+
+    def _path(self, parts: dict[str, Part]) -> PathPlan | None:
+        """Times a few steps and losses, where an objective needs a path."""
+        config, objective = self._config, path_objective(self._config)
+        if objective is None:
+            return None
+        options = objective if isinstance(objective, PathObjective) else PathObjective()
+        with self._progress.stage("Walking some steps", "tokens"):
+            found = planned_path(
+                options.path_config(config), self._checkpoint, parts, self._window, self._scratch / "path", self._clock
+            )
+        self._seconds |= found.seconds
+        return found
+
+    def _sketches(self, parts: dict[str, Part]) -> _Sketches:
+        """Times gradients and n-grams, and keeps those that it took."""
+        config, pool, validation = self._config, parts["pool"], parts["validation"]
+        gradients: dict[str, NDArray[np.float64]] = {}
         with self._progress.stage("Sketching some batches", "tokens") as advance:
             with self._timed("Gradients of the validation"):
                 sketch = Sketching(
@@ -155,35 +227,15 @@ class _Calibration:
             size = config.batch_tokens or found_batch_tokens(sketcher, longest)
             for role in ("validation", "pool"):
                 gradients[role] = self._sketch(role, parts[role], sketcher, size, advance)
-        sketching_peak = _peak()
+        peak = _peak()
         ngrams = {role: self._ngrams(role, parts[role]) for role in ("validation", "pool")}
-        row_bytes = self._write_shard(pool, gradients["pool"])
-        with self._progress.stage("Solving a problem like it", "samples") as advance:
-            self._curvature(validation, sketcher, size)
-            self._solve(parts, gradients, ngrams, share, frontier)
-            advance(pool.num_samples)
-        selected = round(share * pool.num_bytes / (1 - (config.replay or 0.0)))  # with the general text beside it
-        corpus_bytes = sum(self._stored(role, part) for role, part in parts.items())
-        samples = pool.num_samples + validation.num_samples
-        shard = min(ROWS_PER_SHARD, pool.num_samples)
-        # Of a whole shard four matrices in float64 and float32; of N samples the indices, twice, and the evidence.
-        held = 4 * 8 * shard * config.sketch_size + 3 * pool.num_samples * row_bytes
-        vectors = 8 * (config.eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
-        device = sketcher.device
-        return Plan(
-            documents={role: part.num_samples for role, part in parts.items()},
-            tokens={role: part.num_tokens for role, part in parts.items()},
-            windows={role: num_windows(part, self._window) for role, part in parts.items()},
-            flops=sum(flops(part, sketcher.model, self._window) for part in parts.values()),
-            disk={
-                "corpus": corpus_bytes,
-                "features": 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes),
-                "results": selected + pool.num_samples * (row_bytes + 3 * 8),
-            },
-            memory=max(sketching_peak + held, _peak()) + vectors,
-            device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
-            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
-            remarks=self._remarks,
+        return _Sketches(
+            sketcher=sketcher,
+            batch_tokens=size,
+            gradients=gradients,
+            ngrams=ngrams,
+            row_bytes=self._write_shard(pool, gradients["pool"]),
+            peak=peak,
         )
 
     @contextmanager
@@ -326,21 +378,17 @@ class _Calibration:
     def _solve(
         self,
         parts: dict[str, Part],
-        gradients: dict[str, NDArray[np.float64]],
-        ngrams: dict[str, NDArray[np.float64]],
+        sketches: _Sketches | None,
+        path: PathPlan | None,
         share: float,
         frontier: tuple[float, ...] | None,
     ) -> None:
         """Times spectrum and solution on rows like those that were sketched, and the writing of what is chosen."""
         pool = parts["pool"]
-        sketch_size = gradients["pool"].shape[1]
-        most = max(16, min(_TIMED_ROWS, _TIMED_NUMBERS // sketch_size))
+        most = _TIMED_ROWS
+        if sketches is not None:
+            most = max(16, min(most, _TIMED_NUMBERS // sketches.gradients["pool"].shape[1]))
         n, m = (min(most, max(4, parts[role].num_samples)) for role in ("pool", "validation"))
-        z = _alike(gradients["validation"], m)
-        with self._timed("Spectrum of the validation set", parts["validation"].num_samples / m):
-            spectra = estimate(SecondMoment(z), m).split(elbow_rule(self._config))
-            if spectra.halves is not None:
-                cross_fit(z, spectra.halves)
         config = replace(
             self._config,
             num_samples=None,
@@ -355,22 +403,36 @@ class _Calibration:
         )
         lengths = np.resize(pool.corpus.num_tokens, n)
         table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
-        units, words = (_alike(rows["pool"], n).astype(np.float16) for rows in (gradients, ngrams))
+        loaders: dict[str, Callable[[str], Any]] = {"samples": lambda _: table}
+        load_estimate: Callable[[], Estimate] | None = None
+        if path is not None:
+            loaders["path"] = {"pool": _losses_alike(path, table)}.__getitem__
+        if sketches is not None:
+            z = _alike(sketches.gradients["validation"], m)
+            with self._timed("Spectrum of the validation set", parts["validation"].num_samples / m):
+                spectra = estimate(SecondMoment(z), m).split(elbow_rule(self._config))
+                if spectra.halves is not None:
+                    cross_fit(z, spectra.halves)
+            load_estimate = partial(_itself, spectra)
+            units, words = (
+                _alike(rows["pool"], n).astype(np.float16) for rows in (sketches.gradients, sketches.ngrams)
+            )
+            rows = {"pool": Gradients([units], np.ones(n)), "validation": Gradients([z], np.ones(m), z)}
+            loaders["gradients"] = rows.__getitem__
+            loaders["ngrams"] = {
+                "pool": [words],
+                "validation": [_alike(sketches.ngrams["validation"], m)],
+            }.__getitem__
         solved = None
         with self._timed("Choosing", pool.num_samples / n):
             num_selected, token_budget = config.size_of(lengths)
-            rows = {"pool": Gradients([units], np.ones(n)), "validation": Gradients([z], np.ones(m), z)}
             inputs = Inputs(
                 num_tokens=lengths,
                 num_selected=num_selected,
                 token_budget=token_budget,
                 constraints={"tie_order": np.arange(n)},
-                loaders={
-                    "samples": lambda _: table,
-                    "gradients": rows.__getitem__,
-                    "ngrams": {"pool": [words], "validation": [_alike(ngrams["validation"], m)]}.__getitem__,
-                },
-                estimate=lambda: spectra,
+                loaders=loaders,
+                estimate=load_estimate,
                 summed=config.reduction == "sum",
             )
             for objective in (config.chosen_objective, *config.other_objectives.values()):
@@ -396,6 +458,25 @@ class _Calibration:
         tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens")
         rows = (taken - tokens) / part.corpus.num_samples
         return round(tokens / int(part.corpus.num_tokens.sum()) * part.num_tokens + rows * part.num_samples)
+
+
+def _itself(spectra: Estimate) -> Estimate:
+    return spectra
+
+
+def _losses_alike(path: PathPlan, samples: pa.Table) -> PathLosses:
+    """Losses of documents that no sign of damage leaves out, at random."""
+    n, rng = samples.num_rows, np.random.default_rng(0)
+    return PathLosses(
+        ids=samples["id"].combine_chunks(),
+        num_tokens=samples["num_tokens"].to_numpy().astype(np.float64),
+        start=1 + rng.random(n),
+        ends=rng.random((n, len(path.names))),
+        names=path.names,
+        repeated=np.zeros(n),
+        common=np.zeros(n),
+        order=np.ones(n),
+    )
 
 
 def _alike(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ class SketcherBuilder:
 
     def __call__(self) -> GradientSketcher:
         config = self.config
-        checkpoint = Checkpoint.of(config)
+        checkpoint = Checkpoint.choosing(config)
         window = checkpoint.window(config.max_length)
         model = checkpoint.load_model(config.device, config.dtype, window=window)
         try:
@@ -91,9 +91,9 @@ class ElsewhereBuilder:
 
     def __call__(self) -> GradientSketcher:
         config = self.builder.config
-        weights = Checkpoint.of(config).weights_fingerprint()
+        weights = Checkpoint.choosing(config).weights_fingerprint()
         for what, wanted, found in (
-            (config.model, self.weights, weights),
+            (config.chooser or config.model, self.weights, weights),
             ("direct-anneal", self.version, importlib.metadata.version("direct-anneal")),
         ):
             if found != wanted:
@@ -269,7 +269,8 @@ class Sketching:
 
             config = self._config
             optimizer = None if config.optimizer is None else _absolute(config.optimizer)
-            there = replace(config, model=_absolute(config.model), optimizer=optimizer)
+            chooser = None if config.chooser is None else _absolute(config.chooser)
+            there = replace(config, model=_absolute(config.model), chooser=chooser, optimizer=optimizer)
             version = importlib.metadata.version("direct-anneal")
             self._cluster = RayEngine(
                 ElsewhereBuilder(SketcherBuilder(there, self._probe), self.weights, version),
