@@ -17,10 +17,10 @@ from direct_anneal.errors import InputError
 from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.objectives.descent import DescentConfig
 from direct_anneal.run.verify_run import verify_run
-from direct_anneal.selection import Run, select_again
+from direct_anneal.selection import Run, merge_features, select_again
 from direct_anneal.selection.retention import retention_of, solved
-from selection.pools import chosen, stored
-from selection.tiny import documents, evidence, manifest, write_checkpoint, write_jsonl
+from selection.pools import chosen, computed, stored
+from selection.tiny import documents, evidence, files_below, manifest, write_checkpoint, write_jsonl
 
 N, K = 10, 4
 
@@ -101,9 +101,9 @@ def test_by_tokens_each_token_counts(seed: int) -> None:
 @pytest.mark.parametrize("size", [{"num_selected": K}, {"token_budget": 40}])
 def test_what_an_error_suggests_works(size: dict[str, int]) -> None:
     world = World(1)
-    with pytest.raises(InputError, match=r"retain_floor must be at most \S+, with all else") as caught:
+    with pytest.raises(InputError, match=r"retain_floor must be at most about \S+, with all else") as caught:
         solved(*world.of("unit", 1e3, **size), relax=False)
-    [most] = re.findall(r"at most (\S+),", str(caught.value))
+    [most] = re.findall(r"at most about (\S+),", str(caught.value))
     if "num_selected" in size:  # fractions of documents fit a number of tokens where whole ones need not
         solved(*world.of("unit", float(most), **size), relax=False)
         with pytest.raises(InputError):
@@ -158,3 +158,12 @@ class TestOfARun:
         gone.rename(done.out / "elsewhere")
         assert any("no features are there" in finding.wrong for finding in verify_run(done.out))
         (done.out / "elsewhere").rename(gone)
+
+
+def test_jobs_share_its_work(done: Run, world: Path, tmp_path: Path) -> None:
+    config = done.manifest["config"]
+    for job in ("0/2", "1/2"):
+        computed(Path(config["model"]), world, tmp_path / "run", retain=config["retain"], shards=job)
+    merged = merge_features(tmp_path / "run")
+    assert merged.corpora["retain"]["documents"] == 12
+    assert files_below(merged.out / "features" / "retain") == files_below(done.out / "features" / "retain")

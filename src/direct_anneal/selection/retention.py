@@ -89,10 +89,10 @@ class Retention:
         if not (needed := [one.needed for one in found if NAME in one.name]):
             return error
         most = self.ratio(self.floor + needed[0] / capacity)
-        most = math.floor(1e3 * most - 1e-3) / 1e3  # what is suggested must work
+        most = math.floor(1e3 * most - 1e-3) / 1e3  # whole documents may reach a little less than fractions
         return InputError(
             field="retain_floor",
-            must=f"be at most {most:g}, with all else that is asked",
+            must=f"be at most about {most:g}, with all else that is asked",
             got=self.floor_ratio,
             do="lower it, or relax what stands against it",
         )
