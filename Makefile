@@ -7,6 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of tests side by side, one a core: each keeps its own fixtures.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-formats test-cluster check bench docs dist format clean
@@ -15,7 +17,7 @@ demo: .venv/installed
 	$(BIN)/direct-anneal demo --out runs/demo
 
 test: .venv/developing
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-formats: .venv-formats/installed
 	.venv-formats/bin/pytest -rs tests/export/test_trainers_read_it.py
@@ -28,7 +30,7 @@ check: .venv/developing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/zensical build --clean --strict
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: .venv/developing
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
