@@ -23,7 +23,7 @@ test-formats: .venv-formats/installed
 	.venv-formats/bin/pytest -rs tests/export/test_trainers_read_it.py
 
 test-cluster: .venv/developing
-	DIRECT_ANNEAL_TEST_CLUSTER=1 $(BIN)/pytest tests/cluster
+	DIRECT_ANNEAL_TEST_CLUSTER=1 $(BIN)/pytest tests/distributed
 
 check: .venv/developing
 	$(BIN)/ruff check
