@@ -26,7 +26,7 @@ def rows(path):
 
 def packed(path, content: bytes):
     if path.suffix == ".gz":
-        content = gzip.compress(content)
+        content = gzip.compress(content, mtime=0)
     if path.suffix == ".zst":
         content = pa.compress(content, codec="zstd", asbytes=True)
     path.write_bytes(content)
@@ -132,7 +132,7 @@ def test_what_a_directory_holds_besides_is_said(tmp_path):
 
 def test_bounds_beside_headerless_tokens_are_no_csv(tmp_path):
     np.array([1, 2, 0], "<u2").tofile(tmp_path / "a.npy")
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"0,3,id,web\n"))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"0,3,id,web\n", mtime=0))
     passed_over: list = []
     assert [str(source) for source in expand(["."], "pool", None, passed_over)] == ["a.npy"]
     assert passed_over == []
@@ -142,8 +142,12 @@ def test_bounds_beside_headerless_tokens_are_no_csv(tmp_path):
     ("name", "content", "cause"),
     [
         ("a.jsonl.gz", b'{"text": "plain"}\n', "packed with gzip, as its name says, but it is not"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}\n'), r"plain, as its name says, but it is packed with gzip: .*\.gz"),
-        ("a.jsonl.zst", gzip.compress(b'{"text": "a"}\n'), "packed with zstd.*but it is packed with gzip"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"text": "a"}\n', mtime=0),
+            r"plain, as its name says, but it is packed with gzip: .*\.gz",
+        ),
+        ("a.jsonl.zst", gzip.compress(b'{"text": "a"}\n', mtime=0), "packed with zstd.*but it is packed with gzip"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "UTF-16"),
         ("a.json.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
