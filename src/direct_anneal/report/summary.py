@@ -93,7 +93,7 @@ def _line(head: str, text: str, style: str = "bold") -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _composition(domains: dict[str, dict[str, int]]) -> Table:
