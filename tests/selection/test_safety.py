@@ -39,6 +39,7 @@ def a_manifest(**changes: Any) -> dict[str, Any]:
         "corpora": {"pool": {"documents": 1000, "incidents": {}, "quarantined": {"count": 0}}},
         "safety": {
             "in_validation": 0,
+            "by_its_own_measure": [],
             "repeats": {"pool": 0, "selected": 0},
             "loops": {"pool": {"looked_at": 1000, "found": 0}, "selected": {"looked_at": 100, "found": 0}},
         },
@@ -73,6 +74,13 @@ SAFE = a_manifest()["safety"]
             "Concentration",
             "look",
             "a, is 93% of the chosen tokens and 7% of the pool's",
+        ),
+        ({"safety": SAFE | {"by_its_own_measure": ["worse than random"]}}, "Gain", "bad", "worse than random"),
+        (
+            {"objective": {"name": "path", "path": {"left_out_gain": 0.4}, "damaged": {"loops": 400, "lists": 9}}},
+            "Damage",
+            "look",
+            "these are 400 of 1,000",
         ),
         ({"composition": {"domains": {"a": domain(1000, 100)}}}, "Concentration", "unknown", "the pool has one domain"),
         (
@@ -135,9 +143,11 @@ def test_facts_by_their_definition() -> None:
     pool: Any = Documents([plain, loop, plain, [5, 6], plain])
     validation: Any = Documents([[5, 6], [7, 8]])
     shared = num_shared(pool, validation)
-    facts = safety_facts(pool, np.array([True, True, True, False, False]), shared)
+    selected = np.array([True, True, True, False, False])
+    facts = safety_facts(pool, selected, in_validation=shared, by_its_own_measure=[])
     assert facts == {
         "in_validation": 1,
+        "by_its_own_measure": [],
         "repeats": {"pool": 2, "selected": 1},
         "loops": {"pool": {"looked_at": 5, "found": 1}, "selected": {"looked_at": 3, "found": 1}},
     }

@@ -125,8 +125,8 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
         held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
         if held < UNFILLED * config.num_tokens:
             doubts.append(
-                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. The stiff budget has no "
-                "room for more: raise --budget-ratio"
+                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. The constraints leave no "
+                "document that fits into the rest"
             )
     return doubts
 

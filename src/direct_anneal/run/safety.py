@@ -21,6 +21,7 @@ State = Literal["good", "look", "bad", "unknown"]
 LOOKED_AT = 2_000  # documents of pool and selection in which loops are looked for
 LOOP = 0.5  # share of a document's tokens in phrases that it has had before
 
+MANY_LEFT_OUT = 0.2  # of the pool, for one sign of damage
 CONCENTRATED = 0.8  # of the chosen tokens, from one domain that is less than that of the pool
 FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
 FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
@@ -49,12 +50,15 @@ def num_shared(pool: Corpus, validation: Corpus) -> int:
     return sum(pool.tokens(i).tobytes() in wanted for i in range(pool.num_samples))
 
 
-def safety_facts(pool: Corpus, selected: NDArray[np.bool_], in_validation: int) -> dict[str, Any]:
+def safety_facts(
+    pool: Corpus, selected: NDArray[np.bool_], *, in_validation: int, by_its_own_measure: list[str]
+) -> dict[str, Any]:
     """Counts for the manifest.
 
     Args:
         selected: (N,).
         in_validation: as `num_shared` counts it.
+        by_its_own_measure: what the objective's value has against the choice, as `checks.of_measure` says it.
 
     Cost: reads every token once, and those of `LOOKED_AT` documents twice more; memory O(N).
     """
@@ -65,6 +69,7 @@ def safety_facts(pool: Corpus, selected: NDArray[np.bool_], in_validation: int) 
     )
     return {
         "in_validation": in_validation,
+        "by_its_own_measure": by_its_own_measure,
         "repeats": {"pool": _repeats(digests), "selected": _repeats(digests[selected])},
         "loops": {
             "pool": _loops(pool, np.arange(pool.num_samples)),
@@ -76,7 +81,7 @@ def safety_facts(pool: Corpus, selected: NDArray[np.bool_], in_validation: int) 
 def safety_checks(manifest: Mapping[str, Any]) -> list[Check]:
     """The checks of a finished run, from its manifest. Runs of 0.1 have fewer facts, and fewer checks."""
     facts = manifest.get("safety")
-    found = [] if facts is None else [_damage(facts, manifest["objective"]), _duplicates(facts, manifest)]
+    found = [] if facts is None else [*_measure(facts), _damage(facts, manifest), _duplicates(facts, manifest)]
     found.append(_concentration(manifest["composition"]["domains"]))
     if facts is not None:
         found.append(overlap_check(facts["in_validation"]))
@@ -106,15 +111,26 @@ def _loops(corpus: Corpus, places: NDArray[np.intp]) -> dict[str, int]:
     return {"looked_at": len(looked_at), "found": found}
 
 
-def _damage(facts: Mapping[str, Any], objective: Mapping[str, Any]) -> Check:
+def _measure(facts: Mapping[str, Any]) -> list[Check]:
+    """Whether the choice is better than random documents, which a constraint can prevent."""
+    return [Check("Gain", "bad", text) for text in facts["by_its_own_measure"]]
+
+
+def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     pool, selected = (facts["loops"][role] for role in ("pool", "selected"))
     share = selected["found"] / max(1, selected["looked_at"])
     told = (
         f"{selected['found']:,} of {selected['looked_at']:,} chosen documents looked at are mostly one phrase over and "
         f"over (pool: {pool['found']:,} of {pool['looked_at']:,})"
     )
-    if left_out := sum(objective.get("damaged", {}).values()):
-        told += f"; {left_out:,} documents with signs of damage were left out of the choice"
+    documents = manifest["corpora"]["pool"]["documents"]
+    if left_out := max(manifest["objective"].get("damaged", {}).values(), default=0):
+        told += "; documents with signs of damage were left out of the choice, the notes count them"
+    if left_out > MANY_LEFT_OUT * documents:
+        told += (
+            f". For one sign alone these are {left_out:,} of {documents:,}. See whether the pool is made of templates"
+        )
+        return Check("Damage", "look", told)
     if share > FEW_LOOPS:
         told += ". Remove them from the pool, or list their ids in a file for --force-out"
     return Check("Damage", _graded(share, FEW_LOOPS, MANY_LOOPS), told)

@@ -323,7 +323,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         known_in_part = config.eigenpairs is not None
         found += checks.of_spectrum(curvature.estimate.whole, known_in_part=known_in_part)
     found += [*_of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
-    found += [*checks.of_size(selection, known.pool.samples), *measured]
+    found += checks.of_size(selection, known.pool.samples)
     content = {
         "config": manifest.configuration(config, known.tokens.max_length),
         "versions": manifest.versions(),
@@ -337,7 +337,12 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         },
         "corpora": _corpora_entry(known),
         "composition": manifest.composition(rows, validation_corpus),
-        "safety": safety_facts(pool_corpus, rows["selected"].to_numpy(), num_shared(pool_corpus, validation_corpus)),
+        "safety": safety_facts(
+            pool_corpus,
+            rows["selected"].to_numpy(),
+            in_validation=num_shared(pool_corpus, validation_corpus),
+            by_its_own_measure=measured,
+        ),
         "coverage": known.origin.coverage(),
         "spectrum": {}
         if curvature is None
