@@ -56,7 +56,7 @@ def showing(progress: Progress) -> Iterator[None]:
 
 
 def current_progress() -> Progress:
-    """Where the stages of the work at hand are shown."""
+    """The current progress display."""
     return _CURRENT.get() or Silent()
 
 

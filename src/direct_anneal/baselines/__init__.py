@@ -1,4 +1,4 @@
-"""What people choose data with instead: each a score of every document, the highest are taken.
+"""Baselines for choosing data: each a score of every document, the highest are taken.
 
 scores = BASELINES["dsir"].score(candidates, seed)        # (N,) float64, NaN: never
 chosen = take(scores, candidates, num_tokens=1_000_000)   # (N,) bool

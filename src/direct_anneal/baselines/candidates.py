@@ -1,4 +1,4 @@
-"""What a baseline may look at, and how its scores become a choice.
+"""The inputs of a baseline, and the choice by its scores.
 
 N documents of the pool, M of the validation set.
 """
@@ -41,7 +41,7 @@ class Candidates:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Of the pool, unique, (N,)."""
+        """Unique ids of the pool, (N,)."""
         ids: list[str] = self.pool.index["id"].to_pylist()
         return ids
 
@@ -66,7 +66,7 @@ class Candidates:
 
     @property
     def validation_gradients(self) -> SketchedGradients:
-        """Of the validation set.
+        """The mean of the validation set.
 
         Raises:
             ValueError: there are none.

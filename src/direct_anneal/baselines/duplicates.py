@@ -18,7 +18,7 @@ BANDS, ROWS = 32, 4
 
 
 def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod = "minhash") -> NDArray[np.bool_]:
-    """Which documents repeat one of a smaller id, (N,) bool.
+    """Mark the documents that repeat one of a smaller id, (N,) bool.
 
     "exact": equal up to white space. "minhash": also those whose sets of five words in a row have a Jaccard similarity
     of at least 0.8 to the first document, by id, that they share a band of minima with; similarity is counted, not
@@ -67,7 +67,7 @@ def _shingles(text: str) -> NDArray[np.uint64]:
 
 
 def _hash_functions() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Of the family (a h + b mod 2⁶⁴) >> 32, a odd; always the same ones."""
+    """Hash functions of the family (a h + b mod 2⁶⁴) >> 32, a odd; always the same ones."""
     generator = np.random.default_rng(0)
     multipliers = generator.integers(2**64, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
     return multipliers, generator.integers(2**64, size=BANDS * ROWS, dtype=np.uint64)

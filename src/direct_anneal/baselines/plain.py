@@ -17,12 +17,12 @@ def random(candidates: Candidates, seed: int) -> NDArray[np.float64]:
 
 
 def low_perplexity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """What the model already predicts best: minus the mean loss (CCNet's filter, arXiv:1911.00359)."""
+    """Low perplexity: minus the mean loss (CCNet's filter, arXiv:1911.00359)."""
     return candidates.spread(-_losses(candidates))
 
 
 def middle_perplexity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
-    """What is neither easy nor hopeless: nearness to the median in rank of loss (arXiv:2309.04564 found it ahead)."""
+    """Middle perplexity: nearness to the median in rank of loss (arXiv:2309.04564 found it ahead)."""
     losses = _losses(candidates)
     ids = np.array(candidates.pool_gradients.samples["id"].to_pylist(), dtype=object)
     ranks = np.empty(len(losses))

@@ -31,7 +31,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def progress_of(options: dict[str, Any]) -> Progress:
-    """What shows the stages; the two options are taken out."""
+    """Build the progress display; the two options are taken out."""
     quiet, form = options.pop("quiet", False), options.pop("log_format", "text")
     if quiet:
         return Silent()
@@ -39,7 +39,7 @@ def progress_of(options: dict[str, Any]) -> Progress:
 
 
 class Output:
-    """What goes to which stream, in which form.
+    """The routing of output to streams.
 
     Args:
         options: of the command line.
@@ -80,7 +80,7 @@ class Output:
         return code
 
     def trace(self) -> None:
-        """Where the exception that is being handled came from."""
+        """Print the traceback of the exception being handled."""
         lines = traceback.format_exc()
         if self._json:
             self._write({"event": "traceback", "lines": lines.splitlines()})

@@ -46,7 +46,7 @@ def _help(each: Declared) -> str:
 
 
 def _kind(each: Declared) -> dict[str, Any]:
-    """How argparse is to take the values: as texts, which `values` makes of their types."""
+    """Declare the values to argparse as texts; `values` converts them."""
     if isinstance(each.default, bool):
         return {"action": argparse.BooleanOptionalAction if each.default else "store_true"}
     parts = (each.annotation, *get_args(each.annotation))
@@ -58,7 +58,7 @@ def _kind(each: Declared) -> dict[str, Any]:
 
 
 def values(config: type, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given for options of a configuration, texts made numbers where these are wanted."""
+    """Convert the values given for options: texts become numbers where these are wanted."""
     options = declared(config)
     return {
         name: text_value(options[name].annotation, value) if isinstance(value, str) else value

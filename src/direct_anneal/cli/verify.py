@@ -34,7 +34,7 @@ def _verify(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
-    """What is looked at, and what is amiss: a run, its features, or one store of them."""
+    """The scope of a check and its findings: a run, its features, or one store of them."""
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
     from direct_anneal.run.run_dir import RETAIN

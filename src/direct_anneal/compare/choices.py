@@ -20,7 +20,7 @@ _BATCH = 64  # answers at once
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """Of one model on one file of items.
+    """The result of one model on one file of items.
 
     Attributes:
         accuracy: share of the items whose right answer has the fewest nats a byte.

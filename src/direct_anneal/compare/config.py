@@ -78,7 +78,7 @@ class Arm:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether gradients of pool and validation set have to be made for it."""
+        """True if gradients of pool and validation set have to be made for it."""
         if self.ids or self.baseline == WHOLE_POOL:
             return False
         return self.baseline is None or BASELINES[self.baseline].needs_gradients
@@ -90,7 +90,7 @@ class Arm:
 
     @property
     def is_seeded(self) -> bool:
-        """Whether another seed gives another choice."""
+        """True if another seed gives another choice."""
         return self.baseline not in (None, WHOLE_POOL) and BASELINES[str(self.baseline)].is_seeded
 
 
@@ -143,7 +143,7 @@ class Recipe:
         return round(self.epochs * budget if self.tokens is None else self.tokens * budget / fraction)
 
     def select_options(self, arm: Arm) -> dict[str, Any]:
-        """What an arm's choice depends on of `select`, defaults included; nothing where it needs no gradients.
+        """The options of `select` that an arm's choice depends on, defaults included; empty without gradients.
 
         Raises:
             InputError: an option cannot be.
@@ -259,7 +259,7 @@ def _options(given: Any, where: str, config: type, command: str, beside: Set[str
 
 
 def _check(recipe: Recipe) -> None:
-    """What the parts must be together."""
+    """Check the parts against each other."""
     names = [arm.name for arm in recipe.arms]
     if recipe.reference not in names:
         raise InputError(f"reference must be one of the arms ({', '.join(names)}), got {recipe.reference!r}")

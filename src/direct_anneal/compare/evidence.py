@@ -1,4 +1,4 @@
-"""What baselines look at beside texts and gradients: losses under other models, and embeddings. Made once a scenario.
+"""Evidence for baselines beside texts and gradients: losses under other models, and embeddings. Made once a scenario.
 
 N documents of the pool, M of the validation set, H hidden size.
 """
@@ -54,7 +54,7 @@ class Evidence:
     note: Callable[[str], object]
 
     def seconds(self, baseline: Baseline) -> float:
-        """What took so long of all that a baseline needs, as far as it is there."""
+        """Seconds that the inputs of a baseline took."""
         path = self.directory / "seconds.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         names = {f"loss-{model}" for model in baseline.needs_losses}

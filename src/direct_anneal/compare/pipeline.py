@@ -33,7 +33,7 @@ RESULTS = "runs.jsonl"
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs for one run."""
+    """The inputs of a worker for one run."""
 
     key: dict[str, Any]
     recipe: Recipe
@@ -127,7 +127,7 @@ def run(job: _Job) -> dict[str, Any]:
 
 
 def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """What identifies each line, in the order of running: the seeds of a scenario fill up for all arms together."""
+    """List the keys of all lines in the order of running: the seeds of a scenario fill up for all arms together."""
     model = recipe.model_name or Path(recipe.model).name
     for scenario in recipe.scenarios:
         common = _common(recipe, scenario)
@@ -144,7 +144,7 @@ def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
-    """What an arm's lines depend on beside their scenario."""
+    """The inputs of an arm's lines beside their scenario."""
     # Defaults of ours may change; then another version must not take these lines for its own.
     chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
     length = recipe.epochs if recipe.tokens is None else {"tokens": recipe.tokens}
@@ -152,7 +152,7 @@ def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
 
 
 def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
-    """What all lines of a scenario depend on."""
+    """The inputs that all lines of a scenario depend on."""
     files = [
         [source.state() for source in expand(getattr(scenario, role), role)]
         for role in ("pool", "validation", "held_out")

@@ -37,7 +37,7 @@ _NOT_OF_AN_ARM |= {"num_samples", "num_tokens", "fraction"}
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.
+    """The amount of runs.
 
     Attributes:
         pool: documents to choose from at most, a random sample of the run's.

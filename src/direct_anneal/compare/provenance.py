@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""The commit of the code that made a result."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Group:
 
 
 def is_comparison(directory: Path) -> bool:
-    """Whether it is the directory of a comparison that can be reported."""
+    """True if it is the directory of a comparison that can be reported."""
     return (directory / RECIPE).exists()
 
 
@@ -174,7 +174,7 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
 
 
 def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
-    """What a careful reader of a comparison would ask about."""
+    """Caveats that a careful reader of a comparison would ask about."""
     doubts = []
     rows = [row for group in groups for row in group.rows]
     fewest = min(row.num_seeds for row in rows)

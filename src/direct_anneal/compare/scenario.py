@@ -40,7 +40,7 @@ from direct_anneal.selection import SOLVING_FIELDS, select
 
 @dataclass(frozen=True)
 class Choice:
-    """What an arm chose.
+    """The choice of an arm.
 
     Attributes:
         files: of the chosen documents.
@@ -77,7 +77,7 @@ class Choices:
 
     @cached_property
     def held_out(self) -> Corpus:
-        """What the models are scored on."""
+        """The data that models are scored on."""
         return self._read("held_out", self._scenario.held_out)
 
     def budget(self, fraction: float) -> int:
@@ -153,7 +153,7 @@ class Choices:
         return take(scores, candidates, num_tokens=num_tokens)
 
     def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
-        """As many of the ids, in their order, as fit."""
+        """Take as many of the ids, in order, as fit."""
         candidates = Candidates(self.pool, self.validation, self._recipe.text_field, None)
         places = {name: place for place, name in enumerate(ids)}
         scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])

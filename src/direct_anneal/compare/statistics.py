@@ -1,4 +1,4 @@
-"""From lines to a table: means, and differences to the reference paired by seed.
+"""The table of a comparison: means, and differences to the reference paired by seed.
 
 Runs of one seed share the order of training and, where an arm's choice is random, that too; so differences are taken
 within seeds. They say how sure a difference is on this pool, validation set and checkpoint, not on others.

@@ -134,7 +134,7 @@ def plot_pareto(rows: Sequence[Row], path: Path) -> None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points no other is better than in one coordinate, and at least as good in the other."""
+    """Mark the Pareto-optimal points."""
     return [
         not any((x >= own_x and y >= own_y) and (x > own_x or y > own_y) for x, y in points) for own_x, own_y in points
     ]

@@ -1,4 +1,4 @@
-"""What to do: adopt an arm, reject it, or run more seeds before either.
+"""The verdict: adopt an arm, reject it, or run more seeds before either.
 
 An arm is adopted where it is ahead on the target and forgets no more than is allowed, both by their 95 % intervals; it
 is rejected where it is surely behind, or surely forgets more. Everything else is inconclusive, with the number of seeds

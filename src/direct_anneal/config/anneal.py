@@ -124,6 +124,6 @@ class AnnealConfig(RecordFields):
 
     @property
     def defining(self) -> dict[str, Any]:
-        """What the annealed model depends on."""
+        """The inputs that the annealed model depends on."""
         incidental = affecting(type(self), "nothing")
         return {name: value for name, value in asdict(self).items() if name not in incidental}

@@ -1,4 +1,4 @@
-"""What a user asks of `evaluate`."""
+"""The options of `evaluate`."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ class EvaluateConfig(RecordFields):
 
     @property
     def defining(self) -> dict[str, Any]:
-        """What the scores depend on."""
+        """The inputs of the scores."""
         incidental = affecting(type(self), "nothing")
         return {name: value for name, value in asdict(self).items() if name not in incidental}

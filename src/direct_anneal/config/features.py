@@ -1,4 +1,4 @@
-"""What features depend on: model, documents and the way gradients are taken."""
+"""The options of features: model, documents and the way gradients are taken."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
 
     @property
     def defining(self) -> dict[str, Any]:
-        """What the result depends on."""
+        """The inputs of the result."""
         names = affecting(type(self), "features", "solving")
         return {name: value for name, value in self.in_full.items() if name in names}
 
@@ -194,7 +194,7 @@ class ComputeConfig(FeaturesConfig):
 
     @property
     def whole(self) -> FeaturesConfig:
-        """What all jobs do together."""
+        """The plan that all jobs share."""
         return FeaturesConfig(**{each.name: getattr(self, each.name) for each in fields(FeaturesConfig)})
 
 

@@ -1,4 +1,4 @@
-"""What a user asks of the commands that read or write files beside `select`."""
+"""The options of the commands that read or write files beside `select`."""
 
 from __future__ import annotations
 

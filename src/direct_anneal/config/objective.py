@@ -1,4 +1,4 @@
-"""Which objectives there are, by name, and what each configuration of one must say of itself.
+"""The registry of objectives, and the protocol of their configurations.
 
 An objective is a frozen dataclass: its fields are its options, with their defaults. `direct_anneal.objectives` has
 ours, a module each, and the methods that build and solve; docs/extending.md shows how to add one.

@@ -143,14 +143,14 @@ class Declared:
 
     @property
     def flag(self) -> str:
-        """As the command line has it; of an argument, the word that stands for it."""
+        """Spell a name as the command line does; for an argument, its placeholder."""
         if self.meta.argument:
             return self.meta.metavar or self.name.upper()
         return self.meta.flag or "--" + self.name.replace("_", "-")
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """True if there is no default."""
         return self.default is MISSING
 
     @property
@@ -166,7 +166,7 @@ class Declared:
 
     @property
     def default_text(self) -> str:
-        """What holds where it is left out, in words."""
+        """The default in words."""
         if self.required:
             return "required"
         if self.meta.unset is not None:

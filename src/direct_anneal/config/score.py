@@ -18,7 +18,7 @@ _SIZE = "choice"
 
 @configuration
 class CutConfig:
-    """How much to choose by scores, and by how many processes.
+    """The size of a choice by scores, and the number of processes.
 
     At most one size is given: without one there are scores and no choice.
 
@@ -59,12 +59,12 @@ class CutConfig:
 
     @property
     def is_given(self) -> bool:
-        """Whether anything is to be chosen."""
+        """True if anything is to be chosen."""
         return (self.num_samples, self.num_tokens, self.fraction) != (None, None, None)
 
     @property
     def num_workers(self) -> int:
-        """How many processes."""
+        """The number of processes."""
         return self.workers or len(os.sched_getaffinity(0))
 
 

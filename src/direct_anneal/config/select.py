@@ -1,4 +1,4 @@
-"""What a user asks of `select`, and of `solve`, which chooses again."""
+"""The options of `select`, and of `solve`, which chooses again."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def ratios(name: str, given: object) -> tuple[float, ...]:
 
 @configuration
 class SizeConfig:
-    """How much to select; exactly one is given."""
+    """The size of the selection; exactly one is given."""
 
     num_samples: int | None = option(
         default=None, affects="solving", group=SIZE, metavar="K", help="number of documents"
@@ -97,7 +97,7 @@ class SizeConfig:
 
 @configuration
 class CurvatureConfig:
-    """Which spectrum, and which of its directions are stiff."""
+    """The spectrum and its cutoff."""
 
     curvature: CurvatureName = option(
         default="empirical-fisher",
@@ -339,12 +339,12 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
 
     @property
     def is_empirical(self) -> bool:
-        """Whether the spectrum is of the gradients themselves, so that no model is needed for it."""
+        """True if the spectrum is of the gradients themselves, so that no model is needed for it."""
         return self.curvature == "empirical-fisher"
 
     @property
     def eigenpairs(self) -> int | None:
-        """How many are sought, where not all of them are given."""
+        """Number of eigenpairs sought; None where all are given."""
         if self.curvature not in ("ggn", "hessian"):
             return None
         return DEFAULT_EIGENPAIRS if self.num_eigenpairs is None else self.num_eigenpairs
@@ -360,7 +360,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
 
     @cached_property
     def other_objectives(self) -> dict[str, ObjectiveConfig]:
-        """Those of `beside`, by name, with their own defaults but for noise and budget, which are as asked."""
+        """The objectives of `beside`, by name, with their own defaults but for noise and budget, which are as asked."""
         shared = {name: getattr(self, name) for name in _SHARED_BESIDE}
         return {name: beside_of(name, shared, self.curvature) for name in self.beside}
 

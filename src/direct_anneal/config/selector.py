@@ -1,4 +1,4 @@
-"""What a user asks of `DirectSelector`, which chooses rows of arrays."""
+"""The options of `DirectSelector`, which chooses rows of arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from direct_anneal.errors import option as named
 
 @configuration
 class CountConfig:
-    """How many to select; exactly one is given."""
+    """The size of the selection; exactly one is given."""
 
     num_selected: int | None = option(default=None, help="number of samples to select")
     fraction: float | None = option(default=None, help="share of the samples to select")

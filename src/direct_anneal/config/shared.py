@@ -17,12 +17,12 @@ CURVATURE = "curvature"
 
 
 def trust_option(affects: Affects = "nothing") -> Any:
-    """Whether a checkpoint's own Python code may run."""
+    """True if a checkpoint's own Python code may run."""
     return option(default=False, affects=affects, group=MACHINE, help="run Python code that the checkpoint brings")
 
 
 def revision_option(affects: Affects = "nothing") -> Any:
-    """Which state of a repository a checkpoint is."""
+    """The revision of a checkpoint."""
     return option(
         default=None,
         unset="the main branch",
@@ -34,19 +34,19 @@ def revision_option(affects: Affects = "nothing") -> Any:
 
 
 def subfolder_option(affects: Affects = "nothing") -> Any:
-    """Where a checkpoint lies in its directory or repository."""
+    """The place of a checkpoint in its directory or repository."""
     return option(
         default=None, affects=affects, group=DATA, metavar="PATH", help="of the checkpoint, where it lies deeper"
     )
 
 
 def overwrite_option(help: str = "replace an earlier run in the output directory") -> Any:
-    """Whether an earlier result may be replaced."""
+    """True if an earlier result may be replaced."""
     return option(default=False, affects="nothing", group=DATA, help=help)
 
 
 def device_option() -> Any:
-    """Where the model runs."""
+    """The device and precision of the model."""
     return option(default="cpu", affects="nothing", group=MACHINE, help="device of the model: cpu, cuda or cuda:1")
 
 
@@ -63,7 +63,7 @@ def max_length_option(group: str, affects: Affects = "result") -> Any:
 
 
 def elbow_option() -> Any:
-    """Where stiff ends."""
+    """The cutoff rule."""
     return option(
         default=PAPER_SHARE,
         affects="solving",
@@ -75,7 +75,7 @@ def elbow_option() -> Any:
 
 @configuration
 class RecordFields:
-    """Where a record's text, id and domain are."""
+    """The fields of a record's text, id and domain."""
 
     text_field: Names = option(
         default="text",
@@ -108,7 +108,7 @@ class RecordFields:
 
 @configuration
 class EngineConfig:
-    """Where the work is done: this process, or workers of a Ray cluster."""
+    """The engine: this process, or workers of a Ray cluster."""
 
     engine: Engine = option(
         default="local", affects="nothing", group=MACHINE, help="this process, or workers of a Ray cluster"

@@ -89,7 +89,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 
 
 def _made_of(source: Path, described: Checkpoint) -> dict[str, Any]:
-    """What a conversion depends on, as plain JSON values."""
+    """The inputs of a conversion, as plain JSON values."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return {

@@ -160,7 +160,7 @@ def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> t
 
 
 def _repeated(ids: pa.Array) -> np.ndarray:
-    """Whether an equal id stands earlier, (N,) bool."""
+    """True if an equal id stands earlier, (N,) bool."""
     # Codes are given out in order of first appearance: a first one exceeds all before it.
     codes: np.ndarray = ids.dictionary_encode().indices.to_numpy()
     repeated = np.zeros(len(codes), dtype=bool)

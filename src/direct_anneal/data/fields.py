@@ -17,7 +17,7 @@ _DEEPEST = 8  # objects within objects, for a listing of fields
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a record hold the text, its id and its domain; the last two may be missing from the data.
+    """The fields of a record that hold the text, its id and its domain; the last two may be missing from the data.
 
     What `prompt` names, if anything, holds what precedes the text and is not to be predicted. Each may have several
     names: then it is the first of them that a record has (null is as good as missing), whichever source it is from.
@@ -54,7 +54,7 @@ def listed(names: Names | None) -> tuple[str, ...]:
 
 
 def value_of(record: Mapping[str, Any], names: Names | None) -> Any:
-    """What the first of these fields that the record has holds; None where it has none.
+    """Read the first of these fields that the record has; None where it has none.
 
     >>> value_of({"text": None, "content": "a tree"}, ("text", "content"))
     'a tree'
@@ -65,7 +65,7 @@ def value_of(record: Mapping[str, Any], names: Names | None) -> Any:
 
 
 def value_at(record: Mapping[str, Any], name: str) -> Any:
-    """What one field holds, None where there is none; a dot leads into an object unless a field has it in its name.
+    """Read one field, None where there is none; a dot leads into an object unless a field has it in its name.
 
     >>> value_at({"a.b": 1, "a": {"b": 2}}, "a.b")
     1

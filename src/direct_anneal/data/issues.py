@@ -1,4 +1,4 @@
-"""What went wrong while the documents were read: counted, listed on disk, never silent and never fatal."""
+"""Issues found while reading documents: counted, listed on disk, never silent and never fatal."""
 
 from __future__ import annotations
 

@@ -290,14 +290,14 @@ def _tokenized(
 
 
 def _num_shared(prompt: np.ndarray, tokens: np.ndarray) -> int:
-    """How many leading tokens are the same."""
+    """Count the leading tokens that are the same."""
     length = min(len(prompt), len(tokens))
     differing = np.flatnonzero(prompt[:length] != tokens[:length])
     return int(differing[0]) if len(differing) else length
 
 
 def _predicts(num_tokens: int, num_prompt: int, max_length: int) -> bool:
-    """Whether any token is predicted: none of the prompt, and none that begins a window, is."""
+    """True if any token is predicted: none of the prompt, and none that begins a window, is."""
     first = max(1, num_prompt)
     return first < num_tokens - (first % max_length == 0)
 

@@ -77,7 +77,7 @@ class Remote:
 
     @property
     def is_here(self) -> bool:
-        """Whether every file has been fetched."""
+        """True if every file has been fetched."""
         return all(self._place(file).is_file() for file in self.files)
 
     def state(self) -> RemoteState:
@@ -155,7 +155,7 @@ def listed(pattern: str, cache: Path) -> Iterator[tuple[Remote, Format]]:
 
 
 def _found(system: Any, root: str, pattern: str) -> dict[str, dict[str, Any]]:
-    """What there is, by address."""
+    """The files by address."""
     with _reaching(shown(pattern)) as tries:
         for attempt in tries:
             with attempt:
@@ -184,7 +184,7 @@ def _described(system: Any, address: str, info: dict[str, Any] | None) -> Remote
 
 
 def _fresh(system: Any, address: str) -> dict[str, Any]:
-    """What a server says now, not what it said when it was listed."""
+    """Ask the server for the current version of a file."""
     system.invalidate_cache()
     info: dict[str, Any] = system.info(address)
     return info

@@ -1,4 +1,4 @@
-"""From the patterns that a user names to streams of records."""
+"""Sources: from the patterns that a user names to streams of records."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Source:
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be read without a network."""
+        """True if it can be read without a network."""
         return self.remote is None or self.remote.is_here
 
     def local(self) -> Path:
@@ -103,7 +103,7 @@ class Source:
         yield from FORMATS[self.format].records(self.local(), self.layout, columns)
 
     def records_at(self, rows: np.ndarray, columns: Collection[str]) -> Iterator[tuple[int, Record]]:
-        """Those of `records` at these rows, shape (K,), sorted.
+        """Read the records at these rows, shape (K,), sorted.
 
         Raises:
             InputError: as `records`.
@@ -111,7 +111,7 @@ class Source:
         yield from FORMATS[self.format].records_at(self.local(), self.layout, rows, columns)
 
     def count(self, max_bytes: int) -> float:
-        """How many records there are, estimated from about the first `max_bytes` bytes where nothing says it."""
+        """Count the records, estimated from about the first `max_bytes` bytes where nothing says it."""
         return FORMATS[self.format].count(self.local(), self.layout, max_bytes)
 
 
@@ -183,7 +183,7 @@ def _within(path: Path, directory: Path) -> str:
 
 
 def tell_passed_over(paths: Sequence[Path]) -> str:
-    """How many files were passed over, by their endings: "3 files passed over (2 .md, 1 .txt)"; empty if none.
+    """Count the files passed over, by their endings: "3 files passed over (2 .md, 1 .txt)"; empty if none.
 
     >>> tell_passed_over([Path("a/README.md"), Path("a/LICENSE"), Path("b/README.md")])
     '3 files of the directories passed over (2 .md, 1 without an ending), first a/README.md'
@@ -216,7 +216,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 class _Listing:
-    """What is found in directories, and what is passed over there."""
+    """Files found in directories, and files passed over."""
 
     def __init__(self, layout: TokenLayout) -> None:
         self.layout = layout

@@ -17,7 +17,7 @@ from direct_anneal.errors import InputError, option
 
 
 class TokenizerLike(Protocol):
-    """What we ask of a tokenizer; those of Hugging Face do it."""
+    """The protocol of a tokenizer; those of Hugging Face fit."""
 
     def __call__(self, texts: list[str], /) -> Mapping[str, Any]:
         """Returns {"input_ids": a list of token ids for each text}."""

@@ -59,7 +59,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What shapes the content of a piece beside the source itself."""
+    """The options that shape the content of a piece, beside the source."""
 
     fields: Fields
     vocab_size: int
@@ -115,7 +115,7 @@ class PieceRecord:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where the piece of one source lies, whether it exists or not."""
+    """The files of one source's piece, whether they exist or not."""
 
     directory: Path
     key: str

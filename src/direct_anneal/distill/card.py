@@ -1,4 +1,4 @@
-"""What a scorer keeps of the run that it was distilled from, on documents that it was not fitted to."""
+"""The quality a scorer keeps of the run that it was distilled from, on documents that it was not fitted to."""
 
 from __future__ import annotations
 

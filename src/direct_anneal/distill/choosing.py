@@ -68,7 +68,7 @@ def choose(
 
 
 def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) -> tuple[int, str]:
-    """How much to choose, and in what: "documents" or "size".
+    """The size of the choice and its unit: "documents" or "size".
 
     Raises:
         InputError: the pool is too small.
@@ -95,7 +95,7 @@ def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) ->
 
 
 def cut_of(out: Path, parts: Sequence[Part], histogram: pa.Table, budget: int, unit: str, *, exact: bool) -> Cut:
-    """Where to cut: at the edge of a bin, at most the budget; or at the very document, if `exact`.
+    """Find the cut: at the edge of a bin, at most the budget; or at the very document, if `exact`.
 
     Cost: of the histogram alone; exact, a read of all scores.
     """

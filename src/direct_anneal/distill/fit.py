@@ -68,7 +68,7 @@ def frequencies(hashed: Sequence[Hashed], bits: int) -> Any:
 
 
 def folds_of(ids: Sequence[str]) -> NDArray[np.int64]:
-    """Which of the folds each document is in, by a hash of its id: (N,)."""
+    """Assign each document to a fold by a hash of its id: (N,)."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return np.array([int.from_bytes(digest) % FOLDS for digest in digests], dtype=np.int64)
 

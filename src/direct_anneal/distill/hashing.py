@@ -81,7 +81,7 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _runs(text: bytes, bounds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where words begin and end, (U,) each."""
+    """Find the beginnings and ends of words, (U,) each."""
     kinds = np.frombuffer(text.translate(_KINDS), dtype=np.uint8)
     changes = np.empty(len(kinds), dtype=bool)
     np.not_equal(kinds[1:], kinds[:-1], out=changes[1:])
@@ -106,7 +106,7 @@ def _runs(text: bytes, bounds: NDArray[np.int64]) -> tuple[NDArray[np.int64], ND
 
 
 def _kinds() -> bytes:
-    """Of each byte, by the character that it begins."""
+    """Classify each byte by the character that it begins."""
     kinds = np.full(256, _MARKS, dtype=np.uint8)
     kinds[:0x21] = kinds[0x7F] = _SPACE
     kinds[[*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B), 0x5F]] = _WORD

@@ -76,7 +76,7 @@ def added(tables: Iterable[pa.Table]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which documents are chosen: all from the threshold on, and of those in the bin below it the first ones.
+    """Mark the chosen documents: all from the threshold on, and of those in the bin below it the first ones.
 
     Attributes:
         threshold: least score that is chosen whatever else; None where no bin fits as a whole.
@@ -91,7 +91,7 @@ class Cut:
     size: int
 
     def chosen(self, part: int, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which documents of a part are chosen, (n,)."""
+        """Mark the chosen documents of a part, (n,)."""
         found = np.zeros(len(scores), dtype=bool) if self.threshold is None else scores >= np.float32(self.threshold)
         if self.last is not None:
             score, last_part, last_row = np.float32(self.last[0]), self.last[1], self.last[2]

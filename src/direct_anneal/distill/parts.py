@@ -79,7 +79,7 @@ class _Block:
 
 @dataclass
 class _Found:
-    """What a source was found to hold, beside its scores."""
+    """The counts of a source, beside its scores."""
 
     names: dict[str, int] = field(default_factory=dict)
     issues: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class _Found:
 
 
 def is_scored(out: Path, part: Part, scorer: str) -> bool:
-    """Whether a part's files are all there, whole, and of this scorer and source."""
+    """True if a part's files are all there, whole, and of this scorer and source."""
     try:
         record = json.loads(part.path(out, "json").read_bytes())
         return bool(record["source"] == str(part.source) and record["scorer"] == scorer) and all(

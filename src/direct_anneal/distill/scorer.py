@@ -36,7 +36,7 @@ _BLOCK_BYTES = 2**18  # of text at once: its arrays stay in the processor's cach
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scorer:
-    """What a run was distilled into.
+    """The scorer distilled from a run.
 
     A document of U words has G = 2 U − 1 n-grams: its words, and the pairs of neighbours. Its score is
     scale / G · Σ_g weights[place(g)] + lengths[l(U)]. Weights are whole numbers, so that their sum does not depend on
@@ -130,7 +130,7 @@ class Scorer:
 
 
 def length_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the L + 1 lengths a document of so many words has, (n,)."""
+    """Bucket documents by their number of words, (n,) in 0..L."""
     return np.searchsorted(LENGTHS, counts, side="right")
 
 

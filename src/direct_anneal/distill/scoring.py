@@ -103,7 +103,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
 
 
 def is_of_scores(config: MergeConfig) -> bool:
-    """Whether a directory is one of scores, and not of jobs of `features`.
+    """True if a directory is one of scores, and not of jobs of `features`.
 
     Raises:
         InputError: it is neither, or a choice is asked for of the latter.

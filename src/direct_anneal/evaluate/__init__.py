@@ -1,4 +1,4 @@
-"""What a model knows: bits per byte by domain, and benchmarks from local files."""
+"""Evaluation of a model: bits per byte by domain, and benchmarks from local files."""
 
 from direct_anneal.config.evaluate import EvaluateConfig
 from direct_anneal.evaluate.benchmarks import BENCHMARKS, BenchmarkScore, score_benchmark

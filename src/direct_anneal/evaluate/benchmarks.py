@@ -136,7 +136,7 @@ def binomial_score(num_right: int, num_items: int, chance: float) -> BenchmarkSc
 
 
 def _lm_eval(lm: Any, name: str, records: Sequence[dict[str, Any]]) -> int:
-    """How many items lm-eval counts as right."""
+    """Number of items that lm-eval counts as right."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 

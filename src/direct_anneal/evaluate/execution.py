@@ -23,7 +23,7 @@ print("passed", flush=True)
 
 
 def passes(program: str) -> bool:
-    """Whether a program runs to its end: raises nothing, leaves by no exit, and does not take too long."""
+    """True if a program runs to its end: raises nothing, leaves by no exit, and does not take too long."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "program.py"
         try:

@@ -123,7 +123,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def _documents(run: RunDir, part: str) -> np.ndarray:
-    """Which documents of the pool are exported, (N,) bool."""
+    """Mark the exported documents of the pool, (N,) bool."""
     if part == "replay":
         return run.replayed()
     return run.selected() if part == "selected" else run.selected() | run.replayed()

@@ -1,4 +1,4 @@
-"""Which formats there are: those of the modules in `export/formats`, each of which says itself what it offers.
+"""The registry of trainers' formats: modules in `export/formats`, each declaring its own.
 
 Adding one: a module there with `FORMATS = {name: Format(...)}`, and the name in `config.files.TrainerFormat`, which the
 command line reads without loading any of them.

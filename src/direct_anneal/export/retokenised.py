@@ -33,7 +33,7 @@ class Content:
     tokens: Tokenisation
 
     def row(self, position: int) -> int:
-        """Of a document of the pool, its place in the corpus."""
+        """Place of a pool document in the corpus."""
         return position if self.rows is None else self.rows[position]
 
     def num_prompt(self, positions: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ class Content:
         return np.asarray(self.corpus.num_prompt[[self.row(position) for position in positions.tolist()]])
 
     def has(self, positions: np.ndarray) -> np.ndarray:
-        """Which documents are there, (K,) bool."""
+        """Mark the documents that are there, (K,) bool."""
         if self.rows is None:
             return np.ones(len(positions), dtype=bool)
         return np.array([position in self.rows for position in positions.tolist()], dtype=bool)

@@ -160,7 +160,7 @@ class ColumnStore:
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
 
     def ids(self) -> pa.Array:
-        """Of the documents, (N,). Every shard must be committed."""
+        """Read the values of all documents, (N,). Every shard must be committed."""
         parts = [
             pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=["id"])
             for shard in range(self.num_shards)

@@ -277,7 +277,7 @@ class FeatureStore:
 
     @staticmethod
     def quarantine_lines(samples: pa.Table) -> str:
-        """What `list_quarantined` writes."""
+        """The listing that `list_quarantined` writes."""
         return "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:

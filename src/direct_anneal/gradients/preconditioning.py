@@ -108,7 +108,7 @@ def adam_moments(path: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor
 
 
 def _entries(path: Path, model: nn.Module) -> Iterator[tuple[str, Any, Mapping[str, Any], nn.Parameter]]:
-    """Of each trainable parameter: its name, its entry in the file, that entry's group, and itself."""
+    """List each trainable parameter: its name, its entry in the file, that entry's group, and itself."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         groups, entries = state["param_groups"], state["state"]

@@ -41,7 +41,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def is_temporary_of(name: str, target: str) -> bool:
-    """Whether a file's name is that of a temporary for `target`."""
+    """True if a file's name is that of a temporary for `target`."""
     return re.fullmatch(re.escape(target) + _RANDOM + re.escape(TEMPORARY_SUFFIX), name) is not None
 
 

@@ -95,7 +95,7 @@ def read_record(path: Path, types: Mapping[str, type | tuple[type, ...]] | None 
 
 
 def read_sealed(path: Path, types: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
-    """As `read_record`, of a record that must have a seal."""
+    """Read a record that must have a seal; see `read_record`."""
     found = parse(read_content(path))
     if not isinstance(found, dict):
         raise RecordError(f"must be a JSON object, but is {_kind(found)}")

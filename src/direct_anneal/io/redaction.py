@@ -55,7 +55,7 @@ def redacted(content: T) -> T:
 
 
 def _held() -> re.Pattern[str] | None:
-    """What matches the environment's secrets, longest first."""
+    """A pattern for the environment's secrets, longest first."""
     values = {
         value
         for name, value in os.environ.items()

@@ -12,7 +12,7 @@ _MAX_VALUES = 100_000  # with every alias written out
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML or JSON file holds; aliases are allowed as far as they do not multiply without end.
+    """Read a YAML or JSON file; aliases are allowed as far as they do not multiply without end.
 
     Raises:
         OSError: it cannot be read.

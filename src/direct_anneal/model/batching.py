@@ -45,7 +45,7 @@ class Window:
 
     @property
     def predicts(self) -> bool:
-        """Whether any token is predicted."""
+        """True if any token is predicted."""
         first = max(1, self.num_prompt)
         if self.labels is None:
             return first < len(self.tokens)
@@ -177,5 +177,5 @@ def next_labels(labels: Tensor) -> Tensor:
 
 
 def side_of(length: int, switches: Sequence[int]) -> int:
-    """How many switches a sequence of this length lies above."""
+    """Count the switches below a sequence of this length."""
     return sum(length > switch for switch in switches)

@@ -113,7 +113,7 @@ class Checkpoint:
 
     @cached_property
     def special_tokens(self) -> SpecialTokens:
-        """What precedes, ends and separates documents: one rule for reading, packing, exporting and evaluating.
+        """Special tokens before, after and between documents: one rule for reading, packing, exporting and evaluating.
 
         Raises:
             InputError: the tokenizer cannot be read.
@@ -177,7 +177,7 @@ class Checkpoint:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer beside the weights."""
+        """True if there is a tokenizer beside the weights."""
         return bool(self._files(_TOKENIZER))
 
     def load_tokenizer(self) -> Any:

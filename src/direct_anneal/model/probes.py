@@ -131,7 +131,7 @@ def _moves_with_its_batch(probe: _Probe) -> bool:
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:
-    """Whether logits, (T, V) each, differ by more than rounding: √ε of what they vary by, as in the sketcher's check.
+    """True if logits, (T, V) each, differ by more than rounding: √ε of what they vary by, as in the sketcher's check.
 
     A damaged model's NaN is the same NaN in both; that it says so is left to the documents that meet it.
     """

@@ -106,7 +106,7 @@ class SpecialTokens:
 
 
 def _around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the tokenizer puts before and after a text."""
+    """The tokens that the tokenizer puts before and after a text."""
     whole = list(tokenizer([_PROBE])["input_ids"][0])
     text = list(tokenizer([_PROBE], add_special_tokens=False)["input_ids"][0])
     for start in range(len(whole) - len(text) + 1):

@@ -121,7 +121,7 @@ class Inputs:
 
     @property
     def expected(self) -> float:
-        """How many samples are selected, as far as that is known."""
+        """Expected number of selected samples."""
         if self.token_budget is None:
             assert self.num_selected is not None
             return self.num_selected

@@ -79,7 +79,7 @@ class PathObjective(SelectionObjective):
         return frozenset({"path"})
 
     def path_config(self, config: SelectConfig) -> PathConfig:
-        """How the path is walked in a run of this configuration."""
+        """The path's options in a run of this configuration."""
         dtype = "float32" if config.dtype == "float32" else "bfloat16"
         return self._path_options(seed=config.seed, device=config.device, dtype=dtype, optimizer=config.optimizer)
 

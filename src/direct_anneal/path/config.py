@@ -18,7 +18,7 @@ PATH = "descent path"
 
 @configuration
 class PathConfig:
-    """How the checkpoint is annealed on the validation set, and how documents are scored along the way.
+    """The options of the descent path: annealing on the validation set and scoring along it.
 
     Raises:
         InputError: a value is out of range.
@@ -123,6 +123,6 @@ class PathConfig:
 
     @property
     def defining(self) -> dict[str, Any]:
-        """What the losses depend on."""
+        """The inputs that the losses depend on."""
         incidental = affecting(type(self), "nothing")
         return {name: value for name, value in asdict(self).items() if name not in incidental}

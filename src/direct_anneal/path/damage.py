@@ -68,7 +68,7 @@ def common_shares(pool: Corpus, advance: Callable[[int], object] = lambda _: Non
 
 
 def word_starts(tokenizer: Any, vocab_size: int) -> NDArray[np.bool_]:
-    """Which tokens begin a word, (V,): those whose piece begins with white space, as tokenizers mark it."""
+    """Mark the tokens that begin a word, (V,): those whose piece begins with white space, as tokenizers mark it."""
     pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
     starts = np.zeros(vocab_size, dtype=bool)
     starts[: len(pieces)] = [piece is not None and piece.startswith(_BREAKS) for piece in pieces]

@@ -50,7 +50,7 @@ def points(num_steps: int, count: int) -> list[int]:
 
 
 def has_turned(losses: Sequence[float]) -> bool:
-    """Whether a walk is past its best: the last few left-out losses brought nothing new."""
+    """True if a walk is past its best: the last few left-out losses brought nothing new."""
     best = int(np.argmin(losses))
     return not np.isfinite(losses[-1]) or len(losses) - 1 - best >= _PATIENCE
 

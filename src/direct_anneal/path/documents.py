@@ -39,7 +39,7 @@ class Texts:
         return cls(ids, [corpus.tokens(row) for row in range(corpus.num_samples)], corpus.num_prompt)
 
     def take(self, rows: NDArray[np.intp]) -> Texts:
-        """Those at these positions."""
+        """Take the documents at these positions."""
         return Texts([self.ids[row] for row in rows], [self.contents[row] for row in rows], self.num_prompt[rows])
 
     @property

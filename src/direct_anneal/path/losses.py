@@ -1,4 +1,4 @@
-"""What the path says of every document.
+"""The progress of every document along the path.
 
 N documents, k ends.
 """
@@ -50,11 +50,11 @@ class PathLosses:
         return len(self.start)
 
     def only(self, rows: NDArray[np.bool_]) -> PathLosses:
-        """Those of some documents, (N,) bool."""
+        """Rows of some documents, (N,) bool."""
         return self.take(np.flatnonzero(rows))
 
     def take(self, rows: NDArray[np.intp]) -> PathLosses:
-        """Those of the documents at these positions."""
+        """Take the rows of the documents at these positions."""
         ids = self.ids.take(pa.array(rows))
         parts = {name: getattr(self, name)[rows] for name in ("num_tokens", "start", "ends", *_SIGNS)}
         return replace(self, ids=ids, **parts)
@@ -67,7 +67,7 @@ class PathLosses:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Whether all losses of a document are finite, (N,)."""
+        """True if all losses of a document are finite, (N,)."""
         usable: NDArray[np.bool_] = np.isfinite(self.start) & np.isfinite(self.ends).all(1)
         return usable
 

@@ -167,7 +167,7 @@ class _Part:
         return f"{self.prefix}fold-{fold}"
 
     def shared(self, shared: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """Of the pool's documents that are in the validation set, those that are in this part of it."""
+        """Map the pool's documents that are in the validation set to, those that are in this part of it."""
         own = set(self.rows.tolist())
         found = {place: [row for row in same if row in own] for place, same in shared.items()}
         return {place: same for place, same in found.items() if same}
@@ -190,7 +190,7 @@ class _Part:
         return {**whole, **left}
 
     def is_scored(self, walk: str, config: PathConfig) -> bool:
-        """Whether the whole pool is scored at the end of this walk."""
+        """True if the whole pool is scored at the end of this walk."""
         return config.scored_ends == "folds" or walk == f"{self.prefix}whole"
 
 

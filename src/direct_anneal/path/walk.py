@@ -35,7 +35,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """How a walk goes.
+    """The steps of a walk.
 
     Attributes:
         learning_rate: the peak.

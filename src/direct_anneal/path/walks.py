@@ -101,7 +101,7 @@ class Walks:
 
     @cached_property
     def restraint(self) -> OffStiff | None:
-        """What steps are projected off; found once, at θ_s."""
+        """The directions that steps are projected off; found once, at θ_s."""
         count = self.config.num_restrained
         if not count:
             return None

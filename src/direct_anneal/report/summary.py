@@ -45,7 +45,7 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
 
 
 def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
-    """What moved, the verdict, and the checks behind it."""
+    """The shift, the verdict, and the checks behind it."""
     lines = []
     if len(domains) > 1:
         shown = ", ".join(f"{escape(name)} {pool:.0%} → {chosen:.0%}" for name, chosen, pool in moved(domains, 4))

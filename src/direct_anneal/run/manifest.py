@@ -32,12 +32,12 @@ def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that numbers depend on."""
+    """Versions of Python and of the libraries that numbers depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
 
 
 def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
-    """What was read, what was amiss with it, and whose gradients are quarantined."""
+    """Documents read, their issues, and the quarantined ones."""
     return {
         "documents": corpus.num_samples,
         "tokens": int(corpus.num_tokens.sum()),
@@ -52,7 +52,7 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
 
 
 def coverage_entry(coverage: Coverage) -> dict[str, Any]:
-    """Which way the parameters went, with shares of entries and of the squared gradient norm."""
+    """Coverage of the parameters, with shares of entries and of the squared gradient norm."""
     return {
         "entries": coverage.entries,
         "ways": [
@@ -115,7 +115,7 @@ def spectrum_entry(
 def budget_entry(
     objective: SelectionObjective, built: Built, selection: Selection, *, relaxed: bool
 ) -> dict[str, Any] | None:
-    """What was allowed, used and possible: absolute (for each band where there are several), and as ratios.
+    """Budget allowed, used and possible: absolute (for each band where there are several), and as ratios.
 
     The ratio and the limits are null where there is no budget, and all of it where nothing has a stiff cost.
     """
@@ -178,7 +178,7 @@ def besides(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(budget: Any) -> float | list[float | None] | None:
-    """As JSON takes it: one number, or one for each band."""
+    """Convert to JSON: one number, or one for each band."""
     return _finite(float(budget)) if np.ndim(budget) == 0 else [_finite(float(one)) for one in budget]
 
 

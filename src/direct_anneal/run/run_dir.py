@@ -139,7 +139,7 @@ class RunDir:
 
     @cached_property
     def config(self) -> FeaturesConfig:
-        """What its features depend on, as the run recorded it.
+        """The inputs of its features, as the run recorded them.
 
         Raises:
             InputError: it holds what no version of this package wrote.
@@ -183,7 +183,7 @@ class RunDir:
 
     @cached_property
     def tokens(self) -> Tokenisation:
-        """How its documents became tokens, as the run recorded it."""
+        """The token layout, as the run recorded it."""
         if TOKENISATION not in self._known:  # an earlier version
             return Tokenisation.of(self.checkpoint(), self._known.get("max_length"))
         try:
@@ -216,12 +216,12 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        """Whether results are there, whole or not."""
+        """True if results are there, whole or not."""
         return os.path.lexists(self.path / MANIFEST)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What a finished run says of itself.
+        """The manifest of a finished run.
 
         Raises:
             InputError: the run is not finished, or its manifest is damaged or of an earlier version.
@@ -334,7 +334,7 @@ class RunDir:
             ) from error
 
     def selected(self) -> NDArray[np.bool_]:
-        """Which documents of the pool are selected, (N,) bool.
+        """Mark the selected documents of the pool, (N,) bool.
 
         Raises:
             InputError: the evidence is damaged, or of other documents than the pool's.
@@ -348,7 +348,7 @@ class RunDir:
         return float(share) if isinstance(share, float) and 0 <= share < 1 else 0.0
 
     def replayed(self) -> NDArray[np.bool_]:
-        """Which documents of the pool are general text beside the selection, (N,) bool.
+        """Mark the documents of the pool that are general text beside the selection, (N,) bool.
 
         Raises:
             InputError: the run has none, or as of `selected`.
@@ -376,7 +376,7 @@ class RunDir:
         return np.asarray(selected, dtype=bool)
 
     def coverage(self) -> dict[str, Any] | None:
-        """Which way every parameter went into the gradients; None where that is lost.
+        """Read the coverage of the parameters; None where it is lost.
 
         Raises:
             InputError: it is damaged.
@@ -511,7 +511,7 @@ def roles_of(config: FeaturesConfig) -> tuple[str, ...]:
 
 
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
-    """What the result depends on, as JSON gives it back."""
+    """The inputs of the result, as JSON gives them back."""
     content = redacted({**config.defining, "max_length": tokens.max_length})
     wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted

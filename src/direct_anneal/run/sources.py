@@ -13,7 +13,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenisation:
-    """How a run's documents became tokens: all that is needed to open its corpora without the checkpoint.
+    """The token layout of a run: all that is needed to open its corpora without the checkpoint.
 
     Attributes:
         tokenizer: its fingerprint.
@@ -33,7 +33,7 @@ class Tokenisation:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, max_length: int | None) -> Tokenisation:
-        """That of a run with this checkpoint.
+        """The token layout of a run with this checkpoint.
 
         Raises:
             InputError: the window does not fit the model.
@@ -47,7 +47,7 @@ class Tokenisation:
 
     @classmethod
     def of_run(cls, config: FeaturesConfig, checkpoint: Checkpoint) -> Tokenisation:
-        """That of a run, which may choose for another model than the one that chooses. Cost: reads that one's weights.
+        """The token layout of a run, whose chooser may be another model. Cost: reads the chooser's weights.
 
         Args:
             checkpoint: which chooses.
@@ -63,16 +63,16 @@ class Tokenisation:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the model that will be annealed has another tokenizer."""
+        """True if the model that will be annealed has another tokenizer."""
         return self.annealed_tokenizer not in (None, self.tokenizer)
 
     def layout(self, config: FeaturesConfig) -> TokenLayout:
-        """How tokens lie in files that hold nothing else."""
+        """The layout of files that hold tokens alone."""
         return TokenLayout.of(self.vocab_size, self.separator, config.token_dtype, config.eos_id)
 
 
 def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Path, found: list[str]) -> list[Source]:
-    """What the patterns stand for, without the run's own files where its directory lies among the documents."""
+    """Expand the patterns, without the run's own files where its directory lies among the documents."""
     layout = tokens.layout(config)
     passed_over: list[Path] = []
     expanded = expand(getattr(config, role), role, layout, passed_over, out / "fetched")
@@ -93,7 +93,7 @@ def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Pat
 
 
 def fields_of(config: FeaturesConfig) -> Fields:
-    """Where a record's text, id, domain and prompt are."""
+    """The fields of a record's text, id, domain and prompt."""
     return Fields(
         text=config.text_field,
         id=config.id_field,

@@ -1,4 +1,4 @@
-"""Whether everything of a run on disk is what it was when it was written. Nothing is changed."""
+"""True if everything of a run on disk is what it was when it was written. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def verify_stores(features: Path, *, retained: bool = False) -> Iterator[Finding
 
 
 def is_sketched(features: Path) -> bool:
-    """Whether gradients should be there: not where losses along the path are all that a run needs."""
+    """True if gradients should be there: not where losses along the path are all that a run needs."""
     return (features / "pool").is_dir() or not (features / LOSSES).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""What a user asks of single domains and documents, in the terms of a selection problem.
+"""Constraints on domains and documents, in the terms of a selection problem.
 
 N samples of the pool.
 """

@@ -1,4 +1,4 @@
-"""How much there is to sketch in a part of a corpus: its windows, and the operations that they cannot do without."""
+"""Window counts and FLOPs of a corpus sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def window_lengths(part: Part, window: int) -> tuple[NDArray[np.float64], NDArra
 
 
 def num_windows(part: Part, window: int) -> int:
-    """Of the whole that the part stands for."""
+    """Estimate for the whole that the part stands for."""
     return round(float(window_lengths(part, window)[1].sum()))
 
 

@@ -1,4 +1,4 @@
-"""What a budget buys: the same problem solved over a range of them.
+"""The frontier: the same problem solved over a range of them.
 
 N samples of the pool.
 """

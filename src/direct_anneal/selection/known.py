@@ -67,7 +67,7 @@ class Known:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """Of the validation set's usable samples, (M,), one that has nothing to do with the file's.
+        """An order of the validation set's usable samples, (M,), independent of the file's.
 
         The halves that are held out alternate in it.
         """
@@ -82,7 +82,7 @@ class Known:
         mapper: Map = map,
         advance: Advance | None = None,
     ) -> Inputs:
-        """What objectives may look at.
+        """The inputs of objectives.
 
         Args:
             estimate: of the validation set in the order `order`; None where there are no gradients.

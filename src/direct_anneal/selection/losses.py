@@ -35,7 +35,7 @@ def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
 
 
 def is_path_alone(config: FeaturesConfig) -> bool:
-    """Whether all that a run needs of its documents is their losses along the path."""
+    """True if all that a run needs of its documents is their losses along the path."""
     return isinstance(config, SelectConfig) and config.needs == {"path"}
 
 
@@ -69,7 +69,7 @@ def losses_along(
 
 
 def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:
-    """Where a run's losses lie: with its features."""
+    """Directory of a run's losses: with its features."""
     return run.path / "features" / LOSSES if config.features is None else f"{config.features.rstrip('/')}/{LOSSES}"
 
 

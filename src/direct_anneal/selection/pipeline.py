@@ -383,7 +383,7 @@ def _at_any_budget(
 
 
 def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
-    """What carries out the products over all rows: this process, or tasks of a cluster."""
+    """The engine of the products over all rows: this process, or tasks of a cluster."""
     if config.engine == "local":
         return nullcontext(map)
     from direct_anneal.distributed import TaskMap
@@ -392,12 +392,12 @@ def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
 
 
 def _corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
-    """What was read of each role, and what of it cannot be used."""
+    """Documents read in each role, and those that cannot be used."""
     return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in known.gradients}
 
 
 def _of_documents(known: Known) -> list[str]:
-    """What was left out of each corpus."""
+    """Documents left out of each corpus."""
     return [
         remark
         for role, gradients in known.gradients.items()
@@ -406,7 +406,7 @@ def _of_documents(known: Known) -> list[str]:
 
 
 def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
-    """What is known beforehand of the long part."""
+    """The extent of the long part, known beforehand."""
     pool, validation = (corpora[role] for role in ROLES)
     num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
     num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)

@@ -65,7 +65,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a selection will take, from nothing; all but exact where everything was read, and estimated elsewhere.
+    """The cost of a selection, from nothing; all but exact where everything was read, and estimated elsewhere.
 
     Attributes:
         documents, tokens, windows: of "pool" and "validation".
@@ -112,7 +112,7 @@ def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sketches:
-    """What was sketched for its time.
+    """The batches sketched for timing.
 
     Attributes:
         sketcher: of the run.

@@ -1,4 +1,4 @@
-"""What a descent path will take, from a few of its steps and the losses of some documents.
+"""The cost of a descent path, estimated from a few of its steps and the losses of some documents.
 
 N samples of the pool, k folds.
 """
@@ -29,7 +29,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class PathPlan:
-    """What a path will take, at the most: walks end early where left-out text gains no more.
+    """An upper bound on the cost of a path: walks end early where left-out text gains no more.
 
     Attributes:
         seconds: by stage, as `select` names them.

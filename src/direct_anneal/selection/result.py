@@ -1,4 +1,4 @@
-"""What a run returns to Python."""
+"""The results that Python gets from a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_DOMAINS = 12
 
 @dataclass(frozen=True)
 class Run:
-    """What `select` leaves.
+    """The result of `select`.
 
     Attributes:
         out: the directory.
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Features:
-    """What `features` leaves.
+    """The result of `features`.
 
     Attributes:
         out: the directory, for `select_again` or for `select` to go on in.

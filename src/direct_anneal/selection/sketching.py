@@ -281,7 +281,7 @@ class Sketching:
         return self._cluster
 
     def fingerprint(self, corpus: Corpus) -> dict[str, Any]:
-        """What the features of a corpus depend on."""
+        """The inputs that the features of a corpus depend on."""
         config = self._config
         return {
             "model": self.weights,

@@ -22,12 +22,12 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, unit: str, total: int | None = None, items: Items | None = None) -> Iterator[Advance]:
-        """As `Progress.stage`; the time counts when it ends well."""
+        """See `Progress.stage`; the time counts when the stage ends well."""
         started = time.monotonic()
         with self._progress.stage(name, unit, total, items) as advance:
             yield advance
         self.seconds[name] = round(time.monotonic() - started, 3)
 
     def note(self, line: str) -> None:
-        """As `Progress.note`."""
+        """See `Progress.note`."""
         self._progress.note(line)

@@ -129,7 +129,7 @@ class Sum:
         return cls(values, floor - slack, ceiling + slack, limit.name)
 
     def holds(self, total: Any) -> Any:
-        """Whether a total, or each of several, lies within."""
+        """True if a total, or each of several, lies within."""
         return (self.floor <= total) & (total <= self.ceiling)
 
 

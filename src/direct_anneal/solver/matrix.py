@@ -100,7 +100,7 @@ class Part:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all rows are there already."""
+        """True if all rows are there already."""
         return "_whole" in vars(self)
 
     def at(self, rows: NDArray[np.intp]) -> Float:

@@ -36,14 +36,14 @@ class Documents(Protocol):
 
     @property
     def num_tokens(self) -> NDArray[np.int64]:
-        """Of each document, (N,)."""
+        """One value for each document, (N,)."""
 
     @property
     def num_prompt(self) -> NDArray[np.int64]:
         """Leading tokens of each that are its prompt, (N,)."""
 
     def tokens(self, i: int) -> NDArray[np.int64]:
-        """Those of document i, (T,)."""
+        """Tokens of document i, (T,)."""
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ _LONGEST_NAME = 4096
 
 
 def index_of(path: Path) -> Path:
-    """Where path.ds says how its documents end."""
+    """The index file of path.ds."""
     return path.with_name(path.name + ".index")
 
 
 def metadata_of(path: Path) -> Path:
-    """Where path.ds says how long a token is; may be missing."""
+    """The metadata file of path.ds; may be missing."""
     return path.with_name(path.name + ".metadata")
 
 
@@ -60,7 +60,7 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
 
 
 def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
-    """As its metadata says; as the layout says where there is none, or none of ours."""
+    """Token type from the metadata; from the layout where there is none, or none of ours."""
     metadata = metadata_of(path)
     if metadata.is_file():
         with metadata.open("rb") as file:

@@ -37,7 +37,7 @@ class Delimited(Format):
             yield row, record
 
     def count(self, path: Path, layout: TokenLayout | None, max_bytes: int) -> float:
-        """As `Format.count`; a line break within quotes counts as a record."""
+        """Count records; a line break within quotes counts as a record."""
         return max(0.0, streams.count_lines(path, self.compression, max_bytes) - 1)
 
     def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:

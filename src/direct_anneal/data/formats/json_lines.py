@@ -55,7 +55,7 @@ class JsonLines(Format):
     def records_at(
         self, path: Path, layout: TokenLayout | None, rows: np.ndarray, columns: Collection[str]
     ) -> Iterator[tuple[int, Record]]:
-        """As `Format.records_at`; no other line is parsed."""
+        """Read the records at these rows; no other line is parsed."""
         for row, line in chosen_lines(path, self.compression, rows):
             yield row, parsed(line)
 

@@ -1,4 +1,4 @@
-"""What files of tokens do not say of themselves, and the bounds that all of them are read under."""
+"""The layout that files of tokens do not state, and the limits for reading them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = ("uint16", "uint32")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLayout:
-    """How tokens lie in files that hold nothing else.
+    """The layout of files that hold tokens alone.
 
     Attributes:
         dtype: "uint16" or "uint32", little-endian.
@@ -36,7 +36,7 @@ class TokenLayout:
     def of(
         cls, vocab_size: int, model_eos_id: int | None, dtype: str | None = None, eos_id: int | None = None
     ) -> TokenLayout:
-        """As trainers write them: the smaller dtype that holds the vocabulary, unless another is named.
+        """Guess the layout that trainers write: the smaller dtype that holds the vocabulary, unless another is named.
 
         Args:
             model_eos_id: the end token of the model, for where none is named.
@@ -51,7 +51,7 @@ class TokenLayout:
         )
 
     def assumed(self) -> str:
-        """What was taken for granted, for the summary; empty where all was named."""
+        """List the assumptions for the summary; empty where all was named."""
         told = []
         if "token_dtype" in self.guessed:
             told.append(f"read as {self.dtype}, for a vocabulary of {self.vocab_size:,} ({flag('token_dtype')})")

@@ -16,7 +16,7 @@ _CHUNK_TOKENS = 2**20
 
 
 def has_header(path: Path) -> bool:
-    """Whether it is a NumPy file of the ordinary kind, which no trainer reads tokens from."""
+    """True if it is a NumPy file of the ordinary kind, which no trainer reads tokens from."""
     with path.open("rb") as file:
         return file.read(len(_NUMPY_MAGIC)) == _NUMPY_MAGIC
 

@@ -20,12 +20,12 @@ _PORTION_BYTES = 64 * 2**20
 
 
 class Table(Format):
-    """What Parquet files and datasets saved to disk share: rows in Arrow's record batches."""
+    """Tables, common to Parquet files and saved datasets: rows in Arrow's record batches."""
 
     def records(
         self, path: Path, layout: TokenLayout | None, columns: Collection[str] | None
     ) -> Iterator[tuple[int, Record]]:
-        """As `Format.records`; of the columns only those that are wanted are read."""
+        """Read all records; of the columns only those that are wanted are read."""
         for first_row, batch in read_batches(path, self.name, columns=columns):
             for row, record in enumerate(batch_records(batch), start=first_row):
                 yield row, BadRecord(record) if isinstance(record, str) else record
@@ -33,7 +33,7 @@ class Table(Format):
     def records_at(
         self, path: Path, layout: TokenLayout | None, rows: np.ndarray, columns: Collection[str]
     ) -> Iterator[tuple[int, Record]]:
-        """As `Format.records_at`; of Parquet only the row groups that hold these rows are read."""
+        """Read the records at these rows; of Parquet only the row groups that hold these rows are read."""
         for first_row, batch in read_batches(path, self.name, columns=columns, rows=rows):
             start, stop = np.searchsorted(rows, [first_row, first_row + batch.num_rows])
             for row in rows[start:stop].tolist():
@@ -44,7 +44,7 @@ class Table(Format):
         return float(count_rows(path, self.name))
 
     def check_alike(self, paths: Sequence[Path]) -> None:
-        """As `Format.check_alike`: the columns' types agree. Cost: opens each file."""
+        """Check that the columns' types agree; see `Format.check_alike`. Cost: opens each file."""
         common_schema(paths, self.name)
 
     def portions(self, choices: Sequence[Choice], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -18,7 +18,7 @@ from direct_anneal.data.formats.layout import TokenLayout
 
 @dataclass(frozen=True)
 class BadRecord:
-    """What stands where a record should: kind is "bad-line", or "truncated" for the end of a damaged file."""
+    """An unusable record: kind is "bad-line", or "truncated" for the end of a damaged file."""
 
     reason: str
     kind: str = "bad-line"
@@ -29,7 +29,7 @@ Record = Mapping[str, Any] | BadRecord
 
 @dataclass(frozen=True)
 class Choice:
-    """What to copy from one source.
+    """The rows to copy from one source.
 
     Attributes:
         path: the source's.

@@ -35,7 +35,7 @@ class SavedDataset(Table):
         return [path / STATE_FILE, path / INFO_FILE, *dataset_files(path)]
 
     def write(self, choices: Sequence[Choice], directory: Path, vocab_size: int) -> list[Path]:
-        """As `Format.write`: a directory for `datasets.load_from_disk`."""
+        """Write a directory for `datasets.load_from_disk`."""
         path = directory / self.output
         schema = common_schema([choice.path for choice in choices], self.name)
         with _replacing_dataset(path) as temporary:
@@ -51,7 +51,7 @@ class SavedDataset(Table):
 
 
 def _dataset_info(paths: Sequence[Path], schema: pa.Schema) -> dict[str, Any]:
-    """What a dataset says of itself, as far as its sources agree; the numbers that counted the whole are left out."""
+    """Merge the metadata of datasets as far as its sources agree; the numbers that counted the whole are left out."""
     infos = [_read_info(path / INFO_FILE) for path in paths]
     shared = {
         key: infos[0].get(key, "")

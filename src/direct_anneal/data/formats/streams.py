@@ -175,7 +175,7 @@ def _line(row: int, parts: list[bytes], size: int) -> bytes | None:
 
 
 def _salvage(path: Path, compression: str | None, position: int) -> bytes:
-    """What can still be read after `position`: a failed read drops the good bytes that it had already unpacked."""
+    """Read on after `position`: a failed read drops the good bytes that it had already unpacked."""
     rest = bytearray()
     with pa.OSFile(str(path)) as raw, _unpacking(raw, compression) as stream, suppress(OSError):
         while position > 0 and (chunk := stream.read(min(position, _CHUNK_BYTES))):
