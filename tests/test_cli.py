@@ -681,7 +681,8 @@ class TestBugs:
         assert "report it" in outcome.err.splitlines()[-1]
 
     def test_the_script_hands_the_code_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cli, "main", lambda: 130)
+        monkeypatch.setattr(cli, "main", lambda _: 130)
+        monkeypatch.setattr(cli, "heed_sigterm", lambda: None)  # this process is the tests'
         with pytest.raises(SystemExit) as leaving:
             cli.entry_point()
         assert leaving.value.code == INTERRUPTED

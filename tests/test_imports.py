@@ -15,7 +15,7 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "io", "notebook", "progress"},
+    {"errors", "interrupts", "io", "notebook", "progress"},
     {"config"},
     {"model", "gradients", "solver"},
     {"data", "features", "curvature"},

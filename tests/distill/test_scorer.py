@@ -17,6 +17,7 @@ from direct_anneal.distill import read_scorer, write_scorer
 from direct_anneal.distill.hashing import places, tokens, words
 from direct_anneal.distill.scorer import CARD, WEIGHTS, joined
 from direct_anneal.errors import InputError
+from direct_anneal.io.records import write_record
 from distill.conftest import random_scorer
 from distill.naive import hash_of, places_of, score_of, token_hash, words_of
 
@@ -106,7 +107,7 @@ class TestOnDisk:
         [
             (lambda path: (path / CARD).unlink(), "No such file"),
             (lambda path: (path / CARD).write_text("{"), "Expecting"),
-            (lambda path: (path / CARD).write_text("[1]"), "not of format 1"),
+            (lambda path: (path / CARD).write_text("[1]"), "must be a JSON object"),
             (lambda path: _edit(path, format=2), "not of format 1"),
             (lambda path: (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:-1]), "is not the file"),
             (lambda path: _forge(path, b"1234567"), "header"),
@@ -141,7 +142,7 @@ def _face_imports_torch() -> bool:
 
 def _edit(path: Path, **changes: object) -> None:
     card = json.loads((path / CARD).read_text())
-    (path / CARD).write_text(json.dumps(card | changes))
+    write_record(path / CARD, card | changes)
 
 
 def _forge(path: Path, content: bytes) -> None:

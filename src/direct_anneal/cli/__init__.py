@@ -33,6 +33,13 @@ from direct_anneal.cli.verify import VERIFY
 from direct_anneal.cli.weights import WEIGHTS
 from direct_anneal.config.option import declared, settled
 from direct_anneal.errors import InputError, flag, suggestion
+from direct_anneal.interrupts import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    TerminatedError,
+    heed_sigterm,
+    last_words,
+)
 from direct_anneal.progress import showing
 
 # In the order of the help.
@@ -41,7 +48,7 @@ COMMANDS = (
     *(EVALUATE, COMPARE, INIT, DOCTOR, DEMO),
 )
 
-EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_BUG, EXIT_INPUT = 1, 2
 
 # Of an OSError, those that the user can mend; every other one is a bug until shown otherwise.
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -49,16 +56,17 @@ _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLO
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def entry_point() -> None:
-    """The script `direct-anneal`."""
-    sys.exit(main())
+def entry_point(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The script `direct-anneal`: `main` in a process of its own, which SIGTERM ends in a line as Ctrl-C does."""
+    heed_sigterm()
+    sys.exit(main(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 1 a bug or a broken installation, 2 the user's input or request, 130 interrupted.
+        0 done, 1 a bug or a broken installation, 2 the user's input or request, 130 interrupted, 143 ended by SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
@@ -82,8 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:
         return output.failure(error.spelled(spell), EXIT_INPUT)
-    except KeyboardInterrupt:
-        return output.failure(f"interrupted: {to_go_on}", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as error:
+        by_sigterm = isinstance(error, TerminatedError)
+        code = EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED
+        with last_words(code):
+            return output.failure(f"{'ended by SIGTERM' if by_sigterm else 'interrupted'}: {to_go_on}", code)
     except BrokenPipeError:  # as of `verify RUN | head`: nobody listens any more
         _hang_up()
         return EXIT_INTERRUPTED

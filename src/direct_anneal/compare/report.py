@@ -18,6 +18,7 @@ from direct_anneal.compare.tables import markdown, plot_pareto
 from direct_anneal.compare.verdicts import GUARD, recommendation, verdicts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_record
 from direct_anneal.report import page
 from direct_anneal.report.figures import largest_domains
 
@@ -74,7 +75,7 @@ def write_report(directory: Path) -> Path:
         InputError: the directory holds no comparison, or none of its arms is annealed yet.
     """
     try:
-        recipe: dict[str, Any] = json.loads((directory / RECIPE).read_bytes())
+        recipe: dict[str, Any] = read_record(directory / RECIPE)
     except (OSError, ValueError) as error:
         raise InputError(
             f"DIR must be the directory of a comparison, but {directory} has no {RECIPE} that can be read: run compare "

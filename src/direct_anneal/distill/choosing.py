@@ -25,6 +25,7 @@ from direct_anneal.distill.histogram import Cut, bins_of, cut, refined
 from direct_anneal.distill.parts import Part
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
+from direct_anneal.io.records import read_record
 
 CHOSEN, CHOICE = "selected", "selected.json"
 
@@ -52,7 +53,7 @@ def choose(
     budget, unit = budget_of(config, histogram, card["tokens_per_size"])
     made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
     write(made, card["vocab_size"])
-    records = [json.loads(part.path(out, "selected.json").read_bytes()) for part in parts]
+    records = [read_record(part.path(out, "selected.json")) for part in parts]
     written = sum(record["documents"] for record in records)
     assert written == made.documents, f"the cut holds {made.documents} documents, but {written} were written"
     choice = {
@@ -132,7 +133,7 @@ def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
     directory.mkdir(exist_ok=True)
     wanted = json.loads(json.dumps(asdict(made)))
     if record.exists():
-        found = json.loads(record.read_bytes())
+        found = read_record(record)
         if found["cut"] == wanted and all((directory / name).exists() for name in found["files"]):
             return
         record.unlink()

@@ -25,6 +25,7 @@ from direct_anneal.distill.histogram import added, counted
 from direct_anneal.distill.scorer import Scorer, joined
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_record
 
 SCORES = "scores"
 _FILES = ("parquet", "histogram.parquet")
@@ -94,7 +95,7 @@ class _Found:
 def is_scored(out: Path, part: Part, scorer: str) -> bool:
     """True if a part's files are all there, whole, and of this scorer and source."""
     try:
-        record = json.loads(part.path(out, "json").read_bytes())
+        record = read_record(part.path(out, "json"))
         return bool(record["source"] == str(part.source) and record["scorer"] == scorer) and all(
             _digest(part.path(out, ending)) == record["files"][ending] for ending in _FILES
         )

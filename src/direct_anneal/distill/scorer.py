@@ -9,7 +9,6 @@ n documents, P = 2^bits places.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from direct_anneal.config.distil import CountedUnit as Unit
 from direct_anneal.distill.hashing import places, tokens, words
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import RecordError, read_content, read_sealed, write_record
 
 FORMAT = 1
 CARD, WEIGHTS = "scorer.json", "scorer.safetensors"
 # A document of U words belongs to the first length above U: half octaves.
 LENGTHS = np.array([math.isqrt(2**power) for power in range(2, 64)], dtype=np.int64)
 
+_MOST_BYTES = 4 * 2**MAX_BITS + 2**16  # of weights: the largest table, and what stands around it
 _BLOCK_BYTES = 2**18  # of text at once: its arrays stay in the processor's cache
 
 
@@ -161,8 +162,7 @@ def write_scorer(scorer: Scorer, out: Path) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
         **scorer.card,
     }
-    with replacing(out / CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_record(out / CARD, card)
 
 
 def read_scorer(directory: str | Path) -> Scorer:
@@ -175,12 +175,16 @@ def read_scorer(directory: str | Path) -> Scorer:
     from safetensors.numpy import load
 
     directory = Path(directory)
+    name = CARD
     try:
-        card = json.loads((directory / CARD).read_bytes())
-        content = (directory / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise _unfit(directory, " ".join(str(error).split())) from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        card = read_sealed(directory / CARD)
+        name = WEIGHTS
+        content = read_content(directory / WEIGHTS, _MOST_BYTES)
+    except RecordError as error:
+        raise _unfit(directory, f"{name} {error}") from error
+    except OSError as error:
+        raise _unfit(directory, f"{name} cannot be read ({error.strerror})") from error
+    if card.get("format") != FORMAT:
         raise _unfit(directory, f"{CARD} is not of format {FORMAT}")
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise _unfit(directory, f"{WEIGHTS} is not the file that {CARD} was written with")
@@ -201,10 +205,17 @@ def read_scorer(directory: str | Path) -> Scorer:
         and isinstance(scale, float)
         and math.isfinite(scale)
         and bool(np.isfinite(lengths).all())
+        and _is_rate(card.get("tokens_per_size"))
+        and type(card.get("vocab_size")) is int
+        and card["vocab_size"] > 0
     )
     if not fits:
         raise _unfit(directory, "its arrays are not as its card says")
     return Scorer(unit=unit, weights=weights, scale=scale, lengths=lengths, card=card)
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
 def _unfit(directory: Path, reason: str) -> InputError:

@@ -30,6 +30,7 @@ from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.lock import LOCK, held
+from direct_anneal.io.records import read_record
 from direct_anneal.progress import Progress, current_progress
 
 LISTING, HISTOGRAM = "scores.json", "histogram.parquet"
@@ -84,7 +85,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     """
     shown, out = current_progress(), Path(config.run)
     try:
-        listing = json.loads((out / LISTING).read_bytes())
+        listing = read_record(out / LISTING)
         layout = TokenLayout(**listing["layout"])
         parts, card = _parts(listing["pool"], layout, out, shown.note), listing["card"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -173,7 +174,7 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
     path = out / LISTING
     if path.exists():
         try:
-            found = json.loads(path.read_bytes())
+            found = read_record(path)
         except ValueError:
             found = None
         if found == listing:
@@ -223,7 +224,7 @@ def _score_all(
             else:
                 missing.append(part)
         _each(_score_one, missing, (out, scorer, fields), workers, lambda part: advance(_num_bytes(part)))
-    return [json.loads(part.path(out, "json").read_bytes()) for part in parts]
+    return [read_record(part.path(out, "json")) for part in parts]
 
 
 def _num_bytes(part: Part) -> int:
@@ -263,7 +264,7 @@ def _merged(
                 got=f"but {len(missing):,} are missing or damaged ({', '.join(map(str, missing[:5]))})",
                 do=f"run the job again that has them, source number modulo the N of {option('shards')}",
             )
-        records = [json.loads(part.path(out, "json").read_bytes()) for part in parts]
+        records = [read_record(part.path(out, "json")) for part in parts]
         histogram = added(pq.read_table(part.path(out, "histogram.parquet")) for part in parts)
     with replacing(out / HISTOGRAM) as temporary:
         pq.write_table(histogram, temporary, compression="zstd")

@@ -40,8 +40,22 @@ class Depth:
             "share": self.share,
             "left_out_gain": self.gain,
             "left_out_gain_stderr": self.stderr,
-            "curves": {rate: [list(map(list, fold)) for fold in folds] for rate, folds in self.curves.items()},
+            "curves": {rate: [plain_curve(fold) for fold in folds] for rate, folds in self.curves.items()},
         }
+
+
+def plain_curve(fold: Sequence[tuple[float, float]]) -> list[list[float | None]]:
+    """A curve for JSON, which has no word for a loss that is not finite: null."""
+    return [[share, loss if np.isfinite(loss) else None] for share, loss in fold]
+
+
+def known_curve(content: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
+    """A curve as `plain_curve` wrote it; a loss that was not finite is infinite.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    return [(float(share), np.inf if loss is None else float(loss)) for share, loss in content]  # type: ignore[arg-type]
 
 
 def points(num_steps: int, count: int) -> list[int]:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_sealed, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path.config import PathConfig
-from direct_anneal.path.depth import Depth, deepest, has_turned, points
+from direct_anneal.path.depth import Depth, deepest, has_turned, known_curve, plain_curve, points
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import BATCH_TOKENS, Sums, losses_of
 from direct_anneal.path.stiff import OffStiff, off_stiff
@@ -163,18 +163,17 @@ def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
             do=f"pass smaller {option('learning_rates')}, or give more validation documents",
         )
     content = {"mark": run.mark, **depth.described}
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+    write_record(record, content)
     (run.directory / _SEARCH).unlink(missing_ok=True)
     return depth
 
 
 def _kept_depth(record: Path, mark: str) -> Depth | None:
     try:
-        kept = json.loads(record.read_text(encoding="ascii"))
+        kept = read_sealed(record)
         if kept["mark"] != mark:
             return None
-        curves = {rate: [[(s, v) for s, v in fold] for fold in folds] for rate, folds in kept["curves"].items()}
+        curves = {rate: [known_curve(fold) for fold in folds] for rate, folds in kept["curves"].items()}
         return Depth(kept["learning_rate"], kept["share"], kept["left_out_gain"], kept["left_out_gain_stderr"], curves)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -198,10 +197,10 @@ def _searched(
     curve_file = run.directory / f"search-{rate:g}-{fold}.json"
     mark = run.mark_of(rows, steps)
     try:
-        kept = json.loads(curve_file.read_text(encoding="ascii"))
+        kept = read_sealed(curve_file)
         if kept["mark"] == mark:
             advance(num_steps)
-            return [(share, loss) for share, loss in kept["curve"]]
+            return known_curve(kept["curve"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     restraint = run.restraint
@@ -219,8 +218,7 @@ def _searched(
         advance=advance,
     )
     curve = [(taken / num_steps, loss) for taken, loss in visited]
-    with replacing(curve_file) as temporary:
-        temporary.write_text(json.dumps({"mark": mark, "curve": curve}), encoding="ascii")
+    write_record(curve_file, {"mark": mark, "curve": plain_curve(curve)})
     return curve
 
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.errors import InputError, option
+from direct_anneal.interrupts import held_back, interrupt
 from direct_anneal.io.atomic import flush_to_disk
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
@@ -59,7 +57,8 @@ def train(
 ) -> Trained:
     """Train `model` in place for `num_steps` steps, going on from the last whole checkpoint below `directory`.
 
-    The first Ctrl-C ends it with a checkpoint when the step under way is done, a second one at once.
+    The first Ctrl-C (or SIGTERM, in the command) ends it with a checkpoint when the step under way is done, a second
+    one at once.
 
     Args:
         windows: num_steps times batch_size of them.
@@ -69,7 +68,7 @@ def train(
 
     Raises:
         InputError: the loss is not finite, or the state is of another model.
-        KeyboardInterrupt: Ctrl-C was pressed before the last step.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came, before the last step.
     """
     checkpoint = _last_whole(directory)
     watch = _Watch(advance, config.batch_size * window)
@@ -80,10 +79,10 @@ def train(
     trainer.prepare(config, num_steps, optimizer_state)
     if checkpoint is not None:
         advance(int(checkpoint.name.rpartition("-")[2]) * config.batch_size * window)
-    with watch.heeding_interrupts():
+    with held_back() as watch.noted:  # Python would raise Ctrl-C in the midst of a step
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if watch.interrupted and trainer.state.global_step < num_steps:
-        raise KeyboardInterrupt
+    if watch.noted and trainer.state.global_step < num_steps:
+        raise interrupt(watch.noted[0])
     losses = [
         (entry["step"], entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry
     ]
@@ -123,33 +122,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells progress, stops at a loss that is no number and at Ctrl-C, and marks checkpoints as whole."""
+    """Tells progress, stops at a loss that is no number, at Ctrl-C and at SIGTERM, and marks checkpoints as whole."""
 
     def __init__(self, advance: Callable[[int], object], step_tokens: int) -> None:
-        self._advance, self._step_tokens, self.interrupted = advance, step_tokens, False
-
-    @contextmanager
-    def heeding_interrupts(self) -> Iterator[None]:
-        """Hold Ctrl-C back until a step has been done and saved, where Python would raise it at once."""
-        before = signal.getsignal(signal.SIGINT)
-        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-
-        def note(*_: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-
-        if ours:
-            signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            if ours:
-                signal.signal(signal.SIGINT, before)
+        self._advance, self._step_tokens = advance, step_tokens
+        self.noted: list[int] = []  # signals that were held back
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._advance(self._step_tokens)
-        control.should_save |= self.interrupted
-        control.should_training_stop |= self.interrupted
+        control.should_save |= bool(self.noted)
+        control.should_training_stop |= bool(self.noted)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         loss = (logs or {}).get("loss", 0.0)
