@@ -1,21 +1,18 @@
-"""Seeds of hashes, clocks and numbers of threads change nothing."""
+"""Clocks that jump change nothing."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
 from direct_anneal.run.verify_run import verify_run
-from selection.pools import chosen, options_of, write_world
+from selection.pools import chosen, write_world
 from selection.tiny import files_below
 
 NOT_TIMED = (".npy", ".parquet", ".bin", ".jsonl")
@@ -34,18 +31,6 @@ def whole(checkpoint: Path, world: Path) -> dict[str, bytes]:
 def results(run: Path) -> dict[str, bytes]:
     """Everything that a run computed; records say when, and which files they were made of."""
     return {name: content for name, content in files_below(run).items() if name.endswith(NOT_TIMED)}
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_seeds_of_hashes(checkpoint: Path, world: Path, whole: dict[str, bytes], tmp_path: Path, seed: int) -> None:
-    code = (
-        "import sys, torch; torch.set_num_threads(1); from direct_anneal.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    given = options_of(checkpoint, world, tmp_path / "run") | {"fraction": 0.25, "objective": "energy"}
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
-    subprocess.run([sys.executable, "-c", code, "select", *words, "--quiet"], env=environment, check=True, timeout=300)
-    assert results(tmp_path / "run") == whole
 
 
 def backwards() -> Iterator[float]:
@@ -67,16 +52,3 @@ def test_clocks_that_jump(
     chosen(checkpoint, world, run, overwrite=True)
     assert results(run) == whole
     assert not [finding for finding in verify_run(run) if not finding.harmless]
-
-
-def test_other_numbers_of_threads_go_on(checkpoint: Path, world: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    """Half of the features by one thread, the rest by three."""
-    run = Path(shutil.copytree(world / "whole", tmp_path / "run"))
-    shutil.rmtree(run / "features" / "pool")
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        chosen(checkpoint, world, run, overwrite=True)
-    finally:
-        torch.set_num_threads(before)
-    assert results(run) == whole
