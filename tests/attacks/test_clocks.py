@@ -1,4 +1,4 @@
-"""Clocks that jump change nothing."""
+"""Clocks that jump and another number of threads change nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 
 from direct_anneal.run.verify_run import verify_run
 from selection.pools import chosen, write_world
@@ -52,3 +53,16 @@ def test_clocks_that_jump(
     chosen(checkpoint, world, run, overwrite=True)
     assert results(run) == whole
     assert not [finding for finding in verify_run(run) if not finding.harmless]
+
+
+def test_other_numbers_of_threads_go_on(checkpoint: Path, world: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """Half of the features by one thread, the rest by three."""
+    run = Path(shutil.copytree(world / "whole", tmp_path / "run"))
+    shutil.rmtree(run / "features" / "pool")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        chosen(checkpoint, world, run, overwrite=True)
+    finally:
+        torch.set_num_threads(before)
+    assert results(run) == whole
