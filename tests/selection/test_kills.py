@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from pathlib import Path
 
+import pytest
+
+from direct_anneal.io.atomic import leftovers, remove_directory
 from selection.killing import command_in_small_shards, content
 from selection.tiny import SKETCH_SIZE, start
 
@@ -44,3 +48,19 @@ def test_thirty_kills_at_random_moments_change_nothing(checkpoint: Path, world: 
             number += 1
     assert run(out)[0] == 0
     assert content(out) == expected
+
+
+def test_a_directory_goes_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a dataset under its own name would be taken for a stranger's by the next run."""
+    (tmp_path / "selected").mkdir()
+    (tmp_path / "selected" / "state.json").touch()
+
+    def killed(path: Path) -> None:
+        (path / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_directory(tmp_path / "selected")
+    assert not (tmp_path / "selected").exists()
+    assert len(leftovers(tmp_path / "selected")) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from direct_anneal.data.formats import FORMATS, BadRecord, Choice
 from direct_anneal.data.formats.tables import STATE_FILE
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
-from direct_anneal.io.atomic import temporary_directory
+from direct_anneal.io.atomic import remove_directory, temporary_directory
 
 SELECTED = "selected"
 
@@ -99,7 +98,7 @@ def _moved(path: Path, target: Path) -> Path:
     if path.is_dir() and target.exists():
         if target.is_symlink() or not (target / STATE_FILE).is_file():
             raise InputError(f"{target} must be free for a dataset, but something else is there: move it away")
-        shutil.rmtree(target)
+        remove_directory(target)
     return path.replace(target)
 
 

@@ -61,6 +61,13 @@ def remove_leftovers(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a directory; its name is free in one step, so that a kill leaves a temporary and never half of it."""
+    aside = temporary_name(path)
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
 @contextmanager
 def temporary_directory(path: Path) -> Iterator[Path]:
     """Yields a new directory beside `path` under a name that nobody can foresee; what is left of it goes in the end."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,7 +36,7 @@ from direct_anneal.data import Corpus, reopen, write_selected
 from direct_anneal.data.formats import FORMATS
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore, SketchedGradients
-from direct_anneal.io.atomic import remove_leftovers, replacing
+from direct_anneal.io.atomic import remove_directory, remove_leftovers, replacing
 from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import MARK, check_free, held
 from direct_anneal.io.records import RecordError, checked, parse, read_content, read_record, unsealed, write_record
@@ -439,7 +438,7 @@ class RunDir:
             (self.path / name).unlink(missing_ok=True)
         for dataset in (self.path / name for name in OUTPUT_DATASETS if name in files):
             if not dataset.is_symlink() and (dataset / "state.json").is_file():
-                shutil.rmtree(dataset)
+                remove_directory(dataset)
         self._write_marker(config, tokens)
 
     def write_coverage(self, coverage: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from direct_anneal.data.formats.record import Choice
 from direct_anneal.data.formats.schemas import common_schema, hugging_face_features
 from direct_anneal.data.formats.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
 from direct_anneal.errors import InputError
-from direct_anneal.io.atomic import flush_to_disk, temporary_directory
+from direct_anneal.io.atomic import flush_to_disk, remove_directory, temporary_directory
 
 
 class SavedDataset(Table):
@@ -82,5 +81,5 @@ def _replacing_dataset(path: Path) -> Iterator[Path]:
     with temporary_directory(path) as temporary:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            remove_directory(path)
         temporary.rename(path)
