@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.distill import read_scorer, write_scorer
-from direct_anneal.distill.histogram import added, bins_of, counted, cut, lower_edge, refined
+from direct_anneal.distill.histogram import added, bins_of, counted, cut, lower_edge, of_whole, refined
 from direct_anneal.distill.scoring import merge, score
 from direct_anneal.errors import InputError
 from distill.conftest import random_scorer
@@ -69,6 +69,7 @@ def read_chosen(out: Path) -> list[str]:
 
 
 class TestHistogram:
+    @settings(deadline=None)
     @given(FLOATS)
     def test_bins_are_in_the_order_of_scores(self, scores: np.ndarray) -> None:
         bins = bins_of(scores)
@@ -78,6 +79,7 @@ class TestHistogram:
         assert (edges <= scores).all()
         assert (np.abs(scores - edges) <= 2.0**-9 * np.abs(scores) + 1e-38).all()
 
+    @settings(deadline=None)
     @given(FLOATS, st.integers(1, 4))
     def test_parts_add_up_to_the_whole(self, scores: np.ndarray, num_parts: int) -> None:
         domains, sizes = np.arange(len(scores)) % 3, np.arange(len(scores)) + 1
@@ -90,6 +92,19 @@ class TestHistogram:
         assert added(parts[::-1]).equals(added([whole]))
         assert sum(whole["size"].to_pylist()) == sizes.sum()
 
+    @pytest.mark.parametrize("held_rows", [1, 2**20])
+    def test_many_domains_become_one(self, held_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("direct_anneal.distill.histogram._HELD_ROWS", held_rows)
+        scores, nobody = np.linspace(-1, 1, 12, dtype=np.float32), np.zeros(3, dtype=np.int64)
+        parts = [counted(nobody, [f"d{i}"], scores[3 * i : 3 * i + 3], np.full(3, 2)) for i in range(4)]
+        whole, num_domains = of_whole(parts, 4)
+        assert (num_domains, whole.equals(added(parts))) == (4, True)
+        merged, num_domains = of_whole(parts, 3)
+        assert (num_domains, merged["domain"].null_count) == (4, len(merged))
+        for budget in (1, 5, 9):
+            assert cut(merged, budget, "documents") == cut(whole, budget, "documents")
+
+    @settings(deadline=None)
     @given(FLOATS, st.integers(1, 60), st.sampled_from(["documents", "size"]))
     def test_cuts_are_those_of_sorting(self, scores: np.ndarray, budget: int, unit: str) -> None:
         count = len(scores)

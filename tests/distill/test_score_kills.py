@@ -39,7 +39,7 @@ def test_a_killed_score_goes_on(scorer: Path, pool: Path, tmp_path: Path, count:
     options = {"scorer": str(scorer), "pool": (str(pool),), "workers": 1, "fraction": 0.3}
     score(ScoreConfig(**options, out=str(tmp_path / "whole")))
     process = start(_killed_after, count, {**options, "out": str(tmp_path / "out")})
-    process.join(60)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("scores/*.json")}
     score(ScoreConfig(**options, out=str(tmp_path / "out")))
@@ -52,7 +52,7 @@ def test_one_of_three_jobs_is_killed(scorer: Path, pool: Path, tmp_path: Path) -
     score(ScoreConfig(**options, fraction=0.3, out=str(tmp_path / "whole")))
     jobs = {**options, "out": str(tmp_path / "out")}
     process = start(_killed_after, 4, {**jobs, "shards": "1/3"})
-    process.join(60)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     for number in (0, 2, 1):
         score(ScoreConfig(**jobs, shards=f"{number}/3"))

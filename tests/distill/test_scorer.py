@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from direct_anneal.distill import read_scorer, write_scorer
@@ -27,6 +27,7 @@ TEXT = st.text(st.sampled_from("aB é_9-–“.日本 ❤ \n\tßЖ0" + "\U0001f6
 
 
 class TestHashing:
+    @settings(deadline=None)
     @given(st.lists(TEXT, max_size=6))
     def test_words_and_their_hashes_are_the_documented_ones(self, texts: list[str]) -> None:
         hashes, bounds = words(*joined([text.encode() for text in texts]))
@@ -40,6 +41,7 @@ class TestHashing:
         assert bounds.tolist() == [0, 1, 2, 3]
         assert hashes.tolist() == [hash_of(text.encode()) for text in texts]
 
+    @settings(deadline=None)
     @given(st.lists(TEXT, max_size=5))
     def test_places_are_those_of_words_and_pairs_within_a_document(self, texts: list[str]) -> None:
         hashes, bounds = words(*joined([text.encode() for text in texts]))
@@ -60,6 +62,7 @@ class TestHashing:
 
 
 class TestScores:
+    @settings(deadline=None)
     @given(st.lists(TEXT, min_size=1, max_size=6))
     def test_are_the_documented_sums(self, texts: list[str]) -> None:
         scorer = random_scorer()

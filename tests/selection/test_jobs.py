@@ -88,7 +88,7 @@ def test_three_jobs_give_the_bytes_of_one_process(world: Path, whole: dict[str, 
 def test_a_killed_job_goes_on(world: Path, whole: dict[str, bytes], tmp_path: Path, count: int) -> None:
     out = tmp_path / "run"
     process = start(_killed_after, count, options(world, out, shards="1/3"))
-    process.join(120)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     for number in (0, 2):
         compute_features(**options(world, out, shards=f"{number}/3"))

@@ -6,7 +6,7 @@ A bin holds the float32 numbers whose leading 18 bits, in the order of numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _SHIFT = np.uint32(32 - 18)
 _SIGN = np.uint32(0x80000000)
+_HELD_ROWS = 2**20
 
 SCHEMA = pa.schema([("domain", pa.string()), ("bin", pa.uint32()), ("documents", pa.int64()), ("size", pa.int64())])
 
@@ -66,12 +67,40 @@ def counted(
 
 
 def added(tables: Iterable[pa.Table]) -> pa.Table:
-    """The histogram of everything, in the same order."""
-    total = SCHEMA.empty_table()
+    """The histogram of everything, in the same order. Cost: O(rows), as long as the sum has few of them."""
+    held: list[pa.Table] = [SCHEMA.empty_table()]
     for table in tables:
-        both = pa.concat_tables([total, table]).group_by(["domain", "bin"], use_threads=False)
-        total = both.aggregate([("documents", "sum"), ("size", "sum")]).rename_columns(SCHEMA.names)
-    return total.cast(SCHEMA).sort_by([("domain", "ascending"), ("bin", "ascending")])
+        held.append(table)
+        if sum(map(len, held)) - len(held[0]) >= _HELD_ROWS:
+            held = [_summed(held)]
+    return _summed(held).sort_by([("domain", "ascending"), ("bin", "ascending")])
+
+
+def of_whole(tables: Iterable[pa.Table], max_domains: int) -> tuple[pa.Table, int]:
+    """The histogram of a pool, and how many domains it has; beyond `max_domains` all are one, of null.
+
+    A file's name is the domain of documents that name none: there can be as many as files.
+    """
+    names: set[str] = set()
+
+    def by_domain() -> Iterator[pa.Table]:
+        for table in kept:
+            names.update(table["domain"].unique().to_pylist())
+            yield table if len(names) <= max_domains else _without_domains(table)
+
+    kept = iter(tables)
+    whole = added(by_domain())
+    return (whole if len(names) <= max_domains else added([_without_domains(whole)])), len(names)
+
+
+def _summed(tables: list[pa.Table]) -> pa.Table:
+    grouped = pa.concat_tables(tables).group_by(["domain", "bin"], use_threads=False)
+    sums = grouped.aggregate([("documents", "sum"), ("size", "sum")])
+    return sums.select(["domain", "bin", "documents_sum", "size_sum"]).rename_columns(SCHEMA.names).cast(SCHEMA)
+
+
+def _without_domains(table: pa.Table) -> pa.Table:
+    return table.set_column(0, SCHEMA.field("domain"), pa.nulls(len(table), pa.string()))
 
 
 @dataclass(frozen=True)

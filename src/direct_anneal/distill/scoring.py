@@ -24,8 +24,8 @@ from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
 from direct_anneal.data.sources import tell_passed_over
 from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove, write_chosen
-from direct_anneal.distill.histogram import Cut, added
-from direct_anneal.distill.parts import SCORES, Part, is_scored, score_part
+from direct_anneal.distill.histogram import Cut, of_whole
+from direct_anneal.distill.parts import MAX_DOMAINS, SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
@@ -77,8 +77,8 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     May be called again for another size; the scores stay.
 
     Returns:
-        documents, size, unit, issues, domains (their histograms' totals), and with a size `chosen`: threshold,
-        documents, size, about how many tokens, files.
+        documents, size, unit, issues, num_domains, domains (their totals; none beyond 4,096), and with a size `chosen`:
+        threshold, documents, size, about how many tokens, files.
 
     Raises:
         InputError: `run` holds no scores, parts are missing or damaged, or the pool has changed.
@@ -265,7 +265,8 @@ def _merged(
                 do=f"run the job again that has them, source number modulo the N of {option('shards')}",
             )
         records = [read_record(part.path(out, "json")) for part in parts]
-        histogram = added(pq.read_table(part.path(out, "histogram.parquet")) for part in parts)
+        tables = (pq.read_table(part.path(out, "histogram.parquet")) for part in parts)
+        histogram, num_domains = of_whole(tables, MAX_DOMAINS)
     with replacing(out / HISTOGRAM) as temporary:
         pq.write_table(histogram, temporary, compression="zstd")
     domains = histogram.group_by("domain", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
@@ -274,7 +275,10 @@ def _merged(
         "size": int(histogram["size"].to_numpy().sum()),
         "unit": records[0]["unit"],
         "issues": _issues(records),
-        "domains": {row["domain"]: [row["documents_sum"], row["size_sum"]] for row in domains.to_pylist()},
+        "num_domains": num_domains,
+        "domains": {row["domain"]: [row["documents_sum"], row["size_sum"]] for row in domains.to_pylist()}
+        if num_domains <= MAX_DOMAINS
+        else {},
     }
     shutil.rmtree(out / _JOBS, ignore_errors=True)
     if not result["documents"]:
