@@ -87,7 +87,7 @@ def planned_path(
     common_shares(pool.corpus, lambda _: None)
     repeated += (clock() - began) / pool.corpus.num_samples
 
-    names = ("validation",)
+    names: tuple[str, ...] = ("validation",)
     if config.paths == "domains":
         names = tuple(sorted(set(map(str, validation.corpus.index["domain"].to_pylist()))))
     ends = config.num_folds if config.scored_ends == "folds" else 1
