@@ -86,7 +86,8 @@ class TestConfigurations:
         assert flag == "--data-path"
         assert dict(zip(words[1::2], map(float, words[::2]), strict=True)) == SHARES
         utils = pytest.importorskip("megatron.core.datasets.utils", reason="make test-formats")
-        assert utils.get_blend_from_list(words) == (tuple(SHARES), list(SHARES.values()))
+        prefixes, weights = utils.get_blend_from_list(words)
+        assert dict(zip(prefixes, weights, strict=True)) == SHARES
 
     def test_nanotron(self) -> None:
         [stage] = yaml.safe_load(MIXES["nanotron"](SHARES))["data_stages"]
