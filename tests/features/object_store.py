@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import boto3
 import pytest
+import s3fs
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 BUCKET = "features"
@@ -26,6 +27,7 @@ def bucket() -> Iterator[str]:
             ("AWS_DEFAULT_REGION", "us-east-1"),
         ):
             patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # it would hand out one that knows the server before this one
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
     server.stop()
