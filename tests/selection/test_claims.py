@@ -17,7 +17,8 @@ import pytest
 from direct_anneal.compare import compare
 from direct_anneal.errors import InputError
 from direct_anneal.evaluate import evaluate
-from direct_anneal.io.lock import LOCK, MARK, check_free, held
+from direct_anneal.io.lock import LOCK, MARK, check_free, claim, held
+from direct_anneal.io.records import write_record
 from direct_anneal.selection import features, select_again
 from direct_anneal.train import anneal
 from selection.killing import hold
@@ -88,6 +89,27 @@ def test_what_a_start_leaves_is_no_stranger(tmp_path: Path, left: list[str]) -> 
     (tmp_path / "mine").touch()
     with pytest.raises(InputError, match="holds other files"):
         check_free(tmp_path, "pool")
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted", "told"),
+    [
+        ({"unit": 1, "seed": 1}, {"unit": 1, "seed": 2}, "seed differs"),
+        ({"unit": 1, "gone": 1}, {"unit": 1}, "gone differs"),
+        ({"unit": 1}, {"unit": 1, "new": 2}, "new differs"),
+        ({"gone": 1, "unit": 1, "e": 1}, {"new": 1, "unit": 2, "f": 1}, "unit, new, f and 2 more differ"),
+        ({"unit": 1, "a\x1b[2J": 1}, {"unit": 1}, "a␛\\[2J differs"),
+    ],
+)
+def test_another_run_is_told_by_what_differs_on_either_side(
+    tmp_path: Path, kept: dict[str, Any], wanted: dict[str, Any], told: str
+) -> None:
+    write_record(tmp_path / MARK, kept)
+    with (
+        pytest.raises(InputError, match=rf"holds another run \({told}\)"),
+        claim(tmp_path, wanted, "record.json", "unit", overwrite=False),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import is_temporary_of
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
+from direct_anneal.io.sanitize import legible
 
 try:
     import fcntl
@@ -115,14 +116,22 @@ def _settled(out: Path, wanted: dict[str, Any], record: str, overwrite: bool) ->
         if found == wanted:
             return _read(out / record) if (out / record).exists() else None
         if not overwrite:
-            shown = [name for name in wanted if found.get(name) != wanted[name]][:3]
             raise InputError(
-                f"{out} holds another run ({', '.join(shown) or 'of another kind'} differ): choose another "
-                f"{option('out')}, or pass {option('overwrite')}"
+                f"{out} holds another run ({_differing(found, wanted)}): choose another {option('out')}, or pass "
+                f"{option('overwrite')}"
             )
         (out / record).unlink(missing_ok=True)
     write_record(mark, wanted)
     return None
+
+
+def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """A clause on what two runs differ in: up to three members, those first that both have."""
+    changed = [name for name in wanted if name in found and found[name] != wanted[name]]
+    names = changed + [name for name in (*wanted, *found) if (name in found) != (name in wanted)]
+    shown = ", ".join(legible(name, 40) for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{shown}{more} {'differ' if len(names) > 1 else 'differs'}"
 
 
 def _locked(out: Path) -> int:
