@@ -36,7 +36,8 @@ class PathObjective(SelectionObjective):
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, paths, schedule, num_restrained: as in `path.PathConfig`.
+        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, num_restrained: as in
+            `path.PathConfig`.
         parts: how several paths count together, "sum" or "matching".
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
@@ -57,6 +58,7 @@ class PathObjective(SelectionObjective):
     num_folds: int = 3
     scored_ends: str = "whole"
     paths: str = "one"
+    num_clusters: int = 4
     parts: Literal["sum", "matching"] = "sum"
     schedule: str = "linear"
     num_restrained: int = 0
@@ -151,7 +153,7 @@ class PathObjective(SelectionObjective):
 
     def _path_options(self, **others: object) -> PathConfig:
         rates = self.learning_rates
-        own = ("max_passes", "num_folds", "scored_ends", "paths", "schedule", "num_restrained")
+        own = ("max_passes", "num_folds", "scored_ends", "paths", "num_clusters", "schedule", "num_restrained")
         options: dict[str, object] = {name: getattr(self, name) for name in own}
         options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
         return PathConfig(**options)  # type: ignore[arg-type]  # which it checks

@@ -50,10 +50,16 @@ class PathConfig:
         "fold's, and averaged. A document of the pool that is in the validation set, too, is scored by folds that did "
         "not see it, either way",
     )
-    paths: Literal["one", "domains"] = option(
+    paths: Literal["one", "domains", "clusters"] = option(
         default="one",
         group=PATH,
-        help="one path on the whole validation set, or one for each of its domains, which then all count alike",
+        help="one path on the whole validation set, or one for each of its domains, or of clusters of like gradients",
+    )
+    num_clusters: int = option(
+        default=4,
+        group=PATH,
+        metavar="K",
+        help="of the validation set, where each has a path; fewer where some are tiny",
     )
     schedule: ScheduleName = option(default="linear", group=PATH, help="how the rate falls")
     warm_up: float = option(default=0.05, group=PATH, metavar="X", help="share of the steps in which the rate rises")
@@ -113,6 +119,7 @@ class PathConfig:
             )
         for field in ("warm_up", "beta1", "beta2"):
             require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
+        require(self.num_clusters >= 2, "num_clusters", "at least 2", self.num_clusters)
         require(self.num_restrained >= 0, "num_restrained", "at least 0", self.num_restrained)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.clip > 0, "clip", "above 0", self.clip)

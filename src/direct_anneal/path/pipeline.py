@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from direct_anneal.path.config import PathConfig
 from direct_anneal.path.damage import FEWEST_HEAD_TOKENS, common_shares, repeated_share, word_starts
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
+from direct_anneal.path.parts import described, parts_of
 from direct_anneal.path.scores import Scores, score_by_others
 from direct_anneal.path.scoring import Sums
 from direct_anneal.path.walks import Moments, Stages, Walks, folds_of, found_depth, walked
@@ -102,7 +101,7 @@ def descend(
     depth = found_depth(run, folds)
     passes = depth.share * config.max_passes
     shared = overlap(pool, texts)
-    parts = _parts(validation, config)
+    parts = parts_of(validation, run)
     needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
     at_end = {name: walked(run, name, rows, depth) for walks in needed.values() for name, rows in walks.items()}
 
@@ -141,6 +140,7 @@ def descend(
                 for name, rows in walks.items()
             },
             "passes": passes,
+            "parts": described(parts, texts.ids),
             "in_validation": len(shared),
             "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
             **depth.described,
@@ -148,61 +148,6 @@ def descend(
     )
     losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
     return losses
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The documents of the validation set that one path is walked on.
-
-    Attributes:
-        prefix: of the names of its walks.
-        rows: positions in the validation set.
-    """
-
-    prefix: str
-    rows: NDArray[np.intp]
-
-    def left(self, fold: int) -> str:
-        """Name of the walk that leaves a fold out."""
-        return f"{self.prefix}fold-{fold}"
-
-    def shared(self, shared: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """Map the pool's documents that are in the validation set to, those that are in this part of it."""
-        own = set(self.rows.tolist())
-        found = {place: [row for row in same if row in own] for place, same in shared.items()}
-        return {place: same for place, same in found.items() if same}
-
-    def walks(
-        self, config: PathConfig, folds: NDArray[np.int64], shared: Mapping[int, Sequence[int]]
-    ) -> dict[str, NDArray[np.intp]]:
-        """Walks that are needed, by name, each with its documents."""
-        whole = {f"{self.prefix}whole": self.rows} if config.scored_ends == "whole" else {}
-        if whole and not self.shared(shared):
-            return whole
-        left = {self.left(fold): self.rows[folds[self.rows] != fold] for fold in range(config.num_folds)}
-        if not all(map(len, left.values())):
-            raise InputError(
-                subject="each domain of the validation set",
-                must="hold documents of two folds",
-                got="but one does not",
-                do="give more of it, or walk one path",
-            )
-        return {**whole, **left}
-
-    def is_scored(self, walk: str, config: PathConfig) -> bool:
-        """True if the whole pool is scored at the end of this walk."""
-        return config.scored_ends == "folds" or walk == f"{self.prefix}whole"
-
-
-def _parts(validation: Corpus, config: PathConfig) -> dict[str, _Part]:
-    """The parts of the validation set that have a path of their own, by name."""
-    if config.paths == "one":
-        return {"validation": _Part("", np.arange(validation.num_samples))}
-    domains = np.array(validation.index["domain"].to_pylist(), dtype=object).astype(str)
-    return {
-        name: _Part(f"part-{place}-", np.flatnonzero(domains == name))
-        for place, name in enumerate(sorted(set(domains.tolist())))
-    }
 
 
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
