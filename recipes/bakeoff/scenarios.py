@@ -3,6 +3,8 @@
     python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
     direct-anneal compare CACHE/bakeoff/test-1m.yaml --out CACHE/bakeoff/runs-1m
 
+A smaller proof: `--passages 2000 --items 400 --scenarios science mixed --arms random path --replay 0 0.5 --seeds 2`.
+
 Kinds of scenarios:
 
 - domains: `mixed` (all domains; three of them are the target), `other` (three others), `noisy` (mixed, and damaged
@@ -130,10 +132,10 @@ def of_curated(data: Path, role: Role, size: int) -> Documents:
     )
 
 
-def of_task(data: Path, role: Role, size: int, name: str, share: float = 0.0) -> Documents:
+def of_task(data: Path, role: Role, size: int, name: str, num_scored: int | None, share: float = 0.0) -> Documents:
     """A benchmark as the target, and no question answering in the pool."""
     task = TASKS[role][name]
-    items, names = task.test(data), [each for each in domains(data) if each not in ANSWERING]
+    items, names = task.test(data)[:num_scored], [each for each in domains(data) if each not in ANSWERING]
     return Documents(
         pool=pool_of(data, names, role, size, share),
         validation=validation_records(task.validation(data), name),
@@ -166,28 +168,33 @@ def of_hard(data: Path, role: Role, size: int) -> Documents:
     )
 
 
-def scenarios_of(data: Path, role: Role, size: int) -> dict[str, Callable[[], Documents]]:
-    """All of them by name, made when they are asked for."""
+def scenarios_of(data: Path, role: Role, size: int, num_scored: int | None) -> dict[str, Callable[[], Documents]]:
+    """All of them by name, made when they are asked for; of benchmarks, at most `num_scored` items are scored."""
     noisy = NOISY_TASK[role]
     return {
         "mixed": lambda: of_domains(data, role, size, TARGETS[role]),
         "other": lambda: of_domains(data, role, size, OTHER_TARGETS[role]),
         "noisy": lambda: of_domains(data, role, size, TARGETS[role], DAMAGED_SHARE["domains"]),
         "clean": lambda: of_curated(data, role, size),
-        **{name: (lambda name=name: of_task(data, role, size, name)) for name in TASKS[role]},
-        f"noisy {noisy}": lambda: of_task(data, role, size, noisy, DAMAGED_SHARE["task"]),
+        **{name: (lambda name=name: of_task(data, role, size, name, num_scored)) for name in TASKS[role]},
+        f"noisy {noisy}": lambda: of_task(data, role, size, noisy, num_scored, DAMAGED_SHARE["task"]),
         "within": lambda: of_hard(data, role, size),
     }
 
 
 def write_scenarios(
-    data: Path, directory: Path, role: Role, size: int, names: list[str] | None = None
+    data: Path,
+    directory: Path,
+    role: Role,
+    size: int,
+    names: list[str] | None = None,
+    num_scored: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the scenarios' files, and return them as a recipe names them."""
     files = directory / (role if size == SIZES["1m"].pool else f"{role}-{size}")
-    made = scenarios_of(data, role, size)
+    made = scenarios_of(data, role, size, num_scored)
     written, shared = {}, {}
-    for name in names or list(made):
+    for name in [name for name in made if not names or name in names]:
         documents = made[name]()
         slug = name.replace(" ", "-")
         others = [
@@ -263,13 +270,29 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--device", choices=PRECISION, default="cpu")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--passages", type=int, help="to choose from (the size's own number)")
+    parser.add_argument("--items", type=int, help="of a benchmark that are scored, at most")
+    parser.add_argument("--scenarios", nargs="+", help="these alone, by name")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--replay", nargs="+", type=float, default=list(REPLAY))
     arguments = parser.parse_args()
     directory, size = arguments.cache / "bakeoff", arguments.size
+    passages_of_pool = arguments.passages or SIZES[size].pool
     model = arguments.cache / f"stable-{size}"
     roles: tuple[Role, ...] = ("test", "development")
     for role in roles:
-        scenarios = write_scenarios(arguments.data, directory, role, SIZES[size].pool)
-        content = recipe(model, size, scenarios, ARMS, seeds=arguments.seeds, device=arguments.device)
+        scenarios = write_scenarios(
+            arguments.data, directory, role, passages_of_pool, arguments.scenarios, arguments.items
+        )
+        content = recipe(
+            model,
+            size,
+            scenarios,
+            {name: ARMS[name] for name in arguments.arms},
+            seeds=arguments.seeds,
+            device=arguments.device,
+            replay=tuple(arguments.replay),
+        )
         print(write_recipe(directory / f"{role}-{size}.yaml", content))
         leading = {name: ARMS[name] for name in LEADING}
         content = recipe(

@@ -273,12 +273,16 @@ def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> 
     write_jsonl(tmp_path / "items.jsonl", items)
     content["scenarios"]["one"] |= {"aside": ["asked"], "choices": str(tmp_path / "items.jsonl")}
     content |= {"seeds": [0], "replay": [0.0, 0.5], "tokens": 0.5, "fractions": [0.25, 0.5], "prompt_field": "prompt"}
-    content["arms"] = {name: content["arms"][name] for name in ("random", "everything")}
+    content["select"] = {"sketch_size": SKETCH_SIZE}
+    walk = {"learning_rates": 1e-2, "max_passes": 1.0, "num_folds": 2}
+    quick = {"objective": "path", "objective_options": walk}
+    content["arms"] = {name: content["arms"][name] for name in ("random", "everything")} | {"path": {"select": quick}}
     out = tmp_path / "out"
     lines = compare(recipe_of(content, tmp_path), out)
+    assert [path.name for path in out.glob("scenarios/*/select-*/features/*")] == ["pool-path"]  # no gradients for it
     places = sorted((line["arm"], line["fraction"], line["replay"]) for line in lines if line["arm"] != BEFORE)
     both = [(fraction, replay) for fraction in (0.25, 0.5) for replay in (0.0, 0.5)]
-    assert places == [("everything", 0.25, 0.0), ("everything", 0.5, 0.0), *(("random", *place) for place in both)]
+    assert places == [("everything", 0.25, 0.0), ("everything", 0.5, 0.0), *((arm, *place) for arm in ("path", "random") for place in both)]
     assert len({line["trained_tokens"] for line in lines if line["arm"] != BEFORE}) == 1
     for line in lines:
         others = [value for name, value in line["domain_bpb"].items() if name not in ("prose", "code", "asked")]

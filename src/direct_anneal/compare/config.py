@@ -150,10 +150,17 @@ class Recipe:
         """
         if not arm.needs_gradients:
             return {}
-        given = {"model": self.model, **self.select, **arm.select}
-        config = SelectConfig(pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
+        config = self._select_config(arm)
         of_gradients = arm.baseline is not None
         return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
+
+    def needs_of(self, arm: Arm) -> frozenset[str]:
+        """Columns of the documents that an arm's `select` looks at, as objectives name them; a baseline, gradients."""
+        return frozenset({"gradients"}) if arm.baseline is not None else self._select_config(arm).needs
+
+    def _select_config(self, arm: Arm) -> SelectConfig:
+        given = {"model": self.model, **self.select, **arm.select}
+        return SelectConfig(pool=("-",), validation=("-",), out="-", num_tokens=2, **given)
 
     @property
     def fields(self) -> dict[str, Any]:

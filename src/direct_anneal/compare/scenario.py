@@ -25,7 +25,7 @@ from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.config.distil import DistilConfig
-from direct_anneal.data import Corpus, TokenLayout, expand, prepare, write_selected
+from direct_anneal.data import Corpus, Names, TokenLayout, expand, prepare, write_selected
 from direct_anneal.distill import read_scorer
 from direct_anneal.distill.pipeline import distil
 from direct_anneal.errors import InputError
@@ -187,18 +187,25 @@ class Choices:
         return take(scores, candidates, num_tokens=self.budget(fraction))
 
     def with_features(self, arm: Arm) -> Path:
-        """A run of `select` with the features that the arm's options ask for, complete."""
+        """A run of `select` with the features that the arm's options ask for, complete.
+
+        Arms share it where they need the same of the documents: what one arm never looks at is no cost of its choice.
+        """
+        needs = self._recipe.needs_of(arm)
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
-        defining = dict(sketch)
+        quick = {**sketch, "objective": "descent", "relax_budget": True}
+        if "gradients" not in needs:
+            quick = dict(arm.select)
+        defining = {**quick, "needs": sorted(needs)}
         if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
             defining["weights"] = Checkpoint(arm.chooser).weights_fingerprint()
         key = hashlib.blake2b(json.dumps(defining, sort_keys=True).encode(), digest_size=4).hexdigest()
         directory = self.directory / f"select-{key}"
         if not RunDir(directory).is_finished:
-            self._note(f"{self._scenario.name}: gradients of pool and validation set, which {arm.name} chooses by")
+            what = "gradients" if "gradients" in needs else "losses along the path"
+            self._note(f"{self._scenario.name}: {what}, which {arm.name} chooses by")
             with _adding_seconds(directory):
-                quick = {"objective": "descent", "relax_budget": True, "num_samples": 1}
-                self._select(directory, {**sketch, **quick})
+                self._select(directory, {**quick, "num_samples": 1})
         return directory
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
@@ -208,8 +215,19 @@ class Choices:
                 validation=self._scenario.validation,
                 out=directory,
                 overwrite=True,
-                **{**self._recipe.fields, "prompt_field": self._recipe.prompt_field, **given},
+                **{**self._recipe.fields, "prompt_field": self._prompt_field, **given},
             )
+
+    @cached_property
+    def _prompt_field(self) -> Names | None:
+        """The recipe's, unless held-out documents alone have prompts: `select` refuses a field that it never sees."""
+        names = self._recipe.prompt_field
+        told = (names,) if isinstance(names, str) else names or ()
+
+        def has(corpus: Corpus) -> bool:
+            return corpus.fields_seen is None or any(corpus.fields_seen.get(name) for name in told)
+
+        return None if has(self.held_out) and not (has(self.pool) or has(self.validation)) else names
 
     @cached_property
     def _evidence(self) -> Evidence:
