@@ -282,7 +282,8 @@ def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> 
     assert [path.name for path in out.glob("scenarios/*/select-*/features/*")] == ["pool-path"]  # no gradients for it
     places = sorted((line["arm"], line["fraction"], line["replay"]) for line in lines if line["arm"] != BEFORE)
     both = [(fraction, replay) for fraction in (0.25, 0.5) for replay in (0.0, 0.5)]
-    assert places == [("everything", 0.25, 0.0), ("everything", 0.5, 0.0), *((arm, *place) for arm in ("path", "random") for place in both)]
+    of_each = [(arm, *place) for arm in ("path", "random") for place in both]
+    assert places == [("everything", 0.25, 0.0), ("everything", 0.5, 0.0), *of_each]
     assert len({line["trained_tokens"] for line in lines if line["arm"] != BEFORE}) == 1
     for line in lines:
         others = [value for name, value in line["domain_bpb"].items() if name not in ("prose", "code", "asked")]
