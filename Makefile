@@ -20,7 +20,7 @@ test: .venv/developing
 	$(PYTEST)
 
 test-formats: .venv-formats/installed
-	.venv-formats/bin/pytest -rs tests/export/test_trainers_read_it.py
+	.venv-formats/bin/python -m pytest -rs tests/export/test_trainers_read_it.py tests/export/test_weights.py
 
 test-cluster: .venv/developing
 	DIRECT_ANNEAL_TEST_CLUSTER=1 $(BIN)/pytest tests/distributed

@@ -16,9 +16,38 @@ import pytest
 from data.corpus_samples import prepared
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE, ngrams_of
-from direct_anneal.features.ngrams import ngram_row
+from direct_anneal.features.ngrams import ngram_rows
 from direct_anneal.solver import FeatureMatrix, Joined
 from selection.tiny import documents, files_below, write_jsonl
+
+
+def ngram_row(tokens: np.ndarray) -> np.ndarray:
+    return ngram_rows([tokens])[0]
+
+
+def mixed(number: int) -> int:
+    """SplitMix64's finaliser, on whole numbers of Python."""
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    number = (number ^ number >> 27) * 0x94D049BB133111EB % 2**64
+    return number ^ number >> 31
+
+
+def naive_row(tokens: list[int]) -> np.ndarray:
+    """One n-gram after the other, in the order of their hashes at each place."""
+    golden, counts = 0x9E3779B97F4A7C15, Counter[int]()
+    for ngram in [*((token,) for token in tokens), *itertools.pairwise(tokens)]:
+        number = len(ngram)
+        for token in ngram:
+            number = mixed((number + golden) % 2**64 ^ token)
+        counts[number] += 1
+    row = np.zeros(NGRAM_SIZE)
+    for place in range(1, 5):
+        added = np.zeros(NGRAM_SIZE)
+        for ngram in sorted(counts):
+            bits = mixed((ngram + place * golden) % 2**64)
+            added[(bits >> 1) % NGRAM_SIZE] += float(np.log1p(counts[ngram])) * (1 if bits & 1 else -1)
+        row += added
+    return row / np.linalg.norm(row)
 
 
 def cosine(first: list[int], second: list[int]) -> float:
@@ -39,6 +68,18 @@ def test_inner_products_are_cosines_of_log_counts() -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0)
     errors = [rows[i] @ rows[j] - cosine(list(drawn[i]), list(drawn[j])) for i in range(40) for j in range(i)]
     assert np.abs(errors).max() < 5 / math.sqrt(NGRAM_SIZE)
+
+
+def test_rows_are_those_of_a_loop_whichever_documents_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    drawn = [rng.zipf(1.3, size=size) % 50_000 for size in (1, 2, 3, 70, 1, 40, 300, 2)]
+    expected = np.stack([naive_row(tokens.tolist()) for tokens in drawn])
+    np.testing.assert_allclose(ngram_rows(drawn), expected, rtol=1e-12, atol=1e-14)
+    whole = ngram_rows(drawn).tobytes()
+    for size in (1, 45, 2**20):
+        monkeypatch.setattr("direct_anneal.features.ngrams._BLOCK_TOKENS", size)
+        assert ngram_rows(drawn).tobytes() == whole
+    assert np.stack([ngram_row(tokens) for tokens in drawn]).tobytes() == whole
 
 
 def test_what_has_nothing_in_common_leans_to_neither_side() -> None:

@@ -5,7 +5,7 @@ n documents of a shard, T tokens of one, L places of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +17,85 @@ from direct_anneal.features.store import ROWS_PER_SHARD, FeatureStore, ShardRows
 
 NGRAM_SIZE = 1024  # L
 _VERSION = 1  # of what a row holds
-_ORDERS = (1, 2)
 _PLACES = 4  # of an n-gram in a row: two n-grams that share one seldom share more
+_BLOCK_TOKENS = 2**14  # of documents at once: their arrays stay in the processor's cache
 _GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio
 
 
-def ngram_row(tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The document's distinct tokens and pairs of neighbours, each as log(1 + count) with random signs at four places.
+def ngram_rows(documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Each document's distinct tokens and pairs of neighbours, as log(1 + count) with random signs at four places.
 
-    A random projection of its vector of log counts, of unit length: inner products of rows are, up to noise of about
-    1/√L, the cosines of those vectors.
+    A random projection of a document's vector of log counts, of unit length: inner products of rows are, up to noise
+    of about 1/√L, the cosines of those vectors.
 
     Args:
-        tokens: shape (T,), at least one.
+        documents: n of them, tokens of shape (T,), at least one.
 
     Returns:
-        shape (L,), the same on every machine.
+        shape (n, L), the same on every machine, and whichever documents come together.
 
     Source: feature hashing, Weinberger et al., ICML 2009; several places as in sparse random projections, Kane and
-    Nelson, JACM 2014. Cost: O(T log T).
+    Nelson, JACM 2014. Cost: O(T log T) for each document, some 60 ns a token; memory for `_BLOCK_TOKENS` beside the
+    rows.
     """
-    found = [_hashed(tokens, order) for order in _ORDERS if order <= len(tokens)]
-    ngrams, counts = np.unique(np.concatenate(found), return_counts=True)
-    weights, row = np.log1p(counts), np.zeros(NGRAM_SIZE)
+    rows = np.zeros((len(documents), NGRAM_SIZE))
+    ends = np.cumsum([len(tokens) for tokens in documents])
+    first = 0
+    while first < len(documents):
+        begun = ends[first - 1] if first else 0
+        end = max(first + 1, int(np.searchsorted(ends, begun + _BLOCK_TOKENS, side="right")))
+        _fill(rows[first:end], documents[first:end])
+        first = end
+    for row in rows:
+        length = np.linalg.norm(row)
+        if length > 0:
+            row /= length
+    return rows
+
+
+def _fill(rows: NDArray[np.float64], documents: Sequence[NDArray[np.int64]]) -> None:
+    """Add what belongs to these documents to their rows, which are zero, shape (n, L)."""
+    ngrams, owners, counts = _counted(documents)
+    weights = np.log1p(np.arange(counts.max() + 1))[counts].view(np.uint64)
+    offsets = (owners * NGRAM_SIZE).astype(np.uint64)
+    bits, spare = np.empty_like(ngrams), np.empty_like(ngrams)
     for place in range(1, _PLACES + 1):
-        bits = _mixed(ngrams + np.uint64(place * _GOLDEN % 2**64))
-        signs = np.where(bits & np.uint64(1), 1.0, -1.0)
-        row += np.bincount((bits >> np.uint64(1)) % np.uint64(NGRAM_SIZE), weights * signs, NGRAM_SIZE)
-    length = np.linalg.norm(row)
-    return row / length if length > 0 else row
+        _mix(np.add(ngrams, np.uint64(place * _GOLDEN % 2**64), out=bits), spare)
+        np.left_shift(np.bitwise_not(bits, out=spare), np.uint64(63), out=spare)  # the sign: minus for an even number
+        signed = np.bitwise_xor(spare, weights, out=spare).view(np.float64)
+        np.right_shift(bits, np.uint64(1), out=bits)
+        np.bitwise_and(bits, np.uint64(NGRAM_SIZE - 1), out=bits)
+        np.add(bits, offsets, out=bits)
+        rows += np.bincount(bits.view(np.int64), signed, rows.size).reshape(rows.shape)
+
+
+def _counted(
+    documents: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct n-grams of each document, in order of their hashes; which document's, and how often. (U,) each."""
+    sizes = np.array([len(tokens) for tokens in documents])
+    tokens = np.concatenate(documents).astype(np.uint64)
+    spare = np.empty_like(tokens)
+    single, opening = (
+        _mix(np.bitwise_xor(tokens, np.uint64(order + _GOLDEN), out=np.empty_like(tokens)), spare) for order in (1, 2)
+    )
+    opening += np.uint64(_GOLDEN)
+    pairs = _mix(np.bitwise_xor(opening[:-1], tokens[1:], out=opening[:-1]), spare[:-1])
+    bounds = np.zeros(len(documents) + 1, dtype=np.int64)
+    np.cumsum(2 * sizes - 1, out=bounds[1:])
+    found = np.empty(bounds[-1], dtype=np.uint64)
+    start = 0
+    for low, high, size in zip(bounds[:-1].tolist(), bounds[1:].tolist(), sizes.tolist(), strict=True):
+        found[low : low + size] = single[start : start + size]
+        found[low + size : high] = pairs[start : start + size - 1]
+        found[low:high].sort()
+        start += size
+    is_new = np.empty(len(found), dtype=bool)
+    np.not_equal(found[1:], found[:-1], out=is_new[1:])
+    is_new[bounds[:-1]] = True
+    at = np.flatnonzero(is_new)
+    owners = np.repeat(np.arange(len(documents)), np.diff(np.searchsorted(at, bounds)))
+    return found[at], owners, np.diff(at, append=len(found))
 
 
 def ngrams_of(
@@ -81,7 +131,7 @@ def ngrams_of(
     for shard in missing:
         documents = Documents.of(corpus, store.rows(shard))
         count = len(documents.tokens)
-        rows = np.stack([ngram_row(tokens) for tokens in documents.tokens])
+        rows = ngram_rows(documents.tokens)
         # There is no loss, and all rows are of one length.
         store.write(
             shard,
@@ -96,17 +146,10 @@ def ngrams_of(
     return store
 
 
-def _hashed(tokens: NDArray[np.int64], order: int) -> NDArray[np.uint64]:
-    """A number for each run of so many tokens."""
-    count = len(tokens) - order + 1
-    numbers = np.full(count, order, np.uint64)
-    for offset in range(order):
-        numbers = _mixed((numbers + np.uint64(_GOLDEN)) ^ tokens[offset : offset + count].astype(np.uint64))
+def _mix(numbers: NDArray[np.uint64], spare: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), in place: every bit depends on every other."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
+        np.bitwise_xor(numbers, np.right_shift(numbers, np.uint64(shift), out=spare), out=numbers)
+        if factor is not None:
+            np.multiply(numbers, np.uint64(factor), out=numbers)
     return numbers
-
-
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every bit depends on every other."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
