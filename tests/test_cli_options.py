@@ -53,7 +53,7 @@ def subparser(command: str) -> argparse.ArgumentParser:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 class TestEveryCommand:
     def test_has_a_flag_for_every_option_and_no_other(self, command: Command) -> None:
-        own = {"help", "config", "quiet", "log_format"}
+        own = {"help", "config", "quiet", "log_format", "dry_run"}
         assert {action.dest for action in subparser(command.name)._actions} - own == set(declared(command.config))
 
     def test_its_function_has_the_same_parameters(self, command: Command) -> None:

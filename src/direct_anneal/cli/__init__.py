@@ -21,6 +21,7 @@ from direct_anneal.cli.convert import CONVERT
 from direct_anneal.cli.demo import DEMO
 from direct_anneal.cli.distil import DISTIL
 from direct_anneal.cli.doctor import DOCTOR
+from direct_anneal.cli.dry_run import dry_run
 from direct_anneal.cli.evaluate import EVALUATE
 from direct_anneal.cli.export import EXPORT
 from direct_anneal.cli.flags import add_flags, from_file, speller, values
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, given = _parsed(words)
         output, progress = Output(given), progress_of(given)
+        is_dry = given.pop("dry_run", False)
         options = values(command.config, given)
         spell = speller(command.config, frozenset())
         if "config" in given:
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settled(command.config, options)  # a mistyped value is told before a missing one
         _check_complete(command, options)
         with output.streams(), showing(progress):
-            result = command.run(options)
+            result = dry_run(command, options) if is_dry else command.run(options)
             sys.stdout.flush()
         output.result(result)
         return EXIT_BUG if result.get("healthy") is False else 0
@@ -174,7 +176,7 @@ def _unknown(command: Command, unknown: list[str]) -> str:
     word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
     if not word.startswith("-"):
         return f"{command.name} does not take {word!r}"
-    flags = {each.flag for each in declared(command.config).values()} | {"--quiet", "--log-format"}
+    flags = {each.flag for each in declared(command.config).values()} | {"--quiet", "--log-format", "--dry-run"}
     others = [other.name for other in COMMANDS if word in {each.flag for each in declared(other.config).values()}]
     told = f"{', '.join(others)} {'have' if len(others) > 1 else 'has'} it" if others else suggestion(word, flags)
     return f"{command.name} has no option {word}" + (f": {told}" if told else "")
@@ -206,5 +208,5 @@ def build_parser() -> argparse.ArgumentParser:
                 help="YAML or JSON of these options, such as options.json of an earlier run; flags go before it",
             )
         add_flags(its, command.config)
-        add_output_flags(its)
+        add_output_flags(its, writes=command.writes is not None)
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.anneal import AnnealConfig
 
 
@@ -27,4 +27,7 @@ ANNEAL = Command(
     description="Continue training from a checkpoint on chosen documents, the learning rate falling to zero.",
     config=AnnealConfig,
     run=_anneal,
+    writes=Writes(
+        files=("*.json", "*.safetensors", "optimizer.pt"), only_with={"optimizer.pt": "keep_optimizer_state"}
+    ),
 )

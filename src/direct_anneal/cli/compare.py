@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.files import CompareConfig
 
 
@@ -35,5 +35,10 @@ COMPARE = Command(
     description="Anneal small runs on the choices of several arms, several seeds each, and compare held-out loss.",
     config=CompareConfig,
     run=_compare,
+    writes=Writes(
+        files=("runs.jsonl", "table.md", "pareto.svg", "report.html", "scenarios/", "recipe.yaml", "documents/"),
+        only_with={"recipe.yaml": "run", "documents/": "run"},
+        earlier=None,
+    ),
     takes_file=False,
 )

@@ -18,9 +18,16 @@ from direct_anneal.io.sanitize import LegibleStream, legible, legible_json
 from direct_anneal.progress import JsonLines, Progress, Silent, for_stream
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the two flags that every command has for what it prints."""
+def add_output_flags(parser: argparse.ArgumentParser, *, writes: bool) -> None:
+    """Add the flags that every command has for what it prints, and `--dry-run` for those that write files."""
     group = parser.add_argument_group("output to the terminal")
+    if writes:
+        group.add_argument(
+            "--dry-run",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="check the options and inputs, say what would be read and written, and write nothing",
+        )
     group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="print errors only")
     group.add_argument(
         "--log-format",
@@ -28,6 +35,19 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="json: one object a line on the standard error, for jobs: stages, then the result (text)",
     )
+
+
+def size_text(num_bytes: float) -> str:
+    """Spell a number of bytes in decimal units.
+
+    >>> size_text(1234567)
+    '1.2 MB'
+    """
+    size, unit = num_bytes / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size >= 1000:
+            size, unit = size / 1e3, larger
+    return f"{size:,.1f} {unit}"
 
 
 def progress_of(options: dict[str, Any]) -> Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.files import ConvertConfig
 
 
@@ -28,5 +28,6 @@ CONVERT = Command(
     "Adam's state as optimizer.pt where there is one.",
     config=ConvertConfig,
     run=_convert,
+    writes=Writes(files=("config.json", "*.safetensors", "optimizer.pt"), earlier=()),
     takes_file=False,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.files import DemoConfig
 
 
@@ -26,5 +26,6 @@ DEMO = Command(
     description="Run the main job on a small model and a pool that come with the package.",
     config=DemoConfig,
     run=_demo,
+    writes=Writes(files=("data/", "selection/", "path/"), earlier=None),
     takes_file=False,
 )

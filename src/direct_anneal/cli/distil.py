@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.distil import DistilConfig
 from direct_anneal.progress import current_progress
 
@@ -30,5 +30,6 @@ DISTIL = Command(
     "Its card says what it keeps of the run on documents that it was not fitted to.",
     config=DistilConfig,
     run=_distil,
+    writes=Writes(files=("scorer.json", "scorer.safetensors")),
     takes_file=False,
 )

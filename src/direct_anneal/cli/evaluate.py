@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -63,4 +63,5 @@ EVALUATE = Command(
     description="Score a model: bits per byte by domain over whole documents, and benchmarks from local files.",
     config=EvaluateConfig,
     run=_evaluate,
+    writes=Writes(files=("evaluation.json", "options.json")),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.files import ExportConfig
 
 
@@ -35,5 +35,10 @@ EXPORT = Command(
     "trainer wants tokens, with a snippet for its configuration.",
     config=ExportConfig,
     run=_export,
+    writes=Writes(
+        files=("files of the format", "provenance.parquet", "snippet.*", "export.json"),
+        earlier=("export.json",),
+        resumes=False,
+    ),
     takes_file=False,
 )

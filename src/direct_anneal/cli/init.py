@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.command import Command
+from direct_anneal.cli.command import Command, Writes
 from direct_anneal.cli.flags import in_order
 from direct_anneal.config.files import InitConfig
 from direct_anneal.config.option import Declared
@@ -64,5 +64,6 @@ INIT = Command(
     description="Write a YAML file with every option of a command, what it does and its default, for --config.",
     config=InitConfig,
     run=_init,
+    writes=Writes(is_file=True, unset="{command}.yaml"),
     takes_file=False,
 )

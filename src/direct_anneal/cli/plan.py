@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.console import size_text
 from direct_anneal.config.select import SelectConfig
 
 if TYPE_CHECKING:
@@ -27,24 +28,16 @@ def _shown(plan: Plan) -> str:
         for role in plan.documents
     ]
     lines.append(f"{'time':<12}about {_duration(sum(plan.seconds.values()))} on this machine")
-    device = f", and {_size(plan.device_memory)} on the GPU" if plan.device_memory else ""
-    lines.append(f"{'memory':<12}up to {_size(plan.memory)}{device}")
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
-    lines.append(f"{'disk':<12}{_size(sum(plan.disk.values()))} below --out: {parts}")
+    device = f", and {size_text(plan.device_memory)} on the GPU" if plan.device_memory else ""
+    lines.append(f"{'memory':<12}up to {size_text(plan.memory)}{device}")
+    parts = ", ".join(f"{name} {size_text(size)}" for name, size in plan.disk.items())
+    lines.append(f"{'disk':<12}{size_text(sum(plan.disk.values()))} below --out: {parts}")
     lines.append(f"{'compute':<12}{plan.flops:.3g} floating-point operations")
     lines.append("where the time goes:")
     lines += [f"{'':<12}{_duration(seconds):>10}  {stage}" for stage, seconds in plan.seconds.items()]
     lines += [f"{'note':<12}{remark}" for remark in plan.remarks]
     lines.append(f"{'next':<12}the same command with select instead of plan; it can be stopped and goes on later")
     return "\n".join(lines)
-
-
-def _size(num_bytes: float) -> str:
-    size, unit = num_bytes / 1e3, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if size >= 1000:
-            size, unit = size / 1e3, larger
-    return f"{size:,.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:

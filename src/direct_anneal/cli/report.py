@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.cli.command import Command
+from direct_anneal.cli.command import Command, Writes
 from direct_anneal.config.files import ReportConfig
 
 
@@ -26,5 +26,6 @@ REPORT = Command(
     "documents are named relative to a directory, call it there.",
     config=ReportConfig,
     run=_report,
+    writes=Writes(files=("report.html",), option="run", earlier=None),
     takes_file=False,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.cli.command import Command
+from direct_anneal.cli.command import Command, Writes
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 
 
@@ -57,6 +57,11 @@ SCORE = Command(
     "memory; with a size also write the documents with the highest scores, in the pool's own format.",
     config=ScoreConfig,
     run=_score,
+    writes=Writes(
+        files=("scores/", "scores.json", "histogram.parquet", "selected/", "selected.json"),
+        only_with={"selected/": "is_given", "selected.json": "is_given"},
+        earlier=("scores.json",),
+    ),
 )
 MERGE = Command(
     name="merge",
@@ -65,5 +70,11 @@ MERGE = Command(
     "with a size the documents with the highest ones are written, which may be done again for another size.",
     config=MergeConfig,
     run=_merge,
+    writes=Writes(
+        files=("histogram.parquet", "selected/", "selected.json", "features/"),
+        option="run",
+        earlier=None,
+        only_with={"selected/": "is_given", "selected.json": "is_given"},
+    ),
     takes_file=False,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.cli.command import Command, quieten_transformers
+from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.features import ComputeConfig
 from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
 from direct_anneal.progress import current_progress
@@ -75,12 +75,16 @@ def _shown(command: str, run: Run) -> dict[str, Any]:
     }
 
 
+_CHOICE = ("selected.*", "replay.*", "selection.parquet", "manifest.json", "options.json", "report.html")
+_REPLAY = {"replay.*": "replay"}
+
 SELECT = Command(
     name="select",
     help="choose documents from a pool",
     description="Choose documents from a pool for a checkpoint at the onset of annealing.",
     config=SelectConfig,
     run=_select,
+    writes=Writes(files=(*_CHOICE, "features/", "corpus/"), only_with=_REPLAY),
 )
 FEATURES = Command(
     name="features",
@@ -89,6 +93,7 @@ FEATURES = Command(
     "with the same --out, or solve, uses them.",
     config=ComputeConfig,
     run=_features,
+    writes=Writes(files=("features/", "corpus/", "options.json")),
     unused=SOLVING_FIELDS | {"frontier"},  # a selection's file will do
 )
 SOLVE = Command(
@@ -98,4 +103,5 @@ SOLVE = Command(
     "given is as it was for that run, which is left as it is.",
     config=SolveConfig,
     run=_solve,
+    writes=Writes(files=_CHOICE, only_with=_REPLAY),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from direct_anneal.cli.command import Command
+from direct_anneal.cli.command import Command, Writes
 from direct_anneal.config.weights import WeightsConfig
 
 
@@ -23,5 +23,6 @@ WEIGHTS = Command(
     "configuration of a trainer's mixture.",
     config=WeightsConfig,
     run=_weights,
+    writes=Writes(is_file=True),
     takes_file=False,
 )

@@ -36,11 +36,16 @@ class AnnealConfig(RecordFields):
     """
 
     model: PathText = option(
-        group=DATA, metavar="DIR", help="checkpoint directory, or hub name, as the stable phase left it"
+        reads="checkpoint",
+        group=DATA,
+        metavar="DIR",
+        help="checkpoint directory, or hub name, as the stable phase left it",
     )
     revision: str | None = revision_option("result")
     subfolder: str | None = subfolder_option("result")
-    data: Texts = option(group=DATA, metavar="GLOB", help="the chosen documents, such as RUN/selected.jsonl")
+    data: Texts = option(
+        reads="documents", group=DATA, metavar="GLOB", help="the chosen documents, such as RUN/selected.jsonl"
+    )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the annealed model")
     learning_rate: float = option(group=TRAINING, metavar="X", help="the peak: what the stable phase ran at")
     schedule: ScheduleName = option(
@@ -65,7 +70,7 @@ class AnnealConfig(RecordFields):
     optimizer_state: Literal["kept", "fresh"] = option(
         default="fresh", group=TRAINING, help="Adam's moments: from the checkpoint's optimizer.pt, or zero"
     )
-    mix: Texts = option(default=(), group=DATA, metavar="GLOB", help="random documents to mix in")
+    mix: Texts = option(default=(), reads="documents", group=DATA, metavar="GLOB", help="random documents to mix in")
     mix_share: float = option(default=0.0, group=DATA, metavar="X", help="their share of all tokens")
     weight_decay: float = option(default=0.1, group=TRAINING, metavar="X", help="of AdamW")
     beta1: float = option(default=0.9, group=TRAINING, metavar="X", help="of AdamW")

@@ -22,7 +22,9 @@ class DistilConfig:
         InputError: a value is out of range.
     """
 
-    run: PathText = option(kw_only=False, metavar="RUN_DIR", help="the directory of a finished select or solve")
+    run: PathText = option(
+        kw_only=False, reads="run", metavar="RUN_DIR", help="the directory of a finished select or solve"
+    )
     out: PathText = option(affects="nothing", metavar="SCORER", help="new directory for the scorer")
     target: str = option(
         default="rank",

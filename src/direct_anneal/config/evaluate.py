@@ -46,13 +46,14 @@ class EvaluateConfig(RecordFields):
         InputError: a value is out of range.
     """
 
-    model: PathText = option(group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
+    model: PathText = option(reads="checkpoint", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
     revision: str | None = revision_option("result")
     subfolder: str | None = subfolder_option("result")
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
-    data: Texts = option(default=(), group=DATA, metavar="GLOB", help="held-out documents with text")
+    data: Texts = option(default=(), reads="documents", group=DATA, metavar="GLOB", help="held-out documents with text")
     benchmarks: FilesByName = option(
         default_factory=dict,
+        reads="path",
         settle=files_by_name,
         group=DATA,
         flag="--benchmark",

@@ -36,11 +36,14 @@ class FeaturesConfig(EngineConfig, RecordFields):
         InputError: a value is out of range, or two options exclude each other.
     """
 
-    model: PathText = option(affects="features", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
+    model: PathText = option(
+        reads="checkpoint", affects="features", group=DATA, metavar="DIR", help="checkpoint directory, or hub name"
+    )
     revision: str | None = revision_option("features")
     subfolder: str | None = subfolder_option("features")
     chooser: OptionalPath = option(
         default=None,
+        reads="checkpoint",
         unset="the model itself",
         affects="features",
         group=DATA,
@@ -48,13 +51,22 @@ class FeaturesConfig(EngineConfig, RecordFields):
         help="smaller checkpoint that chooses for the model: tokens, gradients, losses and curvature are its own",
     )
     pool: Texts = option(
-        affects="features", group=DATA, metavar="GLOB", help="candidate documents: files, directories or globs"
+        reads="documents",
+        affects="features",
+        group=DATA,
+        metavar="GLOB",
+        help="candidate documents: files, directories or globs",
     )
     validation: Texts = option(
-        affects="features", group=DATA, metavar="GLOB", help="documents of what the model should be good at"
+        reads="documents",
+        affects="features",
+        group=DATA,
+        metavar="GLOB",
+        help="documents of what the model should be good at",
     )
     retain: OptionalTexts = option(
         default=None,
+        reads="documents",
         unset="none",
         affects="features",
         group=DATA,
@@ -104,6 +116,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
     )
     optimizer: OptionalPath = option(
         default=None,
+        reads="path",
         affects="features",
         group=GRADIENTS,
         metavar="FILE",

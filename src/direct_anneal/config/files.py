@@ -35,7 +35,9 @@ class ExportConfig:
         InputError: a value is out of range.
     """
 
-    run: PathText = option(kw_only=False, metavar="RUN_DIR", help="the directory of a finished select or solve")
+    run: PathText = option(
+        kw_only=False, reads="run", metavar="RUN_DIR", help="the directory of a finished select or solve"
+    )
     to: TrainerFormat = option(help="the trainer's format")
     out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
     shard_size: OptionalBytes = option(
@@ -77,10 +79,13 @@ class ConvertConfig:
     """Options of `convert`."""
 
     checkpoint: PathText = option(
-        kw_only=False, metavar="DCP_DIR", help="distributed checkpoint: directory with .metadata and .distcp files"
+        kw_only=False,
+        reads="path",
+        metavar="DCP_DIR",
+        help="distributed checkpoint: directory with .metadata and .distcp files",
     )
     model_config: PathText = option(
-        metavar="PATH", help="the model's config.json, or its directory; a tokenizer there is copied"
+        reads="path", metavar="PATH", help="the model's config.json, or its directory; a tokenizer there is copied"
     )
     out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
 
@@ -94,13 +99,14 @@ class CompareConfig:
     """
 
     recipe: OptionalPath = option(
-        kw_only=False, default=None, metavar="RECIPE", help="YAML file: model, scenarios, arms; or --from"
+        kw_only=False, default=None, reads="path", metavar="RECIPE", help="YAML file: model, scenarios, arms; or --from"
     )
     out: PathText = option(
         affects="nothing", metavar="DIR", help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there"
     )
     run: OptionalPath = option(
         default=None,
+        reads="run",
         flag="--from",
         metavar="RUN_DIR",
         help="a finished select: its recipe is written below --out",
@@ -134,7 +140,9 @@ class VerifyConfig:
 class ReportConfig:
     """Options of `report`."""
 
-    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of a finished select, solve or compare")
+    run: PathText = option(
+        kw_only=False, reads="path", metavar="DIR", help="the directory of a finished select, solve or compare"
+    )
 
 
 @configuration

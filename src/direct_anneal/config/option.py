@@ -20,6 +20,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 Affects = Literal["features", "solving", "result", "nothing"]
+Reads = Literal["checkpoint", "documents", "run", "path"]
 _KEY = "option"
 
 
@@ -39,6 +40,8 @@ class Option:
         bare: value of the flag when it is given without one; MISSING where it needs one.
         settle: brings a value that was given into form, instead of the annotation; called with the name and the value.
         python_only: no flag and no YAML key stands for it.
+        reads: what the value names, where it names something that is read: a checkpoint, files of documents, the
+            directory of a run, or another path. `--dry-run` looks at it by this.
     """
 
     help: str
@@ -51,6 +54,7 @@ class Option:
     bare: Any = MISSING
     settle: Callable[[str, Any], Any] | None = None
     python_only: bool = False
+    reads: Reads | None = None
 
 
 def option(
@@ -67,13 +71,14 @@ def option(
     bare: Any = MISSING,
     settle: Callable[[str, Any], Any] | None = None,
     python_only: bool = False,
+    reads: Reads | None = None,
 ) -> Any:
     """Declare an option: a field of a `configuration`, required where it has no default.
 
     Args:
         kw_only: False for a parameter that Python takes by position; on the command line it is an argument.
         default, default_factory: as of `dataclasses.field`.
-        help, metavar, group, unset, affects, flag, bare, settle, python_only: as in `Option`.
+        help, metavar, group, unset, affects, flag, bare, settle, python_only, reads: as in `Option`.
     """
     meta = Option(
         help=help,
@@ -86,6 +91,7 @@ def option(
         bare=bare,
         settle=settle,
         python_only=python_only,
+        reads=reads,
     )
     if default_factory is not MISSING:
         return field(kw_only=kw_only, metadata={_KEY: meta}, default_factory=default_factory)

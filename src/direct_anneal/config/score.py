@@ -76,8 +76,8 @@ class ScoreConfig(CutConfig):
         InputError: a value is out of range, or a job is to choose.
     """
 
-    scorer: PathText = option(group=DATA, metavar="DIR", help="a scorer that distil wrote")
-    pool: Texts = option(group=DATA, metavar="GLOB", help="files, directories or globs")
+    scorer: PathText = option(reads="path", group=DATA, metavar="DIR", help="a scorer that distil wrote")
+    pool: Texts = option(reads="documents", group=DATA, metavar="GLOB", help="files, directories or globs")
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the scores")
     shards: str | None = option(
         default=None,
@@ -130,5 +130,7 @@ class MergeConfig(CutConfig):
         InputError: a value is out of range, or more than one size is given.
     """
 
-    run: PathText = option(kw_only=False, metavar="DIR", help="the directory of the jobs of score, or of features")
+    run: PathText = option(
+        kw_only=False, reads="path", metavar="DIR", help="the directory of the jobs of score, or of features"
+    )
     trust_remote_code: bool = trust_option()

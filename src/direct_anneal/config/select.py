@@ -155,6 +155,7 @@ class ConstraintsConfig:
     )
     force_in: OptionalPath = option(
         default=None,
+        reads="path",
         affects="solving",
         group=CONSTRAINTS,
         metavar="FILE",
@@ -162,6 +163,7 @@ class ConstraintsConfig:
     )
     force_out: OptionalPath = option(
         default=None,
+        reads="path",
         affects="solving",
         group=CONSTRAINTS,
         metavar="FILE",
@@ -413,7 +415,7 @@ class SolveConfig(EngineConfig, ChoiceConfig):
     """Options of `solve`; what is left out stays as it was for the run."""
 
     run: PathText = option(
-        kw_only=False, affects="nothing", metavar="RUN_DIR", help="directory of a select or features run"
+        kw_only=False, reads="run", affects="nothing", metavar="RUN_DIR", help="directory of a select or features run"
     )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the new run's directory")
     overwrite: bool = overwrite_option()

@@ -21,7 +21,10 @@ class WeightsConfig:
     """
 
     run: PathText = option(
-        kw_only=False, metavar="DIR", help="the directory of a finished select, solve, or score with a size"
+        kw_only=False,
+        reads="path",
+        metavar="DIR",
+        help="the directory of a finished select, solve, or score with a size",
     )
     to: MixFormat = option(help="the trainer whose configuration is printed")
     buckets: int = option(
