@@ -9,7 +9,8 @@ from direct_anneal.config.jobs import job_of
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.shared import DATA, MACHINE, overwrite_option, trust_option
-from direct_anneal.config.types import Names, PathText, Texts
+from direct_anneal.config.types import Amounts, Names, PathText, Texts
+from direct_anneal.config.values import amounts
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
 
@@ -36,6 +37,22 @@ class CutConfig:
         metavar="B",
         help="so many tokens instead; of text about as many, by its bytes at the rate of the run that was distilled",
     )
+    floors: Amounts = option(
+        default_factory=dict,
+        settle=amounts,
+        group=_SIZE,
+        flag="--floor",
+        metavar="DOMAIN=X",
+        help="at least so much of a domain: a share of the choice (0.1), or a number in its unit (500)",
+    )
+    ceilings: Amounts = option(
+        default_factory=dict,
+        settle=amounts,
+        group=_SIZE,
+        flag="--ceiling",
+        metavar="DOMAIN=X",
+        help="at most so much of a domain: a share of the choice (0.1), or a number in its unit (500)",
+    )
     exact: bool = option(
         default=False, group=_SIZE, help="cut at the very document, not at the edge of a bin of scores below the size"
     )
@@ -54,8 +71,9 @@ class CutConfig:
         require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
         require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
         require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
-        if self.exact and not given:
-            raise InputError(field="exact", must="come with a size", do=f"pass {named('fraction')}, too")
+        for name in ("exact", "floors", "ceilings"):
+            if getattr(self, name) and not given:
+                raise InputError(field=name, must="come with a size", do=f"pass {named('fraction')}, too")
 
     @property
     def is_given(self) -> bool:

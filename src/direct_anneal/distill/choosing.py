@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from direct_anneal.config.score import CutConfig
 from direct_anneal.data import write_rows
 from direct_anneal.distill.histogram import Cut, bins_of, cut, refined
 from direct_anneal.distill.parts import Part
-from direct_anneal.errors import InputError
+from direct_anneal.distill.quotas import cut_with_quotas
+from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.records import read_record
 
@@ -51,7 +53,12 @@ def choose(
     """
     (out / CHOICE).unlink(missing_ok=True)
     budget, unit = budget_of(config, histogram, card["tokens_per_size"])
-    made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
+    if config.floors or config.ceilings:
+        limits = limits_of(config, histogram, budget, unit, card["tokens_per_size"])
+        read = partial(_in_bins, out, parts) if config.exact else None
+        made = cut_with_quotas(histogram, budget, unit, *limits, read)
+    else:
+        made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
     write(made, card["vocab_size"])
     records = [read_record(part.path(out, "selected.json")) for part in parts]
     written = sum(record["documents"] for record in records)
@@ -123,6 +130,51 @@ def _in_bin(path: Path, bin: int) -> tuple[NDArray[np.float32], NDArray[np.int64
     return table["score"].to_numpy()[inside], table["row"].to_numpy()[inside], table["size"].to_numpy()[inside]
 
 
+def limits_of(
+    config: CutConfig, histogram: pa.Table, budget: int, unit: str, tokens_per_size: float
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Floors and ceilings in the unit of the cut.
+
+    Raises:
+        InputError: the pool has no such domain, or more domains than are told apart.
+    """
+    known = sorted(name for name in histogram["domain"].unique().to_pylist() if name is not None)
+    rate = 1.0 if unit == "documents" else 1 / tokens_per_size
+
+    def amounts(field: str, asked: Mapping[str, int | float], whole: Callable[[float], int]) -> dict[str, int]:
+        for domain in asked:
+            if domain not in known:
+                there = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+                too_many = f"there are too many to be told apart: name a {option('domain_field')} with fewer"
+                raise InputError(
+                    field=field,
+                    must="name a domain of the pool",
+                    got=f"but {domain} is none",
+                    do=there if known else too_many,
+                )
+        return {
+            domain: whole(amount * budget if isinstance(amount, float) else amount * rate)
+            for domain, amount in asked.items()
+        }
+
+    # Up to the rounding of the product: a tenth of 30 is 3.
+    floors = amounts("floors", config.floors, lambda amount: math.ceil(amount - 1e-9 * budget))
+    return floors, amounts("ceilings", config.ceilings, lambda amount: math.floor(amount + 1e-9 * budget))
+
+
+def _in_bins(out: Path, parts: Sequence[Part], bins: set[int]) -> pa.Table:
+    """The documents in some bins, of all parts. Cost: a read of all scores."""
+    wanted, tables = np.array(sorted(bins), dtype=np.uint32), []
+    for part in parts:
+        table = pq.read_table(part.path(out, "parquet"))
+        of = bins_of(table["score"].to_numpy())
+        inside = np.isin(of, wanted)
+        table = table.filter(pa.array(inside)).append_column("bin", pa.array(of[inside].astype(np.int64)))
+        table = table.append_column("part", pa.array(np.full(len(table), part.number, dtype=np.int64)))
+        tables.append(table.set_column(1, "domain", table["domain"].cast(pa.string())))
+    return pa.concat_tables(tables)
+
+
 def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
     """Write the chosen documents of one part, unless this cut's are there; the record last.
 
@@ -139,9 +191,9 @@ def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
         record.unlink()
         for name in found["files"]:
             remove(directory / name)
-    table = pq.read_table(part.path(out, "parquet"), columns=["score", "row", "size"])
+    table = pq.read_table(part.path(out, "parquet"), columns=["score", "row", "domain"])
     rows = table["row"].to_numpy()
-    chosen = made.chosen(part.number, table["score"].to_numpy(), rows)
+    chosen = made.chosen(part.number, table["score"].to_numpy(), rows, table["domain"])
     files: list[str] = []
     if chosen.any():
         temporary = directory / f"{part.number:05d}{TEMPORARY_SUFFIX}"

@@ -84,8 +84,7 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
     """The same of a scored pool, summed by source, bucket and chosen within each part."""
     try:
         choice = json.loads((run / CHOICE).read_bytes())
-        last = None if choice["last"] is None else tuple(choice["last"])
-        made = Cut(choice["threshold"], last, choice["documents"], choice["size"])
+        made = Cut.read(choice)
         histogram = pq.read_table(run / HISTOGRAM)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -105,7 +104,7 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
             "bucket": buckets - np.searchsorted(edges, scores, side="right"),
             "size": part["size"],
             "documents": np.ones(len(part), dtype=np.int64),
-            "chosen": made.chosen(int(path.stem), scores, part["row"].to_numpy()),
+            "chosen": made.chosen(int(path.stem), scores, part["row"].to_numpy(), part["domain"]),
         }
         grouped = pa.table(columns).group_by(["source", "bucket", "chosen"], use_threads=False)
         sums = grouped.aggregate([("size", "sum"), ("documents", "sum")])
