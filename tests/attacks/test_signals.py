@@ -120,14 +120,14 @@ def test_a_command_that_is_struck_ends_in_a_line_and_goes_on(
 ) -> None:
     words = words_of(command, checkpoint, world, tmp_path / "out")
     process = start(struck, words, tmp_path / "log", STAGES[command], int(number))
-    process.join(100)
+    process.join()
     told = (tmp_path / "log").read_text()
     assert process.exitcode == CODES[number], told
     assert [line.partition("; to go on: ")[0] for line in told.splitlines()] == [
         f"direct-anneal: {'interrupted' if number == signal.SIGINT else 'ended by SIGTERM'}: what was done is kept"
     ]
     process = start(struck, [*words, "--quiet"], tmp_path / "log", "", int(number))
-    process.join(100)
+    process.join()
     assert process.exitcode == 0
     assert not (tmp_path / "log").read_text()
     assert (tmp_path / "out").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +157,74 @@ def test_a_cluster_that_has_no_core_any_more_is_not_waited_for_without_end(monke
 def test_another_version_of_us_is_refused() -> None:
     with pytest.raises(InputError, match=r"direct-anneal must be the same on every machine, but is .* and 0\.0 where"):
         distributed_map.done(("0.0", squared), 1)
+
+
+@contextmanager
+def listening(answer: bytes | None) -> Iterator[str]:
+    """Somebody who answers everybody with these bytes; None: never."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):  # who asks, and this test, may end before it is answered
+                while True:
+                    connection, _ = server.accept()
+                    connections.append(connection)
+                    if answer is not None:
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+
+        connections: list[socket.socket] = []
+        Thread(target=serve, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for connection in connections:
+                connection.close()
+
+
+SETTINGS = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "answer", [None, b"", b"\0\0", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"]
+)
+def test_who_is_no_ray_cluster_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, answer: bytes | None) -> None:
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.05 if answer is None else 15.0)
+    with listening(answer) as address, pytest.raises(InputError, match="must be where a Ray cluster answers") as told:
+        connect.check_answers(address, "it")
+    assert "\n" not in str(told.value)
+
+
+def test_who_answers_as_ray_does_is_asked_by_ray() -> None:
+    with listening(SETTINGS) as address:
+        connect.check_answers(address, "it")
+    for other in ("auto", "local", "ray://127.0.0.1:1"):
+        connect.check_answers(other, "it")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:1",
+        "127.0.0.1:99999",
+        "no.such.host.invalid:1",
+        "head",
+        ":1",
+        "a b\n\x1b[2J:1",
+        "x:" + 9999 * "1",
+        "é..é:1",
+    ],
+)
+def test_what_is_no_address_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: what is no cluster's address is not tested")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for given in (None, address):
+        with pytest.raises(InputError) as told, connect.connected(given, 1, 100 << 20):
+            pass
+        assert str(told.value).startswith("RAY_ADDRESS must be" if given is None else "ray_address must be")
+        assert "\n" not in str(told.value)
+        assert len(str(told.value)) < 300
 
 
 def test_ray_that_does_not_start_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import torch
 from direct_anneal.data import Corpus, Fields, expand
 from direct_anneal.errors import InputError
 from direct_anneal.evaluate import bits_per_byte, evaluate, macro_mean, read_held_out
+from direct_anneal.io.records import read_sealed
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.special_tokens import SpecialTokens
 from selection.tiny import CONTEXT, documents, write_jsonl
@@ -118,7 +119,7 @@ class TestEvaluate:
     def test_writes_what_it_returns_and_keeps_it(self, checkpoint: Path, held_out: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {"model": checkpoint, "data": held_out, "out": tmp_path / "out"}
         record = evaluate(**options)
-        assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(json.dumps(record))
+        assert read_sealed(tmp_path / "out" / "evaluation.json") == record
         assert set(record["domains"]) == {"prose", "code", "table"}
         assert evaluate(**options) == json.loads(json.dumps(record))
         with pytest.raises(InputError, match="max_length differ"):

@@ -197,12 +197,13 @@ class TestWalk:
             assert summed == pytest.approx(drop, rel=1e-3)
 
     def test_goes_on_to_the_same_bytes(self, checkpoint: Path, tmp_path: Path) -> None:
+        """From the kept state; or from the start, where that has a flipped bit."""
         documents, steps = texts(30, 20, 25), replace(self.STEPS, checkpoint_steps=2)
-        ends, visits = [], []
-        for stopping in (False, True):
+        ends, visits, begun = [], [], []
+        for stopping in ("", "stopped", "flipped"):
             model = model_at(checkpoint).float()
 
-            def visit(taken: int, stopping: bool = stopping) -> float:
+            def visit(taken: int, stopping: str = stopping) -> float:
                 if stopping and taken == 5:
                     raise Died
                 return taken / 3
@@ -213,10 +214,27 @@ class TestWalk:
                 with pytest.raises(Died):
                     walk(model, windows, steps, state_file=state, mark="m", visit=visit)
                 model = model_at(checkpoint).float()
-            visits.append(walk(model, windows, steps, state_file=state, mark="m", visit=lambda taken: taken / 3))
+            if stopping == "flipped":
+                content = bytearray(state.read_bytes())
+                content[-7] ^= 2
+                state.write_bytes(content)
+            amounts: list[int] = []
+            visited = walk(
+                model,
+                windows,
+                steps,
+                state_file=state,
+                mark="m",
+                visit=lambda taken: taken / 3,
+                advance=amounts.append,
+            )
+            visits.append(visited)
             ends.append(flat(model))
-        assert torch.equal(*ends)
-        assert visits[0] == visits[1] == [(taken, taken / 3) for taken in range(7)]
+            begun.append(amounts[0])
+        assert torch.equal(ends[0], ends[1])
+        assert torch.equal(ends[0], ends[2])
+        assert visits == 3 * [[(taken, taken / 3) for taken in range(7)]]
+        assert begun == [0, 4, 0]
 
 
 class TestDescend:
@@ -267,7 +285,7 @@ class TestDescend:
     ) -> None:
         run = tmp_path / "run"
         process = start(descend_until_killed, checkpoint, run, tmp_path / "given", 9)
-        process.join(120)
+        process.join()
         assert process.exitcode == -9
         losses = descended(checkpoint, run, *given)
         np.testing.assert_array_equal(losses.ends, whole[1].ends)

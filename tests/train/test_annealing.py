@@ -211,28 +211,47 @@ class TestAgain:
         self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Stopped at the end, and the last checkpoint robbed of its mark and half of its weights."""
-        with monkeypatch.context() as patch:
-            patch.setattr("direct_anneal.train.pipeline.replacing", fail)
-            with pytest.raises(KeyboardInterrupt):
-                annealed(checkpoint, data, tmp_path / "out", checkpoint_steps=4)
-        last = tmp_path / "out" / "unfinished" / "checkpoints" / "checkpoint-12"
+        last = stopped_at_the_end(checkpoint, data, tmp_path / "out", monkeypatch)
         (last / "whole").unlink()
         os.truncate(last / "model.safetensors", 1000)
         annealed(checkpoint, data, tmp_path / "out", checkpoint_steps=4)
         annealed(checkpoint, data, tmp_path / "unbroken")
         assert model_bytes(tmp_path / "out") == model_bytes(tmp_path / "unbroken")
 
+    def test_a_checkpoint_with_a_flipped_bit_does_not_count(
+        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In weights, moments, random states, the step's number or the digests themselves."""
+        from direct_anneal.train.loop import _last_whole
 
-def fail(path: Path) -> None:
-    """In place of writing the record; the claim on the directory, which is written first, is let through."""
-    if path.name == "annealing.json":
+        last = stopped_at_the_end(checkpoint, data, tmp_path / "out", monkeypatch)
+        kept = {path: path.read_bytes() for path in last.iterdir()}
+        assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "whole"} <= {path.name for path in kept}
+        assert _last_whole(last.parent) == last
+        for path, content in kept.items():
+            shutil.copytree(last.parent, tmp_path / "copy")
+            flipped = bytearray(content)
+            flipped[len(content) // 2] ^= 16
+            (tmp_path / "copy" / last.name / path.name).write_bytes(flipped)
+            with pytest.warns(UserWarning, match="checkpoint-12 is damaged, the run goes on from before it"):
+                assert _last_whole(tmp_path / "copy") == tmp_path / "copy" / "checkpoint-8"
+            shutil.rmtree(tmp_path / "copy")
+
+
+def stopped_at_the_end(checkpoint: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped while its record was to be written; its last checkpoint."""
+
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
-    from direct_anneal.io.atomic import replacing
 
-    return replacing(path)  # type: ignore[return-value]
+    with monkeypatch.context() as patch:
+        patch.setattr("direct_anneal.train.pipeline.write_record", stop)
+        with pytest.raises(KeyboardInterrupt):
+            annealed(checkpoint, data, out, checkpoint_steps=4)
+    return out / "unfinished" / "checkpoints" / "checkpoint-12"
 
 
-def wait_for(happened: Callable[[], bool], alive: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(happened: Callable[[], bool], alive: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert alive(), "it ended before it could be killed"

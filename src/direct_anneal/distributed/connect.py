@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,7 +13,9 @@ from typing import Any, Literal
 from direct_anneal.errors import InputError, option
 
 LOOK_SECONDS = 5.0
+ANSWER_SECONDS = 15.0
 PATIENCE_SECONDS = 600.0  # without any worker; a cluster that grows by itself may need minutes
+_SETTINGS = 4  # kind of an HTTP/2 frame
 
 
 @contextmanager
@@ -33,7 +36,9 @@ def connected(address: str | None, workers: int | None, store_bytes: int) -> Ite
     if ray.is_initialized():  # by whoever calls us; theirs to end
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    given, address = bool(address), address or os.environ.get("RAY_ADDRESS")
+    if address:
+        check_answers(address, option("ray_address") if given else "RAY_ADDRESS")
     own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": store_bytes, "include_dashboard": False}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
@@ -47,6 +52,50 @@ def connected(address: str | None, workers: int | None, store_bytes: int) -> Ite
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str, named: str) -> None:
+    """See that a cluster may be at an address. Ray itself asks for minutes, and tells of it in lines of its own.
+
+    Whoever listens there is greeted as gRPC does it, by HTTP/2, and must answer so within `ANSWER_SECONDS`. Words such
+    as "auto" and addresses with a scheme are left to Ray.
+
+    Raises:
+        InputError: nobody answers, or not as Ray does, or it is no address.
+    """
+    if address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not address.isprintable() or not (port.isdecimal() and len(port) <= 5 and 0 < int(port) < 2**16):
+        raise InputError(
+            subject=named,
+            must="be host:port, as ray start prints it",
+            got=f"but is {address!r:.80}",
+            do="see ray status",
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
+                raise OSError("what answers there does not speak as Ray does")
+    except (OSError, UnicodeError) as error:  # the latter: no name that a host can have
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(
+            subject=named,
+            must="be where a Ray cluster answers",
+            got=f"but at {address:.80}: {reason:.100}",
+            do="see ray status there",
+        ) from error
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """True if a greeting with empty settings is answered by settings (RFC 9113, 3.4 and 6.5)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
+    head = b""
+    while len(head) < 4:  # length (3 bytes) and kind of the first frame
+        if not (more := connection.recv(9)):
+            return False
+        head += more
+    return head[3] == _SETTINGS
 
 
 def room_for(ray: Any, resource: Literal["CPU", "GPU"]) -> int:

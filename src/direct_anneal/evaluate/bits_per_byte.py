@@ -16,6 +16,7 @@ from torch import nn
 
 from direct_anneal.config.evaluate import BATCH_TOKENS
 from direct_anneal.data import Corpus, Names, texts
+from direct_anneal.errors import InputError
 from direct_anneal.model.batching import IGNORED_LABEL, Window, batches, padded
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.model.probes import predictions
@@ -100,6 +101,13 @@ def macro_mean(scores: dict[str, DomainScore], domains: Sequence[str] | None = N
 def _score(nats: NDArray[np.float64], num_bytes: NDArray[np.int64], num_tokens: NDArray[np.int64]) -> DomainScore:
     count, total = len(nats), int(num_bytes.sum())
     ratio = float(nats.sum()) / math.log(2) / total
+    if not math.isfinite(ratio):
+        raise InputError(
+            subject="the loss on held-out text",
+            must="be finite",
+            got=f"but was {ratio}",
+            do="see whether the checkpoint is damaged",
+        )
     residual = nats / math.log(2) - ratio * num_bytes
     error = math.sqrt(count / (count - 1) * float(np.square(residual).sum())) / total if count > 1 else None
     return DomainScore(

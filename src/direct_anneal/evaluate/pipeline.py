@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +14,8 @@ from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.evaluate.benchmarks import check_benchmarks, score_benchmark
 from direct_anneal.evaluate.bits_per_byte import bits_per_byte, count_windows, macro_mean
-from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
-from direct_anneal.io.redaction import redacted
+from direct_anneal.io.records import write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, current_progress
 
@@ -108,9 +106,7 @@ def _scored(
             )
             advance(score.num_items)
         record["benchmarks"][name] = asdict(score)
-    with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(redacted(record), indent=1) + "\n", encoding="utf-8")
-    return record
+    return write_record(out / RECORD, record)
 
 
 def read_held_out(

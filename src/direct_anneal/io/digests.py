@@ -76,12 +76,12 @@ def _joined(parts: list[bytes | None]) -> str | None:
     return short_hash(b"".join(whole), 32) if len(whole) == len(parts) else None
 
 
-def short_hash(content: bytes | str, size: int = 16, key: str = "") -> str:
+def short_hash(content: bytes | memoryview | str, size: int = 16, key: str = "") -> str:
     """blake2b of content as `2 * size` hex digits, for names and keys; text counts as UTF-8."""
     return short_digest(content, size, key).hex()
 
 
-def short_digest(content: bytes | str, size: int = 16, key: str = "") -> bytes:
+def short_digest(content: bytes | memoryview | str, size: int = 16, key: str = "") -> bytes:
     """blake2b of content, `size` bytes."""
     raw = content.encode() if isinstance(content, str) else content
     return hashlib.blake2b(raw, digest_size=size, key=key.encode()).digest()

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import RecordError
 from direct_anneal.model.batching import IGNORED_LABEL, next_labels
 from direct_anneal.model.probes import predictions
+from direct_anneal.path.kept import checked_note, keep_tensors
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import ScheduleName, rate_factor
 
@@ -129,17 +129,15 @@ def walk(
 
 def keep_weights(path: Path, model: nn.Module, note: Mapping[str, str]) -> None:
     """Write a model's trainable parameters, with some words, as safetensors; there whole or not at all."""
-    with replacing(path) as temporary:
-        tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(tensors, str(temporary), metadata=dict(note))
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    keep_tensors(path, tensors, note)
 
 
 def kept_note(path: Path, mark: str) -> dict[str, str] | None:
-    """The words beside kept tensors of this mark; None where there are none that can be read."""
+    """The words beside kept tensors of this mark; None where there are none that are whole."""
     try:
-        with safe_open(str(path), "pt") as file:
-            note: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError):
+        note = checked_note(path)
+    except (OSError, RecordError):
         return None
     return note if note.get("mark") == mark else None
 
@@ -218,8 +216,7 @@ def _keep(
             f"step.{name}": moments["step"].detach().cpu().clone(),
         }
     told = ",".join(f"{steps}:{value.hex()}" for steps, value in visited)
-    with replacing(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"mark": mark, "taken": str(taken), "visited": told})
+    keep_tensors(path, tensors, {"mark": mark, "taken": str(taken), "visited": told})
 
 
 def _resume(

@@ -17,6 +17,7 @@ from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import LOCK, MARK
 from direct_anneal.io.records import RecordError, read_content, read_record
+from direct_anneal.path.kept import damaged_kept
 from direct_anneal.run.manifest import QUARANTINE_COLUMNS
 from direct_anneal.run.run_dir import MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, RunDir, roles_of
 
@@ -54,6 +55,8 @@ def verify_run(path: Path) -> Iterator[Finding]:
     for estimate in sorted((path / "curvature").glob("*")) if (path / "curvature").is_dir() else []:
         if estimate.suffix == ".safetensors" and (wrong := check_estimate(estimate)):
             yield Finding(estimate, wrong, _SELECT)
+    for kept, wrong in damaged_kept(path / "path"):
+        yield Finding(kept, wrong, _SELECT)
     known = {MARK, LOCK, OPTIONS_FILE, MANIFEST, REPORT, *_FOLDERS, *run.results(_files(run))}
     for entry in sorted(path.iterdir()):
         if entry.name.endswith(TEMPORARY_SUFFIX):

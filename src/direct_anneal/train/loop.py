@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,13 @@ from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.errors import InputError, option
 from direct_anneal.interrupts import held_back, interrupt
 from direct_anneal.io.atomic import flush_to_disk
+from direct_anneal.io.digests import tree_digests
+from direct_anneal.io.records import RecordError, read_sealed, write_record
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
 
 OPTIMIZER_FILE = "optimizer.pt"
-_WHOLE = "whole"  # written last into a checkpoint: one without it was being written when the run was killed
+_WHOLE = "whole"  # record of the files' digests, written last into a checkpoint
 _LOG_STEPS = 10
 
 
@@ -146,7 +149,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for path in directory.iterdir():
             flush_to_disk(path)
-        (directory / _WHOLE).touch()
+        write_record(directory / _WHOLE, {"files": _digests(directory)})
 
 
 def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> TrainingArguments:
@@ -180,12 +183,30 @@ def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> Trainin
 
 
 def _last_whole(directory: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the others are removed."""
-    checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in checkpoints:
-        if not (path / _WHOLE).exists():
-            shutil.rmtree(path)
-    return next((path for path in reversed(checkpoints) if path.exists()), None)
+    """The newest checkpoint that is what it was when it was written; newer ones are removed."""
+    found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        if read_sealed(checkpoint / _WHOLE, {"files": dict})["files"] == _digests(checkpoint):
+            return True
+    except FileNotFoundError:  # it was being written when the run was killed
+        return False
+    except (OSError, RecordError):
+        pass
+    warnings.warn(f"{checkpoint} is damaged, the run goes on from before it", stacklevel=4)
+    return False
+
+
+def _digests(directory: Path) -> dict[str, str | None]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / _WHOLE)
+    return tree_digests({path.relative_to(directory).as_posix(): path for path in files})
 
 
 def _check_fits(state: dict[str, Any], groups: list[dict[str, Any]], shapes: list[tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prep
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
-from direct_anneal.io.redaction import redacted
+from direct_anneal.io.records import write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, current_progress
 from direct_anneal.train.packing import PackedWindows, Part
@@ -116,8 +116,7 @@ def _annealed(
         "losses": trained.losses,
         "seconds": seconds,
     }
-    with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(redacted(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    record = write_record(out / RECORD, record)
     shutil.rmtree(work)
     return record
 
