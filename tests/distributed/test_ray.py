@@ -31,7 +31,7 @@ from distributed.cluster_runs import Builder, Squaring, gone, no_model
 from features.extraction_runs import extracted, store_for
 from features.object_store import bucket, objects_below
 from selection.pools import chosen, computed, write_world
-from selection.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_jsonl
+from selection.tiny import CONTEXT, SKETCH_SIZE, documents, files_below, write_checkpoint, write_jsonl
 
 TESTS = str(Path(__file__).parent.parent)
 ROWS = 2
@@ -172,6 +172,33 @@ def test_features_on_a_cluster_and_in_a_bucket_are_those_made_here(
     options: dict[str, Any] = {"engine": "ray", "ray_address": nodes.address, "workers": 2, "features": f"{s3}/alone"}
     there = computed(checkpoint, world, tmp_path / "there", **options)
     assert files_below(there.out / "features") == files_below(here.out / "features")
+
+
+def test_losses_along_the_path_on_a_cluster_are_those_made_here_also_for_a_chooser(
+    checkpoint: Path, nodes: TwoNodes, world: Path, s3: str, tmp_path: Path
+) -> None:
+    """`--engine ray` with the objective path, a chooser, and features in a bucket."""
+    write_checkpoint(tmp_path / "large", seed=5)
+    options: dict[str, Any] = {
+        "objective": "path",
+        "objective_options": {
+            "learning_rates": (1e-2,),
+            "max_passes": 1.0,
+            "num_folds": 2,
+            "num_restrained": 1,
+            "min_order": -0.9,  # random weights read nothing better for its order
+        },
+        "chooser": checkpoint,
+    }
+    cluster = {"engine": "ray", "ray_address": nodes.address, "workers": 2}
+    local = chosen(tmp_path / "large", world, tmp_path / "local", **options)
+    there = chosen(tmp_path / "large", world, tmp_path / "there", **options, **cluster)
+    assert files_below(there.out / "features") == files_below(local.out / "features")
+    assert (there.out / "selection.parquet").read_bytes() == (local.out / "selection.parquet").read_bytes()
+    away = chosen(tmp_path / "large", world, tmp_path / "away", **options, **cluster, features=f"{s3}/path")
+    assert (away.out / "selection.parquet").read_bytes() == (local.out / "selection.parquet").read_bytes()
+    stored = {f"features/{name}": data for name, data in objects_below("path").items()}
+    assert stored == {name: data for name, data in files_below(local.out).items() if name.startswith("features/")}
 
 
 @pytest.mark.parametrize("objective", ["energy", "descent"])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from direct_anneal.config.objective import objective_of
+from direct_anneal.config.objective import beside_of, objective_of
 from direct_anneal.curvature import SecondMoment, energy_share, estimate
 from direct_anneal.errors import InputError
 from direct_anneal.objectives import Built, Gradients, Inputs, SelectionObjective
@@ -103,6 +103,74 @@ def test_no_part_gets_less_than_its_floor() -> None:
         solved("path", inputs_of(path), part_floor=0.99)
 
 
+def restrained(seed: int = 7) -> PathLosses:
+    """The same with three stiff directions."""
+    rng = np.random.default_rng(seed)
+    return replace(
+        losses(),
+        restrained=rng.normal(3, 1, size=(N, 1)),
+        slopes=rng.normal(size=(N, 3)),
+        described={"restrained": [5.0, 2.0, 1.0]},
+    )
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_a_stiff_budget_on_exact_costs(bands: int) -> None:
+    """Σ_i w_i A_ib ≤ ratio · mean A_b · K for each band, A_ib = Σ_{j in b} λ_j ⟨v_j, g_i⟩², against all vertices."""
+    path = restrained()
+    slopes, eigenvalues = path.slopes, path.described["restrained"]
+    assert slopes is not None
+    single = [[eigenvalues[j] * slopes[i, j] ** 2 for j in range(3)] for i in range(N)]
+    groups = [[0, 1, 2]] if bands == 1 else [[0], [1, 2]]
+    costs = np.array([[sum(row[j] for j in group) for group in groups] for row in single])
+    _, free = solved("path", inputs_of(path), num_restrained=3)
+    built, held = solved("path", inputs_of(path), num_restrained=3, budget_ratio=0.4, bands=bands)
+    np.testing.assert_allclose(np.reshape(built.problem.stiff_cost, (N, -1)), costs, rtol=1e-12)
+    assert (costs[list(held)].sum(axis=0) <= 0.4 * costs.mean(axis=0) * K * (1 + 1e-12)).all()
+    assert held != free
+    drops = path.drops[:, 0]
+    if bands == 1:  # no exchange of one document for another is better and still within the budget
+        total = costs[list(held), 0].sum()
+        for out in held:
+            for new in set(range(N)) - held:
+                within = total - costs[out, 0] + costs[new, 0] <= 0.4 * costs[:, 0].mean() * K
+                assert not within or drops[new] <= drops[out] + 1e-12
+
+
+def test_by_tokens_costs_count_each_token() -> None:
+    path, tokens = restrained(), np.random.default_rng(2).integers(5, 90, N)
+    built, _ = solved("path", inputs_of(path, token_budget=400, num_tokens=tokens), num_restrained=3)
+    assert path.slopes is not None
+    wanted = (path.slopes**2 @ [5.0, 2.0, 1.0]) * tokens / tokens.mean()
+    np.testing.assert_allclose(built.problem.stiff_cost, wanted)
+
+
+def test_progress_along_the_restrained_path_and_in_stiff_directions() -> None:
+    path = restrained()
+    built, chosen = solved("path", inputs_of(path), num_restrained=3, along="restrained")
+    assert path.restrained is not None
+    own = path.start - path.restrained[:, 0]
+    assert chosen == set(sorted(range(N), key=lambda i: -own[i])[:K])
+    np.testing.assert_array_equal(built.columns["path"], path.drops[:, 0])
+    np.testing.assert_array_equal(built.columns["path_restrained"], own)
+    np.testing.assert_allclose(built.columns["path_stiff"], path.restrained[:, 0] - path.ends[:, 0])
+
+
+def test_paths_that_were_walked_otherwise_are_refused() -> None:
+    with pytest.raises(InputError, match="num_restrained must be as it was where losses along the path were computed"):
+        solved("path", inputs_of(losses()), num_restrained=3)
+    walked = replace(losses(), described={"config": {"paths": "one", "max_passes": 3.0}})
+    with pytest.raises(InputError, match="paths must be one, as the losses were computed with, got domains"):
+        solved("path", inputs_of(walked), paths="domains")
+    with pytest.raises(InputError, match="bands must leave a stiff direction to each, but 4 are asked for and 3"):
+        solved("path", inputs_of(restrained()), num_restrained=3, bands=4)
+
+
+def test_beside_another_objective_its_budget_is_not_the_paths() -> None:
+    found = beside_of("path", {"budget_ratio": 0.1, "bands": 2, "noise": None}, "empirical-fisher")
+    assert found.options()["budget_ratio"] == "none"
+
+
 def test_blend_is_the_sum_of_naive_ranks() -> None:
     path, gradients = losses(), drawn_gradients()
     built, chosen = solved("blend", inputs_of(path, gradients), influence_weight=0.5)
@@ -130,7 +198,9 @@ def test_blend_keeps_a_stiff_budget() -> None:
     ("name", "options", "told"),
     [
         ("path", {"part_floor": 1.0}, "part_floor must be at least 0 and below 1"),
-        ("path", {"budget_ratio": 1.0}, "budget_ratio must be left out with objective path"),
+        ("path", {"budget_ratio": 1.0}, "budget_ratio must be none where no directions are stiff, got 1.0"),
+        ("path", {"along": "restrained"}, "along must be plain where no directions are stiff"),
+        ("path", {"num_restrained": 2, "bands": 0}, "bands must be at least 1"),
         ("blend", {"influence_weight": 0.0}, "influence_weight must be above 0"),
         ("blend", {"filter": "flat"}, "filter must be left out with objective blend"),
     ],

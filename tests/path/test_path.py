@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -24,8 +25,8 @@ from direct_anneal.path import PathConfig, PathLosses
 from direct_anneal.path.depth import deepest, has_turned
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import losses_of
-from direct_anneal.path.stiff import off_stiff
-from direct_anneal.path.walk import Steps, walk
+from direct_anneal.path.stiff import OffStiff, off_stiff
+from direct_anneal.path.walk import Steps, put_weights, walk
 from direct_anneal.train.packing import PackedWindows, Part
 from path.path_runs import Died, corpora, descend_until, descend_until_killed, descended, files_of
 from selection.tiny import CONTEXT, start
@@ -263,7 +264,7 @@ class TestDescend:
             wanted = [float(literal_loss(model_at(checkpoint), given[1].tokens(row))) for row in range(12)]
         np.testing.assert_allclose(whole[1].start, wanted, rtol=1e-5)
 
-    @pytest.mark.parametrize("moment", [1, 4, 8, 10, 12, 18])
+    @pytest.mark.parametrize("moment", [1, 8, 12, 18])  # a search, a walk, losses at the start and at the end
     def test_a_run_that_died_goes_on_to_the_same_bytes(
         self,
         whole: tuple[Path, PathLosses],
@@ -307,8 +308,6 @@ class TestDescend:
     def test_documents_of_the_validation_set_are_scored_by_who_left_them_out(
         self, whole: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path
     ) -> None:
-        from direct_anneal.path.walk import put_weights
-
         validation, pool = given
         folds = Texts.of(validation).of_folds(2)
         for copy in (10, 11):
@@ -427,7 +426,77 @@ class TestRestraint:
         assert float(moved.norm()) > 1e-3
         assert float((found.directions @ moved).norm()) < 1e-12 * float(moved.norm()) * 10**3
 
-    def test_a_restrained_run(self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
-        losses = descended(checkpoint, tmp_path, *given, num_restrained=2, learning_rates=(1e-2,))
+    def test_a_step_is_damped_by_a_share(self) -> None:
+        directions = torch.linalg.qr(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)))[0].T
+        update = {"a": torch.arange(4.0).reshape(2, 2), "b": torch.tensor([1.0, -2.0])}
+        whole = torch.cat([value.flatten() for value in update.values()])
+        OffStiff(np.ones(2), directions, share=0.25)(update)
+        found = torch.cat([value.flatten() for value in update.values()])
+        torch.testing.assert_close(directions @ found, 0.25 * (directions @ whole))
+        torch.testing.assert_close(
+            found - directions.T @ (directions @ found), whole - directions.T @ directions @ whole
+        )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def restrained(
+        cls, checkpoint: Path, given: tuple[Corpus, Corpus], tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[Path, PathLosses]:
+        directory = tmp_path_factory.mktemp("restrained")
+        return directory, descended(checkpoint, directory, *given, num_restrained=2, learning_rates=(1e-2,))
+
+    def test_walks_beside_the_plain_path(
+        self, restrained: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        directory, losses = restrained
         assert len(losses.described["restrained"]) == 2
-        assert losses.described["left_out_gain"] > 0
+        plain = descended(checkpoint, tmp_path, *given, learning_rates=(1e-2,))
+        np.testing.assert_array_equal(losses.ends, plain.ends)
+        drops = losses.restrained_drops
+        assert drops is not None
+        assert (drops != losses.drops).any()
+        directions = load_file(directory / "work/stiff.safetensors")["directions"]
+        model, start = model_at(checkpoint), flat(model_at(checkpoint))
+        put_weights(directory / "work/end-whole-restrained.safetensors", model)
+        moved = flat(model) - start
+        assert float((directions.double() @ moved).norm()) < 1e-3 * float(moved.norm())
+        with torch.no_grad():
+            wanted = [float(literal_loss(model, given[1].tokens(row))) for row in range(10)]
+        np.testing.assert_allclose(losses.restrained[:10, 0], wanted, rtol=1e-5)  # type: ignore[index]
+
+    def test_slopes_are_inner_products_of_gradients(
+        self, restrained: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path
+    ) -> None:
+        directory, losses = restrained
+        directions = load_file(directory / "work/stiff.safetensors")["directions"].double()
+        model = model_at(checkpoint)
+        wanted = [
+            directions @ flat_gradient(model, literal_loss(model, given[1].tokens(row))) for row in range(len(losses))
+        ]
+        np.testing.assert_allclose(losses.slopes, torch.stack(wanted).numpy(), rtol=1e-3, atol=1e-4)  # float32 sums
+
+    def test_is_kept_with_the_losses(
+        self, restrained: tuple[Path, PathLosses], monkeypatch: pytest.MonkeyPatch, given: Any, checkpoint: Path
+    ) -> None:
+        directory, losses = restrained
+        again = PathLosses.load(directory / "losses")
+        np.testing.assert_array_equal(again.slopes, losses.slopes)
+        np.testing.assert_array_equal(again.restrained, losses.restrained)
+        assert again.only(np.arange(12) < 3).slopes.shape == (3, 2)  # type: ignore[union-attr]
+        stored = files_of(directory)
+        for name in ("columns.json", "columns-00000.json"):
+            (directory / "losses" / name).unlink()
+
+        def found_again(*_: object, **__: object) -> None:
+            raise AssertionError("directions are kept")
+
+        monkeypatch.setattr("direct_anneal.path.walks.off_stiff", found_again)
+        descended(checkpoint, directory, *given, num_restrained=2, learning_rates=(1e-2,))
+        assert files_of(directory) == stored
+
+
+def test_without_order_there_is_one_pass_less(given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
+    losses = descended(checkpoint, tmp_path, *given, read_order=False, learning_rates=(1e-2,))
+    assert np.isnan(losses.order).all()
+    assert losses.usable.all()
+    assert not (tmp_path / "losses/shuffled").exists()

@@ -144,3 +144,29 @@ def test_tokens_are_one_tokenizers_alone(checkpoint: Path, large: Path, world: P
 def test_a_chooser_that_is_not_there_is_named(large: Path, world: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chooser must be a checkpoint directory or a hub name"):
         select(model=large, chooser=tmp_path / "none", fraction=0.5, **options(world, tmp_path / "run"))
+
+
+def test_with_retained_text_the_floor_is_in_the_choosers_gradients(
+    checkpoint: Path, large: Path, world: Path, tmp_path: Path
+) -> None:
+    """`--chooser` with `--retain`: the choice and its floor are those that the small model makes for itself."""
+    write_jsonl(tmp_path / "retain.jsonl", documents(9, seed=7, prefix="r", domains=("prose",)))
+    given = {"retain": str(tmp_path / "retain.jsonl"), "retain_floor": 0.9, "objective": "matching", "fraction": 0.5}
+    select(model=large, chooser=checkpoint, **given, **options(world, tmp_path / "for-another"))
+    select(model=checkpoint, **given, **options(world, tmp_path / "for-itself"))
+    ours, own = tmp_path / "for-another", tmp_path / "for-itself"
+    assert chosen_ids(ours) == chosen_ids(own)
+    assert manifest(ours)["retain"] == manifest(own)["retain"]
+    assert manifest(ours)["retain"]["reached_ratio"] >= 0.9
+    assert "chooser" in manifest(ours)["fingerprints"]
+
+
+def test_by_the_path(checkpoint: Path, large: Path, world: Path, tmp_path: Path) -> None:
+    given = {
+        "objective": "path",
+        "objective_options": {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": -1.0},
+        "fraction": 0.5,
+    }
+    select(model=large, chooser=checkpoint, **given, **options(world, tmp_path / "for-another"))
+    select(model=checkpoint, **given, **options(world, tmp_path / "for-itself"))
+    assert chosen_ids(tmp_path / "for-another") == chosen_ids(tmp_path / "for-itself")

@@ -37,7 +37,7 @@ def selected(checkpoint: Path, world: Path, out: Path, **options: Any) -> Any:
         "validation": str(world / "validation.jsonl"),
         "out": out,
         "objective": "path",
-        "objective_options": {**QUICK, "min_order": -1.0},  # random weights read nothing better for its order
+        "objective_options": {**QUICK, "min_order": -0.99},  # random weights read nothing better for its order
         "sketch_size": 32,
     }
     if not {"num_tokens", "num_samples"} & options.keys():
@@ -181,3 +181,22 @@ def test_verify_looks_at_the_losses(run: Path, tmp_path: Path) -> None:
     columns = tmp_path / "run/features/pool-path/whole/columns-00000.parquet"
     columns.write_bytes(columns.read_bytes()[:-1])
     assert [finding.place.name for finding in verify_run(tmp_path / "run") if not finding.harmless] == ["whole"]
+
+
+def test_stiff_directions_bound_what_is_chosen(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    """Columns of the restrained path, a budget in bands, its frontier, `solve` at another one, and the report."""
+    own = {**QUICK, "min_order": -1.0, "num_restrained": 3}
+    selected(checkpoint, world, tmp_path / "run", objective_options=own, budget_ratio=0.8, frontier=(0.8, 2.0))
+    table, told = evidence(tmp_path / "run"), manifest(tmp_path / "run")
+    plain, restrained, stiff = (table[name].to_numpy() for name in ("path", "path_restrained", "path_stiff"))
+    np.testing.assert_allclose(plain, restrained + stiff)
+    cost, chosen = table["stiff_cost"].to_numpy(), table["selected"].to_numpy()
+    assert cost[chosen].sum() <= 0.8 * cost.mean() * chosen.sum() * (1 + 1e-9)
+    assert told["budget"]["ratio"] == pytest.approx(0.8)
+    assert len(told["frontier"]) == 2
+    select_again(tmp_path / "run", out=tmp_path / "bands", bands=2, budget_ratio=1.5)
+    assert len(manifest(tmp_path / "bands")["budget"]["limit"]) == 2
+    shown = Console(record=True, width=200, file=StringIO())
+    print_summary(told, tmp_path / "run", shown)
+    assert "of the stiff budget used" in shown.export_text()
+    assert "what the model learns on its way to the target" in write_report(tmp_path / "run").read_text("utf-8")

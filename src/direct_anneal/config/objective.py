@@ -39,6 +39,7 @@ class ObjectiveConfig:
         needs: of each document: "gradients", "ngrams", "path". Nothing else is computed for it.
         goal: of the selection, after "chosen for", for the report.
         meaning: of a document's score, after "a document's score is".
+        not_beside: options of a chosen objective that do not count for it where it stands beside that one.
 
     Raises:
         InputError: an option is of another type than its annotation, or out of range.
@@ -47,6 +48,7 @@ class ObjectiveConfig:
     name: ClassVar[str]
     goal: ClassVar[str]
     meaning: ClassVar[str]
+    not_beside: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Check values; each is in the form of its annotation by now."""
@@ -155,5 +157,5 @@ def beside_of(name: str, shared: Mapping[str, Any], curvature: str) -> Objective
     Raises:
         InputError: there is no such objective.
     """
-    known = {field.name for field in fields(named(name))}
+    known = {field.name for field in fields(named(name))} - named(name).not_beside
     return objective_of(name, {option: value for option, value in shared.items() if option in known}, {}, curvature)

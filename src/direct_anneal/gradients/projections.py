@@ -284,6 +284,27 @@ class DenseGaussian(Projection):
         return self._kept[name, block]
 
 
+class GivenRows(DenseGaussian):
+    """S as it is given: exact inner products of gradients with R vectors, up to float32's rounding.
+
+    Args:
+        shapes: every covered parameter's shape, by name.
+        rows: S, shape (R, D), parameters in the order of `shapes`, each flat.
+
+    Cost: 2 R D per sample, beside its gradient in full. Memory: R D floats, and 64 MiB for the batch's gradients.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], rows: Tensor) -> None:
+        super().__init__(shapes, len(rows), 0, rows.device)
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = torch.split(rows.float().T, sizes)
+        self._rows = {name: part.contiguous() for name, part in zip(self.shapes, parts, strict=True)}
+
+    def _block(self, name: str, block: int) -> Tensor:
+        first = block * self._block_entries
+        return self._rows[name][first : first + self._block_entries]
+
+
 def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
     """Σ_t e_token valuesᵀ for each sample, (B, count, n), of the tokens in 0..count−1; the others are left out."""
     summed = values.new_zeros(len(tokens) * count, values.shape[-1])

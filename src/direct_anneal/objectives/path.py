@@ -5,14 +5,16 @@ N samples of the pool, k paths.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.config.objective import register
+from direct_anneal.config.objective import Ratio, register
 from direct_anneal.config.options import require
+from direct_anneal.curvature import Spectrum
 from direct_anneal.errors import InputError, option
 from direct_anneal.objectives.base import SelectionObjective
 from direct_anneal.objectives.inputs import Built, Float, Inputs
@@ -21,6 +23,18 @@ from direct_anneal.solver import Linear
 
 if TYPE_CHECKING:
     from direct_anneal.config.select import SelectConfig
+
+
+_WALKS = (
+    "max_passes",
+    "num_folds",
+    "scored_ends",
+    "paths",
+    "num_clusters",
+    "schedule",
+    "num_restrained",
+    "stiff_share",
+)
 
 
 @register
@@ -36,8 +50,12 @@ class PathObjective(SelectionObjective):
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, num_restrained: as in
-            `path.PathConfig`.
+        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, num_restrained,
+            stiff_share: as in `path.PathConfig`.
+        along: which path s_i is the drop along: the "plain" one, or the "restrained" one beside it, whose steps keep
+            off the stiff directions.
+        budget_ratio, bands: of the cost in stiff directions, a_i = Σ_j λ_j ⟨v_j, ∇ℓ_i(θ_s)⟩², exact and in parameter
+            space; budgets are ratios of the pool's mean, a band for each part of the directions' energy.
         parts: how several paths count together, "sum" or "matching".
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
@@ -52,6 +70,8 @@ class PathObjective(SelectionObjective):
     name: ClassVar[str] = "path"
     goal: ClassVar[str] = "what the model learns on its way to the target"
     meaning: ClassVar[str] = "the drop of its loss as the checkpoint is annealed on the validation set"
+    not_beside: ClassVar[frozenset[str]] = frozenset({"bands", "budget_ratio"})  # of gradients' costs, which it has not
+    budget_reference: ClassVar[str] = "pool"
 
     learning_rates: tuple[float, ...] | float = (3e-4, 1e-3, 3e-3)
     max_passes: float = 3.0
@@ -62,6 +82,10 @@ class PathObjective(SelectionObjective):
     parts: Literal["sum", "matching"] = "sum"
     schedule: str = "linear"
     num_restrained: int = 0
+    stiff_share: float = 0.0
+    along: Literal["plain", "restrained"] = "plain"
+    bands: int = 1
+    budget_ratio: Ratio = "none"
     max_repeated: float = 0.5
     max_common: float = 0.7
     min_order: float = 0.05
@@ -75,6 +99,20 @@ class PathObjective(SelectionObjective):
         require(-1 <= self.min_order < 1, "min_order", "in [-1, 1)", self.min_order)
         floor = self.part_floor
         require(floor is None or 0 <= floor < 1, "part_floor", "at least 0 and below 1", floor)
+        ratio = self.budget_ratio
+        must = "a number above 0 and at most 1e6, or none"
+        require(ratio == "none" or 0 < ratio <= 1e6, "budget_ratio", must, ratio)
+        require(self.bands >= 1, "bands", "at least 1", self.bands)
+        if not self.num_restrained:
+            unset = {"along": "plain", "bands": 1, "budget_ratio": "none", "stiff_share": 0.0}
+            for field, without in unset.items():
+                if getattr(self, field) != without:
+                    raise InputError(
+                        field=field,
+                        must=f"be {without} where no directions are stiff",
+                        got=getattr(self, field),
+                        do=f"pass {option('num_restrained')} of 1 or more, too",
+                    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -83,39 +121,110 @@ class PathObjective(SelectionObjective):
     def path_config(self, config: SelectConfig) -> PathConfig:
         """The path's options in a run of this configuration."""
         dtype = "float32" if config.dtype == "float32" else "bfloat16"
-        return self._path_options(seed=config.seed, device=config.device, dtype=dtype, optimizer=config.optimizer)
+        return self._path_options(
+            seed=config.seed,
+            device=config.device,
+            dtype=dtype,
+            optimizer=config.optimizer,
+            read_order=self.min_order > -1,
+        )
 
     def build(self, inputs: Inputs) -> Built:
         losses = inputs.path("pool")
-        drops = losses.drops.mean(axis=1)
+        self._require_walked(losses)
+        every = losses.drops
+        if self.along == "restrained":
+            every = self._restrained(losses)
+        drops = every.mean(axis=1)
         weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
-        limits = self.floors(losses.drops * weights[:, None], losses.names, inputs)
+        limits = self.floors(every * weights[:, None], losses.names, inputs)
         left_out, counts, remarks = self.left_out(losses)
         facts: dict[str, Any] = {"path": dict(losses.described), "damaged": counts}
         rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
         if self.parts == "matching" and len(losses.names) > 1:
-            reach = _reach(losses.drops * weights[:, None], left_out, inputs)
-            rows, target, objective = losses.drops * weights[:, None] / reach, np.ones(len(reach)), "matching"
+            reach = _reach(every * weights[:, None], left_out, inputs)
+            rows, target, objective = every * weights[:, None] / reach, np.ones(len(reach)), "matching"
             facts["reach"] = dict(zip(losses.names, reach.tolist(), strict=True))
-        each = {f"path_{name}": losses.drops[:, place] for place, name in enumerate(losses.names)}
+        each = {f"path_{name}": every[:, place] for place, name in enumerate(losses.names)}
+        costs = self._costs(losses) if self.num_restrained else None
+        costs = None if costs is None else costs * weights[:, None]
         return inputs.problem(
             rows,
             objective="descent" if objective == "descent" else "matching",
             target=target,
             linear=limits,
+            stiff_cost=None if costs is None else costs[:, 0] if self.bands == 1 else costs,
+            units=None if costs is None else costs.mean(axis=0) * inputs.expected,
+            ratio=self.allowance,
             facts=facts,
             remarks=remarks,
             columns={
                 "loss_start": losses.start,
                 "loss_end": losses.ends.mean(axis=1),
-                "path": drops,
+                "path": losses.drops.mean(axis=1),
                 **(each if len(each) > 1 else {}),
+                **self._beside(losses),
                 "repeated": losses.repeated,
                 "common": losses.common,
                 "order": losses.order,
             },
             left_out=left_out,
         )
+
+    @property
+    def allowance(self) -> float:
+        """The budget's ratio as a number: infinite where there is no budget."""
+        return math.inf if self.budget_ratio == "none" else self.budget_ratio
+
+    def _require_walked(self, losses: PathLosses) -> None:
+        """See that the paths were walked as these options say, where it is known how they were."""
+        told = losses.described.get("config", {})
+        for name in _WALKS:
+            if name in told and told[name] != (own := getattr(self, name)):
+                raise InputError(
+                    field=name,
+                    must=f"be {told[name]}, as the losses were computed with",
+                    got=own,
+                    do="leave it out, or run select with it",
+                )
+
+    def _restrained(self, losses: PathLosses) -> Float:
+        """Drops along the restrained paths, (N, k)."""
+        found = losses.restrained_drops
+        return self._there("num_restrained", found)
+
+    def _costs(self, losses: PathLosses) -> Float:
+        """A_ib = Σ_{j in b} λ_j ⟨v_j, ∇ℓ_i⟩² of each band b, (N, m), bands of like energy as sketched costs have."""
+        slopes = self._there("num_restrained", losses.slopes)
+        eigenvalues = np.array(losses.described["restrained"])
+        if self.bands > len(eigenvalues):
+            raise InputError(
+                field="bands",
+                must="leave a stiff direction to each",
+                got=f"but {self.bands} are asked for and {len(eigenvalues)} directions are stiff",
+                do=f"ask for fewer, or raise {option('num_restrained')}",
+            )
+        spectrum = Spectrum(eigenvalues, np.eye(len(eigenvalues)), len(eigenvalues), 1)
+        return spectrum.band_costs(slopes, self.bands)
+
+    def _beside(self, losses: PathLosses) -> dict[str, Float]:
+        """Columns of the restrained path: progress along it, and what the stiff directions add to the plain one."""
+        found = losses.restrained_drops
+        if found is None:
+            return {}
+        restrained = found.mean(axis=1)
+        return {"path_restrained": restrained, "path_stiff": losses.drops.mean(axis=1) - restrained}
+
+    def _there(self, field: str, values: Float | None) -> Float:
+        """What was computed for this option; refused where it was not."""
+        if values is None:
+            raise InputError(
+                field=field,
+                must="be as it was where losses along the path were computed",
+                got=f"{getattr(self, field)}, and no stiff directions are there",
+                do="run select with it",
+            )
+        return values
 
     def floors(self, drops: Float, names: tuple[str, ...], inputs: Inputs) -> list[Linear]:
         """A floor of progress along each path.
@@ -153,8 +262,7 @@ class PathObjective(SelectionObjective):
 
     def _path_options(self, **others: object) -> PathConfig:
         rates = self.learning_rates
-        own = ("max_passes", "num_folds", "scored_ends", "paths", "num_clusters", "schedule", "num_restrained")
-        options: dict[str, object] = {name: getattr(self, name) for name in own}
+        options: dict[str, object] = {name: getattr(self, name) for name in _WALKS}
         options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
         return PathConfig(**options)  # type: ignore[arg-type]  # which it checks
 

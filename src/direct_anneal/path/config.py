@@ -67,7 +67,20 @@ class PathConfig:
         default=0,
         group=PATH,
         metavar="N",
-        help="stiff eigen-directions of the validation loss that steps are projected off; did not pay (docs/path.md)",
+        help="stiff eigen-directions of the validation loss; a second walk is kept off them, and documents have a cost "
+        "in them (docs/path.md)",
+    )
+    stiff_share: float = option(
+        default=0.0,
+        group=PATH,
+        metavar="X",
+        help="share of a restrained step's part in stiff directions that is taken; 0: projected off them",
+    )
+    read_order: bool = option(
+        default=True,
+        group=PATH,
+        help="read the beginning of each document once more with its words shuffled, which tells shuffled text and "
+        "lists of words",
     )
     optimizer: OptionalPath = option(
         default=None,
@@ -121,6 +134,7 @@ class PathConfig:
             require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
         require(self.num_clusters >= 2, "num_clusters", "at least 2", self.num_clusters)
         require(self.num_restrained >= 0, "num_restrained", "at least 0", self.num_restrained)
+        require(0 <= self.stiff_share < 1, "stiff_share", "in [0, 1)", self.stiff_share)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.window is None or self.window >= 2, "window", "at least 2", self.window)

@@ -18,7 +18,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ROWS_PER_SHARD, ColumnStore
 
 _FACTS = "facts"
-_END = "loss_end_"
+_END, _RESTRAINED, _SLOPE = "loss_end_", "loss_restrained_", "slope_"
 _SIGNS = ("repeated", "common", "order")
 
 
@@ -33,6 +33,8 @@ class PathLosses:
         ends: the same at the end of each path, (N, k).
         names: of the paths, k.
         repeated, common, order: signs of damage (`path.damage`), (N,); NaN where one cannot be told.
+        restrained: losses at the end of each restrained path, (N, k); None where none was walked.
+        slopes: of losses at θ_s along the stiff directions, (N, s), nats; None where there are none.
         described: rates, depth, left-out gains and fingerprints, for the manifest.
     """
 
@@ -44,6 +46,8 @@ class PathLosses:
     repeated: NDArray[np.float64]
     common: NDArray[np.float64]
     order: NDArray[np.float64]
+    restrained: NDArray[np.float64] | None = None
+    slopes: NDArray[np.float64] | None = None
     described: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -57,6 +61,9 @@ class PathLosses:
         """Take the rows of the documents at these positions."""
         ids = self.ids.take(pa.array(rows))
         parts = {name: getattr(self, name)[rows] for name in ("num_tokens", "start", "ends", *_SIGNS)}
+        for name in ("restrained", "slopes"):
+            values = getattr(self, name)
+            parts[name] = None if values is None else values[rows]
         return replace(self, ids=ids, **parts)
 
     @property
@@ -66,15 +73,26 @@ class PathLosses:
         return drops
 
     @property
+    def restrained_drops(self) -> NDArray[np.float64] | None:
+        """Progress of each document along each restrained path, nats a token, (N, k)."""
+        return None if self.restrained is None else self.start[:, None] - self.restrained
+
+    @property
     def usable(self) -> NDArray[np.bool_]:
         """True if all losses of a document are finite, (N,)."""
-        usable: NDArray[np.bool_] = np.isfinite(self.start) & np.isfinite(self.ends).all(1)
+        usable: NDArray[np.bool_] = np.isfinite(self._all).all(1)
         return usable
+
+    @property
+    def _all(self) -> NDArray[np.float64]:
+        """Every number that must be finite, side by side, (N, ·)."""
+        parts = (self.start[:, None], self.ends, self.restrained, self.slopes)
+        return np.hstack([part for part in parts if part is not None])
 
     @property
     def reasons(self) -> list[str | None]:
         """Why a document has no progress: "nothing predicted", "nan" or "infinite"; None where it has."""
-        nan: NDArray[np.bool_] = np.isnan(self.start) | np.isnan(self.ends).any(1)
+        nan: NDArray[np.bool_] = np.isnan(self._all).any(1)
         return [
             None if fine else "nothing predicted" if not count else "nan" if bad else "infinite"
             for fine, count, bad in zip(self.usable.tolist(), self.num_tokens, nan.tolist(), strict=True)
@@ -89,10 +107,23 @@ class PathLosses:
         replace: bool = False,
     ) -> None:
         """Write the losses as columns, with what is said of them; what is there and whole stays."""
+        values = {
+            "predicted": self.num_tokens,
+            "loss_start": self.start,
+            **{name: getattr(self, name) for name in _SIGNS},
+        }
+        for prefix, names, columns in (
+            (_END, self.names, self.ends),
+            (_RESTRAINED, self.names, self.restrained),
+            (_SLOPE, None, self.slopes),
+        ):
+            if columns is not None:
+                own = map(str, range(columns.shape[1])) if names is None else names
+                values |= {prefix + name: column for name, column in zip(own, columns.T, strict=True)}
         store = ColumnStore(
             directory,
             num_samples=len(self),
-            columns=("predicted", "loss_start", *_SIGNS, *(_END + name for name in self.names)),
+            columns=tuple(values),
             fingerprint=fingerprint,
             rows_per_shard=rows_per_shard,
             replace=replace,
@@ -100,10 +131,8 @@ class PathLosses:
         store.keep(_FACTS, self.described)
         for shard in store.missing():
             rows = slice(store.rows(shard).start, store.rows(shard).stop)
-            ends = {_END + name: self.ends[rows, place] for place, name in enumerate(self.names)}
-            signs = {name: getattr(self, name)[rows] for name in _SIGNS}
-            values = {"predicted": self.num_tokens[rows], "loss_start": self.start[rows], **signs, **ends}
-            store.write(shard, self.ids.slice(rows.start, rows.stop - rows.start), values)
+            ids = self.ids.slice(rows.start, rows.stop - rows.start)
+            store.write(shard, ids, {name: column[rows] for name, column in values.items()})
 
     @classmethod
     def load(cls, directory: Path | str, fingerprint: Mapping[str, Any] | None = None) -> PathLosses:
@@ -125,6 +154,11 @@ class PathLosses:
                 do=f"run select with the {option('objective')} path first, it goes on where it stopped",
             )
         columns = store.read()
+
+        def together(prefix: str) -> NDArray[np.float64] | None:
+            found = [columns[name] for name in store.columns if name.startswith(prefix)]
+            return np.column_stack(found) if found else None
+
         names = tuple(name.removeprefix(_END) for name in store.columns if name.startswith(_END))
         return cls(
             ids=store.ids(),
@@ -133,5 +167,7 @@ class PathLosses:
             ends=np.column_stack([columns[_END + name] for name in names]),
             names=names,
             **{name: columns[name] for name in _SIGNS},
+            restrained=together(_RESTRAINED),
+            slopes=together(_SLOPE),
             described=facts,
         )

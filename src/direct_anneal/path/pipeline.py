@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from direct_anneal.path.config import PathConfig
 from direct_anneal.path.damage import FEWEST_HEAD_TOKENS, common_shares, repeated_share, word_starts
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
-from direct_anneal.path.parts import described, parts_of
+from direct_anneal.path.parts import Part, described, parts_of
+from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, score_by_others
 from direct_anneal.path.scoring import Sums
 from direct_anneal.path.walks import Moments, Stages, Walks, folds_of, found_depth, walked
@@ -45,6 +47,7 @@ def descend(
     stages: Stages,
     rows_per_shard: int = ROWS_PER_SHARD,
     replace: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> PathLosses:
     """Anneal the checkpoint on the validation set, and take every pool document's loss at both ends of that path.
 
@@ -67,6 +70,7 @@ def descend(
         stages: where progress is shown.
         rows_per_shard: documents of a shard of losses.
         replace: discard the losses of another run that lie there instead of refusing them.
+        elsewhere: gives the losses of shards, as `Scorer` does, by workers that see `directory`; walks are made here.
 
     Raises:
         InputError: validation text that was left out gains from no rate, the validation set is too small for the
@@ -74,9 +78,10 @@ def descend(
 
     Source: ours; relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and target-aligned paths
     (arXiv:2605.09404).
-    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"), beside the walks: at most
-    `max_passes` (len(learning_rates) + k) passes of training over the validation set. Memory: the model twice in
-    float32, and Adam's moments.
+    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"), and with `read_order` one over the
+    first 128 tokens of each document; beside the walks: at most `max_passes` (len(learning_rates) + k) passes of
+    training over the validation set. Restrained paths take a forward pass more for each, and a gradient of each
+    document. Memory: the model twice in float32, and Adam's moments.
     """
     wanted = {
         "version": VERSION,
@@ -103,25 +108,30 @@ def descend(
     shared = overlap(pool, texts)
     parts = parts_of(validation, run)
     needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
-    at_end = {name: walked(run, name, rows, depth) for walks in needed.values() for name, rows in walks.items()}
+    plain, restrained = {}, {}
+    for name, rows in ((name, rows) for walks in needed.values() for name, rows in walks.items()):
+        plain[name] = walked(run, name, rows, depth)
+        if run.restraint is not None:
+            restrained[name] = walked(run, f"{name}-restrained", rows, depth, restraint=run.restraint)
 
-    scores = Scores(run, pool, str(directory).rstrip("/"), wanted, rows_per_shard, replace)
-    at_start = scores.at("start", None)
-    signs = _signs(run, scores, pool, at_start)
-    ends = np.empty((pool.num_samples, len(parts)))
-    for place, (name, part) in enumerate(parts.items()):
-        scored = [walk for walk in needed[name] if part.is_scored(walk, config)]
-        ends[:, place] = np.mean([scores.at(walk, at_end[walk]).means for walk in scored], axis=0)
-        if own := part.shared(shared):
-            score_by_others(
-                run, pool, own, folds, {fold: at_end.get(part.left(fold)) for fold in set(folds)}, ends[:, place]
-            )
+    home = str(directory).rstrip("/")
+    with Scores(run, pool, home, wanted, rows_per_shard, replace, elsewhere) as scores:
+        at_start = scores.at("start", None)
+        signs = _signs(run, scores, pool, at_start)
+        slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
+        ends = [
+            _losses_at_ends(run, scores, pool, parts, needed, at_end, shared, folds, suffix)
+            for at_end, suffix in ((plain, ""), (restrained, "-restrained"))
+            if at_end
+        ]
     losses = PathLosses(
         ids=pool.index["id"].combine_chunks(),
         num_tokens=at_start.predicted,
         start=at_start.means,
-        ends=ends,
+        ends=ends[0],
         names=tuple(parts),
+        restrained=ends[1] if restrained else None,
+        slopes=slopes,
         **signs,
         described={
             "version": VERSION,
@@ -150,6 +160,35 @@ def descend(
     return losses
 
 
+def _losses_at_ends(
+    run: Walks,
+    scores: Scores,
+    pool: Corpus,
+    parts: Mapping[str, Part],
+    needed: Mapping[str, Mapping[str, object]],
+    at_end: Mapping[str, Path],
+    shared: Mapping[int, Sequence[int]],
+    folds: NDArray[np.int64],
+    suffix: str,
+) -> NDArray[np.float64]:
+    """Mean losses of every document at the end of each part's path, (N, k).
+
+    Args:
+        needed: names of each part's walks.
+        at_end: weights by name of the walk.
+        shared: documents of the pool that are in the validation set; these are scored by walks that left them out.
+        suffix: of names of stores, plain walks having none.
+    """
+    ends = np.empty((pool.num_samples, len(parts)))
+    for place, (name, part) in enumerate(parts.items()):
+        scored = [walk for walk in needed[name] if part.is_scored(walk, run.config)]
+        ends[:, place] = np.mean([scores.at(walk + suffix, at_end[walk]).means for walk in scored], axis=0)
+        if own := part.shared(shared):
+            left = {fold: at_end.get(part.left(fold)) for fold in set(folds)}
+            score_by_others(run, pool, own, folds, left, ends[:, place])
+    return ends
+
+
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
     """Signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
     with run.stages.stage("Repetition", "documents", 3 * pool.num_samples) as advance:
@@ -159,7 +198,7 @@ def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, N
             advance(1)
         common = common_shares(pool, advance)
     order = np.full(pool.num_samples, np.nan)
-    if run.checkpoint.has_tokenizer:
+    if run.config.read_order and run.checkpoint.has_tokenizer:
         mixed = scores.mixed(word_starts(run.checkpoint.load_tokenizer(), run.checkpoint.vocab_size))
         told = (mixed.predicted >= FEWEST_HEAD_TOKENS - 1) & (mixed.nats > 0)
         order[told] = 1 - start.head[told] / mixed.nats[told]

@@ -1,13 +1,12 @@
 """Losses of the pool at points of the path, each in a store of its own.
 
-N documents of the pool, n of one shard.
+N documents of the pool, n of one shard, k directions.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,57 @@ from numpy.typing import NDArray
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ColumnStore
+from direct_anneal.features.storage import place_at
 from direct_anneal.path.damage import HEAD_TOKENS, shuffled
 from direct_anneal.path.documents import Texts, Tokens
-from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, OutOfMemoryError, Sums, losses_of
+from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, slope_name
+from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums
 from direct_anneal.path.walk import put_weights
-from direct_anneal.path.walks import Walks, losses_at
+from direct_anneal.path.walks import DIRECTIONS, Walks, losses_at
 
 COLUMNS = ("nats", "predicted", "head")
-_MIXED = "shuffled"
+_MIXED, _SLOPES = "shuffled", "slopes"
 
 
 class Scores:
     """Nats of the pool at points of the path, each in a store of its own.
+
+    A context: at its end, what was sent to workers is removed.
 
     Args:
         run: whose model is moved to each point.
         pool: N documents.
         home: below it lie the stores.
         wanted: what the path depends on.
-        rows_per_shard, replace: as for `descend`.
+        rows_per_shard, replace, elsewhere: as for `descend`.
     """
 
     def __init__(
-        self, run: Walks, pool: Corpus, home: str, wanted: Mapping[str, Any], rows_per_shard: int, replace: bool
+        self,
+        run: Walks,
+        pool: Corpus,
+        home: str,
+        wanted: Mapping[str, Any],
+        rows_per_shard: int,
+        replace: bool,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._run, self._pool, self._home, self._wanted = run, pool, home, wanted
-        self._rows_per_shard, self._replace = rows_per_shard, replace
+        self._rows_per_shard, self._replace, self._elsewhere = rows_per_shard, replace, elsewhere
+        self._sent: set[str] = set()
+
+    def __enter__(self) -> Scores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._sent:
+            place_at(self._home).remove(name)
+        self._sent.clear()
 
     def at(self, name: str, weights: Path | None) -> Sums:
         """Losses of every document with these weights, or at θ_s."""
-        return self._passed(name, weights, None)
+        label = "Losses at the start" if weights is None else f"Losses at the path's end ({name})"
+        return Sums(**self._passed(name, label, COLUMNS, weights=weights))
 
     def mixed(self, starts: NDArray[np.bool_]) -> Sums:
         """Losses at θ_s of every document's beginning, its words in random order.
@@ -55,14 +75,35 @@ class Scores:
         Args:
             starts: which tokens begin a word, (V,).
         """
-        return self._passed(_MIXED, None, starts)
+        return Sums(**self._passed(_MIXED, "Losses of shuffled words", COLUMNS, starts=starts))
 
-    def _passed(self, name: str, weights: Path | None, starts: NDArray[np.bool_] | None) -> Sums:
+    def slopes(self, count: int) -> NDArray[np.float64]:
+        """Slopes of every document's loss at θ_s along the run's stiff directions, (N, k).
+
+        Args:
+            count: k.
+        """
+        columns = tuple(slope_name(place) for place in range(count))
+        found = self._passed(
+            _SLOPES, "Slopes in stiff directions", columns, directions=self._run.directory / DIRECTIONS
+        )
+        return np.column_stack([found[name] for name in columns])
+
+    def _passed(
+        self,
+        name: str,
+        label: str,
+        columns: tuple[str, ...],
+        *,
+        weights: Path | None = None,
+        directions: Path | None = None,
+        starts: NDArray[np.bool_] | None = None,
+    ) -> Found:
         run, pool = self._run, self._pool
-        # Losses at the start are the same whatever path begins there.
+        # Losses at the start are the same whatever path begins there; stiff directions are the validation set's.
         own = ("version", "model", "max_length", "torch")
         fingerprint = {
-            **{key: self._wanted[key] for key in (own if weights is None else self._wanted)},
+            **{key: self._wanted[key] for key in (own if weights is None and directions is None else self._wanted)},
             "pool": pool.fingerprint,
             "dtype": run.config.dtype,
             "point": name,
@@ -71,26 +112,37 @@ class Scores:
         store = ColumnStore(
             f"{self._home}/{name}",
             num_samples=pool.num_samples,
-            columns=COLUMNS,
+            columns=columns,
             fingerprint=fingerprint,
             rows_per_shard=self._rows_per_shard,
             replace=self._replace,
         )
         missing = store.missing()
-        label = "Losses at the start" if weights is None else f"Losses at the path's end ({name})"
-        lengths = pool.num_tokens
-        if starts is not None:
-            label, lengths = "Losses of shuffled words", np.minimum(lengths, HEAD_TOKENS)
+        lengths = pool.num_tokens if starts is None else np.minimum(pool.num_tokens, HEAD_TOKENS)
         total = int(lengths.sum())
         with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples)) as advance:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
-                if weights is None:
-                    run.return_to_start()
-                else:
-                    put_weights(weights, run.model)
-                self._fill(store, missing, starts, advance)
-        return Sums(**store.read())
+                self._fill(store, missing, self._point(weights, directions), starts, advance)
+        return store.read()
+
+    def _point(self, weights: Path | None, directions: Path | None) -> Point:
+        """A point whose files can be read by whoever computes: here below the run, elsewhere beside the losses."""
+        files = [path for path in (weights, directions) if path is not None]
+        if self._elsewhere is None:
+            place = str(self._run.directory)
+        else:
+            there = place_at(self._home)
+            place = str(there)
+            for path in files:
+                if path.name not in self._sent:
+                    there.write(path.name, path.read_bytes())
+                    self._sent.add(path.name)
+        return Point(
+            place=place,
+            weights=None if weights is None else weights.name,
+            directions=None if directions is None else directions.name,
+        )
 
     def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
         """Contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
@@ -106,39 +158,56 @@ class Scores:
         self,
         store: ColumnStore,
         missing: Sequence[int],
+        point: Point,
         starts: NDArray[np.bool_] | None,
         advance: Callable[[int], object],
     ) -> None:
-        run, pool = self._run, self._pool
-        device = torch.device(run.config.device).type
+        """Compute shards and write them, in order; what does not fit into memory once more, in smaller batches."""
         kept = store.kept("batches")
-        tokens = BATCH_TOKENS[device] if kept is None else int(kept["tokens"])
-        ids = pool.index["id"].combine_chunks()
-        with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):
-            for shard in missing:
-                rows = store.rows(shard)
-                (contents, prompts), found = self._documents(rows, starts), None
-                while found is None:
-                    try:
-                        found = losses_of(
-                            run.model,
-                            contents,
-                            prompts,
-                            max_length=run.max_length,
-                            batch_tokens=tokens,
-                            advance=advance,
-                        )
-                    except OutOfMemoryError as error:
-                        if tokens <= FEWEST_BATCH_TOKENS:
-                            raise InputError(
-                                subject="the model and one window",
-                                must="fit into memory",
-                                got=f"but {error} do not",
-                                do=f"pass a smaller {option('max_length')}",
-                            ) from error
-                        tokens //= 2
-                        store.keep("batches", {"tokens": tokens})
-                store.write(shard, ids.slice(rows.start, len(rows)), asdict(found))
+        tokens = BATCH_TOKENS[torch.device(self._run.config.device).type] if kept is None else int(kept["tokens"])
+        ids, waiting = self._pool.index["id"].combine_chunks(), [*missing]
+        given: dict[int, Shard] = {}
+
+        def shards() -> Iterator[Shard]:
+            for shard in waiting:
+                contents, prompts = self._documents(store.rows(shard), starts)
+                given[shard] = Shard(point=point, contents=contents, num_prompt=prompts, batch_tokens=tokens)
+                yield given[shard]
+
+        while waiting:
+            again = []
+            for shard, found in zip(waiting, self._computed(shards(), advance), strict=True):
+                made, rows = given.pop(shard), store.rows(shard)
+                if found is not None:
+                    store.write(shard, ids.slice(rows.start, len(rows)), found)
+                    if self._elsewhere is not None:
+                        advance(made.num_tokens)
+                    continue
+                again.append(shard)
+                if made.batch_tokens <= FEWEST_BATCH_TOKENS:
+                    raise InputError(
+                        subject="the model and one window",
+                        must="fit into memory",
+                        got=f"but they do not, nor {made.batch_tokens} tokens at once",
+                        do=f"pass a smaller {option('max_length')}",
+                    )
+                if made.batch_tokens == tokens:  # and was not halved for another shard in the meantime
+                    tokens //= 2
+                    store.keep("batches", {"tokens": tokens})
+            waiting = again
+
+    def _computed(self, shards: Iterator[Shard], advance: Callable[[int], object]) -> Iterator[Found | None]:
+        run = self._run
+        if self._elsewhere is not None:
+            return self._elsewhere(shards)
+        scorer = Scorer(
+            run.model,
+            return_to_start=run.return_to_start,
+            max_length=run.max_length,
+            dtype=run.config.dtype,
+            advance=advance,
+        )
+        return map(scorer, shards)
 
 
 def score_by_others(
@@ -165,7 +234,9 @@ def score_by_others(
         assert end is not None, "where documents are shared every fold is walked"
         put_weights(end, run.model)
         texts = Texts([""] * len(rows), [pool.tokens(row) for row in rows], pool.num_prompt[rows])
-        end_loss[rows] = losses_at(run, texts).means
+        device = torch.device(run.config.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):  # as all others
+            end_loss[rows] = losses_at(run, texts).means
 
 
 def _span(rows: range) -> slice:

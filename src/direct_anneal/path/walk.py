@@ -144,10 +144,16 @@ def kept_note(path: Path, mark: str) -> dict[str, str] | None:
 
 def put_weights(path: Path, model: nn.Module) -> None:
     """Give a model the parameters that `keep_weights` wrote."""
-    with safe_open(str(path), "pt") as file, torch.no_grad():
+    with safe_open(str(path), "pt") as file:
+        put_tensors(file.get_tensor, model)
+
+
+def put_tensors(tensor: Callable[[str], Tensor], model: nn.Module) -> None:
+    """Give a model the trainable parameters that are found by name."""
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(file.get_tensor(name))
+                parameter.copy_(tensor(name))
 
 
 def _adam(parameters: Mapping[str, Tensor], steps: Steps) -> torch.optim.AdamW:

@@ -26,12 +26,13 @@ from direct_anneal.path.config import PathConfig
 from direct_anneal.path.depth import Depth, deepest, has_turned, known_curve, plain_curve, points
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import BATCH_TOKENS, Sums, losses_of
-from direct_anneal.path.stiff import OffStiff, off_stiff
+from direct_anneal.path.stiff import OffStiff, keep_directions, kept_directions, off_stiff
 from direct_anneal.path.walk import Steps, keep_weights, kept_note, walk
 from direct_anneal.progress import Advance, Items
 from direct_anneal.train.packing import PackedWindows, Part
 
 RECORD = "path.json"
+DIRECTIONS = "stiff.safetensors"
 _SEARCH = "search.safetensors"  # state of the search's walk under way
 
 _WINDOW = 512
@@ -94,27 +95,38 @@ class Walks:
         """Steps of so many passes over these documents."""
         return max(1, round(passes * int(texts.num_tokens.sum()) / (self.batch_size * self.window)))
 
-    def mark_of(self, rows: NDArray[np.intp], steps: Steps) -> str:
+    def mark_of(self, rows: NDArray[np.intp], steps: Steps, *, is_restrained: bool = False) -> str:
         """A hash of all that one walk depends on."""
-        content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}]
+        content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}, is_restrained]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def restraint(self) -> OffStiff | None:
-        """The directions that steps are projected off; found once, at θ_s."""
-        count = self.config.num_restrained
+        """The stiff directions that steps of a restrained walk are kept off, found at θ_s; kept once found."""
+        count, share = self.config.num_restrained, self.config.stiff_share
         if not count:
             return None
-        self.return_to_start()
-        with self.stages.stage("Stiff directions of the path", "products") as advance:
-            try:
-                return off_stiff(
-                    self.model, self.texts, count, max_length=self.max_length, seed=self.config.seed, advance=advance
-                )
-            except ValueError as error:
-                raise InputError(
-                    field="num_restrained", must="find stiff directions", got=f"but {error}", do="pass 0"
-                ) from error
+        kept = kept_directions(self.directory / DIRECTIONS, self.mark, share)
+        if kept is None:
+            self.return_to_start()
+            with self.stages.stage("Stiff directions of the path", "products") as advance:
+                try:
+                    kept = off_stiff(
+                        self.model,
+                        self.texts,
+                        count,
+                        max_length=self.max_length,
+                        seed=self.config.seed,
+                        share=share,
+                        advance=advance,
+                    )
+                except ValueError as error:
+                    raise InputError(
+                        field="num_restrained", must="find stiff directions", got=f"but {error}", do="pass 0"
+                    ) from error
+            keep_directions(self.directory / DIRECTIONS, kept, self.mark)
+        device = next(self.model.parameters()).device
+        return OffStiff(kept.eigenvalues, kept.directions.to(device), share)
 
     def return_to_start(self) -> None:
         """Put the model back to θ_s."""
@@ -203,7 +215,6 @@ def _searched(
             return known_curve(kept["curve"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    restraint = run.restraint
     run.return_to_start()
     visited = walk(
         run.model,
@@ -213,7 +224,6 @@ def _searched(
         mark=mark,
         moments=run.moments,
         visit=visit,
-        restraint=restraint,
         until=lambda seen: has_turned([loss for _, loss in seen]),
         advance=advance,
     )
@@ -222,16 +232,19 @@ def _searched(
     return curve
 
 
-def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
-    """The weights at the end of a walk on these documents; walked where they are not there."""
+def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restraint: OffStiff | None = None) -> Path:
+    """The weights at the end of a walk on these documents; walked where they are not there.
+
+    Args:
+        restraint: of its steps; its walk needs a name of its own.
+    """
     config = run.config
     num_steps = run.steps_of(run.texts.take(rows), depth.share * config.max_passes)
     steps = _steps(run, depth.learning_rate, num_steps)
-    mark = run.mark_of(rows, steps)
+    mark = run.mark_of(rows, steps, is_restrained=restraint is not None)
     end = run.directory / f"end-{name}.safetensors"
     if kept_note(end, mark) is not None:
         return end
-    restraint = run.restraint
     with run.stages.stage(f"Walking the path ({name})", "steps", num_steps) as advance:
         run.return_to_start()
         state = run.directory / "walk.safetensors"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +16,16 @@ from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features import SketchedGradients
+from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.path import PathObjective
 from direct_anneal.path import PathLosses, descend
+from direct_anneal.path.scorer import Elsewhere, Scorer
+from direct_anneal.path.walk import put_tensors
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.run.verify_run import LOSSES
+from direct_anneal.selection.sketching import require_the_same, there, unreachable
 from direct_anneal.selection.stages import Stages
 
 if TYPE_CHECKING:
@@ -55,17 +61,70 @@ def losses_along(
         InputError: as of `descend`.
     """
     options = objective if isinstance(objective, PathObjective) else PathObjective()
-    return descend(
-        checkpoint,
-        validation,
-        pool,
-        options.path_config(config),
-        directory=home_of(run, config),
-        work=run.path / "path",
-        max_length=tokens.max_length,
-        stages=stages,
-        replace=config.overwrite,
+    try:
+        with _elsewhere(config, options, checkpoint, tokens) as elsewhere:
+            return descend(
+                checkpoint,
+                validation,
+                pool,
+                options.path_config(config),
+                directory=home_of(run, config),
+                work=run.path / "path",
+                max_length=tokens.max_length,
+                stages=stages,
+                replace=config.overwrite,
+                elsewhere=elsewhere,
+            )
+    except UnreachableError as error:
+        raise unreachable(error) from error
+
+
+@dataclass(frozen=True)
+class ScorerBuilder:
+    """Builds what computes losses along the path on another machine, where the same model and the same of us must be.
+
+    Attributes:
+        config: the run's, with absolute paths.
+        weights: the model's fingerprint.
+        version: of this package.
+        max_length: T, tokens of a window.
+        dtype: of forward passes.
+    """
+
+    config: SelectConfig
+    weights: str
+    version: str
+    max_length: int
+    dtype: str
+
+    def __call__(self) -> Scorer:
+        checkpoint = require_the_same(self.config, self.weights, self.version)
+        model = checkpoint.load_model(self.config.device, "float32")
+
+        def return_to_start() -> None:
+            put_tensors(
+                dict(checkpoint.load_model(self.config.device, "float32").named_parameters()).__getitem__, model
+            )
+
+        return Scorer(model, return_to_start=return_to_start, max_length=self.max_length, dtype=self.dtype)
+
+
+def _elsewhere(
+    config: SelectConfig, options: PathObjective, checkpoint: Checkpoint, tokens: Tokenisation
+) -> AbstractContextManager[Elsewhere | None]:
+    """The workers that compute losses; None where this process does."""
+    if config.engine == "local":
+        return nullcontext()
+    from direct_anneal.distributed import ActorMap
+
+    builder = ScorerBuilder(
+        there(config),
+        checkpoint.weights_fingerprint(),
+        importlib.metadata.version("direct-anneal"),
+        tokens.max_length,
+        options.path_config(config).dtype,
     )
+    return ActorMap(builder, address=config.ray_address, workers=config.workers, gpu=config.device != "cpu")
 
 
 def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:

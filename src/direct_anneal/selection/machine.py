@@ -19,6 +19,7 @@ def check_machine(config: FeaturesConfig) -> None:
         place_at(config.features)
     if config.engine == "ray":
         check_installed()
-        if not isinstance(config, SelectConfig) or config.is_empirical:  # then the model runs on workers alone
+        walks = isinstance(config, SelectConfig) and "path" in config.needs
+        if not isinstance(config, SelectConfig) or (config.is_empirical and not walks):  # the model runs there alone
             return require(config.device in ("cpu", "cuda"), "device", "cpu or cuda", config.device)
     return require_device(config.device)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from direct_anneal.distributed import RayEngine
 
 _PROBE_TOKENS = 128
+
+Configured = TypeVar("Configured", bound=FeaturesConfig)
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,34 @@ class ElsewhereBuilder:
     version: str
 
     def __call__(self) -> GradientSketcher:
-        config = self.builder.config
-        weights = Checkpoint.choosing(config).weights_fingerprint()
-        for what, wanted, found in (
-            (config.chooser or config.model, self.weights, weights),
-            ("direct-anneal", self.version, importlib.metadata.version("direct-anneal")),
-        ):
-            if found != wanted:
-                raise InputError(
-                    subject=what,
-                    must="be the same on every machine",
-                    got=f"but is {found:.16} on {socket.gethostname()} and {wanted:.16} where the run began",
-                    do="copy it there",
-                )
+        require_the_same(self.builder.config, self.weights, self.version)
         return self.builder()
+
+
+def require_the_same(config: FeaturesConfig, weights: str, version: str) -> Checkpoint:
+    """See that the model that chooses, and this package, are here what they are where the run began.
+
+    Args:
+        config: the run's, with absolute paths.
+        weights: the model's fingerprint there.
+        version: of this package there.
+
+    Raises:
+        InputError: one is another.
+    """
+    checkpoint = Checkpoint.choosing(config)
+    for what, wanted, found in (
+        (config.chooser or config.model, weights, checkpoint.weights_fingerprint()),
+        ("direct-anneal", version, importlib.metadata.version("direct-anneal")),
+    ):
+        if found != wanted:
+            raise InputError(
+                subject=what,
+                must="be the same on every machine",
+                got=f"but is {found:.16} on {socket.gethostname()} and {wanted:.16} where the run began",
+                do="copy it there",
+            )
+    return checkpoint
 
 
 class Sketching:
@@ -161,12 +177,7 @@ class Sketching:
         try:
             store = self._extracted(role, corpus)
         except UnreachableError as error:
-            raise InputError(
-                field="features",
-                must="be a place that can be read and written",
-                got=f"but {error}",
-                do="mend it, and run the same command again to go on",
-            ) from error
+            raise unreachable(error) from error
         words = None if role == RETAIN else self._ngrams(role, corpus, store.header.rows_per_shard)
         gradients = SketchedGradients.load(store, corpus.index, words)
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
@@ -268,12 +279,9 @@ class Sketching:
             from direct_anneal.distributed import RayEngine
 
             config = self._config
-            optimizer = None if config.optimizer is None else _absolute(config.optimizer)
-            chooser = None if config.chooser is None else _absolute(config.chooser)
-            there = replace(config, model=_absolute(config.model), chooser=chooser, optimizer=optimizer)
             version = importlib.metadata.version("direct-anneal")
             self._cluster = RayEngine(
-                ElsewhereBuilder(SketcherBuilder(there, self._probe), self.weights, version),
+                ElsewhereBuilder(SketcherBuilder(there(config), self._probe), self.weights, version),
                 address=config.ray_address,
                 workers=config.workers,
                 gpu=config.device != "cpu",
@@ -296,6 +304,26 @@ class Sketching:
             "seed": config.seed,
             "dtype": config.dtype,
         }
+
+
+def there(config: Configured) -> Configured:
+    """The configuration for another machine: the same, with absolute paths."""
+    optional = {name: getattr(config, name) for name in ("chooser", "optimizer")}
+    return replace(
+        config,
+        model=_absolute(config.model),
+        **{name: None if path is None else _absolute(path) for name, path in optional.items()},
+    )
+
+
+def unreachable(error: UnreachableError) -> InputError:
+    """The error of a place for features that cannot be reached, in the user's words."""
+    return InputError(
+        field="features",
+        must="be a place that can be read and written",
+        got=f"but {error}",
+        do="mend it, and run the same command again to go on",
+    )
 
 
 def _absolute(name: str) -> str:
