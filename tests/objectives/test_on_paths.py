@@ -31,7 +31,7 @@ def losses(k: int = 1, seed: int = 0) -> PathLosses:
     ids = pa.array([str(i) for i in range(N)])
     ends = rng.normal(3, 1, size=(N, k))
     none = np.zeros(N)  # of these documents none looks damaged
-    signs = {"repeated": none, "common": none, "order": none + 1.0}
+    signs: dict[str, Any] = {"repeated": none, "common": none, "order": none + 1.0}
     return PathLosses(ids=ids, num_tokens=np.full(N, 9.0), start=rng.normal(4, 1, N), ends=ends, names=names, **signs)
 
 

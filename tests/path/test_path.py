@@ -473,6 +473,7 @@ class TestRestraint:
         wanted = [
             directions @ flat_gradient(model, literal_loss(model, given[1].tokens(row))) for row in range(len(losses))
         ]
+        assert losses.slopes is not None
         np.testing.assert_allclose(losses.slopes, torch.stack(wanted).numpy(), rtol=1e-3, atol=1e-4)  # float32 sums
 
     def test_is_kept_with_the_losses(

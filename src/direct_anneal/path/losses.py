@@ -80,8 +80,7 @@ class PathLosses:
     @property
     def usable(self) -> NDArray[np.bool_]:
         """True if all losses of a document are finite, (N,)."""
-        usable: NDArray[np.bool_] = np.isfinite(self._all).all(1)
-        return usable
+        return np.asarray(np.isfinite(self._all).all(axis=1))
 
     @property
     def _all(self) -> NDArray[np.float64]:
@@ -92,7 +91,7 @@ class PathLosses:
     @property
     def reasons(self) -> list[str | None]:
         """Why a document has no progress: "nothing predicted", "nan" or "infinite"; None where it has."""
-        nan: NDArray[np.bool_] = np.isnan(self._all).any(1)
+        nan = np.asarray(np.isnan(self._all).any(axis=1))
         return [
             None if fine else "nothing predicted" if not count else "nan" if bad else "infinite"
             for fine, count, bad in zip(self.usable.tolist(), self.num_tokens, nan.tolist(), strict=True)

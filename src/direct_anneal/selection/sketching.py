@@ -308,12 +308,8 @@ class Sketching:
 
 def there(config: Configured) -> Configured:
     """The configuration for another machine: the same, with absolute paths."""
-    optional = {name: getattr(config, name) for name in ("chooser", "optimizer")}
-    return replace(
-        config,
-        model=_absolute(config.model),
-        **{name: None if path is None else _absolute(path) for name, path in optional.items()},
-    )
+    chooser, optimizer = (None if path is None else _absolute(path) for path in (config.chooser, config.optimizer))
+    return replace(config, model=_absolute(config.model), chooser=chooser, optimizer=optimizer)
 
 
 def unreachable(error: UnreachableError) -> InputError:
