@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.gradients.projections import GivenRows
-from direct_anneal.io.atomic import replacing
 from direct_anneal.model.batching import batches, padded, windows_of
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.path.documents import Texts
+from direct_anneal.path.kept import keep_tensors
 from direct_anneal.path.scoring import BATCH_TOKENS, OutOfMemoryError
 from direct_anneal.path.walk import Tensors, kept_note
 
@@ -150,8 +150,7 @@ class Slopes:
 def keep_directions(path: Path, found: OffStiff, mark: str) -> None:
     """Write directions with their eigenvalues, whole or not at all."""
     told = {"mark": mark, "eigenvalues": ",".join(value.hex() for value in found.eigenvalues.tolist())}
-    with replacing(path) as temporary:
-        save_file({"directions": found.directions.cpu().contiguous()}, str(temporary), metadata=told)
+    keep_tensors(path, {"directions": found.directions.cpu().contiguous()}, told)
 
 
 def kept_directions(path: Path, mark: str, share: float) -> OffStiff | None:
