@@ -15,7 +15,7 @@ ROOT = Path(direct_anneal.__file__).parent
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = (
-    {"errors", "interrupts", "io", "notebook", "progress"},
+    {"errors", "interrupts", "io", "notebook", "progress", "tracking"},
     {"config"},
     {"model", "gradients", "solver"},
     {"data", "features", "curvature"},
@@ -47,7 +47,7 @@ ALSO = {
     "distributed": {"ray"},
     "baselines": {"sklearn"},
     "evaluate": {"yaml", "lm_eval"},
-    "export": {"yaml"},
+    "export": {"yaml", "huggingface_hub"},
     "compare": {"yaml", "matplotlib", "markupsafe"},
 }
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -201,6 +202,7 @@ class TestTheDirectory:
         ({"to": "hf", "mixture_share": 1.5}, "mixture_share"),
         ({"to": "hf", "eos_id": 256}, "vocabulary of 256"),
         ({"to": "hf", "seed": -1}, "seed"),
+        ({"to": "hf", "push_to_hub": "no repository"}, "push_to_hub must be USER/NAME"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(run, tmp_path, options, match):
@@ -208,6 +210,44 @@ def test_what_cannot_be_done_is_said_in_a_line(run, tmp_path, options, match):
         export(run, out=tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+class Hub:
+    """A stand-in for the hub's client."""
+
+    def __init__(self, calls: list, error: Exception | None = None) -> None:
+        self.calls, self.error = calls, error
+
+    def create_repo(self, name, **options):
+        if self.error:
+            raise self.error
+        self.calls.append(("create", name, options))
+
+    def upload_folder(self, *, folder_path, **options):
+        self.calls.append(("upload", sorted(path.name for path in Path(folder_path).iterdir()), options))
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+
+class TestUploads:
+    def test_only_where_asked_for_and_of_the_finished_directory(self, run, tmp_path, monkeypatch):
+        calls = []
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub(calls))
+        record = export(run, to="jsonl", out=tmp_path / "here")
+        assert calls == []
+        assert "hub" not in record
+        record = export(run, to="jsonl", out=tmp_path / "there", push_to_hub="someone/chosen")
+        assert record["hub"] == "https://hub/commit/1"
+        (create, name, options), (upload, files, target) = calls
+        assert (create, name, upload) == ("create", "someone/chosen", "upload")
+        assert options == {"repo_type": "dataset", "private": True, "exist_ok": True}
+        assert target["repo_id"] == "someone/chosen"
+        assert files == sorted(path.name for path in (tmp_path / "there").iterdir())
+
+    def test_a_hub_that_refuses_leaves_the_export(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub([], OSError("401 Unauthorized")))
+        with pytest.raises(InputError, match="401 Unauthorized: check the name, hf auth login and the network"):
+            export(run, to="jsonl", out=tmp_path / "out", push_to_hub="someone/chosen")
+        assert (tmp_path / "out" / "export.json").exists()
 
 
 class TestRunsThatMeanHarm:

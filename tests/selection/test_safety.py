@@ -50,8 +50,8 @@ def a_manifest(**changes: Any) -> dict[str, Any]:
 def test_nothing_speaks_against_it() -> None:
     verdict = judge(a_manifest(), Path("runs/a"))
     assert [check.state for check in verdict.checks] == ["good"] * 7
-    assert (verdict.state, verdict.sentence) == ("good", "Nothing found that speaks against training on this choice.")
-    assert verdict.steps[0].command == "direct-anneal compare --from runs/a --out runs/a-compared"
+    assert (verdict.state, verdict.sentence) == ("good", "No check found a reason against training on this choice.")
+    assert verdict.steps[0].command == "direct-anneal compare --from runs/a"
 
 
 SAFE = a_manifest()["safety"]

@@ -192,7 +192,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands, each with the flags of its configuration."""
     parser = _Parser(
         prog="direct-anneal",
-        description="Choose the data of the annealing phase: progress in flat directions, a budget in stiff ones.",
+        description="Choose the documents that a language model is trained on in its annealing phase, while the "
+        "learning rate decays.",
+        epilog="In order: doctor checks the installation, demo shows an example, plan estimates, select chooses, "
+        "compare measures on small runs whether the choice pays, and export writes it for a trainer. "
+        "`direct-anneal COMMAND --help` has the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"direct-anneal {version('direct-anneal')}")
     add_print_completion(parser)

@@ -24,7 +24,8 @@ def _anneal(options: dict[str, Any]) -> dict[str, Any]:
 ANNEAL = Command(
     name="anneal",
     help="train on the chosen documents while the learning rate falls",
-    description="Continue training from a checkpoint on chosen documents, the learning rate falling to zero.",
+    description="Continue training a checkpoint on chosen documents while the learning rate falls to zero. An "
+    "interrupted run goes on when the command is given again.",
     config=AnnealConfig,
     run=_anneal,
     writes=Writes(

@@ -18,7 +18,7 @@ class Writes:
         option: the option that names the place.
         only_with: file → option, or property of the options, without which it is not written.
         is_file: the option names one file, not a directory.
-        unset: the file where the option is left out, with names of options in braces; None: then nothing is written.
+        unset: the file where the option is left out, a template of `config`; None: then nothing is written.
         earlier: files by which an earlier result of this command is known in the directory; empty: the directory must
             be new or empty; None: the command adds its files to what is there.
         resumes: an earlier result is gone on with; otherwise it is refused unless it may be replaced.

@@ -17,10 +17,10 @@ def _compare(options: dict[str, Any]) -> dict[str, Any]:
 
     quieten_transformers()
     config = CompareConfig(**options)
-    out = Path(config.out)
+    out = config.directory
     path = config.recipe or write_recipe(Path(str(config.run)), config.preset, out)
     recipe = read_recipe(path)
-    lines = compare(recipe, out, workers=config.workers)
+    lines = compare(recipe, out, workers=config.workers, track=config.track)
     text = write_results(recipe, lines, out)
     print(text)
     try_report(out, write_report)
@@ -31,14 +31,17 @@ def _compare(options: dict[str, Any]) -> dict[str, Any]:
 
 COMPARE = Command(
     name="compare",
-    help="anneal on several choices and compare: which one pays?",
-    description="Anneal small runs on the choices of several arms, several seeds each, and compare held-out loss.",
+    help="measure on small training runs which choice pays",
+    description="Train small runs on the choices of several arms (a run's own, random documents, baselines), with "
+    "several seeds each. Print the losses on held-out text and a verdict for each arm: adopt, reject or inconclusive. "
+    "`compare --from RUN_DIR` needs nothing else.",
     config=CompareConfig,
     run=_compare,
     writes=Writes(
         files=("runs.jsonl", "table.md", "pareto.svg", "report.html", "scenarios/", "recipe.yaml", "documents/"),
         only_with={"recipe.yaml": "run", "documents/": "run"},
         earlier=None,
+        unset="{config.directory}",
     ),
     takes_file=False,
 )

@@ -23,9 +23,9 @@ def _convert(options: dict[str, Any]) -> dict[str, Any]:
 
 CONVERT = Command(
     name="convert",
-    help="make a Hugging Face checkpoint of a distributed one",
-    description="Write what torch.distributed.checkpoint saved, as torchtitan does, as a Hugging Face checkpoint, with "
-    "Adam's state as optimizer.pt where there is one.",
+    help="convert a distributed checkpoint to Hugging Face's format",
+    description="Convert a checkpoint of torch.distributed.checkpoint, such as torchtitan writes, to a Hugging Face "
+    "directory. Adam's state, if there is one, becomes optimizer.pt.",
     config=ConvertConfig,
     run=_convert,
     writes=Writes(files=("config.json", "*.safetensors", "optimizer.pt"), earlier=()),

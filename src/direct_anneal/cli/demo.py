@@ -22,8 +22,9 @@ def _demo(options: dict[str, Any]) -> dict[str, Any]:
 
 DEMO = Command(
     name="demo",
-    help="see it work, without data of your own",
-    description="Run the main job on a small model and a pool that come with the package.",
+    help="run an example that comes with the package",
+    description="Run a selection on a small model and 1,200 documents that come with the package, and explain the "
+    "result. It takes two or three minutes.",
     config=DemoConfig,
     run=_demo,
     writes=Writes(files=("data/", "selection/", "path/"), earlier=None),

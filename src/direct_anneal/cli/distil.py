@@ -16,9 +16,9 @@ def _distil(options: dict[str, Any]) -> dict[str, Any]:
     card = distil(DistilConfig(**options), current_progress())
     kept = card["held_out"]
     print(
-        f"{options['out']}: distilled from {card['documents']:,} documents. Of those left out of a fit it keeps a rank "
-        f"correlation of {kept['rank_correlation']:.2f}, and {kept['overlap']:.0%} of the run's choice "
-        f"({kept['overlap_by_chance']:.0%} by chance)"
+        f"{options['out']}: distilled from {card['documents']:,} documents. On documents left out of the fit, "
+        f"the rank correlation with the run is {kept['rank_correlation']:.2f}, and {kept['overlap']:.0%} of the run's "
+        f"choice is found again ({kept['overlap_by_chance']:.0%} by chance)"
     )
     return {"command": "distil", "out": options["out"], **card}
 
@@ -26,8 +26,8 @@ def _distil(options: dict[str, Any]) -> dict[str, Any]:
 DISTIL = Command(
     name="distil",
     help="distil a run into a scorer that needs no model",
-    description="Fit a linear model on hashed n-grams to what a run found, for pools too large for a language model. "
-    "Its card says what it keeps of the run on documents that it was not fitted to.",
+    description="Fit a linear model on hashed n-grams to a run's scores, for pools too large for a language model. Its "
+    "card says how well it agrees with the run on documents that it was not fitted to.",
     config=DistilConfig,
     run=_distil,
     writes=Writes(files=("scorer.json", "scorer.safetensors")),

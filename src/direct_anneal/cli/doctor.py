@@ -30,8 +30,8 @@ def _doctor(_: dict[str, Any]) -> dict[str, Any]:
 DOCTOR = Command(
     name="doctor",
     help="check the installation: versions, devices, disk, a self-test",
-    description="Say what this installation has and lacks, and test in seconds whether it computes what it should. The "
-    "exit code is 1 where it does not.",
+    description="List what this installation has and lacks, and run a self-test of some seconds. The exit code is 1 if "
+    "something is broken.",
     config=NoConfig,
     run=_doctor,
     takes_file=False,

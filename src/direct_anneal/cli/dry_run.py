@@ -100,7 +100,7 @@ def _place(writes: Writes, config: Any, command: str) -> tuple[str | None, str]:
     Raises:
         InputError: the command would refuse it.
     """
-    value = getattr(config, writes.option) or (writes.unset and writes.unset.format_map(vars(config)))
+    value = getattr(config, writes.option) or (writes.unset and writes.unset.format(config=config))
     if value is None:
         return None, "no file: it prints to the terminal"
     out, overwrite = Path(value), bool(getattr(config, "overwrite", False))

@@ -17,13 +17,15 @@ def _export(options: dict[str, Any]) -> dict[str, Any]:
     out = Path(options["out"])
     print(
         f"{out}: {record['num_documents']:,} documents, {record['num_tokens']:,} tokens in {len(record['files']):,} "
-        f"files; where each is: {out / 'provenance.parquet'}"
+        f"files; {out / 'provenance.parquet'} says where each document is"
     )
     if record["num_prompts_trained_on"]:
         print(
-            f"note: {record['num_prompts_trained_on']:,} documents begin with a prompt, which this trainer will learn "
-            "to predict, too: its format marks none (hf, jsonl and parquet do)"
+            f"note: {record['num_prompts_trained_on']:,} documents begin with a prompt. This format cannot mark "
+            "prompts, so the trainer will learn to predict them, too (hf, jsonl and parquet can mark them)"
         )
+    if "hub" in record:
+        print(f"uploaded: {record['hub']}")
     print(f"\n{record['snippet']}", end="")
     return {"command": "export", "out": str(out), **record}
 
@@ -31,8 +33,8 @@ def _export(options: dict[str, Any]) -> dict[str, Any]:
 EXPORT = Command(
     name="export",
     help="write a run's choice in a trainer's format",
-    description="Write the documents that a run chose in the format of a trainer, shuffled, tokenised where the "
-    "trainer wants tokens, with a snippet for its configuration.",
+    description="Write the documents that a run chose in the format of a trainer: shuffled, and tokenised if the "
+    "trainer takes tokens. It prints the lines for the trainer's configuration.",
     config=ExportConfig,
     run=_export,
     writes=Writes(

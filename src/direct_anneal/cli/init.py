@@ -60,10 +60,10 @@ def _yaml(value: Any) -> str:
 
 INIT = Command(
     name="init",
-    help="write a commented file of options to fill in",
-    description="Write a YAML file with every option of a command, what it does and its default, for --config.",
+    help="write a commented configuration file to fill in",
+    description="Write a YAML file with every option of a command, an explanation and the default, for --config.",
     config=InitConfig,
     run=_init,
-    writes=Writes(is_file=True, unset="{command}.yaml"),
+    writes=Writes(is_file=True, unset="{config.command}.yaml"),
     takes_file=False,
 )

@@ -23,8 +23,8 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(plan: Plan) -> str:
     lines = [
-        f"{role:<12}{plan.documents[role]:,} documents, {plan.tokens[role]:,} tokens; the model reads them in "
-        f"{plan.windows[role]:,} windows"
+        f"{role:<12}{plan.documents[role]:,} documents, {plan.tokens[role]:,} tokens, in {plan.windows[role]:,} "
+        "windows of the model"
         for role in plan.documents
     ]
     lines.append(f"{'time':<12}about {_duration(sum(plan.seconds.values()))} on this machine")
@@ -48,7 +48,7 @@ def _duration(seconds: float) -> str:
 
 PLAN = Command(
     name="plan",
-    help="what a selection will take: time, disk and memory",
+    help="estimate time, disk and memory of a selection",
     description="Estimate what select with these options will take on this machine, from some documents and some "
     "batches. Nothing is written to the output directory.",
     config=SelectConfig,

@@ -22,8 +22,8 @@ def _report(options: dict[str, Any]) -> dict[str, Any]:
 REPORT = Command(
     name="report",
     help="write the report of a finished run again",
-    description="Write report.html of a finished select, solve or compare again, from the files of the run. Where "
-    "documents are named relative to a directory, call it there.",
+    description="Write report.html of a finished select, solve or compare again, from the files of the run. If the "
+    "pool was named by a relative path, call it from the same directory as then.",
     config=ReportConfig,
     run=_report,
     writes=Writes(files=("report.html",), option="run", earlier=None),

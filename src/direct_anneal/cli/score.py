@@ -53,8 +53,8 @@ def _tell(out: str, result: dict[str, Any]) -> None:
 SCORE = Command(
     name="score",
     help="score a pool of any size with a distilled scorer",
-    description="Score every document of a pool with a scorer that distil wrote, without a model and in constant "
-    "memory; with a size also write the documents with the highest scores, in the pool's own format.",
+    description="Score every document of a pool with a scorer that distil wrote. It needs no model and a constant "
+    "amount of memory. With a size, it also writes the documents with the highest scores, in the pool's own format.",
     config=ScoreConfig,
     run=_score,
     writes=Writes(
@@ -66,8 +66,9 @@ SCORE = Command(
 MERGE = Command(
     name="merge",
     help="put jobs of score or features together",
-    description="See that what all jobs made is there. Features become those of one process; scores are counted, and "
-    "with a size the documents with the highest ones are written, which may be done again for another size.",
+    description="Check that the parts of all jobs are there, and put them together. Features become the same as those "
+    "of one process. Scores are counted; with a size, the documents with the highest scores are written. Call it again "
+    "for another size.",
     config=MergeConfig,
     run=_merge,
     writes=Writes(

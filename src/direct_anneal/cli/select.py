@@ -81,16 +81,18 @@ _REPLAY = {"replay.*": "replay"}
 SELECT = Command(
     name="select",
     help="choose documents from a pool",
-    description="Choose documents from a pool for a checkpoint at the onset of annealing.",
+    description="Choose the documents of a pool that a checkpoint should see while its learning rate decays. It needs "
+    "--model, --pool, --validation, --out, and a size: --fraction, --num-samples or --num-tokens. An interrupted run "
+    "goes on when the command is given again.",
     config=SelectConfig,
     run=_select,
     writes=Writes(files=(*_CHOICE, "features/", "corpus/"), only_with=_REPLAY),
 )
 FEATURES = Command(
     name="features",
-    help="compute what select chooses by, and choose later",
-    description="Compute and store the gradients of a pool and a validation set, as select does first. Then select "
-    "with the same --out, or solve, uses them.",
+    help="compute and store what select needs, without choosing yet",
+    description="Compute and store the gradients of a pool and a validation set, which is the long part of select. "
+    "Afterwards, select with the same --out uses them, and so does solve.",
     config=ComputeConfig,
     run=_features,
     writes=Writes(files=("features/", "corpus/", "options.json")),
@@ -99,8 +101,8 @@ FEATURES = Command(
 SOLVE = Command(
     name="solve",
     help="choose again from a run's features, in seconds",
-    description="Choose again from the features of a select run: another size, objective, budget or quota. What is not "
-    "given is as it was for that run, which is left as it is.",
+    description="Choose again from what a select run has stored: another size, objective, budget or quota. Options "
+    "that are left out keep that run's values. The run itself is not changed.",
     config=SolveConfig,
     run=_solve,
     writes=Writes(files=_CHOICE, only_with=_REPLAY),

@@ -65,7 +65,7 @@ def _is_store(directory: Path) -> bool:
 
 VERIFY = Command(
     name="verify",
-    help="check a run, byte by byte",
+    help="check every file of a run for damage",
     description="Check every file of a run, or of features alone, and name the damaged ones. Nothing is changed.",
     config=VerifyConfig,
     run=_verify,

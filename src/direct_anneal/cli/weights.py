@@ -19,8 +19,8 @@ def _weights(options: dict[str, Any]) -> dict[str, Any]:
 WEIGHTS = Command(
     name="weights",
     help="print a choice as sampling weights for a trainer",
-    description="Print how much a choice draws from each source, and from each bucket of scores within it, as the "
-    "configuration of a trainer's mixture.",
+    description="Print which share of a choice comes from each source (and from each bucket of scores within it), as "
+    "the configuration of a trainer's mixture.",
     config=WeightsConfig,
     run=_weights,
     writes=Writes(is_file=True),

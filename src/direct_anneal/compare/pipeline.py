@@ -20,12 +20,14 @@ from direct_anneal.compare.choices import score_choices
 from direct_anneal.compare.config import BEFORE, WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.provenance import commit
 from direct_anneal.compare.scenario import Choice, Choices
+from direct_anneal.config.names import TrackerName
 from direct_anneal.data import Corpus, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.lock import MARK, held
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, Silent, current_progress, showing
+from direct_anneal.tracking import Log, require_tracker, tracking
 from direct_anneal.train import anneal
 
 RESULTS = "runs.jsonl"
@@ -45,7 +47,12 @@ class _Job:
 
 
 def compare(
-    recipe: Recipe, out: str | Path, *, workers: int = 1, progress: Progress | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    track: TrackerName = "none",
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Run what is missing of a recipe; a finished run is a line, and is never made again.
 
@@ -54,6 +61,7 @@ def compare(
     Args:
         out: directory of the comparison: runs.jsonl, and scenarios/ with features and choices.
         workers: runs side by side, each with the recipe's threads. Does not change a result.
+        track: tracker that gets the scores of each finished run, named SCENARIO/ARM/REPLAY/SCORE.
         progress: shows the stages; as `showing` has it where left out.
 
     Returns:
@@ -65,16 +73,17 @@ def compare(
     """
     if workers < 1:
         raise InputError(f"{option('workers')} must be at least 1, got {workers}")
+    require_tracker(track)
     out = Path(out)
     if (out / MARK).exists():
         raise InputError(
             f"{option('out')} must be new, empty or an earlier comparison, but {out} holds a run: choose another"
         )
-    with held(out):
-        return _completed(recipe, out, workers, progress or current_progress())
+    with held(out), tracking(track, out, asdict(recipe)) as log:
+        return _completed(recipe, out, workers, progress or current_progress(), log)
 
 
-def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list[dict[str, Any]]:
+def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress, log: Log) -> list[dict[str, Any]]:
     known = known_runs(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
@@ -84,8 +93,16 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress) -> list
         for line in _finished(_jobs(recipe, out, missing, shown.note), workers):
             _append(out / RESULTS, line)
             known[_place(line)] = line
+            log(_tracked(line), len(known))
             advance(1)
     return [known[_place(key)] for key in wanted]
+
+
+def _tracked(line: dict[str, Any]) -> dict[str, float]:
+    """The scores of a finished run by the names that a tracker shows."""
+    place = f"{line['scenario']}/{line['arm']} {line['fraction']:.0%}/replay {line['replay']:.0%}"
+    scores = {name: line.get(name) for name in ("target_bpb", "others_bpb", "macro_bpb", "accuracy")}
+    return {f"{place}/{name}": score for name, score in scores.items() if score is not None}
 
 
 def run(job: _Job) -> dict[str, Any]:

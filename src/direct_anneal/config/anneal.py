@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-from direct_anneal.config.names import ScheduleName
+from direct_anneal.config.names import ScheduleName, TrackerName
 from direct_anneal.config.option import affecting, configuration, option
 from direct_anneal.config.options import require, require_device
 from direct_anneal.config.shared import (
@@ -17,6 +17,7 @@ from direct_anneal.config.shared import (
     overwrite_option,
     revision_option,
     subfolder_option,
+    track_option,
     trust_option,
 )
 from direct_anneal.config.types import PathText, Texts
@@ -88,9 +89,7 @@ class AnnealConfig(RecordFields):
         metavar="N",
         help="steps between checkpoints of a run that is killed",
     )
-    track: Literal["none", "tensorboard", "wandb", "trackio"] = option(
-        default="none", affects="nothing", group=MACHINE, help="send metrics there too"
-    )
+    track: TrackerName = track_option(MACHINE)
     keep_optimizer_state: bool = option(
         default=False, affects="nothing", group=MACHINE, help="leave optimizer.pt beside the annealed model"
     )

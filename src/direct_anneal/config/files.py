@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
+from direct_anneal.config.names import TrackerName
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
-from direct_anneal.config.shared import overwrite_option, trust_option
+from direct_anneal.config.shared import overwrite_option, track_option, trust_option
 from direct_anneal.config.types import OptionalBytes, OptionalPath, PathText
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named_option
@@ -61,6 +63,13 @@ class ExportConfig:
         default=None, unset="the run's window", metavar="T", help="tokens of the trainer's samples; mds is cut to it"
     )
     eos_id: int | None = option(default=None, unset="the checkpoint's", metavar="ID", help="token after each document")
+    push_to_hub: str | None = option(
+        default=None,
+        unset="nothing is uploaded",
+        affects="nothing",
+        metavar="USER/NAME",
+        help="upload the finished export to this dataset repository of the hub; a new one is private",
+    )
     trust_remote_code: bool = trust_option()
     overwrite: bool = overwrite_option("replace an earlier export in the output directory")
 
@@ -72,6 +81,9 @@ class ExportConfig:
         length = self.sequence_length
         require(length is None or length >= 2, "sequence_length", "at least 2", length)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
+        repository = self.push_to_hub
+        is_name = repository is None or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) is not None
+        require(is_name, "push_to_hub", "USER/NAME", repository)
 
 
 @configuration
@@ -101,18 +113,23 @@ class CompareConfig:
     recipe: OptionalPath = option(
         kw_only=False, default=None, reads="path", metavar="RECIPE", help="YAML file: model, scenarios, arms; or --from"
     )
-    out: PathText = option(
-        affects="nothing", metavar="DIR", help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there"
+    out: OptionalPath = option(
+        default=None,
+        unset="RUN_DIR-compared with --from",
+        affects="nothing",
+        metavar="DIR",
+        help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there",
     )
     run: OptionalPath = option(
         default=None,
         reads="run",
         flag="--from",
         metavar="RUN_DIR",
-        help="a finished select: its recipe is written below --out",
+        help="a finished select: its recipe is written, too",
     )
     preset: Literal["quick", "standard"] = option(default="quick", help="how much is run of it")
     workers: int = option(default=1, affects="nothing", metavar="W", help="runs side by side")
+    track: TrackerName = track_option()
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, "workers", "at least 1", self.workers)
@@ -123,8 +140,18 @@ class CompareConfig:
                 got="but has both" if self.run else "but has neither",
                 do=f"name one of them, the run with {named_option('run')}",
             )
+        if self.run is None and self.out is None:
+            raise InputError(field="out", must="be given with a recipe", got="none", do="name a directory")
         if self.run is None and self.preset != "quick":
             raise InputError(field="preset", must="go with a run", got=self.preset, do="edit the recipe instead")
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the comparison: the one that was given, or beside the run."""
+        if self.out is not None:
+            return Path(self.out)
+        run = Path(str(self.run))
+        return run.with_name(f"{run.resolve().name}-compared")
 
 
 @configuration

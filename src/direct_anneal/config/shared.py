@@ -45,6 +45,16 @@ def overwrite_option(help: str = "replace an earlier run in the output directory
     return option(default=False, affects="nothing", group=DATA, help=help)
 
 
+def track_option(group: str = "") -> Any:
+    """The tracker that gets a run's numbers."""
+    return option(
+        default="none",
+        affects="nothing",
+        group=group,
+        help="log the numbers there, too: tensorboard below OUT/tracking, the others where their environment says",
+    )
+
+
 def device_option() -> Any:
     """The device and precision of the model."""
     return option(default="cpu", affects="nothing", group=MACHINE, help="device of the model: cpu, cuda or cuda:1")

@@ -18,6 +18,7 @@ from direct_anneal.config.files import ExportConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
+from direct_anneal.export.hub import push_to_hub
 from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS
 from direct_anneal.export.retokenised import Content, retokenised
@@ -59,7 +60,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     a row, or a token), snippet.py or the like, and export.json.
 
     Returns:
-        what export.json says, and the snippet.
+        what export.json says, the snippet, and with `push_to_hub` the address of the commit, `hub`.
 
     Raises:
         InputError: the run is not finished or its files changed; a format needs an end token and none is known; `out`
@@ -119,7 +120,12 @@ def export(config: ExportConfig) -> dict[str, Any]:
             "files": [name for name, _ in files],
         }
         record = write_record(temporary / RECORD, record)
-    return {**record, "snippet": snippet}
+    if config.push_to_hub is None:
+        return {**record, "snippet": snippet}
+    with shown.stage("Uploading", "directory", 1) as advance:
+        address = push_to_hub(out, config.push_to_hub)
+        advance(1)
+    return {**record, "snippet": snippet, "hub": address}
 
 
 def _documents(run: RunDir, part: str) -> np.ndarray:

@@ -56,7 +56,7 @@ def judge(manifest: Mapping[str, Any], run: Path) -> Verdict:
     elif look:
         state, sentence = "look", f"Usable, but look at {_listed(look)} before you train on it."
     else:
-        state, sentence = "good", "Nothing found that speaks against training on this choice."
+        state, sentence = "good", "No check found a reason against training on this choice."
     return Verdict(
         state=state,  # type: ignore[arg-type]  # one of the three above
         sentence=sentence,
@@ -90,13 +90,13 @@ def _left_out(pool: Mapping[str, Any]) -> Check:
 def _expectation(manifest: Mapping[str, Any]) -> str:
     gain = manifest["objective"].get("path", {}).get("left_out_gain")
     told = (
-        "Not measured yet. A choice pays where pool and target differ, and costs a little on everything else; "
+        "Not measured yet. A choice helps where the pool differs from the target, and costs a little on other text. "
         "compare measures both on small runs, against random documents."
     )
     if gain is not None:
         told += (
-            f" For scale: annealing on the validation set itself lowers the loss of target text that it had not seen "
-            f"by {gain:.3f} nats a token. Documents of the pool will gain less."
+            f" For scale: annealing on the validation set itself lowered the loss of unseen target text by {gain:.3f} "
+            "nats a token. Documents of the pool will gain less."
         )
     return told
 
@@ -104,9 +104,9 @@ def _expectation(manifest: Mapping[str, Any]) -> str:
 def _steps(run: Path, *, with_replay: bool) -> list[Step]:
     part = " --part both" if with_replay else ""
     name = shlex.quote(str(run))
-    export, compared = (shlex.quote(f"{run}-{what}") for what in ("export", "compared"))
+    export = shlex.quote(f"{run}-export")
     return [
-        Step("See on small runs whether it pays", f"direct-anneal compare --from {name} --out {compared}"),
+        Step("See on small runs whether it pays", f"direct-anneal compare --from {name}"),
         Step("Write it for your trainer", f"direct-anneal export {name} --to olmo-core{part} --out {export}"),
     ]
 

@@ -25,6 +25,7 @@ from direct_anneal.interrupts import held_back, interrupt
 from direct_anneal.io.atomic import flush_to_disk
 from direct_anneal.io.digests import tree_digests
 from direct_anneal.io.records import RecordError, read_sealed, write_record
+from direct_anneal.tracking import Log
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
 
@@ -57,6 +58,7 @@ def train(
     optimizer_state: dict[str, Any] | None,
     directory: Path,
     advance: Callable[[int], object],
+    log: Log,
 ) -> Trained:
     """Train `model` in place for `num_steps` steps, going on from the last whole checkpoint below `directory`.
 
@@ -68,13 +70,14 @@ def train(
         window: T.
         optimizer_state: to start from; None: fresh.
         advance: told the tokens of each step, and at once those of the steps that were done before.
+        log: gets loss, rate and gradient norm every ten steps.
 
     Raises:
         InputError: the loss is not finite, or the state is of another model.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came, before the last step.
     """
     checkpoint = _last_whole(directory)
-    watch = _Watch(advance, config.batch_size * window)
+    watch = _Watch(advance, config.batch_size * window, log)
     trainer = _Trainer(
         model=model, args=_arguments(config, num_steps, directory), train_dataset=windows, callbacks=[watch]
     )
@@ -127,8 +130,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Tells progress, stops at a loss that is no number, at Ctrl-C and at SIGTERM, and marks checkpoints as whole."""
 
-    def __init__(self, advance: Callable[[int], object], step_tokens: int) -> None:
-        self._advance, self._step_tokens = advance, step_tokens
+    def __init__(self, advance: Callable[[int], object], step_tokens: int, log: Log) -> None:
+        self._advance, self._step_tokens, self._log = advance, step_tokens, log
         self.noted: list[int] = []  # signals that were held back
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -137,13 +140,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop |= bool(self.noted)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        loss = (logs or {}).get("loss", 0.0)
+        logs = logs or {}
+        loss = logs.get("loss", 0.0)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss must stay finite, but was {loss} by step {state.global_step}: lower "
                 f"{option('learning_rate')}, or see "
                 "whether the checkpoint is damaged"
             )
+        tracked = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        if tracked:
+            self._log(tracked, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -177,8 +184,7 @@ def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> Trainin
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         log_level="error",
-        report_to=config.track,
-        run_name=Path(config.out).name,
+        report_to="none",  # direct_anneal.tracking does it, where the logs outlive the checkpoints
     )
 
 

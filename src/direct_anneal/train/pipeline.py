@@ -23,6 +23,7 @@ from direct_anneal.io.lock import claim
 from direct_anneal.io.records import write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, current_progress
+from direct_anneal.tracking import require_tracker, tracking
 from direct_anneal.train.packing import PackedWindows, Part
 
 RECORD = "annealing.json"  # written last: a run without it goes on
@@ -47,6 +48,7 @@ def anneal(config: AnnealConfig) -> dict[str, Any]:
     checkpoint = Checkpoint.of(config)
     window = checkpoint.window(config.max_length)
     _need_accelerate()
+    require_tracker(config.track)
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
     sources = {role: expand(patterns, role, layout, cache=out / "fetched") for role, patterns in roles.items()}
@@ -81,7 +83,7 @@ def _annealed(
 
     num_tokens = num_steps * config.batch_size * window
     started = time.monotonic()
-    with shown.stage("Annealing", "tokens", num_tokens) as advance:
+    with tracking(config.track, out, wanted) as log, shown.stage("Annealing", "tokens", num_tokens) as advance:
         trained = train(
             model,
             windows,
@@ -91,6 +93,7 @@ def _annealed(
             optimizer_state=state,
             directory=work / "checkpoints",
             advance=advance,
+            log=log,
         )
     seconds = round(time.monotonic() - started, 3)
 
