@@ -62,7 +62,10 @@ def test_a_lock_that_is_a_link_is_refused(checkpoint: Path, run: Path, copy: Pat
         (copy / LOCK).unlink()
 
 
-@pytest.mark.parametrize("folder", ["features", "features/pool", "corpus", "corpus/pool", "curvature"])
+FOLDERS = ["features", "features/pool", "features/pool-path", "corpus", "corpus/pool", "curvature", "path"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_that_is_a_link_is_not_written_through(
     checkpoint: Path, run: Path, copy: Path, tmp_path: Path, folder: str
 ) -> None:

@@ -116,7 +116,7 @@ class TestRuns:
             "by-hand",
         }
         assert places == {("one", arm, seed) for arm in arms for seed in (0, 1)} | {("one", BEFORE, 0)}
-        assert file_lines(out) == lines
+        assert [{**line, "seal": None} for line in lines] == [{**line, "seal": None} for line in file_lines(out)]
         assert not list(out.glob("scenarios/*/runs/*"))
 
     def test_arms_are_trained_alike(self, done: Done) -> None:

@@ -25,12 +25,15 @@ from direct_anneal.data import Corpus, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.lock import MARK, held
+from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
+from direct_anneal.io.redaction import redacted
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, Silent, current_progress, showing
 from direct_anneal.tracking import Log, require_tracker, tracking
 from direct_anneal.train import anneal
 
 RESULTS = "runs.jsonl"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def compare(
 
 
 def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress, log: Log) -> list[dict[str, Any]]:
+    _cut_off_half_a_line(out / RESULTS)
     known = known_runs(out / RESULTS)
     wanted = list(_keys(recipe))
     _check_fitting(known, wanted, out)
@@ -247,28 +251,55 @@ def begin_worker() -> None:
 
 def _append(path: Path, line: dict[str, Any]) -> None:
     """One line, on the disk before anything else happens."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    whole = sealed(line)
+    try:
+        content = json.dumps(whole, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair in a name
+        content = json.dumps(whole).encode() + b"\n"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINK, 0o666), "wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
+def _cut_off_half_a_line(path: Path) -> None:
+    """Remove what a kill left of a line. For who holds the directory."""
+    if path.exists() and (content := read_content(path)) and not content.endswith(b"\n"):
+        with os.fdopen(os.open(path, os.O_RDWR | _NO_LINK), "r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
+
+
 def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The finished runs. The last line of a run that was killed while writing it is cut off."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
+    """The finished runs; half a last line is none.
+
+    Raises:
+        InputError: it has another line, or one that was changed since it was written.
+    """
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    number = 0
     try:
-        lines = [json.loads(line) for line in whole.splitlines() if line.strip()]
-        return {_place(line): line for line in lines}
+        content = read_content(path)
+        for raw in content[: content.rfind(b"\n") + 1].splitlines():
+            number += 1
+            if raw.strip():
+                line = _object(parse(raw))
+                line = unsealed(line) if SEAL in line else line  # earlier versions wrote none
+                known[_place(line)] = line
+        return known
+    except FileNotFoundError:
+        return {}
     except (ValueError, KeyError, TypeError) as error:
+        reason = error if isinstance(error, RecordError) else "is no run"
         raise InputError(
-            f"{path} must hold one finished run a line, but has another line: choose another {option('out')}"
+            f"{path} must hold one finished run a line, but line {number} {reason}: remove it to run that again, or "
+            f"choose another {option('out')}"
         ) from error
+
+
+def _object(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise RecordError("is no JSON object")
+    return found
 
 
 def _check_fitting(known: dict[tuple[Any, ...], dict[str, Any]], wanted: list[dict[str, Any]], out: Path) -> None:
@@ -283,7 +314,8 @@ def _check_fitting(known: dict[tuple[Any, ...], dict[str, Any]], wanted: list[di
 
 def _place(line: dict[str, Any]) -> tuple[Any, ...]:
     replay = float(line.get("replay", 0.0))  # lines from before there was any
-    return line["scenario"], line["model"], line["arm"], line["seed"], float(line["fraction"]), replay
+    place: tuple[Any, ...] = line["scenario"], line["model"], line["arm"], line["seed"], float(line["fraction"]), replay
+    return tuple(redacted(place))  # as they are written
 
 
 def _hash(content: Any) -> str:

@@ -18,12 +18,16 @@ from direct_anneal.compare.tables import markdown, plot_pareto
 from direct_anneal.compare.verdicts import GUARD, recommendation, verdicts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
-from direct_anneal.io.records import read_record
+from direct_anneal.io.records import read_record, write_record
 from direct_anneal.report import page
 from direct_anneal.report.figures import largest_domains
 
 RECIPE = "recipe.json"
 FEW_SEEDS = 3
+_RECIPE_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "reference"), str),
+    **dict.fromkeys(("scenarios", "arms", "seeds", "fractions"), list),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,7 @@ def is_comparison(directory: Path) -> bool:
 
 def keep_recipe(recipe: Recipe, directory: Path) -> None:
     """Write the recipe as it was understood beside its runs, so that they can be reported without it."""
-    with replacing(directory / RECIPE) as temporary:
-        temporary.write_text(json.dumps(asdict(recipe), indent=1, default=dict) + "\n", encoding="utf-8")
+    write_record(directory / RECIPE, json.loads(json.dumps(asdict(recipe), default=dict)))
 
 
 def write_results(recipe: Recipe, lines: Sequence[dict[str, Any]], out: Path) -> str:
@@ -75,12 +78,26 @@ def write_report(directory: Path) -> Path:
         InputError: the directory holds no comparison, or none of its arms is annealed yet.
     """
     try:
-        recipe: dict[str, Any] = read_record(directory / RECIPE)
+        recipe = read_record(directory / RECIPE, _RECIPE_TYPES)
     except (OSError, ValueError) as error:
         raise InputError(
             f"DIR must be the directory of a comparison, but {directory} has no {RECIPE} that can be read: run compare "
             "again, it makes no finished run anew"
         ) from error
+    try:
+        content = _content(recipe, directory)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"DIR must be the directory of a comparison, but {RECIPE} or {RESULTS} in {directory} is none that compare "
+            f"wrote ({type(error).__name__} {' '.join(str(error).split()):.60}): run compare again elsewhere"
+        ) from error
+    return page.write_page(directory, page.render("comparison.html", **content))
+
+
+def _content(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """All that the page shows."""
     lines = _lines(recipe, directory)
     groups = _groups(lines, recipe["reference"])
     if not groups:
@@ -88,8 +105,7 @@ def write_report(directory: Path) -> Path:
     shown = [_shown(number, group, recipe["reference"]) for number, group in enumerate(groups)]
     judged = verdicts(lines, against_of(recipe), recipe.get("guard", GUARD))
     content: dict[str, Any] = {"recipe": recipe, "groups": shown, "doubts": _doubts(recipe, groups), "lines": lines}
-    content |= {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
-    return page.write_page(directory, page.render("comparison.html", **content))
+    return content | {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
 
 
 def against_of(recipe: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import WORKERS, short_digest, short_hash
-from direct_anneal.io.records import RecordError, opened
+from direct_anneal.io.records import RecordError, opened, read_sealed
 
 _DIGEST = "digest"
 
@@ -50,10 +50,13 @@ def checked_note(path: Path) -> dict[str, str]:
 
 
 def damaged_kept(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of kept tensors in a directory that is not whole, and what is wrong with it."""
-    for path in sorted(directory.glob("*.safetensors")):
+    """Each file in a directory of kept tensors and records that is not whole, and what is wrong with it."""
+    checks = {".safetensors": checked_note, ".json": read_sealed}
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.suffix not in checks:
+            continue
         try:
-            checked_note(path)
+            checks[path.suffix](path)
         except (OSError, RecordError) as error:
             yield path, str(error)
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -524,8 +525,9 @@ def _refuse_links(out: Path) -> None:
     """
     folders = [out / name for name in ("corpus", "features", "curvature", "path", *OUTPUT_DATASETS)]
     folders += [out / "corpus" / role for role in (*ROLES, RETAIN)]
-    folders += [out / "features" / f"{role}{kind}" for role in (*ROLES, RETAIN) for kind in ("", "-ngrams")]
-    if link := next((path for path in folders if path.is_symlink()), None):
+    folders += [out / "features" / f"{role}{kind}" for role in (*ROLES, RETAIN) for kind in ("", "-ngrams", "-path")]
+    below = (path for pattern in ("*/*", "*/*/*") for path in out.glob(pattern) if path.is_symlink() and path.is_dir())
+    if link := next((path for path in chain(folders, below) if path.is_symlink()), None):
         raise InputError(
             subject=str(link),
             must="be a folder of the run itself",
