@@ -41,6 +41,7 @@ from direct_anneal.interrupts import (
     heed_sigterm,
     last_words,
 )
+from direct_anneal.io.torchrun import is_first, is_launched
 from direct_anneal.progress import showing
 
 # In the order of the help.
@@ -74,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output, options = Output({}), dict[str, Any]()
     spell: Callable[[str], str] = flag
     try:
+        if is_launched() and not is_first():
+            from direct_anneal.distributed.torchrun import serve
+
+            serve()
+            return 0
         command, given = _parsed(words)
         output, progress = Output(given), progress_of(given)
         is_dry = given.pop("dry_run", False)
@@ -85,9 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = {**in_file, **options}
         settled(command.config, options)  # a mistyped value is told before a missing one
         _check_complete(command, options)
+        if is_launched() and command not in (SELECT, FEATURES):
+            raise InputError(f"torchrun can spread the model of select and features, but not of {command.name}")
         with output.streams(), showing(progress):
             result = dry_run(command, options) if is_dry else command.run(options)
             sys.stdout.flush()
+        if is_launched():
+            from direct_anneal.distributed.torchrun import dismiss
+
+            dismiss()
         output.result(result)
         return EXIT_BUG if result.get("healthy") is False else 0
     except InputError as error:

@@ -1,7 +1,7 @@
 """Features on disk: the store's format, the extraction that fills it, and the way back to gradients."""
 
 from direct_anneal.features.documents import Documents
-from direct_anneal.features.extraction import Engine, Extraction, Local, extract, shard_rows
+from direct_anneal.features.extraction import Engine, Extraction, Local, batches_of, extract, shard_rows
 from direct_anneal.features.load import OUTLIER_FACTOR, SketchedGradients
 from direct_anneal.features.ngrams import NGRAM_SIZE, ngrams_of
 from direct_anneal.features.storage import UnreachableError, is_url, place_at
@@ -21,6 +21,7 @@ __all__ = [
     "ShardRows",
     "SketchedGradients",
     "UnreachableError",
+    "batches_of",
     "extract",
     "is_url",
     "ngrams_of",

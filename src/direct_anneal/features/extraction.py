@@ -5,7 +5,7 @@ n documents of a shard, W windows, R sketch size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +15,8 @@ from direct_anneal.data import Corpus
 from direct_anneal.features.batching import BatchTooLargeError, found_batch_tokens, sketched
 from direct_anneal.features.documents import Documents
 from direct_anneal.features.store import FeatureStore, ShardRows
-from direct_anneal.gradients import Coverage, GradientSketcher
-from direct_anneal.model.batching import batches, windows_of
+from direct_anneal.gradients import Coverage, GradientSketcher, Sketches
+from direct_anneal.model.batching import Window, batches, windows_of
 from direct_anneal.model.lengths import length_switches
 
 _SMALLER_BATCHES = (
@@ -163,14 +163,33 @@ def extract(
     return engine.make(extraction, missing)
 
 
+Sketch = Callable[[GradientSketcher, Sequence[list[Window]]], Iterator[Sketches]]
+
+
+def batches_of(
+    documents: Documents, sketcher: GradientSketcher, max_length: int, batch_tokens: int
+) -> list[list[Window]]:
+    """The batches that a shard's documents are sketched in."""
+    windows = windows_of(documents.tokens, max_length=max_length, num_prompt=documents.num_prompt)
+    return list(batches(windows, batch_tokens, length_switches(sketcher.model)))
+
+
+def _one_by_one(sketcher: GradientSketcher, batches: Sequence[list[Window]]) -> Iterator[Sketches]:
+    return (sketched(sketcher, batch) for batch in batches)
+
+
 def shard_rows(
     documents: Documents,
     sketcher: GradientSketcher,
     max_length: int,
     batch_tokens: int,
     advance: Callable[[int], object] = lambda _: None,
+    sketch: Sketch = _one_by_one,
 ) -> ShardRows:
     """Build the rows of one shard.
+
+    Args:
+        sketch: gives the sketches of all batches, in order.
 
     Raises:
         BatchTooLargeError: a batch does not fit into memory; what `advance` was told is taken back.
@@ -180,11 +199,12 @@ def shard_rows(
     sums = np.zeros((num_documents, sketcher.projection.sketch_size))
     averaged = sketcher.reduction == "mean"
     done = 0
-    windows = windows_of(documents.tokens, max_length=max_length, num_prompt=documents.num_prompt)
     losses, predicted = np.zeros(num_documents), np.zeros(num_documents)
-    for batch in batches(windows, batch_tokens, length_switches(sketcher.model)):
+    in_batches = batches_of(documents, sketcher, max_length, batch_tokens)
+    made = sketch(sketcher, in_batches)
+    for batch in in_batches:
         try:
-            sketches = sketched(sketcher, batch)
+            sketches = next(made)
         except BatchTooLargeError:
             advance(-done)
             raise

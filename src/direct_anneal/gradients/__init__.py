@@ -2,6 +2,7 @@
 
 from direct_anneal.gradients.batches import Collate, LossFunction
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
+from direct_anneal.gradients.fsdp import spread
 from direct_anneal.gradients.preconditioning import adam_moments, adam_scales, trainer_groups
 from direct_anneal.gradients.sketcher import (
     FACTOR_SIZE,
@@ -30,5 +31,6 @@ __all__ = [
     "SlowPathWarning",
     "adam_moments",
     "adam_scales",
+    "spread",
     "trainer_groups",
 ]

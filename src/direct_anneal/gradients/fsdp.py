@@ -7,7 +7,7 @@ processes, and each may sketch a batch of its own. All must make as many calls, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -15,10 +15,35 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 if dist.is_available():
-    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor
 
 Shared = TypeVar("Shared")
+
+
+def spread(model: nn.Module, device: torch.device) -> nn.Module:
+    """Spread a model over all processes of the group, a layer at a time; it is changed.
+
+    Args:
+        device: where its parts are to lie; the model may lie elsewhere, so that it need not fit there as a whole.
+
+    Memory: a part of the model and one whole layer.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The elements of the outermost lists of modules: a transformer's layers."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _layers(child)
 
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import Corpus
+from direct_anneal.distributed import Group
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
 from direct_anneal.gradients import (
@@ -26,7 +27,9 @@ from direct_anneal.gradients import (
     GradientSketcher,
     SlowPathWarning,
     adam_scales,
+    spread,
 )
+from direct_anneal.io.torchrun import is_launched
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run import manifest
 from direct_anneal.run.run_dir import RETAIN, RunDir
@@ -48,16 +51,20 @@ class SketcherBuilder:
         config: the run's.
         probe: beginnings of documents, shape (T,) each, to check it on. The same wherever an earlier run had stopped,
             so that what is said of coverage is the same.
+        is_spread: over the processes of torchrun.
     """
 
     config: FeaturesConfig
     probe: tuple[NDArray[np.int64], ...]
+    is_spread: bool = False
 
     def __call__(self) -> GradientSketcher:
         config = self.config
         checkpoint = Checkpoint.choosing(config)
         window = checkpoint.window(config.max_length)
-        model = checkpoint.load_model(config.device, config.dtype, window=window)
+        model = checkpoint.load_model("cpu" if self.is_spread else config.device, config.dtype, window=window)
+        if self.is_spread:
+            model = spread(model, torch.device(config.device))
         try:
             sketcher = GradientSketcher(
                 model,
@@ -155,7 +162,7 @@ class Sketching:
         self._stages = stages
         self._found = found
         self._probe: tuple[NDArray[np.int64], ...] = ()
-        self._local = Local(lambda: SketcherBuilder(config, self._probe)())
+        self._local: Local | Group = Local(lambda: SketcherBuilder(config, self._probe)())
         self._cluster: RayEngine | None = None
         self.weights = checkpoint.weights_fingerprint()
         self.optimizer = None if config.optimizer is None else _digest(config.optimizer)
@@ -274,6 +281,9 @@ class Sketching:
 
     def _engine(self) -> Engine:
         if self._config.engine == "local":
+            if is_launched() and not isinstance(self._local, Group):
+                builder = SketcherBuilder(self._config, self._probe, is_spread=True)
+                self._local = Group(builder, on_gpu=self._config.device != "cpu")
             return self._local
         if self._cluster is None:
             from direct_anneal.distributed import RayEngine
