@@ -400,7 +400,8 @@ def test_a_corpus_without_samples_is_refused_with_reasons(tmp_path):
     ):
         prepared(tmp_path / "out", "a.jsonl", role="validation")
     write_lines(tmp_path / "a.jsonl", [b"bad", b'{"content": "text", "url": "u"}'])
-    with pytest.raises(InputError, match="which 'text' does not; the first has content, url"):
+    told = "no record has 'text'; name the field that holds the text with text_field; the first record has content, url"
+    with pytest.raises(InputError, match=told):
         prepared(tmp_path / "out", "a.jsonl")
     write_lines(tmp_path / "a.jsonl", [])
     with pytest.raises(InputError, match="all files are empty"):

@@ -220,7 +220,7 @@ class TestFields:
             name: prepared(tmp_path / name, path, fields=fields) for name, path in (("pool", with_it), ("val", without))
         }
         assert check_fields(fields, corpora) == [
-            "val: no record has 'site' or 'sorce' (--domain-field)",
+            "val: no record has 'site' or 'sorce' (--domain-field); its file names are used",
             "no record has 'sorce', one of the names of --domain-field",
         ]
         # The counts are kept with the tokens.

@@ -26,6 +26,7 @@ from direct_anneal.data.token_cache import (
     write_piece,
 )
 from direct_anneal.errors import InputError, flag
+from direct_anneal.errors import option as named
 from direct_anneal.io.redaction import redacted
 
 INCIDENTS_FILE = "incidents.jsonl"
@@ -331,7 +332,10 @@ def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], r
     if counts["no-text"]:
         names = ", ".join(fields_there(sources)) or "no fields"
         wrong = told(fields.text)
-        return f"{message}: name the field that holds the text, which {wrong} does not; the first has {names}"
+        return (
+            f"{message}: no record has {wrong}; name the field that holds the text with {named('text_field')}; "
+            f"the first record has {names}"
+        )
     return f"{message}: check the files"
 
 
@@ -365,7 +369,8 @@ def check_fields(fields: Fields, corpora: Mapping[str, Corpus]) -> list[str]:
                 got=f"but none has {told(names)}",
                 do=f"take one of {', '.join(there[:_FIELDS_TOLD])}, or leave the option out",
             )
-        remarks += [f"{role}: no record has {told(names)} ({flag(option)})" for role in lacking]
+        instead = "; its file names are used" if option == "domain_field" else ""
+        remarks += [f"{role}: no record has {told(names)} ({flag(option)}){instead}" for role in lacking]
         never = [name for name in names if not any(seen.get(name) for seen in known.values())]
         if never:
             remarks.append(f"no record has {told(never)}, one of the names of {flag(option)}")

@@ -73,12 +73,12 @@ def _written(manifest: dict[str, Any], out: Path) -> list[str]:
     general = manifest.get("replay", {}).get("files", [])
     files = (
         *(
-            (name, "general text, to be mixed in" if name in general else "the chosen documents, as they came")
+            (name, "general text, to mix in when you train" if name in general else "the chosen documents, unchanged")
             for name in manifest["files"]
         ),
-        ("report.html", "all of this and the documents themselves, in a browser or on paper"),
-        ("selection.parquet", "every document of the pool with its evidence"),
-        ("manifest.json", "configuration, fingerprints, figures"),
+        ("report.html", "this summary with figures and a table of documents, for a browser"),
+        ("selection.parquet", "every document of the pool with its scores"),
+        ("manifest.json", "configuration, versions, fingerprints and all figures"),
     )
     # A report that could not be written was told of, and is no reason to fail.
     return [
@@ -151,8 +151,8 @@ def _replay(replay: dict[str, Any]) -> str:
 def _retain(retain: dict[str, Any]) -> str:
     return _line(
         "Retained text",
-        f"the choice helps it {retain['reached_ratio']:.3g} times as much as random documents, to first order (at "
-        f"least {retain['floor_ratio']:g} was asked for); {retain['harmful']:,} chosen documents work against it",
+        f"to first order the choice helps it {retain['reached_ratio']:.3g} times as much as random documents (at least "
+        f"{retain['floor_ratio']:g} was asked for); {retain['harmful']:,} chosen documents harm it",
     )
 
 
@@ -190,7 +190,7 @@ def _by_band(budget: dict[str, Any]) -> list[dict[str, float]]:
 
 def _objective(objective: dict[str, Any], status: str) -> str:
     text = (
-        f"{objective['name']} {objective['value']:.6g}; no choice reaches more than {objective['bound']:.6g} ({status}"
+        f"{objective['name']} {objective['value']:.6g}; upper bound over all choices {objective['bound']:.6g} ({status}"
     )
     if objective["starts"]:
         best = max(start["final"] for start in objective["starts"])

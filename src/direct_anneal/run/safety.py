@@ -25,6 +25,7 @@ MANY_LEFT_OUT = 0.2  # of the pool, for one sign of damage
 CONCENTRATED = 0.8  # of the chosen tokens, from one domain that is less than that of the pool
 FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
 FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
+LIKE_THE_POOL = 1.25  # times the pool's share of loops, up to which the choice adds nothing to it
 OVERFIT = 1.5  # stiff cost in sample over that held out
 WEAKLY_KNOWN, WELL_KNOWN = 0.25, 0.6
 
@@ -119,9 +120,10 @@ def _measure(facts: Mapping[str, Any]) -> list[Check]:
 def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     pool, selected = (facts["loops"][role] for role in ("pool", "selected"))
     share = selected["found"] / max(1, selected["looked_at"])
+    in_pool = pool["found"] / max(1, pool["looked_at"])
     told = (
-        f"{selected['found']:,} of {selected['looked_at']:,} chosen documents looked at are mostly one phrase over and "
-        f"over (pool: {pool['found']:,} of {pool['looked_at']:,})"
+        f"{selected['found']:,} of {selected['looked_at']:,} chosen documents looked at repeat their own phrases for "
+        f"more than half of their length (pool: {pool['found']:,} of {pool['looked_at']:,})"
     )
     documents = manifest["corpora"]["pool"]["documents"]
     if left_out := max(manifest["objective"].get("damaged", {}).values(), default=0):
@@ -131,9 +133,16 @@ def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
             f". For one sign alone these are {left_out:,} of {documents:,}. See whether the pool is made of templates"
         )
         return Check("Damage", "look", told)
-    if share > FEW_LOOPS:
+    state = _graded(share, FEW_LOOPS, MANY_LOOPS)
+    if state != "good" and share <= LIKE_THE_POOL * in_pool:
+        told += (
+            ". The whole pool is like that, and code, tables and licences may be without being damaged. Read some of "
+            "them before you train"
+        )
+        return Check("Damage", "look", told)
+    if state != "good":
         told += ". Remove them from the pool, or list their ids in a file for --force-out"
-    return Check("Damage", _graded(share, FEW_LOOPS, MANY_LOOPS), told)
+    return Check("Damage", state, told)
 
 
 def _duplicates(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
@@ -187,7 +196,7 @@ def _curvature(spectrum: Mapping[str, Any]) -> list[Check]:
     if not held_out:
         return []
     ratio = spectrum["stiff_cost_in_sample"] / held_out
-    told = f"stiff directions cost the validation documents that shaped them {ratio:.1f} times what they cost others"
+    told = f"the stiff cost of validation documents is {ratio:.1f} times as high in the spectrum's sample as held out"
     if ratio > OVERFIT:
         told = f"the spectrum is overfitted: {told}. Add validation documents, or lower --elbow"
         return [Check("Curvature", "look", told)]
