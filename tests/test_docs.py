@@ -75,6 +75,21 @@ def test_the_tutorial_from_the_benchmark_to_the_trainer(
     assert "broken" not in chosen
     assert "recipe" in chosen
     assert list((tmp_path / "olmo").glob("part-*.npy"))
+    # The picture is of this very run; docs/figures/tutorial.py makes it again.
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    counts = {name: entry for name, entry in manifest["composition"]["domains"].items() if entry["pool"]}
+    picture = (DOCS / "figures" / "tutorial_domains.svg").read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in picture for name in counts)
+    assert sorted(map(int, re.findall(r">(\d+) chosen</text>", picture))) == sorted(
+        entry["selected"] for entry in counts.values()
+    )
+
+
+def test_pictures_of_pages_are_there() -> None:
+    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    named = [(page, name) for page in pages for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text("utf-8"))]
+    assert named
+    assert not [name for page, name in named if not (page.parent / name).is_file()]
 
 
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,12 @@ def main() -> None:
         (HERE / "tutorial_shifts.svg").write_text(standalone(figures.shifts(gather(Path("run")))), encoding="utf-8")
         program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if program is not None:
+            report = Path("run/report.html")
+            shown = report.read_text(encoding="utf-8").replace(manifest["config"]["model"], "the package's model")
+            report.write_text(shown, encoding="utf-8")  # whose place differs between machines
             picture = f"--screenshot={HERE / 'tutorial_report.png'}"
             flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,1000"]
-            subprocess.run([program, *flags, picture, Path("run/report.html").resolve().as_uri()], check=True)
+            subprocess.run([program, *flags, picture, report.resolve().as_uri()], check=True)
 
 
 if __name__ == "__main__":

@@ -70,15 +70,6 @@ SAFE = a_manifest()["safety"]
             "30 of 100 chosen documents",
         ),
         (
-            {
-                "safety": SAFE
-                | {"loops": {"pool": {"looked_at": 1000, "found": 280}, "selected": {"looked_at": 100, "found": 30}}}
-            },
-            "Damage",
-            "look",
-            "The whole pool is like that",
-        ),
-        (
             {"composition": {"domains": {"a": domain(70, 93), "b": domain(930, 7)}}},
             "Concentration",
             "look",

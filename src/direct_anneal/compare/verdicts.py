@@ -122,9 +122,11 @@ def recommendation(found: Sequence[Verdict]) -> list[str]:
                 f"replay: target {_said(best.target)}, others {_said(best.others)} against {first}"
             )
         elif any(one.decision == "inconclusive" for one in own if one.against == first):
-            said.append(f"{scenario}, {model}: adopt nothing yet: no arm is surely ahead of {first} within the guard")
+            said.append(
+                f"{scenario}, {model}: adopt nothing yet: no arm is significantly better than {first} within the guard"
+            )
         else:
-            said.append(f"{scenario}, {model}: adopt nothing: {first} is as good as any arm within the guard")
+            said.append(f"{scenario}, {model}: adopt nothing: no arm is better than {first} within the guard")
     return said
 
 

@@ -38,8 +38,12 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         "",
         *_written(manifest, out),
         "",
-        _line("Next", f"{escape(verdict.expectation)}"),
-        *(f"{'':<{_WIDTH}}{step.purpose}:\n{'':<{_WIDTH}}  {escape(legible(step.command))}" for step in verdict.steps),
+        _line("Gain", escape(verdict.expectation)),
+        "",
+        *(
+            f"{_line('' if number else 'Next', step.purpose)}:\n{'':<{_WIDTH}}  {escape(legible(step.command))}"
+            for number, step in enumerate(verdict.steps)
+        ),
     ):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -70,7 +70,11 @@ def judge(manifest: Mapping[str, Any], run: Path) -> Verdict:
 def moved(domains: Mapping[str, Mapping[str, int]], most: int = 5) -> list[tuple[str, float, float]]:
     """The domains whose share changed most: name, share of the choice, share of the pool; the largest gain first."""
     pool, chosen = (max(1, sum(entry[role] for entry in domains.values())) for role in ("pool", "selected"))
-    shares = [(name, entry["selected"] / chosen, entry["pool"] / pool) for name, entry in domains.items()]
+    shares = [
+        (name, entry["selected"] / chosen, entry["pool"] / pool)
+        for name, entry in domains.items()
+        if entry["selected"] or entry["pool"]  # others are of the validation set alone
+    ]
     largest = sorted(shares, key=lambda row: (-abs(row[1] - row[2]), row[0]))[:most]
     return sorted(largest, key=lambda row: (row[2] - row[1], row[0]))
 

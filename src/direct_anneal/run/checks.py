@@ -84,7 +84,7 @@ def of_spectrum(spectrum: Spectrum, *, known_in_part: bool) -> list[str]:
         )
     if spectrum.num_stiff > rank / 2:
         doubts.append(
-            f"{spectrum.num_stiff} of {rank} directions count as stiff, so that little is left that counts as flat. "
+            f"{spectrum.num_stiff} of {rank} directions count as stiff, which leaves few flat ones. "
             f"{'Raise --num-eigenpairs' if known_in_part else 'Add validation documents'}, or lower --elbow"
         )
     return doubts

@@ -25,7 +25,6 @@ MANY_LEFT_OUT = 0.2  # of the pool, for one sign of damage
 CONCENTRATED = 0.8  # of the chosen tokens, from one domain that is less than that of the pool
 FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
 FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
-LIKE_THE_POOL = 1.25  # times the pool's share of loops, up to which the choice adds nothing to it
 OVERFIT = 1.5  # stiff cost in sample over that held out
 WEAKLY_KNOWN, WELL_KNOWN = 0.25, 0.6
 
@@ -120,7 +119,6 @@ def _measure(facts: Mapping[str, Any]) -> list[Check]:
 def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     pool, selected = (facts["loops"][role] for role in ("pool", "selected"))
     share = selected["found"] / max(1, selected["looked_at"])
-    in_pool = pool["found"] / max(1, pool["looked_at"])
     told = (
         f"{selected['found']:,} of {selected['looked_at']:,} chosen documents looked at repeat their own phrases for "
         f"more than half of their length (pool: {pool['found']:,} of {pool['looked_at']:,})"
@@ -133,16 +131,12 @@ def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
             f". For one sign alone these are {left_out:,} of {documents:,}. See whether the pool is made of templates"
         )
         return Check("Damage", "look", told)
-    state = _graded(share, FEW_LOOPS, MANY_LOOPS)
-    if state != "good" and share <= LIKE_THE_POOL * in_pool:
+    if share > FEW_LOOPS:
         told += (
-            ". The whole pool is like that, and code, tables and licences may be without being damaged. Read some of "
-            "them before you train"
+            ". Read some of them: code, tables and licences may do so without damage. Remove damaged ones from the "
+            "pool, or list their ids in a file for --force-out"
         )
-        return Check("Damage", "look", told)
-    if state != "good":
-        told += ". Remove them from the pool, or list their ids in a file for --force-out"
-    return Check("Damage", state, told)
+    return Check("Damage", _graded(share, FEW_LOOPS, MANY_LOOPS), told)
 
 
 def _duplicates(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
