@@ -7,6 +7,7 @@ from typing import Any
 from direct_anneal.config.objective import (
     DAMPING,
     DEFAULT_OBJECTIVE,
+    DEFAULT_ON_ARRAYS,
     NGRAM_WEIGHT,
     TARGET_SCALE,
     Filter,
@@ -30,20 +31,24 @@ def name_or_objective(name: str, given: object) -> object:
     return given
 
 
-@configuration
-class GradientOptions:
-    """The objective, its filter and its stiff budget."""
-
-    objective: str | ObjectiveConfig = option(
-        default=DEFAULT_OBJECTIVE,
+def _objective_option(default: str) -> Any:
+    return option(
+        default=default,
         settle=name_or_objective,
         affects="solving",
         group=GROUP,
         metavar="NAME",
-        help="matching: what the validation set lacks, and no more of it; descent: as far downhill as can be; energy: "
-        "the paper's; path: the largest drop of loss along the descent path; blend: that and influence by ranks; "
+        help="path: the largest drop of loss along the descent path; matching: what the validation set lacks, and no "
+        "more of it; descent: as far downhill as can be; energy: the paper's; blend: path and influence by ranks; "
         "or a plugin's",
     )
+
+
+@configuration
+class GradientOptions:
+    """The objective, its filter and its stiff budget."""
+
+    objective: str | ObjectiveConfig = _objective_option(DEFAULT_ON_ARRAYS)
     target_scale: float | None = option(
         default=None,
         unset=f"{TARGET_SCALE:g}",
@@ -117,6 +122,7 @@ class GradientOptions:
 class ObjectiveOptions(GradientOptions):
     """The same with what documents have beside gradients."""
 
+    objective: str | ObjectiveConfig = _objective_option(DEFAULT_OBJECTIVE)
     ngram_weight: float | None = option(
         default=None,
         unset=f"{NGRAM_WEIGHT:g} where n-grams can be used, else 0",
