@@ -56,7 +56,7 @@ def choose(carry: Path, work: Path, name: str, device: str, arms: list[str]) -> 
     choices = Choices(recipe, target, work / "scenarios" / slug(name), print)
     ids = np.array(choices.pool.index["id"].to_pylist(), dtype=object)
     started = time.monotonic()
-    features = choices.with_features(influence)
+    features, _ = choices.with_features(influence)
     gradients = choices.gradients(features)
     candidates = Candidates(choices.pool, choices.validation, "text", gradients)
     keep("score:influence", BASELINES["influence"].score(candidates, 0), time.monotonic() - started)

@@ -1,9 +1,10 @@
 """Tables of finished runs, for docs/results.md.
 
-    python recipes/gpu/tables.py RUNS.jsonl [--role test/] [--reference random] [--against matching] > tables.md
+    python recipes/gpu/tables.py RUNS.jsonl ... [--role test/] [--reference random] [--against matching] > tables.md
 
 One table for each kind of figure: gain on the target and change of others at each replay share, fronts, unique tokens,
-what each arm took of damage, and accuracy. Differences are paired by seed; * stands for p < 0.05, ** for p < 0.01.
+what each arm took of damage, and accuracy. Differences are paired by seed, and in the last column by scenario; * stands
+for p < 0.05, ** for p < 0.01.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import numpy as np
 
 from direct_anneal.compare import table
 from direct_anneal.compare.fronts import fronts
-from direct_anneal.compare.statistics import Difference, by_arm, paired_difference, with_others
+from direct_anneal.compare.statistics import Difference, by_arm, paired, paired_difference, with_others
 
+WHOLE_POOL = ("whole-pool", "whole pool")  # as recipes and as grid.py name it
 DAMAGE = ("shuffled", "random", "looping", "boilerplate")
 Line = dict[str, Any]
 
 
-def read(path: Path, role: str) -> list[Line]:
+def read(paths: Sequence[Path], role: str) -> list[Line]:
     """Lines of scenarios whose names begin with `role`, without it."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    texts = [line for path in paths for line in path.read_text(encoding="utf-8").split("\n")]
+    lines = [json.loads(line) for line in texts if line.strip()]
     own = [line for line in lines if line["scenario"].startswith(role)]
     return [{**with_others(line), "scenario": line["scenario"].removeprefix(role)} for line in own]
 
@@ -52,7 +55,7 @@ def gains(lines: list[Line], reference: str, replay: float, fraction: float = 0.
     by = {(row.arm, row.scenario): row for row in rows}
     arms = list(dict.fromkeys(row.arm for row in rows))
     base = {scenario: by[reference, scenario] for scenario in scenarios if (reference, scenario) in by}
-    found = {f"{reference} (itself)": [f"{base[s].target:.4f} / {base[s].others:.4f}" for s in scenarios]}
+    found = {f"{reference} (itself)": [f"{base[s].target:.4f} / {base[s].others:.4f}" for s in scenarios] + [""]}
     means = {
         arm: np.mean([by[arm, s].target_difference.mean for s in scenarios if (arm, s) in by])  # type: ignore[union-attr]
         for arm in arms
@@ -63,9 +66,14 @@ def gains(lines: list[Line], reference: str, replay: float, fraction: float = 0.
         for scenario in scenarios:
             row = by.get((arm, scenario))
             cells.append("" if row is None else f"{said(row.target_difference)} / {said(row.others_difference)}")
-        found[arm] = cells
+        there = [scenario for scenario in scenarios if (arm, scenario) in by]
+        pairs = [
+            paired([getattr(by[arm, s], of) for s in there], [getattr(base[s], of) for s in there])
+            for of in ("target", "others")
+        ]
+        found[arm] = [*cells, " / ".join(map(said, pairs)) if len(there) > 1 else ""]
     seeds = sorted({row.num_seeds for row in rows})
-    return f"seeds: {', '.join(map(str, seeds))}\n\n" + grid("arm", scenarios, found)
+    return f"seeds: {', '.join(map(str, seeds))}\n\n" + grid("arm", [*scenarios, "mean over scenarios"], found)
 
 
 def areas(lines: list[Line], against: str) -> str:
@@ -137,7 +145,7 @@ def damage(lines: list[Line]) -> str:
             for line in lines
             if line["scenario"] == scenario and line.get("replay", 0.0) == 0.0 and line["fraction"] == 0.1
         ]
-        pool = next((line["chosen_domains"] for line in own if line["arm"] == "whole pool"), {})
+        pool = next((line["chosen_domains"] for line in own if line["arm"] in WHOLE_POOL), {})
         if not set(DAMAGE) & set(pool):
             continue
         rows = {}
@@ -166,8 +174,8 @@ def accuracy(lines: list[Line], replay: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--role", default="test/", help="scenarios whose names begin so")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--role", default="", help="scenarios whose names begin so: test/ of the grid")
     parser.add_argument("--reference", default="random")
     parser.add_argument("--against", default="matching", help="arm that fronts are compared with")
     given = parser.parse_args()

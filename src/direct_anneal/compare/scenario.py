@@ -95,7 +95,7 @@ class Choices:
         record = directory / "choice.json"
         if record.exists():
             return Choice(**json.loads(record.read_text(encoding="utf-8")))
-        features = self.with_features(arm) if arm.needs_gradients and arm.distil is None else None
+        features, looking = self.with_features(arm) if arm.needs_gradients and arm.distil is None else (None, 0.0)
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
         known_before = 0.0 if baseline is None else self._evidence.seconds(baseline)
@@ -111,8 +111,7 @@ class Choices:
         else:
             assert features is not None
             mask = self._by_select(arm, fraction, features)
-        seconds = time.monotonic() - started + (0.0 if features is None else _seconds(features))
-        seconds += known_before
+        seconds = time.monotonic() - started + looking + known_before
         shutil.rmtree(directory, ignore_errors=True)  # of a choice that was interrupted
         files = write_selected(self.pool, mask, directory)
         domains = Counter(np.array(self.pool.index["domain"].to_pylist(), dtype=object)[mask].tolist())
@@ -186,27 +185,33 @@ class Choices:
         scores = read_scorer(directory / "scorer").scores(candidates.pool_texts).astype(np.float64)
         return take(scores, candidates, num_tokens=self.budget(fraction))
 
-    def with_features(self, arm: Arm) -> Path:
-        """A run of `select` with the features that the arm's options ask for, complete.
+    def with_features(self, arm: Arm) -> tuple[Path, float]:
+        """A run of `select` with all that the arm looks at, complete.
 
-        Arms share it where they need the same of the documents: what one arm never looks at is no cost of its choice.
+        Arms with the same sketch share one; those that look at no gradients have their own, where there are none.
+
+        Returns:
+            its directory, and the seconds that what the arm looks at took.
         """
         needs = self._recipe.needs_of(arm)
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
-        quick = {**sketch, "objective": "descent", "relax_budget": True}
+        own = {**arm.select, "num_samples": 1}
+        parts = {"gradients": {**sketch, "objective": "descent", "relax_budget": True, "num_samples": 1}}
         if "gradients" not in needs:
-            quick = dict(arm.select)
-        defining = {**quick, "needs": sorted(needs)}
+            parts = {}
+        if "path" in needs:
+            parts[f"path-{_key(own)}"] = own
+        defining = sketch if "gradients" in needs else own
         if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
-            defining["weights"] = Checkpoint(arm.chooser).weights_fingerprint()
-        key = hashlib.blake2b(json.dumps(defining, sort_keys=True).encode(), digest_size=4).hexdigest()
-        directory = self.directory / f"select-{key}"
-        if not RunDir(directory).is_finished:
-            what = "gradients" if "gradients" in needs else "losses along the path"
-            self._note(f"{self._scenario.name}: {what}, which {arm.name} chooses by")
-            with _adding_seconds(directory):
-                self._select(directory, {**quick, "num_samples": 1})
-        return directory
+            defining = {**defining, "weights": Checkpoint(arm.chooser).weights_fingerprint()}
+        directory = self.directory / f"select-{_key(defining)}"
+        for part, options in parts.items():
+            if not RunDir(directory).is_finished or not _has(directory, part):
+                what = "losses along the path" if part != "gradients" else part
+                self._note(f"{self._scenario.name}: {what}, which {arm.name} chooses by")
+                with _adding_seconds(directory, part):
+                    self._select(directory, options)
+        return directory, sum(_seconds(directory, part) for part in parts)
 
     def _select(self, directory: Path, options: Mapping[str, Any]) -> None:
         given = {"model": self._recipe.model, "pool": self._scenario.pool, **self._recipe.select, **options}
@@ -265,23 +270,38 @@ def _share(fraction: float, num_tokens: int) -> int:
     return max(2, round(fraction * num_tokens))
 
 
+def _key(options: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
 @contextmanager
-def _adding_seconds(directory: Path) -> Iterator[None]:
-    """Count what is done inside to the seconds of the directory's gradients, also if it is interrupted."""
-    started, before = time.monotonic(), _seconds(directory)
+def _adding_seconds(directory: Path, part: str) -> Iterator[None]:
+    """Count what is done inside to the seconds of a part of the directory, also if it is interrupted."""
+    started, before, whole = time.monotonic(), _seconds(directory, part), False
     try:
         yield
+        whole = True
     finally:
-        path = _seconds_path(directory)
+        path = _seconds_path(directory, part)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(before + time.monotonic() - started), encoding="utf-8")
+            record = {"seconds": before + time.monotonic() - started, "whole": whole}
+            temporary.write_text(json.dumps(record), encoding="utf-8")
 
 
-def _seconds(directory: Path) -> float:
-    path = _seconds_path(directory)
-    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+def _seconds(directory: Path, part: str) -> float:
+    return float(_recorded(directory, part)["seconds"])
 
 
-def _seconds_path(directory: Path) -> Path:
-    return directory.with_name(directory.name + ".seconds.json")  # beside it: inside it would be a stranger to `select`
+def _has(directory: Path, part: str) -> bool:
+    return bool(_recorded(directory, part)["whole"])
+
+
+def _recorded(directory: Path, part: str) -> dict[str, Any]:
+    path = _seconds_path(directory, part)
+    record: dict[str, Any] = {"seconds": 0.0, "whole": False}
+    return record | json.loads(path.read_text(encoding="utf-8")) if path.exists() else record
+
+
+def _seconds_path(directory: Path, part: str) -> Path:
+    return directory.with_name(f"{directory.name}.{part}.json")  # beside it: inside it would be a stranger to `select`
