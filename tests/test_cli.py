@@ -77,6 +77,7 @@ class Desk:
             "pool": self.directory / "pool.jsonl",
             "validation": self.directory / "validation.jsonl",
             "out": self.out,
+            "objective": "matching",
             "fraction": 0.25,
             "sketch_size": SKETCH_SIZE,
         }

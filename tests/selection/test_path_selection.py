@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from direct_anneal.errors import InputError
 from direct_anneal.report import print_summary, write_report
 from direct_anneal.run.verify_run import verify_run
-from direct_anneal.selection import planning, select_again, select_documents
+from direct_anneal.selection import compute_features, planning, select_again, select_documents
 from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_jsonl
 
 QUICK: dict[str, Any] = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2}
@@ -94,6 +95,15 @@ def test_solve_begins_with_the_losses(run: Path, tmp_path: Path) -> None:
     assert len(chosen_ids(tmp_path / "again")) == 4
     assert chosen_ids(tmp_path / "again") <= chosen_ids(run)
     assert files_below(run) == before
+
+
+def test_solve_says_what_was_not_computed(run: Path, checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must have gradients for objective energy, but has losses along the path"):
+        select_again(run, out=tmp_path / "again", num_samples=3, objective="energy", objective_options={})
+    given = {role: str(world / f"{role}.jsonl") for role in ("pool", "validation")}
+    compute_features(model=checkpoint, out=tmp_path / "features", sketch_size=32, **given)
+    with pytest.raises(InputError, match="must have losses along the path for objective path, but has gradients"):
+        select_again(tmp_path / "features", out=tmp_path / "again", num_samples=3)
 
 
 def test_by_tokens_each_token_counts(checkpoint: Path, world: Path, tmp_path: Path) -> None:

@@ -38,13 +38,14 @@ def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
     from direct_anneal.run.run_dir import RETAIN
-    from direct_anneal.run.verify_run import STORES, verify_run, verify_stores
+    from direct_anneal.run.verify_run import LOSSES, STORES, is_sketched, verify_run, verify_stores
 
-    usual = [*STORES, *([RETAIN] if (directory / "features" / RETAIN).is_dir() else [])]
+    features = directory / "features"
+    usual = [*(STORES if is_sketched(features) else ()), *(n for n in (RETAIN, LOSSES) if (features / n).is_dir())]
     if any((directory / name).exists() for name in (MARK, "manifest.json", "corpus")):
         return ["the run", *usual], verify_run(directory)
-    if (directory / "features").is_dir():
-        return usual, verify_stores(directory / "features")
+    if features.is_dir():
+        return usual, verify_stores(features)
     if _is_store(directory):
         return [directory.name], verify(directory)
     stores = list(filter(_is_store, sorted(directory.iterdir()))) if directory.is_dir() else []

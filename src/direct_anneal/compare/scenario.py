@@ -78,7 +78,10 @@ class Choices:
     @cached_property
     def held_out(self) -> Corpus:
         """The data that models are scored on."""
-        return self._read("held_out", self._scenario.held_out)
+        corpus = self._read("held_out", self._scenario.held_out)
+        if self._recipe.prompt_field and not self._has_prompts(corpus):
+            self._note(f"{self._scenario.name}: no held-out record has a prompt, all of their text is predicted")
+        return corpus
 
     def budget(self, fraction: float) -> int:
         """Tokens to choose."""
@@ -225,14 +228,14 @@ class Choices:
 
     @cached_property
     def _prompt_field(self) -> Names | None:
-        """The recipe's, unless held-out documents alone have prompts: `select` refuses a field that it never sees."""
-        names = self._recipe.prompt_field
-        told = (names,) if isinstance(names, str) else names or ()
+        """The recipe's, where documents to choose by have it: `select` refuses a field that it never sees."""
+        corpora = (self.pool, self.validation)
+        return self._recipe.prompt_field if any(map(self._has_prompts, corpora)) else None
 
-        def has(corpus: Corpus) -> bool:
-            return corpus.fields_seen is None or any(corpus.fields_seen.get(name) for name in told)
-
-        return None if has(self.held_out) and not (has(self.pool) or has(self.validation)) else names
+    def _has_prompts(self, corpus: Corpus) -> bool:
+        names = self._recipe.prompt_field or ()
+        seen = corpus.fields_seen or {}
+        return any(seen.get(name) for name in ((names,) if isinstance(names, str) else names))
 
     @cached_property
     def _evidence(self) -> Evidence:

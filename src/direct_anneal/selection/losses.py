@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.objective import BUILT_IN, beside_of
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.path import PathObjective
@@ -24,7 +25,7 @@ from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
-from direct_anneal.run.verify_run import LOSSES
+from direct_anneal.run.verify_run import LOSSES, is_sketched
 from direct_anneal.selection.sketching import require_the_same, there, unreachable
 from direct_anneal.selection.stages import Stages
 
@@ -125,6 +126,29 @@ def _elsewhere(
         options.path_config(config).dtype,
     )
     return ActorMap(builder, address=config.ray_address, workers=config.workers, gpu=config.device != "cpu")
+
+
+def require_columns(config: SelectConfig, run: RunDir) -> None:
+    """See that an earlier run has what the objectives look at.
+
+    Raises:
+        InputError: it has not; `solve` computes nothing.
+    """
+    features = run.origin.path / "features"
+    if run.origin.config.features is not None:  # elsewhere: opening them tells
+        return
+    found = {"path"} if (features / LOSSES).is_dir() else set()
+    found |= {"gradients"} if is_sketched(features) else set()
+    if lacking := {"path", "gradients"} & config.needs - found:
+        what = {"path": "losses along the path", "gradients": "gradients"}
+        others = [name for name in BUILT_IN if beside_of(name, {}, config.curvature).needs <= found | {"ngrams"}]
+        raise InputError(
+            subject=str(run.path),
+            must=f"have {' and '.join(what[name] for name in sorted(lacking))} for {option('objective')} "
+            f"{config.chosen_objective.name}",
+            got=f"but has {' and '.join(what[name] for name in sorted(found)) or 'neither'}",
+            do=f"run select there for that, or pass {option('objective')} {' or '.join(others)}",
+        )
 
 
 def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:

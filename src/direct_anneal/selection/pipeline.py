@@ -36,7 +36,7 @@ from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.known import Known
-from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, usable
+from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, require_columns, usable
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.replay import replay_beside
 from direct_anneal.selection.result import Features, Run
@@ -243,6 +243,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     Raises:
         InputError: it has not what the objectives need, or files were changed since.
     """
+    require_columns(config, run)
     gradients: dict[str, SketchedGradients] = {}
     fingerprint: Mapping[str, Any] = {}
     with stages.stage("Opening the features", "stores", 4) as advance:
