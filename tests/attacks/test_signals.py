@@ -103,7 +103,18 @@ def words_of(command: str, model: Path, world: Path, out: Path) -> list[str]:
     window = ["--batch-size", "4", "--max-length", "16", "--num-tokens", "256"]
     validation = ["--validation", world / "validation.jsonl"]
     given: dict[str, list[Any]] = {
-        "select": ["--model", model, "--pool", world / "pool", *validation, "--sketch-size", SKETCH_SIZE, *SHARE],
+        "select": [
+            "--model",
+            model,
+            "--pool",
+            world / "pool",
+            *validation,
+            "--sketch-size",
+            SKETCH_SIZE,
+            *SHARE,
+            "--objective",
+            "matching",
+        ],
         "solve": [world / "run", "--num-samples", "5"],
         "export": [world / "run", "--to", "jsonl"],
         "score": ["--scorer", world / "scorer", "--pool", world / "texts.jsonl", "--workers", "1", *SHARE],

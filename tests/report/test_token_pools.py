@@ -40,7 +40,7 @@ def test_excerpts_repeats_and_overlaps_are_there(checkpoint: Path, tmp_path: Pat
     write_validation(tmp_path / "validation.jsonl", 8)
     options = options_of(checkpoint, tmp_path, tmp_path / "run") | {"pool": str(pool), "fraction": 0.5}
     layout = {"token_dtype": "uint32", "eos_id": EOS} if format == "npy" else {}
-    select(**options, **layout)
+    select(**options, **layout, objective="matching")
     findings = gather(tmp_path / "run")
     assert not findings.absent
     assert len(findings.excerpts["strongest"]) == 6

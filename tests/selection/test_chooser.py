@@ -57,6 +57,7 @@ def options(world: Path, out: Path) -> dict[str, Any]:
         "pool": str(world / "pool.jsonl"),
         "validation": str(world / "validation.jsonl"),
         "sketch_size": SKETCH_SIZE,
+        "objective": "matching",
         "out": out,
     }
 

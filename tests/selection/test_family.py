@@ -171,6 +171,7 @@ class TestBands:
     def test_the_summary_shows_each(self, checkpoint: Path, world: Path, tmp_path: Path, capsys: Any) -> None:
         given = ["--model", checkpoint, "--pool", world / "pool", "--validation", world / "validation.jsonl"]
         more = ["--out", tmp_path / "out", "--fraction", "0.25", "--sketch-size", "32", "--bands", "2"]
+        more += ["--objective", "matching"]
         assert main(["select", *map(str, given + more), "--elbow", "gap", "--num-stiff", "2"]) == 2
         assert "leave one out" in capsys.readouterr().err
         assert main(["select", *map(str, given + more), "--num-stiff", "2", "--budget-ratio", "1"]) == 0
@@ -244,7 +245,8 @@ class TestElbows:
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError) as refusal:
-        SelectConfig(model="m", pool=("p",), validation=("v",), out="o", fraction=0.5, **options)
+        given = {"objective": "matching"} | options
+        SelectConfig(model="m", pool=("p",), validation=("v",), out="o", fraction=0.5, **given)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -94,7 +94,7 @@ class TestAgain:
         assert files_below(out) == files_below(selected.out)
         computed(checkpoint, world, out, seed=1, overwrite=True)
         assert {path.name for path in out.iterdir()} == {"corpus", "direct-anneal.json", "features", "options.json"}
-        select_again(out, out=tmp_path / "solved", num_samples=5)
+        select_again(out, out=tmp_path / "solved", num_samples=5, objective="matching")
         assert manifest(tmp_path / "solved")["config"]["seed"] == 1
 
     def test_others_are_refused_before_a_selection_too(self, checkpoint: Path, world: Path, out: Path) -> None:

@@ -35,7 +35,15 @@ def test_it_is_told_and_the_run_goes_on_once_there_is_room(
     pool = write_jsonl(tmp_path / "pool.jsonl", documents(64, seed=11))
     validation = write_jsonl(tmp_path / "validation.jsonl", documents(16, seed=12, prefix="v"))
     words = ["select", "--model", str(checkpoint), "--pool", str(pool), "--validation", str(validation)]
-    words += ["--fraction", "0.25", "--sketch-size", "512", "--out"]  # a shard of 8 rows takes 8 kilobytes
+    words += [
+        "--objective",
+        "matching",
+        "--fraction",
+        "0.25",
+        "--sketch-size",
+        "512",
+        "--out",
+    ]  # a shard of 8 rows takes 8 kilobytes
 
     def run(out: Path) -> tuple[int | None, str]:
         process = start(command_in_small_shards, [*words, str(out)], tmp_path / "log")

@@ -143,4 +143,4 @@ def test_the_commands(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "use solve to choose" in capsys.readouterr().err
     assert main(["merge", out]) == 0
     assert f"{out}/features is complete" in capsys.readouterr().out
-    assert main(["solve", out, "--fraction", "0.2", "--out", str(tmp_path / "chosen")]) == 0
+    assert main(["solve", out, "--objective", "matching", "--fraction", "0.2", "--out", str(tmp_path / "chosen")]) == 0

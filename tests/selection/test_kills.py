@@ -23,7 +23,7 @@ def test_thirty_kills_at_random_moments_change_nothing(checkpoint: Path, world: 
     def run(out: Path, patience: float | None = None) -> tuple[int, float]:
         """A select from a process of its own, killed when patience ends; its exit code and how long it took."""
         words = ["select", "--model", checkpoint, "--pool", world / "pool", "--validation", world / "validation.jsonl"]
-        words += ["--out", out, "--fraction", "0.25", "--sketch-size", SKETCH_SIZE]
+        words += ["--out", out, "--fraction", "0.25", "--sketch-size", SKETCH_SIZE, "--objective", "matching"]
         process = start(command_in_small_shards, [str(word) for word in words], tmp_path / "log")
         started = time.monotonic()
         process.join(patience)

@@ -45,7 +45,20 @@ def short_documents(domain: str, count: int) -> list[dict[str, Any]]:
 def command(desk: Path, out: Path, *more: str) -> int:
     words = ["select", "--model", str(DATA / "model" / "stories260K"), "--pool", str(desk / "pool"), "--validation"]
     words += [str(desk / "tinystories.jsonl"), str(desk / "wiki.jsonl"), "--out", str(out), "--max-length", "64"]
-    return main([*words, "--num-samples", str(NUM_SELECTED), "--sketch-size", "512", "--budget-ratio", "0.6", *more])
+    return main(
+        [
+            *words,
+            "--num-samples",
+            str(NUM_SELECTED),
+            "--sketch-size",
+            "512",
+            "--objective",
+            "energy",
+            "--budget-ratio",
+            "0.6",
+            *more,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")

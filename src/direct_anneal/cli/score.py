@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from direct_anneal.cli.command import Command, Writes
+from direct_anneal.config.objective import DEFAULT_ON_ARRAYS
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 
 
@@ -27,7 +28,8 @@ def _merge(options: dict[str, Any]) -> dict[str, Any]:
         for remark in features.warnings:
             print(f"Note: {remark}")
         print(f"{config.run}/features is complete")
-        print(f"To choose by it: direct-anneal solve {config.run} --fraction F --out DIR")
+        choose = f"solve {config.run} --objective {DEFAULT_ON_ARRAYS} --fraction F --out DIR"
+        print(f"To choose by it: direct-anneal {choose}")
         return {"command": "merge", "out": config.run, "corpora": features.corpora, "warnings": features.warnings}
     result = merge(config)
     _tell(options["run"], result)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from direct_anneal.cli.command import Command, Writes, quieten_transformers
 from direct_anneal.config.features import ComputeConfig
+from direct_anneal.config.objective import DEFAULT_ON_ARRAYS
 from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
 from direct_anneal.progress import current_progress
 
@@ -36,7 +37,8 @@ def _features(options: dict[str, Any]) -> dict[str, Any]:
         print(f"When all jobs are done: direct-anneal merge {run.out}")
         return {"command": "features", "out": str(run.out), "shards": options["shards"], "warnings": run.warnings}
     print(
-        f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --fraction F --out DIR"
+        f"Features are in {run.out}/features. To choose by them: direct-anneal solve {run.out} --objective "
+        f"{DEFAULT_ON_ARRAYS} --fraction F --out DIR"
     )
     return {"command": "features", "out": str(run.out), "corpora": run.corpora, "warnings": run.warnings}
 
