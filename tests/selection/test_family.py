@@ -244,8 +244,8 @@ class TestElbows:
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str) -> None:
+    given = {"objective": "matching"} | options
     with pytest.raises(InputError) as refusal:
-        given = {"objective": "matching"} | options
         SelectConfig(model="m", pool=("p",), validation=("v",), out="o", fraction=0.5, **given)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
