@@ -57,7 +57,6 @@ def options(world: Path, out: Path) -> dict[str, Any]:
         "pool": str(world / "pool.jsonl"),
         "validation": str(world / "validation.jsonl"),
         "sketch_size": SKETCH_SIZE,
-        "objective": "matching",
         "out": out,
     }
 
@@ -66,8 +65,8 @@ def options(world: Path, out: Path) -> dict[str, Any]:
 def runs(checkpoint: Path, large: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The small model's choice for the large one, and for itself."""
     out = tmp_path_factory.mktemp("runs")
-    select(model=large, chooser=checkpoint, fraction=0.5, **options(world, out / "for-another"))
-    select(model=checkpoint, fraction=0.5, **options(world, out / "for-itself"))
+    select(model=large, chooser=checkpoint, fraction=0.5, objective="matching", **options(world, out / "for-another"))
+    select(model=checkpoint, fraction=0.5, objective="matching", **options(world, out / "for-itself"))
     return out / "for-another", out / "for-itself"
 
 
@@ -95,7 +94,7 @@ def test_the_run_names_both_and_says_whose_tokens_are_counted(
 def test_another_chooser_is_another_run(runs: tuple[Path, Path], large: Path, world: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", seed=5)
     with pytest.raises(InputError, match="holds another run \\(chooser"):
-        select(model=large, chooser=other, fraction=0.5, **options(world, runs[0]))
+        select(model=large, chooser=other, fraction=0.5, objective="matching", **options(world, runs[0]))
 
 
 def test_solve_and_report_need_neither_model(runs: tuple[Path, Path], tmp_path: Path) -> None:
