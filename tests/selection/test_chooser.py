@@ -108,7 +108,7 @@ def test_solve_and_report_need_neither_model(runs: tuple[Path, Path], tmp_path: 
 
 def test_solve_goes_on_from_features(checkpoint: Path, large: Path, world: Path, tmp_path: Path) -> None:
     compute_features(model=large, chooser=checkpoint, **options(world, tmp_path / "features"))
-    select_again(tmp_path / "features", out=tmp_path / "run", fraction=0.5)
+    select_again(tmp_path / "features", out=tmp_path / "run", fraction=0.5, objective="matching")
     assert manifest(tmp_path / "run")["fingerprints"]["model"] == Checkpoint(str(large)).weights_fingerprint()
 
 
