@@ -148,7 +148,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"{option('learning_rate')}, or see "
                 "whether the checkpoint is damaged"
             )
-        tracked = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        tracked: dict[str, float] = {
+            name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs
+        }
         if tracked:
             self._log(tracked, state.global_step)
 
