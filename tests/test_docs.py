@@ -128,6 +128,18 @@ def test_lines_of_pages_are_short() -> None:
     assert not long
 
 
+def test_modules_that_pages_name_are_there() -> None:
+    """The lab log aside, which tells of the code as it was."""
+    root = DOCS.parent
+    pages = [page for page in [*DOCS.glob("*.md"), root / "README.md"] if page.name != "log.md"]
+    named = {
+        (page.name, name) for page in pages for name in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text("utf-8"))
+    }
+    assert named
+    places = (root, root / "src", root / "src" / "direct_anneal")
+    assert not [name for name in named if not any((place / name[1]).exists() for place in places)]
+
+
 def test_the_site_has_every_page() -> None:
     """A page that the navigation does not name is found by nobody."""
     navigation = tomllib.loads((DOCS.parent / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]

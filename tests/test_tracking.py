@@ -112,10 +112,10 @@ def test_a_comparison_logs_each_run_under_its_place() -> None:
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_with_the_library_itself_and_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip(name)
     for step in (1, 2):
         with tracking(name, tmp_path / "run", {"rate": 0.1}) as log:
             log({"loss": 2.0 / step}, step)
