@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py [--out DIR]
 
-Two settings, the demo's model and pool, and each part of a run; one thread. Time is the processor's, in which what else
-the machine does hardly counts; plan and select are processes of their own, one after the other, so that each has a peak
-of its own.
+Three settings, the demo's model and pool, and each part of a run; one thread. Time is the processor's, in which what
+else the machine does hardly counts; plan and select are processes of their own, one after the other, so that each has a
+peak of its own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from direct_anneal.selection import select
 from direct_anneal.selection.planning import estimated
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "matching, R = 2048, T = 256": {},
+    "matching, R = 2048, T = 256": {"objective": "matching"},
     "descent, R = 512, T = 96": {"objective": "descent", "sketch_size": 512, "max_length": 96},
+    "path, T = 256": {"objective": "path"},
 }
 
 

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TextIO
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TextIO
 
 from direct_anneal.io.redaction import redacted
 from direct_anneal.io.sanitize import legible, legible_json
@@ -20,11 +21,31 @@ Items = tuple[str, int]
 _TELLING_SECONDS = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The size that the time of a stage grows with: that of a corpus. For estimates from a sample of it.
+
+    Attributes:
+        role: of the corpus.
+        unit: in which it counts.
+        forward, gradients, training: passes of the model over its tokens: forward alone, with activations' gradients,
+            and with the weights', too.
+        disk: bytes that the stage takes while it lasts, beside what it leaves.
+    """
+
+    role: str
+    unit: Literal["documents", "tokens"]
+    forward: float = 0.0
+    gradients: float = 0.0
+    training: float = 0.0
+    disk: int = 0
+
+
 class Progress(Protocol):
     """Shows the stages of a run."""
 
     def stage(
-        self, name: str, unit: str, total: int | None = None, items: Items | None = None
+        self, name: str, unit: str, total: int | None = None, items: Items | None = None, work: Work | None = None
     ) -> AbstractContextManager[Advance]:
         """Show one stage while it lasts; call what is yielded with each amount of work done.
 
@@ -35,6 +56,7 @@ class Progress(Protocol):
             unit: what is counted, plural.
             total: how many there are, where that is known.
             items: what else there is of it, and how many ("documents", 2400): told is about how many are left.
+            work: what its time grows with; none where it is the same for any corpus. Not shown.
         """
 
     def note(self, line: str) -> None:
@@ -141,6 +163,7 @@ class Silent:
         unit: str,  # noqa: ARG002
         total: int | None = None,  # noqa: ARG002
         items: Items | None = None,  # noqa: ARG002
+        work: Work | None = None,  # noqa: ARG002
     ) -> Iterator[Advance]:
         yield lambda _: None
 
@@ -159,7 +182,14 @@ class _Lines(ABC):
         self._stream = stream
 
     @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None, items: Items | None = None) -> Iterator[Advance]:
+    def stage(
+        self,
+        name: str,
+        unit: str,
+        total: int | None = None,
+        items: Items | None = None,
+        work: Work | None = None,  # noqa: ARG002
+    ) -> Iterator[Advance]:
         pace = Pace(unit, total, items)
         last = 0.0
 
@@ -245,7 +275,14 @@ class Bars:
     """A bar for each stage with its rate and the time left. For terminals."""
 
     @contextmanager
-    def stage(self, name: str, unit: str, total: int | None = None, items: Items | None = None) -> Iterator[Advance]:
+    def stage(
+        self,
+        name: str,
+        unit: str,
+        total: int | None = None,
+        items: Items | None = None,
+        work: Work | None = None,  # noqa: ARG002
+    ) -> Iterator[Advance]:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress

@@ -12,7 +12,12 @@ from direct_anneal.cli import main
 from direct_anneal.cli.plan import _duration, _size
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE
+from direct_anneal.progress import Work
+from direct_anneal.run import sources
 from direct_anneal.selection import Plan, plan, planning
+from direct_anneal.selection.known import Known
+from direct_anneal.selection.pipeline import computed
+from direct_anneal.selection.stages import Stages
 from selection.pools import NUM_POOL, NUM_VALIDATION, chosen, options_of
 from selection.tiny import CONTEXT, SKETCH_SIZE, VOCAB_SIZE, documents, files_below, write_checkpoint, write_jsonl
 
@@ -108,6 +113,49 @@ def test_nothing_is_left_and_nothing_is_written_to_the_run(checkpoint: Path, wor
     assert files_below(run.out) == before
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_stage_that_plan_knows_nothing_of(
+    checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_another(config: Any, documents: Any, stages: Stages, found: list[str]) -> Known:
+        known = computed(config, documents, stages, found)
+        work = Work(role="pool", unit="tokens", forward=1)
+        with stages.stage("Another look", "tokens", 1, work=work) as advance:
+            advance(1)
+        return known
+
+    before = planned(checkpoint, world, tmp_path / "out")
+    monkeypatch.setattr(planning, "computed", with_another)
+    found = planned(checkpoint, world, tmp_path / "out")
+    assert found.seconds.keys() - before.seconds.keys() == {"Another look"}
+    assert before.flops < found.flops < 1.5 * before.flops
+
+
+def test_retained_text_counts(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    retain = write_jsonl(tmp_path / "retain.jsonl", documents(12, seed=5, prefix="r"))
+    before = planned(checkpoint, world, tmp_path / "out", objective="matching")
+    found = planned(checkpoint, world, tmp_path / "out", objective="matching", retain=str(retain))
+    assert found.documents["retain"] == 12
+    assert found.seconds["Gradients of the retain"] > 0
+    assert found.flops > before.flops
+
+
+def test_files_behind_urls_are_not_kept_in_the_run(
+    checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would stand in the way of the run itself, which wants a directory that is new or its own."""
+    caches: list[Path] = []
+    expanded = sources.expand
+
+    def expand(*arguments: Any) -> Any:
+        caches.append(arguments[-1])
+        return expanded(*arguments)
+
+    monkeypatch.setattr(sources, "expand", expand)
+    planned(checkpoint, world, tmp_path / "out")
+    assert caches
+    assert all(tmp_path / "scratch" in cache.parents for cache in caches)
 
 
 def test_a_model_without_gradients_is_told(world: Path, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from direct_anneal.io.digests import short_digest
 
 DuplicateMethod = Literal["exact", "minhash"]
 
@@ -33,7 +34,7 @@ def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod
     repeated = np.zeros(len(texts), dtype=bool)
     seen: set[bytes] = set()
     for i in order:
-        key = hashlib.blake2b(" ".join(texts[i].split()).encode(), digest_size=16).digest()
+        key = short_digest(" ".join(texts[i].split()))
         repeated[i] = key in seen
         seen.add(key)
     if method == "exact":
@@ -62,7 +63,7 @@ def _shingles(text: str) -> NDArray[np.uint64]:
     """Hashes of the runs of five words, at least one, sorted."""
     words = text.lower().split()
     runs = {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
-    hashes = (int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest()) for run in runs)
+    hashes = (int.from_bytes(short_digest(run, 8)) for run in runs)
     return np.array(sorted(hashes), dtype=np.uint64)
 
 

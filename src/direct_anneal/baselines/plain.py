@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.baselines.candidates import Candidates
+from direct_anneal.io.digests import short_digest
 
 
 def random(candidates: Candidates, seed: int) -> NDArray[np.float64]:
     """Uniform in [0, 1) from the hash of seed and id: the same whatever the order of the pool."""
-    digests = (hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in candidates.ids)
+    digests = (short_digest(f"{seed}:{name}", 8) for name in candidates.ids)
     return np.array([int.from_bytes(digest) / 2**64 for digest in digests])
 
 

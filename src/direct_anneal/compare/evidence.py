@@ -21,6 +21,7 @@ from torch import nn
 from direct_anneal.baselines import Baseline
 from direct_anneal.data import Corpus
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
@@ -56,7 +57,7 @@ class Evidence:
     def seconds(self, baseline: Baseline) -> float:
         """Seconds that the inputs of a baseline took."""
         path = self.directory / "seconds.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = read_record(path) if path.exists() else {}
         names = {f"loss-{model}" for model in baseline.needs_losses}
         names |= {"states-pool", "states-validation"} if baseline.needs_embeddings else set()
         return float(sum(seconds for name, seconds in known.items() if name in names))
@@ -147,7 +148,7 @@ class Evidence:
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, values)
         seconds = self.directory / "seconds.json"
-        told = json.loads(seconds.read_text(encoding="utf-8")) if seconds.exists() else {}
+        told = read_record(seconds) if seconds.exists() else {}
         with replacing(seconds) as temporary:
             temporary.write_text(json.dumps(told | {name: time.monotonic() - started}), encoding="utf-8")
         return values

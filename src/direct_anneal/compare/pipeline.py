@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ from direct_anneal.config.names import TrackerName
 from direct_anneal.data import Corpus, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
+from direct_anneal.io.digests import short_hash
 from direct_anneal.io.lock import MARK, held
 from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
 from direct_anneal.io.redaction import redacted
@@ -319,4 +319,4 @@ def _place(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _hash(content: Any) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=dict).encode(), digest_size=8).hexdigest()
+    return short_hash(json.dumps(content, sort_keys=True, default=dict), 8)

@@ -7,7 +7,6 @@ stand random documents, the reference, and the whole pool.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import hashed_order
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import SelectConfig
@@ -122,7 +122,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
 def _records(corpus: Corpus, text_field: Any, most: int) -> list[dict[str, Any]]:
     """At most so many documents, in the order of hashes of their ids."""
     ids, domains = corpus.index["id"].to_pylist(), corpus.index["domain"].to_pylist()
-    order = sorted(range(len(ids)), key=lambda i: hashlib.blake2b(ids[i].encode(), digest_size=16).digest())
+    order = hashed_order(ids)
     kept = set(order[:most])
     found = {i: text for i, text in enumerate(texts(corpus, text_field)) if i in kept}
     return [{"id": ids[i], "domain": domains[i], "text": found[i]} for i in order[:most]]

@@ -42,6 +42,8 @@ class Option:
         python_only: no flag and no YAML key stands for it.
         reads: what the value names, where it names something that is read: a checkpoint, files of documents, the
             directory of a run, or another path. `--dry-run` looks at it by this.
+        follows: other options, where its default hangs on them: when a run is solved again with another value of one of
+            these, this one is at its default again, unless it is given, too.
     """
 
     help: str
@@ -55,6 +57,7 @@ class Option:
     settle: Callable[[str, Any], Any] | None = None
     python_only: bool = False
     reads: Reads | None = None
+    follows: tuple[str, ...] = ()
 
 
 def option(
@@ -72,13 +75,14 @@ def option(
     settle: Callable[[str, Any], Any] | None = None,
     python_only: bool = False,
     reads: Reads | None = None,
+    follows: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option: a field of a `configuration`, required where it has no default.
 
     Args:
         kw_only: False for a parameter that Python takes by position; on the command line it is an argument.
         default, default_factory: as of `dataclasses.field`.
-        help, metavar, group, unset, affects, flag, bare, settle, python_only, reads: as in `Option`.
+        help, metavar, group, unset, affects, flag, bare, settle, python_only, reads, follows: as in `Option`.
     """
     meta = Option(
         help=help,
@@ -92,6 +96,7 @@ def option(
         settle=settle,
         python_only=python_only,
         reads=reads,
+        follows=follows,
     )
     if default_factory is not MISSING:
         return field(kw_only=kw_only, metadata={_KEY: meta}, default_factory=default_factory)

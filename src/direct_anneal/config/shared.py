@@ -77,6 +77,7 @@ def elbow_option() -> Any:
     return option(
         default=PAPER_SHARE,
         affects="solving",
+        follows=("num_stiff",),
         group=CURVATURE,
         metavar="E",
         help="share of the curvature that is stiff, or gap: up to where the spectrum falls most",

@@ -5,7 +5,6 @@ M validation samples, T tokens, V vocabulary, R sketch size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.curvature.functional import evaluating, logits
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.io.digests import short_digest
 from direct_anneal.model.batching import IGNORED_LABEL, Tokens, batches, num_predicted, padded, windows_of
 from direct_anneal.model.lengths import length_switches
 
@@ -71,7 +71,7 @@ def monte_carlo_sketches(
 @torch.no_grad()
 def _draw(sketcher: GradientSketcher, tokens: Tokens, name: str, seed: int, max_length: int) -> Tokens:
     """Labels of one document, (T,). Alone in its batch, so that no neighbour can move a draw."""
-    digest = hashlib.blake2b(f"{seed}\0labels\0{name}".encode(), digest_size=16).digest()
+    digest = short_digest(f"{seed}\0labels\0{name}")
     uniform = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(len(tokens))
     labels = tokens.copy()
     for first in range(0, len(tokens) - 1, max_length):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from direct_anneal.data.issues import Incident, IncidentSummary
 from direct_anneal.data.sources import Source, State
 from direct_anneal.data.token_cache import Options, Piece, PieceRecord, read_index
+from direct_anneal.io.digests import sha256
 
 _MAX_MAPS = 64
 
@@ -58,6 +59,18 @@ class Corpus:
     def num_samples(self) -> int:
         """N."""
         return len(self.num_tokens)
+
+    def only(self, rows: np.ndarray) -> Corpus:
+        """The corpus of some samples alone, at these positions, ascending; its incidents are those of all."""
+        return replace(
+            self,
+            index=self.index.take(pa.array(rows)),
+            num_tokens=self.num_tokens[rows],
+            num_prompt=self.num_prompt[rows],
+            fingerprint=sha256(self.fingerprint.encode() + np.asarray(rows, dtype="<i8").tobytes()),
+            bounds=np.searchsorted(rows, self.bounds).astype(np.int64),
+            _offsets=self._offsets[rows],
+        )
 
     def tokens(self, i: int) -> np.ndarray:
         """The tokens of sample i, shape (T,), int64; read through a memory map.

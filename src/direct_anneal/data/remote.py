@@ -9,7 +9,6 @@ file is fetched when it is first read, tried again if the network fails, and kep
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 import time
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from direct_anneal.data.formats import FORMATS, Format, companions, format_of, main_name, suffix_of
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import short_digest, short_hash
 
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _HUB = "hf://datasets/"
@@ -147,7 +147,7 @@ def listed(pattern: str, cache: Path) -> Iterator[tuple[Remote, Format]]:
             others |= _beside(system, address)
         parts = [address, *(other for one, other in sorted(others.items()) if main_name(one, {name: address}) == name)]
         files = tuple(_described(system, part, found.get(part)) for part in parts)
-        key = hashlib.blake2b(repr([(f.name, f.size, f.version) for f in files]).encode(), digest_size=16).hexdigest()
+        key = short_hash(repr([(f.name, f.size, f.version) for f in files]))
         remote = Remote(files, cache / key, system)
         format = _format(remote, name)
         if format is not None:
@@ -195,7 +195,7 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _number(version: str) -> int:
-    return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=7).digest(), "big")
+    return int.from_bytes(short_digest(version, 7), "big")
 
 
 def _format(remote: Remote, name: str) -> Format | None:

@@ -60,6 +60,7 @@ def sample(
     vocab_size: int,
     max_length: int,
     directory: Path,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Part:
     """Read about so many records from the beginnings of at most 32 files, spread over the list of them.
 
@@ -81,6 +82,7 @@ def sample(
         vocab_size=vocab_size,
         max_length=max_length,
         directory=directory,
+        advance=advance,
     )
     sizes = {source.path: sum(size for _, size, _ in source.state()) for source in sources}
     others = sum(sizes.values()) / max(1, sum(sizes[source.path] for source in picked))

@@ -9,7 +9,6 @@ from the other, on every version of Python.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import sysconfig
@@ -22,6 +21,7 @@ import pyarrow as pa
 from direct_anneal.demo import generated
 from direct_anneal.demo.installation import is_usable, library_documents, normalised
 from direct_anneal.errors import InputError
+from direct_anneal.io.digests import short_digest
 
 TARGET: tuple[str, ...] = ("docs", "code")
 DAMAGED: frozenset[str] = frozenset({"shuffled", "noise", "boilerplate", "duplicate"})
@@ -119,7 +119,7 @@ def write_demo_corpus(
 
 def is_for_training(text: str) -> bool:
     """Say if a document belongs to the half that the shipped model was trained on; copies share their half."""
-    return hashlib.blake2b(normalised(text).encode(), digest_size=1).digest()[0] % 2 == 1
+    return short_digest(normalised(text), 1)[0] % 2 == 1
 
 
 def generated_documents(domain: str, num_documents: int, *, seed: int, for_training: bool) -> Iterator[str]:

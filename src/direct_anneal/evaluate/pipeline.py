@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.evaluate.benchmarks import check_benchmarks, score_benchmark
 from direct_anneal.evaluate.bits_per_byte import bits_per_byte, count_windows, macro_mean
+from direct_anneal.io.digests import sha256
 from direct_anneal.io.lock import claim
 from direct_anneal.io.records import write_record
 from direct_anneal.model.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "scoring": _SCORING,
         "weights": checkpoint.weights_fingerprint(),
         "sources": [source.state() for source in sources],
-        "benchmark_files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+        "benchmark_files": {name: sha256(path.read_bytes()) for name, path in files.items()},
     }
     with claim(out, wanted, RECORD, "benchmarks", overwrite=config.overwrite) as finished:
         return _scored(config, checkpoint, sources, files, wanted, shown) if finished is None else finished

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from direct_anneal.export.registry import FORMATS
 from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.digests import short_digest
 from direct_anneal.io.records import write_record
 from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, current_progress
@@ -149,7 +149,7 @@ def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
     digests = np.empty((len(positions), 2), dtype=np.uint64)
     for start in range(0, len(positions), _BLOCK_ROWS):
         ids = corpus.index["id"].take(pa.array(positions[start : start + _BLOCK_ROWS])).to_pylist()
-        keyed = (hashlib.blake2b(id.encode(), digest_size=16, key=str(seed).encode()).digest() for id in ids)
+        keyed = (short_digest(id, key=str(seed)) for id in ids)
         digests[start : start + len(ids)] = np.frombuffer(b"".join(keyed), dtype=">u8").reshape(-1, 2)
     return positions[np.lexsort((digests[:, 1], digests[:, 0]))]
 

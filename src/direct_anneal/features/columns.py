@@ -11,7 +11,6 @@ whole or counts as missing, whatever is damaged is found by its sha256, and shar
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features.storage import Directory, Place, place_at
 from direct_anneal.features.verification import Finding
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX
+from direct_anneal.io.digests import sha256
 
 FORMAT = 1
 HEADER = "columns.json"
@@ -146,7 +146,7 @@ class ColumnStore:
             "store": self._digest,
             "rows": count,
             "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": sha256(content),
         }
         self._place.write(_name(shard, "parquet"), content)
         self._place.write(_name(shard, "json"), json.dumps(record, indent=1).encode())
@@ -201,7 +201,7 @@ def _name(shard: int, suffix: str) -> str:
 
 
 def _digest_of(header: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(header, sort_keys=True, separators=(",", ":")))
 
 
 def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) -> str | None:
@@ -217,7 +217,7 @@ def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) ->
         content = place.read(_name(shard, "parquet"))
     except FileNotFoundError:
         return f"{_name(shard, 'parquet')} is not there"
-    if len(content) != record.get("bytes") or hashlib.sha256(content).hexdigest() != record.get("sha256"):
+    if len(content) != record.get("bytes") or sha256(content) != record.get("sha256"):
         return f"{_name(shard, 'parquet')} has other bytes than its record says"
     return None
 

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import get_parameter_names
 
+from direct_anneal.errors import InputError
 from direct_anneal.gradients.projections import Projection
+from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.records import RecordError
 
 # What transformers' Trainer keeps out of weight decay, in a parameter group of its own: LayerNorms, and these names.
 _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
@@ -67,6 +70,24 @@ class Preconditioned(Projection):
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
         scaled = gradients.reshape(len(gradients), *self.shapes[name]).float() * self._scales[name]
         self._inner.full(name, scaled, sample)
+
+
+def optimizer_fingerprint(path: str | None) -> str | None:
+    """sha256 of an optimiser's saved state; None where there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return sha256_of_file(Path(path))
+    except (OSError, RecordError) as error:
+        raise InputError(
+            field="optimizer",
+            must="be a file that torch.save wrote, such as optimizer.pt",
+            got=f"but {path}: {getattr(error, 'strerror', None) or error}",
+        ) from error
 
 
 def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:

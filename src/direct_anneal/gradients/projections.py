@@ -7,7 +7,6 @@ Every number of S follows from the seed and the parameters' names, shapes and se
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 from torch import Tensor
+
+from direct_anneal.io.digests import short_digest
 
 Shape = tuple[int, ...]
 
@@ -80,7 +81,7 @@ class Projection(ABC):
 
     def _generator(self, key: str) -> np.random.Generator:
         # numpy's generator gives the same numbers on every platform; torch's depend on vector width and device.
-        digest = hashlib.blake2b(f"{self.seed}\0{key}".encode(), digest_size=16).digest()
+        digest = short_digest(f"{self.seed}\0{key}")
         return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 

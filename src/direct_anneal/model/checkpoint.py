@@ -162,8 +162,7 @@ class Checkpoint:
         stored = stored_tensors(self._files(WEIGHTS))
         require_plain(self.config, stored, self.name)
         kind = getattr(torch, dtype)
-        with torch.device("meta"):  # names and sizes alone: what is larger than memory must not be begun
-            described: nn.Module = self._read("configuration", _Described, self.config, dtype=kind)
+        described = self.described(dtype)  # what is larger than memory must not be begun
         require_shapes(described, stored, self.name)
         require_memory(described, self.name, kind)
         model, report = self._read(
@@ -174,6 +173,16 @@ class Checkpoint:
         longest = self.window(None) if window is None else window
         require_language_model(loaded, vocab_size=self.vocab_size, window=longest, name=self.name)
         return loaded
+
+    def described(self, dtype: DtypeName = "float32") -> nn.Module:
+        """The model without its weights: names and sizes alone.
+
+        Raises:
+            InputError: its configuration is none of a causal language model.
+        """
+        with torch.device("meta"):
+            described: nn.Module = self._read("configuration", _Described, self.config, dtype=getattr(torch, dtype))
+        return described
 
     @property
     def has_tokenizer(self) -> bool:

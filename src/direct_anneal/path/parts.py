@@ -17,6 +17,7 @@ from direct_anneal.io.records import read_sealed, write_record
 from direct_anneal.path.clusters import clusters_of
 from direct_anneal.path.config import PathConfig
 from direct_anneal.path.walks import Walks
+from direct_anneal.progress import Work
 
 _CLUSTERS = "clusters.json"
 _SHOWN = 5  # ids of a cluster, for the manifest
@@ -101,7 +102,8 @@ def _clusters(run: Walks) -> NDArray[np.int64]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     total = int(run.texts.num_tokens.sum())
-    with run.stages.stage("Clusters of the validation set", "tokens", total) as advance:
+    work = Work(role="validation", unit="tokens", forward=1)
+    with run.stages.stage("Clusters of the validation set", "tokens", total, work=work) as advance:
         run.return_to_start()
         labels = clusters_of(run.model, run.texts, run.config.num_clusters, max_length=run.max_length, advance=advance)
     write_record(record, {"mark": run.mark, "labels": labels.tolist()})

@@ -5,7 +5,6 @@ N documents of the pool, M of the validation set, k folds.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,8 @@ from torch import nn
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import ROWS_PER_SHARD
-from direct_anneal.gradients import adam_moments
+from direct_anneal.gradients import adam_moments, optimizer_fingerprint
+from direct_anneal.io.digests import sha256
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
@@ -30,7 +30,8 @@ from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, score_by_others
 from direct_anneal.path.scoring import Sums
-from direct_anneal.path.walks import Moments, Stages, Walks, folds_of, found_depth, walked
+from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
+from direct_anneal.progress import Progress, Work
 
 VERSION = 1  # of what the stored numbers mean
 
@@ -44,7 +45,7 @@ def descend(
     directory: Path | str,
     work: Path,
     max_length: int,
-    stages: Stages,
+    stages: Progress,
     rows_per_shard: int = ROWS_PER_SHARD,
     replace: bool = False,
     elsewhere: Elsewhere | None = None,
@@ -90,12 +91,12 @@ def descend(
         "max_length": max_length,
         "torch": torch.__version__,
         **config.defining,
-        "optimizer": None if config.optimizer is None else _digest(config.optimizer),
+        "optimizer": optimizer_fingerprint(config.optimizer),
     }
     whole_fingerprint = {**wanted, "pool": pool.fingerprint}
     with suppress(InputError):  # not there, or not whole: then it is made below
         return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
-    mark = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    mark = sha256(json.dumps(wanted, sort_keys=True))
     work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
     require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
@@ -191,7 +192,8 @@ def _losses_at_ends(
 
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
     """Signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
-    with run.stages.stage("Repetition", "documents", 3 * pool.num_samples) as advance:
+    work = Work(role="pool", unit="tokens")
+    with run.stages.stage("Repetition", "documents", 3 * pool.num_samples, work=work) as advance:
         repeated = np.zeros(pool.num_samples)
         for row in range(pool.num_samples):
             repeated[row] = repeated_share(pool.tokens(row))
@@ -203,16 +205,6 @@ def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, N
         told = (mixed.predicted >= FEWEST_HEAD_TOKENS - 1) & (mixed.nats > 0)
         order[told] = 1 - start.head[told] / mixed.nats[told]
     return {"repeated": repeated, "common": common, "order": order}
-
-
-def _digest(path: str) -> str:
-    try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            field="optimizer", must="be a file that torch.save wrote", got=f"but {path}: {error.strerror}"
-        ) from error
 
 
 def _moments(config: PathConfig, model: nn.Module) -> Moments | None:

@@ -24,6 +24,7 @@ from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, sl
 from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums
 from direct_anneal.path.walk import put_weights
 from direct_anneal.path.walks import DIRECTIONS, Walks, losses_at
+from direct_anneal.progress import Work
 
 COLUMNS = ("nats", "predicted", "head")
 _MIXED, _SLOPES = "shuffled", "slopes"
@@ -120,7 +121,10 @@ class Scores:
         missing = store.missing()
         lengths = pool.num_tokens if starts is None else np.minimum(pool.num_tokens, HEAD_TOKENS)
         total = int(lengths.sum())
-        with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples)) as advance:
+        share = total / max(1, int(pool.num_tokens.sum()))
+        passes = {"forward": share} if directions is None else {"gradients": share}
+        work = Work(role="pool", unit="tokens", **passes)
+        with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples), work) as advance:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
                 self._fill(store, missing, self._point(weights, directions), starts, advance)

@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import BATCH_TOKENS, Sums, losses_of
 from direct_anneal.path.stiff import OffStiff, keep_directions, kept_directions, off_stiff
 from direct_anneal.path.walk import Steps, keep_weights, kept_note, walk
-from direct_anneal.progress import Advance, Items
+from direct_anneal.progress import Progress, Work
 from direct_anneal.train.packing import PackedWindows, Part
 
 RECORD = "path.json"
@@ -41,15 +39,6 @@ _MOST_STEP_TOKENS = 16384
 POINTS = 12  # of a walk, at which the left-out loss is taken
 
 Moments = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
-
-
-class Stages(Protocol):
-    """Shows stages, as `progress.Progress` does."""
-
-    def stage(
-        self, name: str, unit: str, total: int | None = None, items: Items | None = None
-    ) -> AbstractContextManager[Advance]:
-        """Show one stage while it lasts."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,12 @@ class Walks:
     max_length: int
     directory: Path
     mark: str
-    stages: Stages
+    stages: Progress
+
+    @property
+    def state_bytes(self) -> int:
+        """The state of a walk: weights and two moments in float32."""
+        return 3 * 4 * sum(p.numel() for p in self.model.parameters())
 
     @property
     def window(self) -> int:
@@ -109,7 +103,8 @@ class Walks:
         kept = kept_directions(self.directory / DIRECTIONS, self.mark, share)
         if kept is None:
             self.return_to_start()
-            with self.stages.stage("Stiff directions of the path", "products") as advance:
+            work = Work(role="validation", unit="tokens")
+            with self.stages.stage("Stiff directions of the path", "products", work=work) as advance:
                 try:
                     kept = off_stiff(
                         self.model,
@@ -160,7 +155,14 @@ def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
     rates = config.learning_rates
     walks = len(rates) + config.num_folds - 1
     total = walks * run.steps_of(run.texts, config.max_passes * (1 - 1 / config.num_folds))
-    with run.stages.stage("Finding the path's depth", "steps", total) as advance:
+    work = Work(
+        role="validation",
+        unit="tokens",
+        forward=walks * POINTS / config.num_folds,
+        training=walks * config.max_passes * (1 - 1 / config.num_folds),
+        disk=run.state_bytes,
+    )
+    with run.stages.stage("Finding the path's depth", "steps", total, work=work) as advance:
         first = {rate: _searched(run, folds, 0, rate, advance) for rate in rates}
         rate = deepest({rate: [curve] for rate, curve in first.items()}).learning_rate
         rest = [_searched(run, folds, fold, rate, advance) for fold in range(1, config.num_folds)]
@@ -245,7 +247,9 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restr
     end = run.directory / f"end-{name}.safetensors"
     if kept_note(end, mark) is not None:
         return end
-    with run.stages.stage(f"Walking the path ({name})", "steps", num_steps) as advance:
+    passes = num_steps * run.batch_size * run.window / int(run.texts.num_tokens.sum())
+    work = Work(role="validation", unit="tokens", training=passes, disk=run.state_bytes)
+    with run.stages.stage(f"Walking the path ({name})", "steps", num_steps, work=work) as advance:
         run.return_to_start()
         state = run.directory / "walk.safetensors"
         walk(

@@ -71,11 +71,18 @@ class Tokenisation:
         return TokenLayout.of(self.vocab_size, self.separator, config.token_dtype, config.eos_id)
 
 
-def sources_of(role: str, config: FeaturesConfig, tokens: Tokenisation, out: Path, found: list[str]) -> list[Source]:
-    """Expand the patterns, without the run's own files where its directory lies among the documents."""
+def sources_of(
+    role: str, config: FeaturesConfig, tokens: Tokenisation, out: Path, found: list[str], cache: Path | None = None
+) -> list[Source]:
+    """Expand the patterns, without the run's own files where its directory lies among the documents.
+
+    Args:
+        found: remarks for the user are added.
+        cache: where files behind URLs are fetched to; in the run's directory where left out.
+    """
     layout = tokens.layout(config)
     passed_over: list[Path] = []
-    expanded = expand(getattr(config, role), role, layout, passed_over, out / "fetched")
+    expanded = expand(getattr(config, role), role, layout, passed_over, cache or out / "fetched")
     sources = [
         source for source in expanded if source.remote or not source.path.resolve().is_relative_to(out.resolve())
     ]

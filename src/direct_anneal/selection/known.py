@@ -5,7 +5,6 @@ N samples of the pool, M of the validation set, R sketch size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from direct_anneal.curvature import Estimate
 from direct_anneal.data import Corpus
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.io.digests import hashed_order
 from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
@@ -71,9 +71,7 @@ class Known:
 
         The halves that are held out alternate in it.
         """
-        names = self.validation.samples["id"].to_pylist()
-        digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
-        return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)
+        return np.array(hashed_order(self.validation.samples["id"].to_pylist()), dtype=np.intp)
 
     def inputs(
         self,

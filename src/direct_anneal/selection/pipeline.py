@@ -6,7 +6,7 @@ N samples of the pool, M of the validation set, R sketch size.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives import Built, Inputs, SelectionObjective
 from direct_anneal.path import PathLosses
-from direct_anneal.progress import current_progress
+from direct_anneal.progress import Work, current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
 from direct_anneal.run.run_dir import RETAIN, ROLES, RunDir, roles_of
@@ -45,6 +45,8 @@ from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import curvature_of
 from direct_anneal.selection.stages import Stages
 from direct_anneal.solver import Map, Selection
+
+_PER_DOCUMENT = Work(role="pool", unit="documents")
 
 
 @accepting_samples
@@ -157,12 +159,22 @@ class Documents:
 
 
 @contextmanager
-def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path | None = None) -> Iterator[Documents]:
+def reading(
+    config: FeaturesConfig,
+    stages: Stages,
+    found: list[str],
+    *,
+    home: Path | None = None,
+    cache: Path | None = None,
+    read: Callable[..., Corpus] = prepare,
+) -> Iterator[Documents]:
     """Read the documents; the run's directory is held until the end.
 
     Args:
         found: remarks for the user are added.
         home: the directory that documents cannot lie in, where it is not the run's own.
+        cache: where files behind URLs are fetched to, where that is not below `home`.
+        read: makes the corpus of a role, as `prepare` does.
 
     Raises:
         InputError: something given cannot be used.
@@ -171,13 +183,13 @@ def reading(config: FeaturesConfig, stages: Stages, found: list[str], home: Path
     checkpoint = Checkpoint.choosing(config)
     tokens = Tokenisation.of_run(config, checkpoint)
     found += checkpoint.special_tokens.notes
-    sources = {role: sources_of(role, config, tokens, home or out, found) for role in roles_of(config)}
+    sources = {role: sources_of(role, config, tokens, home or out, found, cache) for role in roles_of(config)}
     check_writable(sources["pool"])
     with RunDir.create(out, config, tokens) as run:
         corpora = {}
         for role in sources:
-            with stages.stage(f"Reading the {role}", "documents") as advance:
-                corpora[role] = prepare(
+            with stages.stage(f"Reading the {role}", "documents", work=Work(role=role, unit="documents")) as advance:
+                corpora[role] = read(
                     sources[role],
                     role=role,
                     fields=fields_of(config),
@@ -294,7 +306,8 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     curvature = curvature_of(config, known, stages)
     estimate = None if curvature is None else curvature.estimate
     with _mapper(config) as mapper:
-        with stages.stage("Choosing", "rows read") as advance:  # how many passes it takes shows at the end
+        # How many passes it takes shows at the end.
+        with stages.stage("Choosing", "rows read", work=_PER_DOCUMENT) as advance:
             inputs = known.inputs(config, estimate, mapper, advance)
             retention = retention_of(objective, inputs, known, config.retain_floor)
             built, selection, least = solved(objective, inputs, retention, relax=config.relax_budget)
@@ -306,12 +319,12 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             ]
         frontier = None
         if config.frontier is not None:
-            with stages.stage("Frontier", "budgets") as advance:
+            with stages.stage("Frontier", "budgets", work=_PER_DOCUMENT) as advance:
                 frontier = trace(objective, built, config.frontier, inputs.samples("pool"), advance)
 
     pool_corpus, validation_corpus = (known.corpora[role] for role in ROLES)
     replay = replay_beside(config, known.pool.samples, selection, built.problem)
-    with stages.stage("Writing", "documents", len(selection.indices)) as advance:
+    with stages.stage("Writing", "documents", len(selection.indices), work=_PER_DOCUMENT) as advance:
         if config.overwrite:
             run.retire(config, known.tokens)
         rows = evidence(pool_corpus, known.pool, built, selection, None if replay is None else replay.chosen)

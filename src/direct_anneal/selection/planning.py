@@ -1,6 +1,6 @@
-"""`plan`: what a selection will take, before it runs, from some of everything that it will do.
+"""`plan`: the stages of `select` run on a sample of the documents, and what each took scaled to all of them.
 
-N samples of the pool, M of the validation set, R sketch size, T tokens of a window, D parameters.
+N samples of the pool, R sketch size.
 """
 
 from __future__ import annotations
@@ -8,59 +8,44 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 
+from direct_anneal.config.option import declared
 from direct_anneal.config.options import require_device
-from direct_anneal.config.select import SelectConfig
+from direct_anneal.config.select import CONSTRAINTS, SIZE, SelectConfig
+from direct_anneal.config.shared import EngineConfig
 from direct_anneal.config.signature import takes
-from direct_anneal.curvature import Estimate, MatrixFree, SecondMoment, cross_fit, estimate, monte_carlo_sketches
-from direct_anneal.data import Part, check_writable, sample, write_selected
-from direct_anneal.errors import InputError, option
-from direct_anneal.features import NGRAM_SIZE, Documents, FeatureStore, ShardRows, ngrams_of
-from direct_anneal.features.batching import found_batch_tokens, sketched
+from direct_anneal.data import Corpus, Part, Source, sample
+from direct_anneal.errors import InputError
 from direct_anneal.features.store import ROWS_PER_SHARD
-from direct_anneal.gradients import GradientSketcher
-from direct_anneal.model.batching import batches, labelled, windows_of
-from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.model.lengths import length_switches
-from direct_anneal.objectives import Gradients, Inputs, SelectionObjective
-from direct_anneal.objectives.path import PathObjective
-from direct_anneal.objectives.within import solve_within
-from direct_anneal.path import PathLosses
-from direct_anneal.progress import Progress, Silent, current_progress
-from direct_anneal.run.run_dir import RunDir
-from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
-from direct_anneal.selection.flops import flops, num_windows, window_lengths
-from direct_anneal.selection.frontier import trace
-from direct_anneal.selection.losses import is_path_alone, path_objective
+from direct_anneal.io.atomic import remove_directory
+from direct_anneal.io.redaction import redacted
+from direct_anneal.progress import Advance, Silent, Work, current_progress
+from direct_anneal.run.run_dir import EVIDENCE, RunDir
+from direct_anneal.selection.flops import flops, num_windows
+from direct_anneal.selection.known import Known
 from direct_anneal.selection.machine import check_machine
-from direct_anneal.selection.planning_path import PathPlan, planned_path
-from direct_anneal.selection.sketching import Sketching
-from direct_anneal.selection.spectrum import elbow_rule
-from direct_anneal.selection.stages import Stages
+from direct_anneal.selection.pipeline import Documents, choose, computed, reading
+from direct_anneal.selection.rows_alike import rows_alike
+from direct_anneal.selection.spectrum import curvature_of
+from direct_anneal.selection.stages import Clock, Stages
 
 NUM_SAMPLED = 1024  # records that are read of each corpus
-_TIMED_BATCHES = {"pool": 16, "validation": 6}
-_LONGEST = 60.0  # seconds, beyond which no more batches of a corpus are timed
-_TIMED_ROWS = 4096  # of the pool, in a problem that is solved for its time
-_TIMED_NUMBERS = 1 << 24  # in the matrix of such a problem
-_PRODUCTS_PER_PAIR = 3.5  # Lanczos takes 2 to 5
-_ROW_BYTES = 64  # of a document's evidence, where no shard of features says
-_CURVATURE_ROWS = 4  # validation samples that a product is timed on
-
-Clock = Callable[[], float]
+_FIRST_TOKENS = 4096  # of each corpus, that the model sees at first
+_GROWTH = 4  # from one trial to the next
+_ENOUGH = 2.0  # seconds at work in a trial, after which none follows
+_FEWEST = 4  # documents of a trial
+_CURVATURE_ROWS = 4  # validation samples of a curvature that takes the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +53,7 @@ class Plan:
     """The cost of a selection, from nothing; all but exact where everything was read, and estimated elsewhere.
 
     Attributes:
-        documents, tokens, windows: of "pool" and "validation".
+        documents, tokens, windows: of "pool" and "validation", and of "retain" where text is retained.
         flops: of all sketches, forward and backward: 4 for each token and entry of a matrix that it passes, and the
             attention's. Of a path 2 for each loss and 6 for each token that is trained on.
         disk: bytes below `out`, by part.
@@ -93,8 +78,8 @@ class Plan:
 def plan(config: SelectConfig) -> Plan:
     """Estimate time, disk and memory of a selection on this machine. Nothing is written below `out`.
 
-    Reads the beginnings of files, loads the model, sketches some batches from the shortest to the longest, and solves
-    a problem of the same kind and, up to some thousands of samples, the same size.
+    Runs `select` on a sample, in a directory of its own: reads the beginnings of files, takes some of their documents
+    through every stage, more of them as long as that takes no time, and chooses among as many as were read.
 
     Raises:
         InputError: something given cannot be used; says what to do.
@@ -107,391 +92,233 @@ def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
     check_machine(config)
     require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:
-        return _Calibration(config, Path(scratch), clock, current_progress()).plan(config.frontier)
+        return _Rehearsal(config, Path(scratch), clock).plan()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sketches:
-    """The batches sketched for timing.
+class _Rehearsal:
+    """A selection on a sample.
 
-    Attributes:
-        sketcher: of the run.
-        batch_tokens: padded tokens of a batch.
-        gradients, ngrams: rows of "pool" and "validation", (n, R) and (n, L).
-        row_bytes: of a document beside its features.
-        peak: resident memory by then, bytes.
+    Args:
+        config: as asked for.
+        scratch: a directory for everything that is written.
+        clock: seconds.
     """
 
-    sketcher: GradientSketcher
-    batch_tokens: int
-    gradients: dict[str, NDArray[np.float64]]
-    ngrams: dict[str, NDArray[np.float64]]
-    row_bytes: int
-    peak: int
-
-
-class _Calibration:
-    def __init__(self, config: SelectConfig, scratch: Path, clock: Clock, progress: Progress) -> None:
-        self._config, self._scratch, self._clock, self._progress = config, scratch, clock, progress
-        self._seconds: dict[str, float] = {}
+    def __init__(self, config: SelectConfig, scratch: Path, clock: Clock) -> None:
+        self._config, self._scratch, self._clock = config, scratch, clock
+        self._parts: dict[str, Part] = {}
+        self._seconds: Counter[str] = Counter()
+        self._works: list[Work] = []
         self._remarks: list[str] = []
-        self._checkpoint = Checkpoint.choosing(config)
-        self._window = self._checkpoint.window(config.max_length)
-        if config.retain:
-            self._remarks.append("retained text is not counted: it takes what validation documents of its size take")
         if config.engine == "ray":
             self._remarks.append("gradients are timed in this process alone; workers of --engine ray share that time")
+        if config.features is not None:
+            self._remarks.append(f"the shards' way to {redacted(config.features)} and back is not counted")
 
-    def plan(self, frontier: tuple[float, ...] | None) -> Plan:
-        config = self._config
-        with self._progress.stage("Reading some documents", "documents") as advance:
-            parts = {}
-            for role in ("pool", "validation"):
-                parts[role] = self._read(role)
-                advance(parts[role].corpus.num_samples)
-        pool, validation = parts["pool"], parts["validation"]
+    def plan(self) -> Plan:
+        shown, trial = current_progress(), _loosened(self._config)
+        with shown.stage("Reading some documents", "documents") as advance:
+            documents = self._read(trial, advance)
+        with shown.stage("Trying every stage on some of them", "tokens") as advance:
+            known, home = self._computed(trial, documents, advance)
+            peak = _peak()
+            if known.has_gradients and not self._config.is_empirical:
+                self._curvature(trial, known)
+        with shown.stage("Choosing among documents like them", "documents") as advance:
+            results = self._chosen(trial, documents, known)
+            advance(documents.corpora["pool"].num_samples)
+        return self._plan(documents, known, home, peak, results)
+
+    def _plan(self, documents: Documents, known: Known, home: Path, peak: int, results: float) -> Plan:
+        """Add up what was measured.
+
+        Args:
+            home: where the features of the sample are.
+            peak: resident memory by then, bytes.
+            results: bytes of what `select` writes at its end.
+        """
+        parts, window, pool = self._parts, documents.tokens.max_length, self._parts["pool"]
+        held = 3 * pool.num_samples * known.pool.samples.nbytes / max(1, len(known.pool))  # index, twice, and evidence
+        if known.has_gradients:  # of a whole shard four matrices in float64 and float32
+            held += 4 * 8 * min(ROWS_PER_SHARD, pool.num_samples) * self._config.sketch_size
+        on_gpu = torch.device(self._config.device).type == "cuda"
+        return Plan(
+            documents={role: part.num_samples for role, part in parts.items()},
+            tokens={role: part.num_tokens for role, part in parts.items()},
+            windows={role: num_windows(part, window) for role, part in parts.items()},
+            flops=self._flops(documents),
+            disk={
+                "corpus": sum(_stored(documents.corpora[role].directory, part) for role, part in parts.items()),
+                **self._left_at(home, known),
+                "results": round(results),
+            },
+            memory=max(peak + round(held), _peak()),
+            device_memory=torch.cuda.max_memory_allocated(self._config.device) if on_gpu else 0,
+            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            remarks=self._remarks,
+        )
+
+    def _read(self, trial: SelectConfig, advance: Advance) -> Documents:
+        """Some documents of each corpus."""
+
+        def read(sources: Sequence[Source], **options: Any) -> Corpus:
+            part = self._parts[options["role"]] = sample(sources, num_records=NUM_SAMPLED, **options)
+            advance(part.corpus.num_samples)
+            return part.corpus
+
+        stages, cache = Stages(Silent(), self._clock), self._scratch / "fetched"
+        config = replace(trial, out=str(self._scratch / "read"))
+        with reading(config, stages, self._remarks, home=Path(self._config.out), cache=cache, read=read) as documents:
+            self._add(stages, documents.corpora)
+            return documents
+
+    def _computed(self, trial: SelectConfig, documents: Documents, advance: Advance) -> tuple[Known, Path]:
+        """Take some of the documents through every stage up to the choice, and more of them while that is quick."""
+        num_tokens = _FIRST_TOKENS
+        while True:
+            home = self._scratch / f"computed-{num_tokens}"
+            corpora = {role: _some_of(corpus, num_tokens) for role, corpus in documents.corpora.items()}
+            is_all = all(corpora[role] is corpus for role, corpus in documents.corpora.items())
+            config, stages = replace(trial, out=str(home)), Stages(Silent(), self._clock)
+            try:
+                with RunDir.create(home, config, documents.tokens) as run:
+                    known = computed(config, replace(documents, corpora=corpora, run=run), stages, [])
+            except InputError:  # true of all documents, or of a few alone?
+                if is_all:
+                    raise
+            else:
+                advance(sum(int(corpus.num_tokens.sum()) for corpus in corpora.values()))
+                if is_all or sum(timing.seconds - timing.start_up for timing in stages.timings.values()) > _ENOUGH:
+                    self._add(stages, corpora)
+                    return known, home
+            remove_directory(home)
+            num_tokens *= _GROWTH
+
+    def _curvature(self, trial: SelectConfig, known: Known) -> None:
+        """Take the spectrum of a few documents; it is kept, so that the choice finds it."""
+        others = np.arange(len(known.validation)) >= _CURVATURE_ROWS
+        few = known.validation.without(others, ["not tried"] * int(others.sum()))
+        stages = Stages(Silent(), self._clock)
+        curvature_of(trial, replace(known, validation=few), stages)
+        ids = pc.index_in(few.samples["id"], known.corpora["validation"].index["id"].combine_chunks())
+        self._add(stages, {"validation": known.corpora["validation"].only(np.sort(ids.to_numpy()))})
+        if self._config.eigenpairs is not None:
+            self._remarks.append(
+                f"{self._config.curvature}: how many products Lanczos takes hangs on the model and the documents, so "
+                "that the time of its spectrum is known to a factor of 2 at best"
+            )
+
+    def _chosen(self, trial: SelectConfig, documents: Documents, known: Known) -> float:
+        """Choose among all documents that were read, by rows like those computed; returns bytes of all results."""
+        config, pool, home = self._config, self._parts["pool"], self._scratch / "chosen"
         if config.fraction is not None:
             share = config.fraction
         elif config.num_samples is not None:
             share = min(1.0, config.num_samples / pool.num_samples)
         else:
             share = min(1.0, (config.num_tokens or 0) / pool.num_tokens)
+        results = share * pool.num_bytes / (1 - (config.replay or 0.0))  # with the general text beside it
+        count, stages = documents.corpora["pool"].num_samples, Stages(Silent(), self._clock)
+        trial = replace(trial, fraction=max(share, 1 / count), out=str(home))
+        try:
+            with RunDir.create(home, trial, documents.tokens) as run:
+                choose(trial, run, rows_alike(known, documents.corpora), stages, [])
+        except InputError as error:
+            self._remarks.append(f"choosing and writing are not counted, there is no choice among the sample: {error}")
+        else:
+            self._add(stages, documents.corpora)
+            results += (home / EVIDENCE).stat().st_size * pool.num_samples / count
+        return results
 
-        path, sketches = self._path(parts), None if is_path_alone(config) else self._sketches(parts)
-        with self._progress.stage("Solving a problem like it", "samples") as advance:
-            if sketches is not None:
-                self._curvature(validation, sketches.sketcher, sketches.batch_tokens)
-            self._solve(parts, sketches, path, share, frontier)
-            advance(pool.num_samples)
-        selected = round(share * pool.num_bytes / (1 - (config.replay or 0.0)))  # with the general text beside it
-        row_bytes = _ROW_BYTES if sketches is None else sketches.row_bytes
-        disk = {"corpus": sum(self._stored(role, part) for role, part in parts.items()), "features": 0}
-        memory, work = _peak(), 0.0
-        if path is not None:
-            disk["features"] += path.columns * pool.num_samples
-            disk["path"] = path.weights
-            work += path.flops
-            self._remarks.append("walks are counted to their full length; they end where left-out text gains no more")
-        if sketches is not None:
-            sketcher, samples = sketches.sketcher, pool.num_samples + validation.num_samples
-            disk["features"] += 2 * samples * (config.sketch_size + NGRAM_SIZE + row_bytes)
-            shard = min(ROWS_PER_SHARD, pool.num_samples)
-            # Of a whole shard four matrices in float64 and float32; of N samples the indices, twice, and the evidence.
-            held = 4 * 8 * shard * config.sketch_size + 3 * pool.num_samples * row_bytes
-            vectors = 8 * (config.eigenpairs or 0) * sum(p.numel() for p in sketcher.parameters.values())
-            memory = max(sketches.peak + held, memory) + vectors
-            work += sum(flops(part, sketcher.model, self._window) for part in parts.values())
-        on_gpu = torch.device(config.device).type == "cuda"
-        return Plan(
-            documents={role: part.num_samples for role, part in parts.items()},
-            tokens={role: part.num_tokens for role, part in parts.items()},
-            windows={role: num_windows(part, self._window) for role, part in parts.items()},
-            flops=work,
-            disk={**disk, "results": selected + pool.num_samples * (row_bytes + 3 * 8)},
-            memory=memory,
-            device_memory=torch.cuda.max_memory_allocated(config.device) if on_gpu else 0,
-            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
-            remarks=self._remarks,
-        )
+    def _add(self, stages: Stages, corpora: Mapping[str, Corpus]) -> None:
+        """Add what these stages take with all documents, after they ran on some."""
+        for name, timing in stages.timings.items():
+            work = timing.work
+            self._seconds[name] += timing.at(1.0 if work is None else self._ratio(work, corpora[work.role]))
+            if work is not None:
+                self._works.append(work)
+            if timing.share < 1:
+                self._remarks.append(f"{name.lower()}: counted to its full length; on a sample it ended before")
 
-    def _path(self, parts: dict[str, Part]) -> PathPlan | None:
-        """Times a few steps and losses, where an objective needs a path."""
-        config, objective = self._config, path_objective(self._config)
-        if objective is None:
-            return None
-        options = objective if isinstance(objective, PathObjective) else PathObjective()
-        with self._progress.stage("Walking some steps", "tokens"):
-            found = planned_path(
-                options.path_config(config), self._checkpoint, parts, self._window, self._scratch / "path", self._clock
+    def _ratio(self, work: Work, corpus: Corpus) -> float:
+        part = self._parts[work.role]
+        if work.unit == "documents":
+            return part.num_samples / corpus.num_samples
+        return part.num_tokens / int(corpus.num_tokens.sum())
+
+    def _flops(self, documents: Documents) -> float:
+        """Of every pass of the model; see `Work`."""
+        model, total = documents.checkpoint.described(), 0.0
+        for role, part in self._parts.items():
+            forward, gradients, training = (
+                sum(getattr(work, kind) for work in self._works if work.role == role)
+                for kind in ("forward", "gradients", "training")
             )
-        self._seconds |= found.seconds
-        return found
-
-    def _sketches(self, parts: dict[str, Part]) -> _Sketches:
-        """Times gradients and n-grams, and keeps those that it took."""
-        config, pool, validation = self._config, parts["pool"], parts["validation"]
-        gradients: dict[str, NDArray[np.float64]] = {}
-        with self._progress.stage("Sketching some batches", "tokens") as advance:
-            with self._timed("Gradients of the validation"):
-                sketch = Sketching(
-                    replace(config, out=str(self._scratch)),
-                    self._checkpoint,
-                    RunDir(self._scratch),
-                    self._window,
-                    Stages(Silent()),
-                    [],
-                )
-                sketch.probe(validation.corpus)
-                sketcher = sketch.build()
-            longest = pool.corpus.tokens(int(pool.corpus.num_tokens.argmax()))[: self._window]
-            size = config.batch_tokens or found_batch_tokens(sketcher, longest)
-            for role in ("validation", "pool"):
-                gradients[role] = self._sketch(role, parts[role], sketcher, size, advance)
-        peak = _peak()
-        ngrams = {role: self._ngrams(role, parts[role]) for role in ("validation", "pool")}
-        return _Sketches(
-            sketcher=sketcher,
-            batch_tokens=size,
-            gradients=gradients,
-            ngrams=ngrams,
-            row_bytes=self._write_shard(pool, gradients["pool"]),
-            peak=peak,
-        )
-
-    @contextmanager
-    def _timed(self, stage: str, times: float = 1.0) -> Iterator[None]:
-        started = self._clock()
-        yield
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + times * (self._clock() - started)
-
-    def _read(self, role: str) -> Part:
-        config, checkpoint = self._config, self._checkpoint
-        sources = sources_of(
-            role, config, Tokenisation.of(checkpoint, config.max_length), Path(config.out), self._remarks
-        )
-        if role == "pool":
-            check_writable(sources)
-            self._remarks += checkpoint.special_tokens.notes
-        load = checkpoint.load_tokenizer
-        if checkpoint.has_tokenizer:  # its loading does not grow with the documents
-            with self._timed(f"Reading the {role}"):
-                tokenizer = checkpoint.load_tokenizer()
-            load = lambda: tokenizer  # noqa: E731
-        started = self._clock()
-        part = sample(
-            sources,
-            num_records=NUM_SAMPLED,
-            role=role,
-            fields=fields_of(config),
-            load_tokenizer=load,
-            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint(),
-            vocab_size=checkpoint.vocab_size,
-            max_length=self._window,
-            directory=self._scratch / "corpus" / role,
-        )
-        stage = f"Reading the {role}"
-        seconds = (self._clock() - started) * part.num_samples / part.corpus.num_samples
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-        return part
-
-    def _sketch(
-        self, role: str, part: Part, sketcher: GradientSketcher, size: int, advance: Callable[[int], object]
-    ) -> NDArray[np.float64]:
-        """Times batches as select makes them, from the longest windows to the shortest; returns their rows, (n, R)."""
-        rows = range(min(ROWS_PER_SHARD, part.corpus.num_samples))
-        documents = Documents.of(part.corpus, rows)
-        cut = windows_of(documents.tokens, max_length=self._window, num_prompt=documents.num_prompt)
-        planned = list(batches(cut, size, length_switches(sketcher.model)))
-        picked = np.unique(np.linspace(0, len(planned) - 1, _TIMED_BATCHES[role]).astype(int))
-        sums = np.zeros((len(rows), sketcher.projection.sketch_size))
-        sketched(sketcher, planned[0])  # a first time is slower
-        lengths, seconds, began = [], [], time.perf_counter()
-        for index in picked.tolist():
-            batch = planned[index]
-            started = self._clock()
-            sketches = sketched(sketcher, batch)
-            weights = sketches.num_tokens.cpu().numpy().astype(np.float64)
-            owners = [window.document for window in batch]
-            np.add.at(sums, owners, sketches.values.cpu().numpy().astype(np.float64) * weights[:, None])
-            seconds.append((self._clock() - started) / len(batch))
-            lengths.append(sum(len(window.tokens) for window in batch) / len(batch))
-            advance(sum(len(window.tokens) for window in batch))
-            if time.perf_counter() - began > _LONGEST:
-                break
-        # A window's time by its length t: a + b t + c t², none of them negative.
-        scale = self._window
-        coefficients = nnls(_powers(np.array(lengths) / scale), np.array(seconds))[0]
-        windows, weights = window_lengths(part, self._window)
-        stage = f"Gradients of the {role}"
-        total = float(weights @ (_powers(windows / scale) @ coefficients))
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + total
-        sums = sums[np.isfinite(sums).all(axis=1) & sums.any(axis=1)]
-        if not len(sums):
-            raise InputError(
-                f"gradients of the {role} must be finite, but all of some {len(picked)} batches are NaN, infinite or "
-                f"zero: the checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)"
+            total += flops(
+                part,
+                model,
+                documents.tokens.max_length,
+                matrix=2 * forward + 4 * gradients + 6 * training,
+                attention=2 * forward + 6 * gradients + 6 * training,
             )
-        return sums
+        return total
 
-    def _ngrams(self, role: str, part: Part) -> NDArray[np.float64]:
-        """Times the n-grams of the documents at hand; returns their rows, (n, L)."""
-        with self._timed(f"N-grams of the {role}", part.num_tokens / int(part.corpus.num_tokens.sum())):
-            store = ngrams_of(self._scratch / "ngrams" / role, part.corpus)
-        return np.concatenate(store.features()).astype(np.float64)
-
-    def _write_shard(self, part: Part, rows: NDArray[np.float64]) -> int:
-        """Times the writing of a shard, and returns the bytes of a row beside its features."""
-        count = min(ROWS_PER_SHARD, part.corpus.num_samples)
-        content = ShardRows(
-            features=_alike(rows, count).astype(np.float16),
-            samples=part.corpus.index.slice(0, count),
-            losses=np.random.default_rng(0).random(count),
-            norms=np.random.default_rng(1).random(count),
-        )
-        directory = self._scratch / "features"
-        store = FeatureStore(directory, num_samples=count, sketch_size=rows.shape[1], fingerprint={"of": "a plan"})
-        with self._timed("Gradients of the pool", part.num_samples / count):
-            store.write(0, content)
-        return int((directory / "features-00000.parquet").stat().st_size / count) + 1
-
-    def _curvature(self, part: Part, sketcher: GradientSketcher, size: int) -> None:
-        """Times what asks the model again."""
-        config, corpus, stage = self._config, part.corpus, "Spectrum of the validation set"
-        if config.curvature == "empirical-fisher":
-            return
-        rows = range(min(_CURVATURE_ROWS, corpus.num_samples))
-        documents = [corpus.tokens(row) for row in rows]
-        labels = [labelled(tokens, int(corpus.num_prompt[row])) for row, tokens in zip(rows, documents, strict=True)]
-        times = part.num_tokens / sum(map(len, documents))
-        if config.curvature == "mc-fisher":
-            with self._timed(stage, times):
-                names = [str(row) for row in rows]
-                monte_carlo_sketches(
-                    sketcher,
-                    documents,
-                    names,
-                    labels=labels,
-                    max_length=self._window,
-                    batch_tokens=size,
-                    seed=config.seed,
-                )
-            return
-        assert config.eigenpairs is not None
-        lanczos = MatrixFree(
-            sketcher,
-            documents,
-            config.curvature,
-            config.eigenpairs,
-            labels=labels,
-            max_length=self._window,
-            batch_tokens=size,
-        )
-        operator = lanczos.operator(np.arange(len(documents)))
-        vector = np.random.default_rng(0).standard_normal(lanczos.num_parameters)
-        with self._timed(stage, times * 2 * _PRODUCTS_PER_PAIR * config.eigenpairs):  # of all, and of both halves
-            operator @ vector
-        self._remarks.append(
-            f"{config.curvature}: how many products Lanczos takes hangs on the model, so that the time of its spectrum "
-            "is known to a factor of 1.8 at best"
-        )
-
-    def _solve(
-        self,
-        parts: dict[str, Part],
-        sketches: _Sketches | None,
-        path: PathPlan | None,
-        share: float,
-        frontier: tuple[float, ...] | None,
-    ) -> None:
-        """Times spectrum and solution on rows like those that were sketched, and the writing of what is chosen."""
-        pool = parts["pool"]
-        most = _TIMED_ROWS
-        if sketches is not None:
-            most = max(16, min(most, _TIMED_NUMBERS // sketches.gradients["pool"].shape[1]))
-        n, m = (min(most, max(4, parts[role].num_samples)) for role in ("pool", "validation"))
-        config = replace(
-            self._config,
-            num_samples=None,
-            num_tokens=None,
-            fraction=share,
-            num_stiff=None,
-            bands=None,
-            floors={},
-            ceilings={},
-            force_in=None,
-            force_out=None,
-        )
-        lengths = np.resize(pool.corpus.num_tokens, n)
-        table = pa.table({"id": [f"{i:07d}" for i in range(n)], "domain": ["any"] * n, "num_tokens": lengths})
-        loaders: dict[str, Callable[[str], Any]] = {"samples": lambda _: table}
-        load_estimate: Callable[[], Estimate] | None = None
-        if path is not None:
-            loaders["path"] = {"pool": _losses_alike(path, table)}.__getitem__
-        if sketches is not None:
-            z = _alike(sketches.gradients["validation"], m)
-            with self._timed("Spectrum of the validation set", parts["validation"].num_samples / m):
-                spectra = estimate(SecondMoment(z), m).split(elbow_rule(self._config))
-                if spectra.halves is not None:
-                    cross_fit(z, spectra.halves)
-            load_estimate = partial(_itself, spectra)
-            units, words = (
-                _alike(rows["pool"], n).astype(np.float16) for rows in (sketches.gradients, sketches.ngrams)
-            )
-            rows = {"pool": Gradients([units], np.ones(n)), "validation": Gradients([z], np.ones(m), z)}
-            loaders["gradients"] = rows.__getitem__
-            loaders["ngrams"] = {
-                "pool": [words],
-                "validation": [_alike(sketches.ngrams["validation"], m)],
-            }.__getitem__
-        solved = None
-        with self._timed("Choosing", pool.num_samples / n):
-            num_selected, token_budget = config.size_of(lengths)
-            inputs = Inputs(
-                num_tokens=lengths,
-                num_selected=num_selected,
-                token_budget=token_budget,
-                constraints={"tie_order": np.arange(n)},
-                loaders=loaders,
-                estimate=load_estimate,
-                summed=config.reduction == "sum",
-            )
-            for objective in (config.chosen_objective, *config.other_objectives.values()):
-                assert isinstance(objective, SelectionObjective)
-                try:
-                    found = objective, solve_within(objective, objective.build(inputs), relax=True)[0]
-                except InputError:
-                    continue
-                solved = solved or found
-        if frontier is not None and solved is not None:
-            with self._timed("Frontier", pool.num_samples / n):
-                trace(*solved, frontier, table)
-        corpus = pool.corpus
-        chosen = np.zeros(corpus.num_samples, dtype=bool)
-        chosen[:: max(1, round(1 / share))] = True
-        with self._timed("Writing", pool.num_samples / corpus.num_samples):
-            write_selected(corpus, chosen, self._scratch / "selected")
-
-    def _stored(self, role: str, part: Part) -> int:
-        """Bytes of a corpus's tokens and index."""
-        files = [path for path in (self._scratch / "corpus" / role).iterdir() if path.is_file()]
-        taken = sum(path.stat().st_size for path in files)
-        tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens")
-        rows = (taken - tokens) / part.corpus.num_samples
-        return round(tokens / int(part.corpus.num_tokens.sum()) * part.num_tokens + rows * part.num_samples)
+    def _left_at(self, home: Path, known: Known) -> dict[str, int]:
+        """Bytes below a run's directory, by part: features grow with the documents, the rest does not."""
+        found: dict[str, float] = {"features": 0.0}
+        for path in (home / "features").glob("*/**/*.*"):
+            below = path.relative_to(home / "features").as_posix()
+            role = next((role for role in known.corpora if below.startswith(role)), "pool")
+            count, whole = known.corpora[role].num_samples, self._parts[role].num_samples
+            size, rows = path.stat().st_size, _size_of_rows(path)
+            found["features"] += rows * whole / count + (size - rows) * -(-whole // ROWS_PER_SHARD)
+        for name in ("path", "curvature"):
+            if size := _size(home / name):
+                found[name] = size
+        if "path" in found:
+            found["path"] += max(work.disk for work in self._works)
+        return {name: round(size) for name, size in found.items()}
 
 
-def _itself(spectra: Estimate) -> Estimate:
-    return spectra
+def _loosened(config: SelectConfig) -> SelectConfig:
+    """The same selection, without what only the whole pool can meet; in this process, and on this machine's disk."""
+    given: dict[str, Any] = {name: each.default for name, each in declared(EngineConfig).items()}
+    given |= {
+        name: each.default for name, each in declared(SelectConfig).items() if each.meta.group in (SIZE, CONSTRAINTS)
+    }
+    given |= {"fraction": 1.0, "features": None, "num_stiff": None, "bands": None}
+    return replace(config, **given, relax_budget=True, overwrite=False)
 
 
-def _losses_alike(path: PathPlan, samples: pa.Table) -> PathLosses:
-    """Losses of documents that no sign of damage leaves out, at random."""
-    n, rng = samples.num_rows, np.random.default_rng(0)
-    return PathLosses(
-        ids=samples["id"].combine_chunks(),
-        num_tokens=samples["num_tokens"].to_numpy().astype(np.float64),
-        start=1 + rng.random(n),
-        ends=rng.random((n, len(path.names))),
-        names=path.names,
-        repeated=np.zeros(n),
-        common=np.zeros(n),
-        order=np.ones(n),
-    )
+def _some_of(corpus: Corpus, num_tokens: int) -> Corpus:
+    """A corpus of about so many tokens: documents of all lengths, as often as they are."""
+    count = round(num_tokens / float(corpus.num_tokens.mean()))
+    if count >= corpus.num_samples:
+        return corpus
+    places = (np.arange(max(_FEWEST, count)) + 0.5) * corpus.num_samples / max(_FEWEST, count)
+    order = np.argsort(corpus.num_tokens, kind="stable")
+    return corpus.only(np.unique(order[places.astype(int)]))
 
 
-def _alike(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Unit rows that are like these and no two the same, (count, R): sums of two of them at random."""
-    rng = np.random.default_rng(0)
-    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    first, second = rng.integers(len(units), size=(2, count))
-    mixed: NDArray[np.float64] = units[first] + rng.random((count, 1)) * units[second]
-    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-    mixed /= np.where(lengths > 0, lengths, 1.0)
-    return mixed
+def _stored(directory: Path, part: Part) -> int:
+    """Bytes of a corpus's tokens and index."""
+    sizes = {path: path.stat().st_size for path in directory.iterdir() if path.is_file()}
+    tokens = sum(size for path, size in sizes.items() if path.suffix == ".tokens")
+    rows = (sum(sizes.values()) - tokens) / part.corpus.num_samples
+    return round(tokens / int(part.corpus.num_tokens.sum()) * part.num_tokens + rows * part.num_samples)
 
 
-def _powers(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _size_of_rows(path: Path) -> int:
+    """Bytes of a shard that grow with its rows."""
+    if path.suffix == ".parquet":
+        about = pq.read_metadata(path)
+        groups = [about.row_group(place) for place in range(about.num_row_groups)]
+        return sum(group.column(place).total_compressed_size for group in groups for place in range(group.num_columns))
+    return path.stat().st_size if path.suffix == ".npy" else 0
 
 
 def _peak() -> int:

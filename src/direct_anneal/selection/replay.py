@@ -5,7 +5,6 @@ N usable documents of the pool.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.errors import InputError, option
+from direct_anneal.io.digests import short_digest
 from direct_anneal.solver import Selection, SelectionProblem
 
 
@@ -118,8 +118,7 @@ def draw_replay(
             got=f"but {share:g} takes {wanted:,.0f}",
             do=f"lower it, select less, or mix other text in when you train ({option('mix')} of anneal)",
         )
-    key = f"replay {seed}".encode()
-    digests = [hashlib.blake2b(ids[place].encode(), digest_size=16, key=key).digest() for place in places.tolist()]
+    digests = [short_digest(ids[place], key=f"replay {seed}") for place in places.tolist()]
     order = places[np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)]
     reached = np.concatenate([[0], np.cumsum(num_tokens[order])])
     chosen = np.zeros(len(selected), dtype=bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import socket
 import warnings
@@ -27,10 +26,12 @@ from direct_anneal.gradients import (
     GradientSketcher,
     SlowPathWarning,
     adam_scales,
+    optimizer_fingerprint,
     spread,
 )
 from direct_anneal.io.torchrun import is_launched
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.progress import Work
 from direct_anneal.run import manifest
 from direct_anneal.run.run_dir import RETAIN, RunDir
 from direct_anneal.selection.stages import Stages
@@ -165,7 +166,7 @@ class Sketching:
         self._local: Local | Group = Local(lambda: SketcherBuilder(config, self._probe)())
         self._cluster: RayEngine | None = None
         self.weights = checkpoint.weights_fingerprint()
-        self.optimizer = None if config.optimizer is None else _digest(config.optimizer)
+        self.optimizer = optimizer_fingerprint(config.optimizer)
 
     def __enter__(self) -> Sketching:
         return self
@@ -226,8 +227,9 @@ class Sketching:
         config, engine = self._config, self._engine()
         store = self._store(role, corpus)
         tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
+        work = Work(role=role, unit="tokens", gradients=1)
         with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents) as advance,
+            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents, work) as advance,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always", SlowPathWarning)
@@ -249,14 +251,16 @@ class Sketching:
             store.remember(slow)
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         if config.features is not None:
-            with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards) as advance:
+            work = Work(role=role, unit="documents")
+            with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards, work=work) as advance:
                 store = store.fetched(self._home(role), replace=config.overwrite, advance=advance)
         if (coverage := engine.coverage()) is not None:
             self._run.write_coverage(manifest.coverage_entry(coverage))
         return store
 
     def _ngrams(self, role: str, corpus: Corpus, rows_per_shard: int) -> FeatureStore:
-        with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples) as advance:
+        work = Work(role=role, unit="tokens")
+        with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples, work=work) as advance:
             home = self._home(f"{role}-ngrams")
             return ngrams_of(
                 home, corpus, rows_per_shard=rows_per_shard, replace=self._config.overwrite, advance=advance
@@ -336,15 +340,3 @@ def _absolute(name: str) -> str:
     """The path of what is there; a hub's name as it is."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
-
-
-def _digest(path: str) -> str:
-    try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            field="optimizer",
-            must="be a file that torch.save wrote, such as optimizer.pt",
-            got=f"but {path}: {error.strerror}",
-        ) from error

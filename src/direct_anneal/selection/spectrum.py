@@ -39,6 +39,7 @@ from direct_anneal.features import SketchedGradients
 from direct_anneal.features.batching import BATCH_TOKENS
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.model.batching import labelled
+from direct_anneal.progress import Work
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.stages import Stages
 
@@ -77,7 +78,8 @@ def curvature_of(config: SelectConfig, known: Known, stages: Stages) -> Curvatur
     """
     if not known.has_gradients:
         return None
-    with stages.stage("Spectrum of the validation set", _UNITS[config.curvature]) as advance:
+    work = Work(role="validation", unit="documents" if config.is_empirical else "tokens")
+    with stages.stage("Spectrum of the validation set", _UNITS[config.curvature], work=work) as advance:
         z = known.validation.dense()[known.order]  # (M, R)
         found = estimate_curvature(
             config,

@@ -9,7 +9,6 @@ T tokens of a window, W windows, N documents of a part.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from direct_anneal.gradients import IGNORED_LABEL
+from direct_anneal.io.digests import short_digest
 
 
 class Documents(Protocol):
@@ -191,4 +191,4 @@ class _Endless:
 
 
 def _hash(salt: str, name: str) -> bytes:
-    return hashlib.blake2b(f"{salt}:{name}".encode(), digest_size=16).digest()
+    return short_digest(f"{salt}:{name}")
