@@ -27,7 +27,7 @@ from direct_anneal.errors import InputError
 # The function that stands for a command in Python.
 FUNCTIONS = {
     "select": "direct_anneal.selection.pipeline:select",
-    "features": "direct_anneal.selection.pipeline:compute_features",
+    "features": "direct_anneal.selection.features_pipeline:compute_features",
     "plan": "direct_anneal.selection.planning:plan",
     "solve": "direct_anneal.selection.pipeline:select_again",
     "export": "direct_anneal.export.pipeline:export",

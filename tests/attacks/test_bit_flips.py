@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from direct_anneal.errors import InputError
-from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.layout import ROLES
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.verify_run import verify_run
 from selection.pools import chosen, write_world
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from direct_anneal.cli import main
-from direct_anneal.cli.plan import _duration, _size
+from direct_anneal.cli.console import size_text
+from direct_anneal.cli.plan import _duration
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE
 from direct_anneal.progress import Work
@@ -189,7 +190,7 @@ class TestTheCommand:
 
 
 def test_units() -> None:
-    assert [_size(n) for n in (50, 999_000, 2_340_000, 5e9, 7.2e15)] == [
+    assert [size_text(n) for n in (50, 999_000, 2_340_000, 5e9, 7.2e15)] == [
         "0.1 kB",
         "999.0 kB",
         "2.3 MB",

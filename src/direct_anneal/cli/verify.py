@@ -37,7 +37,7 @@ def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
     """The scope of a check and its findings: a run, its features, or one store of them."""
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
-    from direct_anneal.run.run_dir import RETAIN
+    from direct_anneal.run.layout import RETAIN
     from direct_anneal.run.verify_run import LOSSES, STORES, is_sketched, verify_run, verify_stores
 
     features = directory / "features"

@@ -22,7 +22,8 @@ from direct_anneal.distill.scorer import Scorer, joined, write_scorer
 from direct_anneal.errors import InputError
 from direct_anneal.io.lock import claim
 from direct_anneal.progress import Advance, Progress, Silent
-from direct_anneal.run.run_dir import EVIDENCE, RunDir
+from direct_anneal.run.layout import EVIDENCE
+from direct_anneal.run.run_dir import RunDir
 
 LEAST_DOCUMENTS = 10 * FOLDS
 ORDER, MEMBERSHIP = "rank", "selected"

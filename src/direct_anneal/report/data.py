@@ -19,7 +19,8 @@ from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.data import Corpus, texts_at
 from direct_anneal.errors import InputError
 from direct_anneal.io.digests import short_digest
-from direct_anneal.run.run_dir import ROLES, RunDir
+from direct_anneal.run.layout import ROLES
+from direct_anneal.run.run_dir import RunDir
 
 EXCERPT_CHARACTERS = 500
 LISTED_CHOSEN, LISTED_OTHERS, LISTED_OF_EACH = 150, 50, 3  # documents of the table; the last of each domain

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from direct_anneal.config.choice import SizeConfig, import_plugin
 from direct_anneal.config.objective import ObjectiveConfig, named
 from direct_anneal.config.objective_options import OBJECTIVE_FIELDS
 from direct_anneal.config.option import declared
-from direct_anneal.config.select import SelectConfig, SizeConfig, import_plugin
+from direct_anneal.config.select import SelectConfig
 
 
 def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> SelectConfig:

@@ -18,8 +18,9 @@ from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import LOCK, MARK
 from direct_anneal.io.records import RecordError, read_content, read_record
 from direct_anneal.path.kept import damaged_kept
+from direct_anneal.run.layout import MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, roles_of
 from direct_anneal.run.manifest import QUARANTINE_COLUMNS
-from direct_anneal.run.run_dir import MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, RunDir, roles_of
+from direct_anneal.run.run_dir import RunDir
 
 LOSSES = "pool-path"  # columns, beside the stores of gradients or in their place
 STORES = ("validation", "validation-ngrams", "pool", "pool-ngrams")

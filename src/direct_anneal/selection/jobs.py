@@ -18,7 +18,8 @@ from direct_anneal.features import FeatureStore
 from direct_anneal.io.atomic import replacing, temporary_name
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.progress import current_progress
-from direct_anneal.run.run_dir import COVERAGE, RunDir, roles_of
+from direct_anneal.run.layout import COVERAGE, roles_of
+from direct_anneal.run.run_dir import RunDir
 
 JOBS, FETCHED = "jobs", "fetched"
 

@@ -24,7 +24,8 @@ from direct_anneal.io.digests import hashed_order
 from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
-from direct_anneal.run.run_dir import RETAIN, RunDir
+from direct_anneal.run.layout import RETAIN
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.solver import Block, Map

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.config.features import ComputeConfig, FeaturesConfig
-from direct_anneal.config.jobs import job_of
+from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import Corpus, check_fields, check_writable, prepare
@@ -27,19 +26,19 @@ from direct_anneal.path import PathLosses
 from direct_anneal.progress import Work, current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
-from direct_anneal.run.run_dir import RETAIN, ROLES, RunDir, roles_of
-from direct_anneal.run.safety import num_shared, overlap_check, safety_checks, safety_facts
+from direct_anneal.run.layout import RETAIN, ROLES, roles_of
+from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.safety import num_shared, safety_checks, safety_facts
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.chooser import models_of, require_text
 from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
-from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, require_columns, usable
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.replay import replay_beside
-from direct_anneal.selection.result import Features, Run
+from direct_anneal.selection.result import Run
 from direct_anneal.selection.retention import Retention, retention_of, solved
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import curvature_of
@@ -67,57 +66,6 @@ def select(config: SelectConfig) -> Run:
     with reading(config, stages, found) as documents:
         known = computed(config, documents, stages, found)
         return choose(config, documents.run, known, stages, found)
-
-
-@takes(ComputeConfig)
-def compute_features(config: ComputeConfig) -> Features:
-    """Compute and store the gradients of pool and validation set, as `select` does before it chooses.
-
-    With `shards` a part of them alone, of which `merge_features` makes the whole.
-
-    Raises:
-        InputError: something given cannot be used; says what to do.
-    """
-    check_machine(config)
-    if config.shards is not None:
-        return _part_of_features(config.whole, *job_of(config.shards))
-    return _all_features(config.whole)
-
-
-def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Features:
-    """Put together what the jobs of `compute_features` left in a directory; the model is not loaded.
-
-    Raises:
-        InputError: jobs or shards are missing or damaged, or not of one another; says which to run again.
-    """
-    merged = _all_features(merge_shards(Path(run), trust_remote_code=trust_remote_code))
-    remove_jobs(Path(run))
-    return merged
-
-
-def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Features:
-    """One job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
-    stages, found, own = Stages(current_progress()), list[str](), config_of_job(config, number, count)
-    with reading(own, stages, found, home=Path(config.out)) as documents:
-        run, tokens = documents.run, documents.tokens
-        with Sketching(own, documents.checkpoint, run, tokens.max_length, stages, found) as sketch:
-            for role in ("validation", *roles_of(config)[2:], "pool"):
-                made = sketch.part(role, documents.corpora[role], number, count)
-                found.append(f"{role}: this job has {made:,} shards")
-        run.mark(own, tokens)
-    return Features(Path(config.out), {}, found)
-
-
-def _all_features(config: FeaturesConfig) -> Features:
-    stages, found = Stages(current_progress()), list[str]()
-    with reading(config, stages, found) as documents:
-        known, run = computed(config, documents, stages, found), documents.run
-        if config.overwrite and run.difference(config, documents.tokens):
-            run.retire(config, documents.tokens)
-        found += [*checks.of_coverage(run.coverage()), *_of_documents(known)]
-        if shared := num_shared(*(documents.corpora[role] for role in ROLES)):
-            found.append(overlap_check(shared).text)
-        return Features(run.path, _corpora_entry(known), found)
 
 
 @takes_changes(SolveConfig)
@@ -336,7 +284,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     if curvature is not None:
         known_in_part = config.eigenpairs is not None
         found += checks.of_spectrum(curvature.estimate.whole, known_in_part=known_in_part)
-    found += [*_of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
+    found += [*of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
     found += checks.of_size(selection, known.pool.samples)
     content = {
         "config": manifest.configuration(config, known.tokens.max_length),
@@ -349,7 +297,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             "validation": validation_corpus.fingerprint,
             **({} if retention is None else {RETAIN: known.corpora[RETAIN].fingerprint}),
         },
-        "corpora": _corpora_entry(known),
+        "corpora": corpora_entry(known),
         "composition": manifest.composition(rows, validation_corpus),
         "safety": safety_facts(
             pool_corpus,
@@ -405,12 +353,12 @@ def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
     return TaskMap(address=config.ray_address, workers=config.workers)
 
 
-def _corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
+def corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
     """Documents read in each role, and those that cannot be used."""
     return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in known.gradients}
 
 
-def _of_documents(known: Known) -> list[str]:
+def of_documents(known: Known) -> list[str]:
     """Documents left out of each corpus."""
     return [
         remark
@@ -431,5 +379,4 @@ def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
 
 
 select_documents = select
-features = renamed(compute_features, "features")
 reselect = renamed(select_again, "reselect")

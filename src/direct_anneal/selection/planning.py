@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from direct_anneal.config.choice import CONSTRAINTS, SIZE
 from direct_anneal.config.option import declared
 from direct_anneal.config.options import require_device
-from direct_anneal.config.select import CONSTRAINTS, SIZE, SelectConfig
+from direct_anneal.config.select import SelectConfig
 from direct_anneal.config.shared import EngineConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Part, Source, sample
@@ -31,7 +32,8 @@ from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.io.atomic import remove_directory
 from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, Silent, Work, current_progress
-from direct_anneal.run.run_dir import EVIDENCE, RunDir
+from direct_anneal.run.layout import EVIDENCE
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection.flops import flops, num_windows
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.machine import check_machine

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.data import Corpus
 from direct_anneal.features import SketchedGradients
 from direct_anneal.features.store import ROWS_PER_SHARD
-from direct_anneal.run.run_dir import RETAIN
+from direct_anneal.run.layout import RETAIN
 from direct_anneal.selection.known import Known
 from direct_anneal.solver import Block
 

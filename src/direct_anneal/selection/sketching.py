@@ -33,7 +33,8 @@ from direct_anneal.io.torchrun import is_launched
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Work
 from direct_anneal.run import manifest
-from direct_anneal.run.run_dir import RETAIN, RunDir
+from direct_anneal.run.layout import RETAIN
+from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection.stages import Stages
 
 if TYPE_CHECKING:

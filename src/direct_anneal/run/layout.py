@@ -1,0 +1,35 @@
+"""Names of the files below a run's directory, and of its corpora.
+
+    direct-anneal.json   the marker: whose directory this is, of which configuration, how documents became tokens
+    options.json         all options, as `--config` takes them
+    corpus/ROLE/         tokens and index of pool and validation set
+    features/ROLE/       their gradients; features/ROLE-ngrams/ their n-grams; features/coverage.json
+    curvature/           spectra that took the model
+    path/                weights at the ends of descent paths
+    selection.parquet    the evidence; beside it selected.*, replay.*, frontier.parquet, report.html
+    manifest.json        written last: it vouches for the results, with their digests
+
+The formats are in docs/files.md.
+"""
+
+from __future__ import annotations
+
+from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.data.formats import FORMATS
+
+MANIFEST, EVIDENCE, FRONTIER, REPORT = "manifest.json", "selection.parquet", "frontier.parquet", "report.html"
+COVERAGE = "coverage.json"
+TOKENISATION = "tokenisation"
+ROLES = ("pool", "validation")
+RETAIN = "retain"  # the role of text that must not get worse, where there is such
+
+# A manifest may name anything; only these are ever read or removed on its word.
+OUTPUT_DATASETS = (SELECTED, REPLAY) = ("selected", "replay")
+_ENDINGS = {format.output.removeprefix(SELECTED) for format in FORMATS.values()} - {""}
+_ENDINGS |= {".idx", ".ds.index", ".ds.metadata"}  # beside tokens
+OUTPUT_FILES = frozenset(f"{stem}{ending}" for stem in OUTPUT_DATASETS for ending in _ENDINGS)
+
+
+def roles_of(config: FeaturesConfig) -> tuple[str, ...]:
+    """The roles that a run of this configuration has corpora and features of."""
+    return (*ROLES, RETAIN) if config.retain else ROLES
