@@ -52,7 +52,9 @@ class Finding:
 
 
 def examine(directory: Path) -> Iterator[Finding]:
-    """Versions, devices, free disk below `directory`, extras, and a self-test of some seconds, as they are found."""
+    """Return versions, devices, free disk below `directory`, extras, and a self-test of some seconds, as they are
+    found.
+    """
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for requirement in _requirements(None):
         yield _version(requirement)
@@ -69,7 +71,9 @@ def examine(directory: Path) -> Iterator[Finding]:
 
 
 def self_test() -> Iterator[Finding]:
-    """Gradients against autograd, a selection against its promises, a store against its own check; on a small model."""
+    """Return gradients against autograd, a selection against its promises, a store against its own check; on a small
+    model.
+    """
     yield _tried("gradients", lambda: _gradients("cpu"))
     if torch.cuda.is_available():
         yield _tried("gradients on cuda", lambda: _gradients("cuda"))
@@ -109,7 +113,7 @@ def _gradients(device: str) -> str:
 
 
 def _selection() -> str:
-    """Every objective on drawn gradients: size, budget and bound are kept."""
+    """Return every objective on drawn gradients: size, budget and bound are kept."""
     rng = np.random.default_rng(0)
     pool, validation = rng.normal(size=(200, 32)), rng.normal(size=(40, 32)) * np.geomspace(4, 0.1, 32)
     spectrum = Spectrum.from_sketches(validation)

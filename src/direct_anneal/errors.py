@@ -78,5 +78,5 @@ class InputError(ValueError):
         return type(self), (self._message,), self.__dict__
 
     def spelled(self, spell: Callable[[str], str]) -> str:
-        """The message, with every option's name as `spell` has it."""
+        """Return the message, with every option's name as `spell` has it."""
         return _OPTION.sub(lambda named: spell(named[1]), self._message)

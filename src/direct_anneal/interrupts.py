@@ -80,7 +80,7 @@ def held_back() -> Iterator[list[int]]:
 
 
 def interrupt(number: int) -> KeyboardInterrupt:
-    """The exception of a signal that was held back."""
+    """Return the exception of a signal that was held back."""
     return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
 
 

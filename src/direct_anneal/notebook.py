@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT, _MOST_BARS = 360, 90, 120
 
 
 def facts(title: str, rows: Mapping[str, object]) -> str:
-    """A title and a line for each fact."""
+    """Return a title and a line for each fact, as HTML."""
     cells = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
         for name, value in rows.items()
@@ -20,14 +20,14 @@ def facts(title: str, rows: Mapping[str, object]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows under heads, all as text."""
+    """Return rows under heads, all as text."""
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def scree(eigenvalues: Sequence[float], num_stiff: int) -> str:
-    """The leading eigenvalues as bars, their heights on a logarithmic scale; the stiff ones in another colour."""
+    """Draw the leading eigenvalues as bars, their heights on a logarithmic scale; the stiff ones in another colour."""
     shown = [value for value in eigenvalues[:_MOST_BARS] if value > 0]
     top = math.log10(shown[0])
     span = max(top - math.log10(shown[-1]), 1e-9)

@@ -78,7 +78,7 @@ def showing(progress: Progress) -> Iterator[None]:
 
 
 def current_progress() -> Progress:
-    """The current progress display."""
+    """Return the current progress display."""
     return _CURRENT.get() or Silent()
 
 
@@ -205,11 +205,11 @@ class _Lines(ABC):
 
     @abstractmethod
     def _on_the_way(self, name: str, pace: Pace) -> str:
-        """The line for a stage that goes on."""
+        """Return the line for a stage that goes on."""
 
     @abstractmethod
     def _at_the_end(self, name: str, pace: Pace) -> str:
-        """The line for a stage that is done."""
+        """Return the line for a stage that is done."""
 
     def note(self, line: str) -> None:
         self._say(line)
@@ -314,7 +314,7 @@ class Bars:
 
 
 def _unwrapped(stream: TextIO) -> TextIO:
-    """The stream itself, where only legible text passes: bars move the cursor, and hold no text but ours."""
+    """Return the stream itself, where only legible text passes: bars move the cursor, and hold no text but ours."""
     inner: TextIO = getattr(stream, "_stream", stream)
     return inner
 

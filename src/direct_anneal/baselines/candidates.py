@@ -74,7 +74,7 @@ class Candidates:
         return self._gradients()[1]
 
     def losses(self, model: str) -> NDArray[np.float64]:
-        """Mean token losses of the pool under one of the models, (N,).
+        """Return mean token losses of the pool under one of the models, (N,).
 
         Raises:
             ValueError: they are not there.
@@ -95,7 +95,7 @@ class Candidates:
         return self.hidden_states
 
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values of the documents with gradients, (n,), as values of the pool, (N,); NaN where there is none."""
+        """Return values of the documents with gradients, (n,), as values of the pool, (N,); NaN where there is none."""
         places = pc.index_in(
             self.pool_gradients.samples["id"].combine_chunks(), value_set=self.pool.index["id"].combine_chunks()
         )
@@ -116,7 +116,7 @@ def take(
     num_samples: int | None = None,
     num_tokens: int | None = None,
 ) -> NDArray[np.bool_]:
-    """The highest scores: `num_samples` documents, or in turn every one that still fits into `num_tokens`.
+    """Return the highest scores: `num_samples` documents, or in turn every one that still fits into `num_tokens`.
 
     Of equal scores the smaller id goes first. NaN is never taken: fewer than asked for may be left.
 

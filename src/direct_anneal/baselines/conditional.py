@@ -14,5 +14,5 @@ from direct_anneal.baselines.candidates import Candidates
 
 
 def conditional_loss(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """Loss under the prior minus loss under the conditional model, nats a token, (N,)."""
+    """Return loss under the prior minus loss under the conditional model, nats a token, (N,)."""
     return candidates.losses("prior") - candidates.losses("conditional")

@@ -60,7 +60,7 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
 
 
 def _shingles(text: str) -> NDArray[np.uint64]:
-    """Hashes of the runs of five words, at least one, sorted."""
+    """Return hashes of the runs of five words, at least one, sorted."""
     words = text.lower().split()
     runs = {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
     hashes = (int.from_bytes(short_digest(run, 8)) for run in runs)

@@ -11,7 +11,7 @@ WORDS = r"\w+|[^\w\s]+"  # words, and runs of punctuation, as in DSIR's own toke
 
 
 def counts(texts: Sequence[str], num_buckets: int) -> Any:
-    """Counts of hashed unigrams and bigrams in lower case, a sparse matrix of shape (len(texts), num_buckets).
+    """Return counts of hashed unigrams and bigrams in lower case, a sparse matrix of shape (len(texts), num_buckets).
 
     Raises:
         InputError: scikit-learn is not installed.

@@ -16,7 +16,7 @@ CHOSEN_SHARE = 0.1  # K / N, of which the paper's weights are made; the highest 
 
 
 def published(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """The paper's weights w of the pool's documents, (N,); NaN without a gradient."""
+    """Return the paper's weights w of the pool's documents, (N,); NaN without a gradient."""
     pool = candidates.pool_gradients.dense()  # (n, R)
     count = max(1, round(CHOSEN_SHARE * len(pool)))
     return candidates.spread(algorithm_2(pool, candidates.validation_gradients.dense(), count))
@@ -28,7 +28,7 @@ def algorithm_2(
     num_selected: int,
     budget_ratio: float = BUDGET_RATIO,
 ) -> NDArray[np.float64]:
-    """Weights of the published objective by successive convex approximation from uniform weights, (n,).
+    """Return weights of the published objective by successive convex approximation from uniform weights, (n,).
 
     maximise ‖Σ w_i F z_i‖² subject to 0 ≤ w ≤ 1, Σ w = K, Σ a_i w_i ≤ ratio · mean(a) · K
 

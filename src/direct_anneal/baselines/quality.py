@@ -14,7 +14,7 @@ NEGATIVES_PER_POSITIVE = 5
 
 
 def quality_classifier(candidates: Candidates, seed: int) -> NDArray[np.float64]:
-    """The log-odds that a document is of the target: logistic regression on its unit vector of log counts.
+    """Return the log-odds that a document is of the target: logistic regression on its unit vector of log counts.
 
     Positives are the validation set; negatives are drawn from the pool. What a classifier was shown as negative it
     scores low, so that the pool is halved by hash: each half is scored by the classifier that saw the other.

@@ -12,7 +12,7 @@ from direct_anneal.baselines.candidates import Candidates
 
 
 def target_path(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """(ℓ(θ_s) − ℓ(θ_T)) / ℓ(θ_s), (N,); NaN where the checkpoint's loss is 0."""
+    """Return (ℓ(θ_s) − ℓ(θ_T)) / ℓ(θ_s), (N,); NaN where the checkpoint's loss is 0."""
     start, end = candidates.losses("start"), candidates.losses("target")
     relative: NDArray[np.float64] = np.full(len(start), np.nan)
     np.divide(start - end, start, out=relative, where=start > 0)

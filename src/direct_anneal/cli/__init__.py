@@ -59,7 +59,7 @@ _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def entry_point(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The script `direct-anneal`: `main` in a process of its own, which SIGTERM ends in a line as Ctrl-C does."""
+    """Run the script `direct-anneal`: `main` in a process of its own, which SIGTERM ends in a line as Ctrl-C does."""
     heed_sigterm()
     sys.exit(main(arguments))
 
@@ -165,7 +165,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(words: list[str]) -> tuple[Command, dict[str, Any]]:
-    """The command, and what was given by the names of its options.
+    """Return the command, and what was given by the names of its options.
 
     Raises:
         InputError: there is no such command or flag; names the nearest.
@@ -184,7 +184,7 @@ def _parsed(words: list[str]) -> tuple[Command, dict[str, Any]]:
 
 
 def _unknown(command: Command, unknown: list[str]) -> str:
-    """A line for the first word that the command does not know."""
+    """Return a line for the first word that the command does not know."""
     word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
     if not word.startswith("-"):
         return f"{command.name} does not take {word!r}"
@@ -201,7 +201,7 @@ def _check_complete(command: Command, options: dict[str, Any]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, each with the flags of its configuration."""
+    """Return the parser of all commands, each with the flags of its configuration."""
     parser = _Parser(
         prog="direct-anneal",
         description="Choose the documents that a language model is trained on in its annealing phase, while the "

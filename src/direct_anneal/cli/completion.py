@@ -12,7 +12,7 @@ _FILES = {"DIR", "RUN_DIR", "DCP_DIR", "GLOB", "FILE", "RECIPE", "PATH"}
 
 
 def add_print_completion(parser: argparse.ArgumentParser) -> None:
-    """The option; the script is made of the parser itself."""
+    """Add the option; the script is made of the parser itself."""
     parser.add_argument(
         "--print-completion",
         action=_Print,

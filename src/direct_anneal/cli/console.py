@@ -87,7 +87,7 @@ class Output:
                 yield
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """The last object of a job that is done."""
+        """Return the last object of a job that is done."""
         if self._json:
             self._write({"event": "result", **result})
 
@@ -115,5 +115,7 @@ class Output:
 
 
 def _legible(stream: TextIO) -> TextIO:
-    """The stream, for text that may come from anyone's files. Bars are drawn past it, by the terminal's own means."""
+    """Return the stream, for text that may come from anyone's files. Bars are drawn past it, by the terminal's own
+    means.
+    """
     return cast(TextIO, LegibleStream(stream))

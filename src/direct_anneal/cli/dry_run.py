@@ -95,7 +95,7 @@ def _checkpoint(name: str, value: str, config: Any) -> str:
 
 
 def _place(writes: Writes, config: Any, command: str) -> tuple[str | None, str]:
-    """The output place and its state.
+    """Return the output place and its state.
 
     Raises:
         InputError: the command would refuse it.
@@ -128,7 +128,7 @@ def _place(writes: Writes, config: Any, command: str) -> tuple[str | None, str]:
 
 
 def _files(writes: Writes, config: Any) -> list[str]:
-    """The files that these options make."""
+    """Return the files that these options make."""
     return [name for name in writes.files if name not in writes.only_with or getattr(config, writes.only_with[name])]
 
 

@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
 
 
 def in_order(config: type) -> list[Declared]:
-    """The options of a configuration, those that must be given first."""
+    """Return the options of a configuration, those that must be given first."""
     return sorted(declared(config).values(), key=lambda each: not each.required)
 
 
@@ -68,7 +68,7 @@ def values(config: type, namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_file(path: str, config: type, unused: frozenset[str], command: str) -> dict[str, Any]:
-    """Options from a YAML or JSON file, by their names in Python.
+    """Return options from a YAML or JSON file, by their names in Python.
 
     Args:
         unused: names that the file may have, and that mean nothing to this command.
@@ -100,7 +100,7 @@ def from_file(path: str, config: type, unused: frozenset[str], command: str) -> 
 
 
 def speller(config: type, in_file: frozenset[str]) -> Callable[[str], str]:
-    """Spells options as a command has them: as flags, and where the value came from the file as names there."""
+    """Spell options as a command has them: as flags, and where the value came from the file as names there."""
     options = declared(config)
 
     def spell(name: str) -> str:

@@ -31,7 +31,9 @@ def _init(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def template(command: Command) -> str:
-    """A file of all options of a command: the required ones to fill in, the others with their defaults, as comments."""
+    """Return a file of all options of a command: the required ones to fill in, the others with their defaults, as
+    comments.
+    """
     lines = [f"# Options of direct-anneal {command.name}. Flags go before this file. Remove a # to set an option."]
     group = None
     for each in sorted(in_order(command.config), key=lambda each: not each.required):

@@ -25,7 +25,7 @@ _AFFECTS = {"features": "features", "solving": "choice", "result": "result", "no
 
 
 def page() -> str:
-    """The page, Markdown."""
+    """Return the page, Markdown."""
     return "\n".join([_HEAD, *(_section(command) for command in COMMANDS if declared(command.config))])
 
 

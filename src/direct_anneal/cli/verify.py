@@ -34,7 +34,7 @@ def _verify(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
-    """The scope of a check and its findings: a run, its features, or one store of them."""
+    """Return the scope of a check and its findings: a run, its features, or one store of them."""
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
     from direct_anneal.run.layout import RETAIN

@@ -48,7 +48,7 @@ class Scenario:
     choices: str | None = None
 
     def others(self, domains: Iterable[str]) -> list[str]:
-        """The held-out domains that show what is forgotten: neither the target's nor set aside."""
+        """Return the held-out domains that show what is forgotten: neither the target's nor set aside."""
         return sorted(set(domains) - set(self.target) - set(self.aside))
 
 
@@ -139,11 +139,11 @@ class Recipe:
     prompt_field: Names | None = None
 
     def training_tokens(self, budget: int, fraction: float) -> int:
-        """Tokens of a training run on `budget` tokens chosen, a `fraction` of the pool's."""
+        """Return tokens of a training run on `budget` tokens chosen, a `fraction` of the pool's."""
         return round(self.epochs * budget if self.tokens is None else self.tokens * budget / fraction)
 
     def select_options(self, arm: Arm) -> dict[str, Any]:
-        """The options of `select` that an arm's choice depends on, defaults included; empty without gradients.
+        """Return the options of `select` that an arm's choice depends on, defaults included; empty without gradients.
 
         Raises:
             InputError: an option cannot be.
@@ -249,7 +249,7 @@ def _arm(name: str, given: Any) -> Arm:
 
 
 def _ids(given: Any, name: str) -> tuple[str, ...]:
-    """The lines of a file."""
+    """Return the lines of a file."""
     try:
         lines = Path(given).read_text(encoding="utf-8").splitlines()
     except (OSError, TypeError, ValueError) as error:

@@ -55,7 +55,7 @@ class Evidence:
     note: Callable[[str], object]
 
     def seconds(self, baseline: Baseline) -> float:
-        """Seconds that the inputs of a baseline took."""
+        """Return seconds that the inputs of a baseline took."""
         path = self.directory / "seconds.json"
         known = read_record(path) if path.exists() else {}
         names = {f"loss-{model}" for model in baseline.needs_losses}
@@ -63,7 +63,7 @@ class Evidence:
         return float(sum(seconds for name, seconds in known.items() if name in names))
 
     def losses(self, models: Sequence[str]) -> dict[str, Array]:
-        """Mean token losses of the pool by model, (N,) each: "start", "target", "prior" and "conditional"."""
+        """Return mean token losses of the pool by model, (N,) each: "start", "target", "prior" and "conditional"."""
         made = {
             "start": lambda: self._path.start,
             "target": lambda: self._path.ends.mean(1),
@@ -73,7 +73,7 @@ class Evidence:
         return {model: self._kept(f"loss-{model}", made[model]) for model in models}
 
     def hidden_states(self) -> tuple[Array, Array]:
-        """Mean final hidden states of pool and validation set, (N, H) and (M, H)."""
+        """Return mean final hidden states of pool and validation set, (N, H) and (M, H)."""
         return (
             self._kept("states-pool", lambda: self._states(self.pool)),
             self._kept("states-validation", lambda: self._states(self.validation)),
@@ -98,11 +98,11 @@ class Evidence:
         )
 
     def _prior(self) -> Checkpoint:
-        """The checkpoint, annealed on random text of the pool for as long as the path is."""
+        """Return the checkpoint, annealed on random text of the pool for as long as the path is."""
         return self._annealed("prior", self.checkpoint, self.files[0])
 
     def _conditional(self) -> Checkpoint:
-        """The prior, annealed on the validation set."""
+        """Return the prior, annealed on the validation set."""
         return self._annealed("conditional", self._prior(), self.files[1])
 
     def _annealed(self, name: str, model: Checkpoint, files: Sequence[str]) -> Checkpoint:
@@ -155,7 +155,7 @@ class Evidence:
 
 
 def mean_hidden_states(model: nn.Module, contents: Sequence[NDArray[np.int64]], batch_tokens: int = 8192) -> Array:
-    """Mean over a document's tokens of the model's final hidden state, (N, H).
+    """Return mean over a document's tokens of the model's final hidden state, (N, H).
 
     Args:
         contents: tokens of each document, at least one each.

@@ -21,7 +21,7 @@ LABEL_CHARACTERS = 20
 
 
 def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
-    """Differences to the reference on the target and on others, with their intervals."""
+    """Return differences to the reference on the target and on others, with their intervals."""
     arms = [row for row in rows if row.arm != reference]
 
     def plot(figure: Figure, narrow: bool) -> None:
@@ -76,7 +76,7 @@ def pareto(name: str, rows: Sequence[Row], before: Row) -> Markup:
 
 
 def by_domain(name: str, group: Group, reference: str) -> Markup:
-    """Every arm's difference to the reference in every domain: better ones blue, worse ones orange, by how much."""
+    """Draw every arm's difference to the reference in every domain: better ones blue, worse ones orange."""
     arms = [row.arm for row in group.rows if row.arm != reference]
     base = group.domain_bpb[reference]
     domains = sorted(base, key=lambda domain: (domain not in group.target, domain))

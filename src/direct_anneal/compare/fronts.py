@@ -37,7 +37,7 @@ class Front:
 
 
 def fronts(lines: Sequence[Line], reference: str) -> list[Front]:
-    """Fronts of all arms with at least two replay shares, the largest area first within scenario and fraction.
+    """Return fronts of all arms with at least two replay shares, the largest area first within scenario and fraction.
 
     The worst point is that of all arms' runs together, so that areas can be compared within a scenario and fraction
     alone. Only seeds with all of an arm's replay shares count.
@@ -81,7 +81,7 @@ def dominated_area(points: Sequence[Point], worst: Point) -> float:
 
 
 def _areas(shares: dict[float, dict[int, Line]], worst: Point) -> dict[int, float]:
-    """The dominated area of each seed that has every replay share."""
+    """Return the dominated area of each seed that has every replay share."""
     seeds = set.intersection(*(set(runs) for runs in shares.values()))
     return {seed: dominated_area([_point(runs[seed]) for runs in shares.values()], worst) for seed in sorted(seeds)}
 

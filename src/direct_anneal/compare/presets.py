@@ -143,7 +143,7 @@ def _write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 
 def _fraction(manifest: dict[str, Any]) -> float:
-    """The share of the pool's tokens that the run chose."""
+    """Return the share of the pool's tokens that the run chose."""
     composition = manifest["composition"]["domains"]
     chosen, pool = (
         sum(int(domain[role]) for domain in composition.values()) for role in ("selected_tokens", "pool_tokens")
@@ -152,7 +152,7 @@ def _fraction(manifest: dict[str, Any]) -> float:
 
 
 def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:
-    """The run's options that its choice depends on, but for those that name documents or are their defaults."""
+    """Return the run's options that its choice depends on, but for those that name documents or are their defaults."""
     plain = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
     left_out = _NOT_OF_AN_ARM | {"text_field", "id_field", "domain_field", "prompt_field", "max_length", "device"}
     left_out |= {"force_in", "force_out", "features", "engine", "workers", "ray_address", "batch_tokens"}

@@ -10,7 +10,9 @@ _SOURCE = Path(__file__).resolve().parents[1]
 
 
 def commit() -> str:
-    """The commit of the source tree, with "+changes" where files of the package differ from it; else the version."""
+    """Return the commit of the source tree, with "+changes" where files of the package differ from it; else the
+    version.
+    """
     found = _git("rev-parse", "--short=12", "HEAD")
     # A package inside somebody else's repository is not of its commit.
     if found is None or not _git("ls-files", "--", str(_SOURCE / "__init__.py")):

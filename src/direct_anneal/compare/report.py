@@ -114,7 +114,7 @@ def against_of(recipe: dict[str, Any]) -> list[str]:
 
 
 def _lines(recipe: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
-    """The recipe's own among the finished runs, in its order."""
+    """Return the recipe's own among the finished runs, in its order."""
     order: dict[str, list[Any]] = {
         "scenario": [scenario["name"] for scenario in recipe["scenarios"]],
         "seed": [0, *recipe["seeds"]],  # 0 is the checkpoint's, whatever the seeds are
@@ -171,7 +171,7 @@ def _chosen(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
-    """A group with its figures, as the template asks for it."""
+    """Return a group with its figures, as the template asks for it."""
     kinds = largest_domains(group.chosen.values())
     strips = {}
     for row in group.rows:

@@ -80,7 +80,7 @@ def key_of(line: Line) -> Key:
 
 
 def with_others(line: Line) -> Line:
-    """The line with `others_bpb`, also where it is from before that was written."""
+    """Return the line with `others_bpb`, also where it is from before that was written."""
     if line.get("others_bpb") is not None:
         return line
     left_out = {*line.get("target", ()), *line.get("aside", ())}
@@ -97,7 +97,7 @@ def by_arm(lines: Sequence[Line]) -> dict[Key, dict[str, dict[int, Line]]]:
 
 
 def table(lines: Sequence[Line], reference: str) -> list[Row]:
-    """Rows by scenario, model, fraction and replay as they first come, the best on the target first."""
+    """Return rows by scenario, model, fraction and replay as they first come, the best on the target first."""
     rows = []
     for (scenario, model, fraction, replay), arms in by_arm(lines).items():
         found = []
@@ -138,7 +138,7 @@ def paired_difference(runs: Mapping[int, Line], others: Mapping[int, Line], meas
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Difference | None:
-    """One minus other, pair by pair; None where there is no pair."""
+    """Return one minus other, pair by pair; None where there is no pair."""
     values = np.array(one, dtype=np.float64) - np.array(other, dtype=np.float64)
     count = len(values)
     if not count:

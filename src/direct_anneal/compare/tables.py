@@ -75,7 +75,7 @@ def _judged(verdict: Verdict) -> str:
 
 
 def cells(row: Row) -> list[str]:
-    """One row as texts, in the order of HEADINGS."""
+    """Return one row as texts, in the order of HEADINGS."""
     differences = []
     for value, difference in ((row.target, row.target_difference), (row.others, row.others_difference)):
         differences += [f"{value:.4f}", *_difference(difference)]

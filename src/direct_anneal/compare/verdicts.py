@@ -56,7 +56,7 @@ class Verdict:
 
 
 def verdicts(lines: Sequence[Line], against: Sequence[str], guard: float = GUARD) -> list[Verdict]:
-    """A verdict for every arm, scenario and fraction against each of `against`.
+    """Return a verdict for every arm, scenario and fraction against each of `against`.
 
     Args:
         lines: finished runs.
@@ -109,7 +109,7 @@ def decide(target: Difference, others: Difference, guard: float) -> tuple[Decisi
 
 
 def recommendation(found: Sequence[Verdict]) -> list[str]:
-    """One sentence for each scenario: which arm to adopt, at which replay share and fraction, or none."""
+    """Return one sentence for each scenario: which arm to adopt, at which replay share and fraction, or none."""
     said = []
     for scenario, model in dict.fromkeys((one.scenario, one.model) for one in found):
         own = [one for one in found if (one.scenario, one.model) == (scenario, model)]
@@ -135,7 +135,7 @@ def _differences(one: Mapping[int, Line], other: Mapping[int, Line]) -> tuple[Di
 
 
 def _seeds_for(difference: Difference, distance: float) -> int | None:
-    """The number of seeds at which the interval's half width is below a distance, if the deviation stays."""
+    """Return the number of seeds at which the interval's half width is below a distance, if the deviation stays."""
     assert difference.deviation is not None
     from scipy.stats import t
 

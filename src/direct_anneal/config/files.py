@@ -20,7 +20,7 @@ _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10
 
 
 def num_bytes(name: str, given: object) -> int:
-    """A number of bytes, or a text such as "256MiB"."""
+    """Return a number of bytes, or a text such as "256MiB"."""
     if isinstance(given, int) and not isinstance(given, bool):
         return given
     size = re.fullmatch(rf"(\d+) ?({'|'.join(_UNITS)})", given) if isinstance(given, str) else None

@@ -8,7 +8,7 @@ from direct_anneal.errors import InputError
 
 
 def job_of(shards: str) -> tuple[int, int]:
-    """(I, N) from "I/N".
+    """Return (I, N) from "I/N".
 
     Raises:
         InputError: it is no such text.

@@ -62,7 +62,7 @@ class ObjectiveConfig:
         return frozenset()
 
     def resolved(self, curvature: str) -> Self:  # noqa: ARG002, some objectives' defaults depend on it
-        """The same with every option filled in.
+        """Return the same with every option filled in.
 
         Args:
             curvature: of the stiff directions, as `SelectConfig` names it.
@@ -96,12 +96,12 @@ def register(objective: T) -> T:
 
 
 def names() -> tuple[str, ...]:
-    """Every objective that is known, ours first."""
+    """Return every objective that is known, ours first."""
     return (*BUILT_IN, *sorted(_registered.keys() - set(BUILT_IN)))
 
 
 def named(name: str) -> type[ObjectiveConfig]:
-    """The class of an objective.
+    """Return the class of an objective.
 
     Raises:
         InputError: there is none of this name.
@@ -121,7 +121,7 @@ def named(name: str) -> type[ObjectiveConfig]:
 def objective_of(
     objective: str | ObjectiveConfig, given: Mapping[str, Any], own: Mapping[str, Any], curvature: str
 ) -> ObjectiveConfig:
-    """The objective that was asked for, with every option filled in.
+    """Return the objective that was asked for, with every option filled in.
 
     Args:
         objective: a name, or an objective with its options.
@@ -149,7 +149,7 @@ def objective_of(
 
 
 def beside_of(name: str, shared: Mapping[str, Any], curvature: str) -> ObjectiveConfig:
-    """An objective for comparison with the chosen one: its own defaults, and what is asked of every objective.
+    """Return an objective for comparison with the chosen one: its own defaults, and what is asked of every objective.
 
     Args:
         shared: options that count for it, too, as far as it has them; None where left out.

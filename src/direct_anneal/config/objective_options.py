@@ -25,7 +25,7 @@ GROUP = "objective"
 
 
 def name_or_objective(name: str, given: object) -> object:
-    """The name of an objective, or one with its options."""
+    """Return the name of an objective, or one with its options."""
     if not isinstance(given, str | ObjectiveConfig):
         raise InputError(field=name, must="be a name", got=repr(given))
     return given
@@ -145,5 +145,5 @@ OBJECTIVE_FIELDS = tuple(name for name in declared(ObjectiveOptions) if name != 
 
 
 def options_given(config: Any) -> dict[str, Any]:
-    """The options in common that a configuration has, by name; None where left out."""
+    """Return the options in common that a configuration has, by name; None where left out."""
     return {name: getattr(config, name, None) for name in OBJECTIVE_FIELDS}

@@ -189,7 +189,7 @@ class Declared:
 
 @cache
 def declared(config: type) -> Mapping[str, Declared]:
-    """The options of a configuration by name, in the order of their declaration."""
+    """Return the options of a configuration by name, in the order of their declaration."""
     hints = annotations_of(config)
     return {
         each.name: Declared(
@@ -201,7 +201,7 @@ def declared(config: type) -> Mapping[str, Declared]:
 
 
 def affecting(config: type, *what: Affects) -> frozenset[str]:
-    """Names of the options that affect these.
+    """Return names of the options that affect these.
 
     >>> @configuration
     ... class Walk:
@@ -239,7 +239,7 @@ def by_name(config: type, args: tuple[Any, ...], given: Mapping[str, Any], calle
 
 
 def settled(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values in the form of their annotations.
+    """Return values in the form of their annotations.
 
     Raises:
         InputError: a value is of another type.
@@ -257,7 +257,7 @@ def settled(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(options: Any) -> str:
-    """A repr that says what was asked for: the fields that are not at their defaults."""
+    """Return a repr that says what was asked for: the fields that are not at their defaults."""
     given = []
     for each in fields(options):
         value = getattr(options, each.name)
@@ -267,7 +267,7 @@ def described(options: Any) -> str:
 
 
 def attributes(config: type, heading: str = "Attributes") -> str:
-    """A docstring's section of all options: name, help and default."""
+    """Return a docstring's section of all options: name, help and default."""
     lines = [f"{heading}:"]
     for name, each in declared(config).items():
         lines.append(f"    {name}: {each.meta.help}{'' if each.required else f' ({each.default_text})'}")

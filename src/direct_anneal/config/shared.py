@@ -17,12 +17,12 @@ CURVATURE = "curvature"
 
 
 def trust_option(affects: Affects = "nothing") -> Any:
-    """True if a checkpoint's own Python code may run."""
+    """Declare whether a checkpoint's own Python code may run."""
     return option(default=False, affects=affects, group=MACHINE, help="run Python code that the checkpoint brings")
 
 
 def revision_option(affects: Affects = "nothing") -> Any:
-    """The revision of a checkpoint."""
+    """Declare the revision of a checkpoint."""
     return option(
         default=None,
         unset="the main branch",
@@ -34,14 +34,14 @@ def revision_option(affects: Affects = "nothing") -> Any:
 
 
 def subfolder_option(affects: Affects = "nothing") -> Any:
-    """The place of a checkpoint in its directory or repository."""
+    """Declare the place of a checkpoint in its directory or repository."""
     return option(
         default=None, affects=affects, group=DATA, metavar="PATH", help="of the checkpoint, where it lies deeper"
     )
 
 
 def overwrite_option(help: str = "replace an earlier run in the output directory") -> Any:
-    """True if an earlier result may be replaced."""
+    """Declare whether an earlier result may be replaced."""
     return option(default=False, affects="nothing", group=DATA, help=help)
 
 
@@ -56,12 +56,12 @@ def track_option(group: str = "") -> Any:
 
 
 def device_option() -> Any:
-    """The device and precision of the model."""
+    """Declare the device of the model."""
     return option(default="cpu", affects="nothing", group=MACHINE, help="device of the model: cpu, cuda or cuda:1")
 
 
 def max_length_option(group: str, affects: Affects = "result") -> Any:
-    """Tokens of a window."""
+    """Return tokens of a window."""
     return option(
         default=None,
         unset="the context, at most 2048",
@@ -73,7 +73,7 @@ def max_length_option(group: str, affects: Affects = "result") -> Any:
 
 
 def elbow_option() -> Any:
-    """The cutoff rule."""
+    """Declare the cutoff rule."""
     return option(
         default=PAPER_SHARE,
         affects="solving",

@@ -38,7 +38,7 @@ def takes(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
 
 
 def takes_changes(config: Callable[P, C]) -> Callable[[Callable[[Mapping[str, Any]], R]], Callable[P, R]]:
-    """The same for a function to which it matters which options were given: it takes these alone, by name."""
+    """Return the same for a function to which it matters which options were given: it takes these alone, by name."""
 
     def decorate(function: Callable[[Mapping[str, Any]], R]) -> Callable[P, R]:
         def changes(**given: Any) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ def _class(config: Callable[..., Any]) -> type:
 
 
 def renamed(function: Callable[P, R], before: str) -> Callable[P, R]:
-    """The function under the name that it had before, which it keeps for one release."""
+    """Return the function under the name that it had before, which it keeps for one release."""
     now = function.__name__
 
     @wraps(function)

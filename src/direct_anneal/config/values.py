@@ -26,12 +26,12 @@ _MUST = {
 
 @cache
 def annotations_of(owner: type) -> dict[str, Any]:
-    """The types of a dataclass's fields by name."""
+    """Return the types of a dataclass's fields by name."""
     return get_type_hints(owner)
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...] | None:
-    """The parts of a union, or the one type; None where one of them is not understood.
+    """Return the parts of a union, or the one type; None where one of them is not understood.
 
     Understood are bool, int, float, str, tuple[str, ...], tuple[float, ...], Literal and None.
     """
@@ -41,7 +41,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...] | None:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The words that an annotation allows; empty where it allows any."""
+    """Return the words that an annotation allows; empty where it allows any."""
     return tuple(word for kind in kinds_of(annotation) or () if get_origin(kind) is Literal for word in get_args(kind))
 
 
@@ -75,7 +75,7 @@ def settled_value(name: str, annotation: Any, given: Any) -> Any:
 
 
 def text_value(annotation: Any, text: str) -> Any:
-    """A text of the command line as the number that it spells, where a number is allowed; else the text itself."""
+    """Return the number that a text of the command line spells, where one is allowed; else the text itself."""
     kinds = kinds_of(annotation) or ()
     if text in choices_of(annotation):
         return text
@@ -96,7 +96,7 @@ def _must(kind: Any) -> str:
 
 
 def _settled(kind: Any, given: Any) -> Any:
-    """The value in the form of one kind; `UNFIT` where it is of another."""
+    """Return the value in the form of one kind; `UNFIT` where it is of another."""
     if get_origin(kind) is Literal:
         return given if given in get_args(kind) else UNFIT
     if kind == tuple[str, ...]:
@@ -142,7 +142,7 @@ def amounts(name: str, given: object) -> dict[str, int | float]:
 
 
 def pairs(given: object) -> list[tuple[Any, Any]]:
-    """Names and values, of a mapping or of texts "name=value"; None stands for a value that is not there."""
+    """Return names and values, of a mapping or of texts "name=value"; None stands for a value that is not there."""
     if isinstance(given, Mapping):
         return list(given.items())
     found: list[tuple[Any, Any]] = []

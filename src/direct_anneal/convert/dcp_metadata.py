@@ -101,7 +101,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_entries(directory: Path) -> dict[str, Entry]:
-    """Every entry of the checkpoint by its name.
+    """Return every entry of the checkpoint by its name.
 
     Raises:
         InputError: the description is missing, no such description, or names files outside the directory, parts that
@@ -201,7 +201,7 @@ def _volume(shape: tuple[int, ...]) -> int:
 
 
 def read_tensor(directory: Path, entry: Entry) -> torch.Tensor:
-    """The whole tensor. Memory: itself, and its largest part.
+    """Return the whole tensor. Memory: itself, and its largest part.
 
     Raises:
         InputError: a part is damaged, or another than described.
@@ -220,7 +220,7 @@ def read_tensor(directory: Path, entry: Entry) -> torch.Tensor:
 
 
 def read_value(directory: Path, entry: Entry) -> Any:
-    """A plain value: numbers, texts and collections of them; nothing else is ever loaded."""
+    """Return a plain value: numbers, texts and collections of them; nothing else is ever loaded."""
     return _load(directory, entry.pieces[0])
 
 

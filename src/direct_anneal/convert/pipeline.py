@@ -89,7 +89,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 
 
 def _made_of(source: Path, described: Checkpoint) -> dict[str, Any]:
-    """The inputs of a conversion, as plain JSON values."""
+    """Return the inputs of a conversion, as plain JSON values."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return {
@@ -102,7 +102,7 @@ def _made_of(source: Path, described: Checkpoint) -> dict[str, Any]:
 
 @contextmanager
 def _working_directory(out: Path, made_of: dict[str, Any]) -> Iterator[Path]:
-    """Yields a directory beside `out` that becomes `out` on a clean exit; a killed conversion goes on there.
+    """Yield a directory beside `out` that becomes `out` on a clean exit; a killed conversion goes on there.
 
     Raises:
         InputError: another conversion is at work, or something else lies in its place.
@@ -133,7 +133,7 @@ def _working_directory(out: Path, made_of: dict[str, Any]) -> Iterator[Path]:
 
 
 def _skeleton(described: Checkpoint) -> nn.Module:
-    """The model without its weights."""
+    """Return the model without its weights."""
     try:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(described.config)
@@ -182,7 +182,7 @@ def _write_weights(directory: Path, source: Path, tensors: dict[str, Entry], nam
 
 
 def _kept(path: Path, done: Path) -> int | None:
-    """Bytes of the tensors in a shard that is there and whole; None where there is none."""
+    """Return bytes of the tensors in a shard that is there and whole; None where there is none."""
     try:
         record = read_record(done, {"tensor_bytes": int, "digest": str})
         return int(record["tensor_bytes"]) if sha256_of_file(path) == record["digest"] else None
@@ -238,7 +238,7 @@ def _write_optimizer(
 
 
 def _hyperparameters(source: Path, entries: dict[str, Entry], prefix: str, name: str) -> dict[str, Any]:
-    """A parameter's group as the checkpoint has it: by the parameter's name, or by number."""
+    """Return a parameter's group as the checkpoint has it: by the parameter's name, or by number."""
     found: dict[str, Any] = {}
     for key in ("lr", "betas", "eps", "weight_decay"):
         for group in (name, "0"):

@@ -107,7 +107,7 @@ def _as_it_is(name: str, tensor: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def _turned(config: Any) -> Callable[[str, Tensor], Tensor]:
-    """Rows of q and k, (heads · 2 · half, ...): pairs that were neighbours come to lie half a head apart."""
+    """Return rows of q and k, (heads · 2 · half, ...): pairs that were neighbours come to lie half a head apart."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
 
     def reordered(name: str, tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ Elbow = Callable[[Float], int]
 
 
 def energy_share(share: float = PAPER_SHARE) -> Elbow:
-    """The smallest s with Σ_{j≤s} λ_j ≥ share · Σ_j λ_j, up to 1e-12 of the energy.
+    """Return the smallest s with Σ_{j≤s} λ_j ≥ share · Σ_j λ_j, up to 1e-12 of the energy.
 
     Raises:
         ValueError: the share is not in (0, 1].
@@ -38,7 +38,7 @@ def energy_share(share: float = PAPER_SHARE) -> Elbow:
 
 
 def widest_gap(eigenvalues: Float) -> int:
-    """The s after which the spectrum falls most: the largest λ_s / λ_{s+1} with λ_s at or above the mean.
+    """Return the s after which the spectrum falls most: the largest λ_s / λ_{s+1} with λ_s at or above the mean.
 
     Below the mean lies the bulk, whose last eigenvalues fall off steeply for want of samples. The first of equal
     gaps counts; 1 where there is no second eigenvalue.

@@ -56,13 +56,13 @@ class Estimate:
     halves: tuple[Spectrum, Spectrum] | None
 
     def split(self, elbow: Elbow) -> Estimate:
-        """The same with stiff ending where the rule says, in each spectrum by itself."""
+        """Return the same with stiff ending where the rule says, in each spectrum by itself."""
         even_odd = self.halves and (self.halves[0].split(elbow), self.halves[1].split(elbow))
         return Estimate(self.whole.split(elbow), even_odd)
 
 
 def estimate(estimator: CurvatureEstimator, num_samples: int) -> Estimate:
-    """All spectra that an estimator has to give. Cost: twice that of its spectrum of M samples.
+    """Return all spectra that an estimator has to give. Cost: twice that of its spectrum of M samples.
 
     Raises:
         ValueError: the samples, or a half of them, have no curvature to split.

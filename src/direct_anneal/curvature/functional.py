@@ -29,7 +29,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def logits(model: nn.Module, ids: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Predictions (B, T, V) for tokens (B, T), with these tensors in the place of the parameters of those names."""
+    """Predict tokens, (B, T, V) for (B, T), with these tensors in the place of the parameters of those names."""
     options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     out: Tensor = functional_call(model, dict(parameters or {}), kwargs={"input_ids": ids, **options}).logits
     return out

@@ -57,7 +57,7 @@ def cross_fit(values: ArrayLike, halves: tuple[Spectrum, Spectrum], num_bands: i
 def cross_energies(
     values: ArrayLike, halves: tuple[Spectrum, Spectrum]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (v_jᵀ z)² along each direction, of the half that v_j is from and of the other, averaged over the two.
+    """Return mean (v_jᵀ z)² along each direction, of the half that v_j is from and of the other, averaged over the two.
 
     Of the empirical Fisher the first is the mean of the halves' eigenvalues, and the second what they are worth to new
     samples: a spectrum that has learned its own falls off much slower there.

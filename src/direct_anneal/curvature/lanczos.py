@@ -94,7 +94,7 @@ class MatrixFree:
         return sum(leaf.numel() for leaf in self._leaves.values())
 
     def operator(self, samples: NDArray[np.intp]) -> LinearOperator:
-        """The curvature of the mean loss over these samples, D × D, parameters in the sketcher's order.
+        """Return the curvature of the mean loss over these samples, D × D, parameters in the sketcher's order.
 
         Raises:
             ValueError: on use, where a product is not finite.
@@ -133,7 +133,7 @@ class MatrixFree:
         return LinearOperator((self.num_parameters,) * 2, matvec=times, dtype=self._dtype)
 
     def spectrum(self, samples: NDArray[np.intp]) -> Spectrum:
-        """The k largest positive eigenvalues and their vectors in sketch space, over these samples.
+        """Return the k largest positive eigenvalues and their vectors in sketch space, over these samples.
 
         Raises:
             ValueError: nothing curves upward, a product is not finite, or Lanczos did not converge.
@@ -144,7 +144,7 @@ class MatrixFree:
         return Spectrum(eigenvalues, sketched, energy_share()(eigenvalues), len(samples))
 
     def eigenpairs(self, samples: NDArray[np.intp], most: int) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
-        """The largest positive eigenvalues, (k,) descending, and their vectors, (D, k), over these samples.
+        """Return the largest positive eigenvalues, (k,) descending, and their vectors, (D, k), over these samples.
 
         Args:
             most: k; fewer where D or the matrix allow no more.

@@ -26,7 +26,7 @@ def product(
     labels: Tensor,
     weights: Tensor,
 ) -> list[Tensor]:
-    """The curvature of Σ weight · nll over a batch, times a vector.
+    """Return the curvature of Σ weight · nll over a batch, times a vector.
 
         hessian:  ∇² Σ_t w_t ℓ_t, by differentiating ⟨∇, v⟩ (Pearlmutter, 1994)
         ggn:      Σ_t w_t J_tᵀ (diag p_t − p_t p_tᵀ) J_t (Schraudolph, 2002), with J v by differentiating ⟨Jᵀ u, v⟩

@@ -29,7 +29,8 @@ def monte_carlo_sketches(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> NDArray[np.float64]:
-    """Sketches whose second moment estimates the Fisher information, and so the GGN, of the mean validation loss.
+    """Return sketches whose second moment estimates the Fisher information, and so the GGN, of the mean validation
+    loss.
 
     Each token's label is drawn from the model's prediction at that place, after the text as it stands. The labels
     of a sample are independent, so that of its gradient's second moment the mixed terms vanish in the mean, and
@@ -70,7 +71,7 @@ def monte_carlo_sketches(
 
 @torch.no_grad()
 def _draw(sketcher: GradientSketcher, tokens: Tokens, name: str, seed: int, max_length: int) -> Tokens:
-    """Labels of one document, (T,). Alone in its batch, so that no neighbour can move a draw."""
+    """Return labels of one document, (T,). Alone in its batch, so that no neighbour can move a draw."""
     digest = short_digest(f"{seed}\0labels\0{name}")
     uniform = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(len(tokens))
     labels = tokens.copy()

@@ -37,7 +37,8 @@ class Spectrum:
 
     @classmethod
     def from_sketches(cls, values: ArrayLike, energy: float = PAPER_SHARE) -> Spectrum:
-        """The spectrum of the sketches' second moment, H̃ = (1/M) Σ z zᵀ, with the elbow at a share of its energy.
+        """Return the spectrum of the sketches' second moment, H̃ = (1/M) Σ z zᵀ, with the elbow at a share of its
+        energy.
 
         s is as `energy_share` counts; `split` has other rules. With M < R the eigenpairs come from the M×M Gram
         matrix: λ is the same, and v_j is Zᵀ u_j, normalised.
@@ -79,7 +80,7 @@ class Spectrum:
         return cls(eigenvalues, np.ascontiguousarray(vectors), elbow(eigenvalues), num_validation)
 
     def split(self, elbow: Elbow) -> Spectrum:
-        """The same eigenpairs with stiff ending where the rule says.
+        """Return the same eigenpairs with stiff ending where the rule says.
 
         >>> Spectrum.from_sketches([[3.0, 0.0], [0.0, 1.0]]).split(lambda eigenvalues: 1).num_stiff
         1
@@ -106,7 +107,7 @@ class Spectrum:
         return cost
 
     def bands(self, num_bands: int) -> list[slice]:
-        """The stiff directions cut into m bands of equal energy, stiffest first.
+        """Return the stiff directions cut into m bands of equal energy, stiffest first.
 
         Band b ends with the first direction at which Σ λ reaches b/m of the stiff energy, up to 1e-12 of it; each
         band has a direction at least, so that one that holds more than its share leaves less to the others.
@@ -129,7 +130,7 @@ class Spectrum:
         return [slice(*ends) for ends in pairwise(bounds)]
 
     def band_costs(self, values: ArrayLike, num_bands: int) -> Float:
-        """The stiff cost of each sample in each of `bands`, A_ib = Σ_{j in b} λ_j (v_jᵀ z_i)².
+        """Return the stiff cost of each sample in each of `bands`, A_ib = Σ_{j in b} λ_j (v_jᵀ z_i)².
 
         Args:
             values: Z, shape (N, R).

@@ -73,7 +73,7 @@ def check_estimate(path: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
-    """The record and the arrays, which have the shapes that they must have.
+    """Return the record and the arrays, which have the shapes that they must have.
 
     Raises:
         OSError: the file is not there, or cannot be read.

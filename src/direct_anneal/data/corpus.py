@@ -61,7 +61,7 @@ class Corpus:
         return len(self.num_tokens)
 
     def only(self, rows: np.ndarray) -> Corpus:
-        """The corpus of some samples alone, at these positions, ascending; its incidents are those of all."""
+        """Return the corpus of some samples alone, at these positions, ascending; its incidents are those of all."""
         return replace(
             self,
             index=self.index.take(pa.array(rows)),
@@ -73,7 +73,7 @@ class Corpus:
         )
 
     def tokens(self, i: int) -> np.ndarray:
-        """The tokens of sample i, shape (T,), int64; read through a memory map.
+        """Return the tokens of sample i, shape (T,), int64; read through a memory map.
 
         Raises:
             IndexError: i is not in [0, N).
@@ -96,7 +96,7 @@ def assemble(
     options: Options,
     directory: Path,
 ) -> Corpus:
-    """Puts the pieces together: whole ids, duplicates told apart. Nothing is written. Cost: O(N)."""
+    """Put the pieces together: whole ids, duplicates told apart. Nothing is written. Cost: O(N)."""
     counts = [record.num_samples for record in records]
     bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     tables = [read_index(piece, record) for piece, record in zip(pieces, records, strict=True)]
@@ -150,7 +150,7 @@ def _add_up(seen: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
 
 
 def _named(source: Source, record: PieceRecord) -> State:
-    """The state that a record has seen, with names as they are: records hold them without secrets."""
+    """Return the state that a record has seen, with names as they are: records hold them without secrets."""
     names = (name for name, _, _ in source.state())
     return tuple((name, size, time) for name, (_, size, time) in zip(names, record.state, strict=True))
 

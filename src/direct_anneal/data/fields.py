@@ -34,7 +34,7 @@ class Fields:
     special_tokens: SpecialTokens = "text"
 
     def named(self) -> dict[str, tuple[str, ...]]:
-        """The options whose names are not the default ones, with these."""
+        """Return the options whose names are not the default ones, with these."""
         defaults = Fields()
         return {
             f"{role}_field": listed(getattr(self, role))
@@ -49,7 +49,7 @@ class Fields:
 
 
 def listed(names: Names | None) -> tuple[str, ...]:
-    """One by one, in the order in which a record is asked for them."""
+    """Return the names one by one, in the order in which a record is asked for them."""
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
@@ -82,7 +82,7 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
 
 
 def names_in(record: Mapping[str, Any], depth: int = _DEEPEST) -> Iterator[str]:
-    """Every field of a record by its name, those within objects with dots.
+    """Return every field of a record by its name, those within objects with dots.
 
     >>> list(names_in({"id": 1, "meta": {"domain": "web"}}))
     ['id', 'meta.domain']

@@ -53,7 +53,7 @@ class Incident:
     detail: str
 
     def to_line(self) -> str:
-        """One line of JSON, in ASCII: file names and damaged text may hold what UTF-8 cannot."""
+        """Return one line of JSON, in ASCII: file names and damaged text may hold what UTF-8 cannot."""
         return json.dumps(asdict(self)) + "\n"
 
 
@@ -80,12 +80,12 @@ class IncidentSummary:
         return ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(self.counts) if kind in REJECTIONS)
 
     def places(self, kind: str, limit: int = MAX_PLACES) -> list[Incident]:
-        """The first `limit` incidents of a kind. Cost: reads the listing as far as needed."""
+        """Return the first `limit` incidents of a kind. Cost: reads the listing as far as needed."""
         wanted = min(limit, self.counts.get(kind, 0))
         return list(islice((incident for incident in self._listed() if incident.kind == kind), wanted))
 
     def to_manifest(self) -> dict[str, dict[str, Any]]:
-        """{kind: {"count": n, "places": [{"source", "row", "detail"}, ... at most 100]}}, kinds sorted."""
+        """Return {kind: {"count": n, "places": [{"source", "row", "detail"}, ... at most 100]}}, kinds sorted."""
         return {
             kind: {
                 "count": self.counts[kind],

@@ -48,7 +48,7 @@ def prepare(
     directory: Path,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Corpus:
-    """Turns the sources into tokens and an index under `directory`, one piece a source, and puts them together.
+    """Turn the sources into tokens and an index under `directory`, one piece a source, and put them together.
 
     A record's text is tokenised; without one its `input_ids` are used as they are. Where `fields.prompt` is set and the
     record has it, that comes before: text before text, with nothing put between, tokens before tokens. Prompt and text
@@ -108,7 +108,8 @@ def reopen(
     directory: Path,
     fingerprint: str,
 ) -> Corpus:
-    """The corpus that `prepare` left in `directory`, without reading a document or writing a byte. Arguments as there.
+    """Return the corpus that `prepare` left in `directory`, without reading a document or writing a byte. Arguments as
+    there.
 
     Args:
         fingerprint: of the corpus that is expected.
@@ -143,7 +144,7 @@ def reopen(
 
 
 def _as_named(seen: dict[str, int] | None, fields: Fields) -> dict[str, int] | None:
-    """Counts by the names of fields as they are: a record holds them without secrets."""
+    """Return counts by the names of fields as they are: a record holds them without secrets."""
     if seen is None:
         return None
     names = [name for names in fields.named().values() for name in names]
@@ -272,7 +273,7 @@ def _dropped(
 def _tokenized(
     documents: list[_Document], vocab_size: int, tokenizer: Callable[[], TextTokenizer]
 ) -> Iterator[tuple[np.ndarray, int] | str]:
-    """Each document's tokens, (T,) int64, with the number of its prompt's; or what is wrong with them."""
+    """Return each document's tokens, (T,) int64, with the number of its prompt's; or what is wrong with them."""
     texts = [(document.prompt or "") + document.text for document in documents if document.text is not None]
     prompts = [document.prompt for document in documents if document.text is not None and document.prompt is not None]
     whole = iter(tokenizer()(texts) if texts else ())
@@ -304,7 +305,7 @@ def _predicts(num_tokens: int, num_prompt: int, max_length: int) -> bool:
 
 
 def _checked(raw: Any, vocab_size: int) -> np.ndarray | str:
-    """The tokens, (T,) int64, or what is wrong with them."""
+    """Return the tokens, (T,) int64, or what is wrong with them."""
     if isinstance(raw, list):
         # numpy would take True for 1 and round floats silently.
         if not {*map(type, raw)} <= {int}:
@@ -340,7 +341,7 @@ def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], r
 
 
 def fields_there(sources: Sequence[Source]) -> list[str]:
-    """The fields of the first record that can be read, those within objects with dots."""
+    """Return the fields of the first record that can be read, those within objects with dots."""
     readable = (record for source in sources for _, record in source.records() if isinstance(record, Mapping))
     return list(names_in(next(readable, {})))
 

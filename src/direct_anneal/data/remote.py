@@ -81,7 +81,7 @@ class Remote:
         return all(self._place(file).is_file() for file in self.files)
 
     def state(self) -> RemoteState:
-        """(URL, bytes, number made of the version) of every file, as they were listed."""
+        """Return (URL, bytes, number made of the version) of every file, as they were listed."""
         return tuple((file.name, file.size, _number(file.version)) for file in self.files)
 
     def fetch(self) -> Path:
@@ -155,7 +155,7 @@ def listed(pattern: str, cache: Path) -> Iterator[tuple[Remote, Format]]:
 
 
 def _found(system: Any, root: str, pattern: str) -> dict[str, dict[str, Any]]:
-    """The files by address."""
+    """Return the files by address."""
     with _reaching(shown(pattern)) as tries:
         for attempt in tries:
             with attempt:
@@ -199,7 +199,9 @@ def _number(version: str) -> int:
 
 
 def _format(remote: Remote, name: str) -> Format | None:
-    """The format of a file; one whose suffix does not tell is looked into, and passed over if it holds no documents."""
+    """Return the format of a file; one whose suffix does not tell is looked into, and passed over if it holds no
+    documents.
+    """
     candidates = [format for format in FORMATS.values() if suffix_of(name) in format.suffixes]
     if len(candidates) == 1:
         return candidates[0]
@@ -284,6 +286,6 @@ def hub_snapshot(pattern: str) -> tuple[Path, str, str]:
 
 
 def shown(url: str) -> str:
-    """A URL without what may be secret: user and password, query and fragment."""
+    """Return a URL without what may be secret: user and password, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

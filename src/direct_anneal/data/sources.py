@@ -59,7 +59,7 @@ class Source:
         return self.remote is None or self.remote.is_here
 
     def local(self) -> Path:
-        """The path, fetched if need be.
+        """Return the path, fetched if need be.
 
         Raises:
             InputError: it cannot be fetched, or is another than when it was listed.
@@ -74,7 +74,7 @@ class Source:
         return name if self.format == SAVED_DATASET.name or suffix is None else name[: -len(suffix)]
 
     def state(self) -> State:
-        """(name, bytes, mtime in ns) of every file read for this source: equal states hold equal content.
+        """Return (name, bytes, mtime in ns) of every file read for this source: equal states hold equal content.
 
         Raises:
             InputError: a file is gone.
@@ -89,7 +89,7 @@ class Source:
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def records(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Record]]:
-        """Streams (row, record); rows count lines, elements or table rows from 0.
+        """Stream (row, record); rows count lines, elements or table rows from 0.
 
         A blank line is skipped but counted in the row numbers. Lists of integers in Parquet and Arrow come as numpy
         arrays.
@@ -122,7 +122,7 @@ def expand(
     passed_over: list[Path] | None = None,
     cache: Path | None = None,
 ) -> list[Source]:
-    """The sources that the patterns name, sorted by path, each real file once however often it is named.
+    """Return the sources that the patterns name, sorted by path, each real file once however often it is named.
 
     A pattern is a file, a directory or a glob (`**` crosses directories). A directory that `datasets.save_to_disk`
     wrote is one source; any other stands for every file of documents below it. A file that is named, or met by a glob,
@@ -165,7 +165,7 @@ def expand(
 
 
 def _remote(pattern: str, role: str, cache: Path | None, listing: _Listing) -> list[Source]:
-    """The sources that a URL names."""
+    """Return the sources that a URL names."""
     if pattern.startswith("hf://"):
         directory, inner, url = hub_snapshot(pattern)
         found = [source for path in _matches(str(directory / inner)) for source in listing.at(path)]
@@ -223,7 +223,7 @@ class _Listing:
         self.passed_over: list[Path] = []
 
     def at(self, path: Path, above: tuple[Path, ...] = (), *, met: bool = False) -> list[Source]:
-        """The sources of one path."""
+        """Return the sources of one path."""
         if path.is_dir():
             return self._in(path, above)
         path = path if met else main_file(path) or path

@@ -45,7 +45,7 @@ class TextTokenizer:
         self._read_as_text = functools.cache(self._check_read_as_text)
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text."""
+        """Return the tokens of each text."""
         ids: list[list[int]] = self._encode(texts)["input_ids"]
         return ids
 

@@ -14,7 +14,7 @@ from direct_anneal.errors import InputError
 
 
 def texts(corpus: Corpus, field: Names = "text") -> Iterator[str]:
-    """The text of each sample, in the corpus's order; reads the sources once more, memory a batch of records.
+    """Return the text of each sample, in the corpus's order; reads the sources once more, memory a batch of records.
 
     Raises:
         InputError: a sample has tokens and no text, or a source changed since the corpus was prepared.
@@ -34,7 +34,7 @@ def texts(corpus: Corpus, field: Names = "text") -> Iterator[str]:
 def chosen_records(
     corpus: Corpus, selected: np.ndarray, columns: Collection[str]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yields (position in the corpus, record) of those selected, in the corpus's order; memory a batch of records.
+    """Yield (position in the corpus, record) of those selected, in the corpus's order; memory a batch of records.
 
     Args:
         selected: (N,) bool.
@@ -63,7 +63,7 @@ def chosen_records(
 
 
 def texts_at(corpus: Corpus, positions: Collection[int], field: Names = "text") -> dict[int, str | None]:
-    """The texts of a few samples by position; None where a sample has tokens alone.
+    """Return the texts of a few samples by position; None where a sample has tokens alone.
 
     Cost: reads the sources that hold them, of Parquet only the row groups.
 

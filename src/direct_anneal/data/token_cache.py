@@ -72,7 +72,7 @@ class Options:
         return smallest(self.vocab_size)
 
     def fingerprint(self) -> str:
-        """A hash of the options and of the version of the piece's format."""
+        """Return a hash of the options and of the version of the piece's format."""
         described = asdict(self)
         if self.fields.special_tokens == "text":  # as where nobody was asked: what was made then is used again
             del described["fields"]["special_tokens"]
@@ -141,18 +141,18 @@ class Piece:
 
 
 def piece_of(source: Source, options: Options, directory: Path) -> Piece:
-    """The piece that this source gets under these options."""
+    """Return the piece that this source gets under these options."""
     layout = "" if source.layout is None else f"\0{source.layout}"
     return Piece(directory, short_hash(f"{source}\0{options.fingerprint()}{layout}"))
 
 
 def redacted_state(source: Source) -> State:
-    """A source's state as a record holds it: names of files may hold secrets."""
+    """Return a source's state as a record holds it: names of files may hold secrets."""
     return tuple((redacted(name), size, time) for name, size, time in source.state())
 
 
 def read_piece_record(piece: Piece) -> PieceRecord:
-    """The record of a piece; its files are not looked at.
+    """Return the record of a piece; its files are not looked at.
 
     Raises:
         FileNotFoundError: there is none.
@@ -170,7 +170,7 @@ def read_piece_record(piece: Piece) -> PieceRecord:
 
 
 def reusable_records(pieces: Sequence[Piece], sources: Sequence[Source]) -> list[PieceRecord | str]:
-    """The record of each piece that is whole and whose source has not changed since; else why it does not count.
+    """Return the record of each piece that is whole and whose source has not changed since; else why it does not count.
 
     Cost: reads every file of every piece once, in threads.
     """
@@ -221,7 +221,7 @@ def damaged_pieces(directory: Path) -> Iterator[tuple[Path, str]]:
 def write_piece(
     piece: Piece, source: Source, options: Options, entries: Iterable[Sample | Incident], fields_seen: dict[str, int]
 ) -> PieceRecord:
-    """Writes the piece from its samples and incidents, in order; memory: about 65,536 rows of the index.
+    """Write the piece from its samples and incidents, in order; memory: about 65,536 rows of the index.
 
     Args:
         fields_seen: for the record; it may be counted while the entries come.
@@ -279,7 +279,7 @@ def remove_strangers(directory: Path, pieces: Iterable[Piece]) -> None:
 
 
 def read_index(piece: Piece, record: PieceRecord) -> pa.Table:
-    """The piece's index, with the domains dictionary-encoded.
+    """Return the piece's index, with the domains dictionary-encoded.
 
     Raises:
         RecordError: it does not go with its record, which can only be where both were forged.

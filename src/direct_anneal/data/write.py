@@ -20,7 +20,7 @@ SELECTED = "selected"
 
 
 def check_writable(sources: Sequence[Source]) -> None:
-    """Makes sure that `write_selected` can bring the columns of these sources together. Cost: opens each table.
+    """Make sure that `write_selected` can bring the columns of these sources together. Cost: opens each table.
 
     What is still to be fetched is left for later.
 
@@ -32,7 +32,7 @@ def check_writable(sources: Sequence[Source]) -> None:
 
 
 def write_selected(corpus: Corpus, selected: np.ndarray, out_dir: Path, stem: str = SELECTED) -> list[Path]:
-    """Copies the selected documents, in source order, into one output for each format in the corpus.
+    """Copy the selected documents, in source order, into one output for each format in the corpus.
 
     JSON lines are copied byte for byte under the same compression (`selected.jsonl`, `.jsonl.gz`, `.jsonl.zst`), and
     so are the elements of JSON arrays and the records of CSV files; tables with all columns and types:
@@ -103,7 +103,7 @@ def _moved(path: Path, target: Path) -> Path:
 
 
 def write_rows(source: Source, state: State, rows: np.ndarray, out_dir: Path, vocab_size: int) -> list[Path]:
-    """Copies rows of one source, without a corpus, into `out_dir` as `selected.<the source's own format>`.
+    """Copy rows of one source, without a corpus, into `out_dir` as `selected.<the source's own format>`.
 
     Args:
         state: of the source when the rows were chosen.

@@ -11,5 +11,5 @@ __all__ = ["DAMAGED", "TARGET", "DemoCorpus", "demo_model_path", "write_demo_cor
 
 
 def demo_model_path() -> Path:
-    """The directory of the shipped model; `recipes/train_demo_model.py` made it."""
+    """Return the directory of the shipped model; `recipes/train_demo_model.py` made it."""
     return Path(str(files("direct_anneal.demo"))) / "model"

@@ -31,7 +31,7 @@ def arithmetic(rng: random.Random) -> str:
 
 
 def number_in_words(number: int) -> str:
-    """A number below 1,000 in British English.
+    """Return a number below 1,000 in British English.
 
     >>> number_in_words(342)
     'three hundred and forty-two'
@@ -62,7 +62,7 @@ def _sum_as_story(rng: random.Random) -> str:
 
 
 def tables(rng: random.Random) -> str:
-    """Some consecutive rows of a table that Python knows: characters, entities, statuses, error numbers, names."""
+    """Return some rows of a table that Python knows: characters, entities, statuses, error numbers, names."""
     if rng.random() < 0.7:
         start = rng.randrange(0xA0, 0x2C00)
         named = ((chr(c), unicodedata.name(chr(c), "")) for c in range(start, start + 40))
@@ -113,14 +113,14 @@ def noise(rng: random.Random) -> str:
 
 
 def shuffled(text: str, rng: random.Random) -> str:
-    """The words of a text in random order: its unigrams without its language."""
+    """Return the words of a text in random order: its unigrams without its language."""
     words = text.split()
     rng.shuffle(words)
     return " ".join(words)
 
 
 def near_copy(text: str, rng: random.Random) -> str:
-    """A text again, with one word doubled and one lost: enough to escape an exact deduplication."""
+    """Return a text again, with one word doubled and one lost: enough to escape an exact deduplication."""
     words = list(re.finditer(r"\S+", text))
     lost, doubled = rng.sample(words, 2)
     edits = [(lost, ""), (doubled, f"{doubled[0]} {doubled[0]}")]

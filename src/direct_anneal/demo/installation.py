@@ -25,7 +25,7 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def library_documents(stdlib: Path) -> dict[str, list[str]]:
-    """Documents of the domains `docs`, `code` and `comments`, each text once, in the order of the sorted files.
+    """Return documents of the domains `docs`, `code` and `comments`, each text once, in the order of the sorted files.
 
     Args:
         stdlib: root of a standard library; `sysconfig.get_path("stdlib")` for the running interpreter.
@@ -61,7 +61,7 @@ def library_documents(stdlib: Path) -> dict[str, list[str]]:
 
 
 def normalised(text: str) -> str:
-    """The text without what hides a copy: letter case and layout."""
+    """Return the text without what hides a copy: letter case and layout."""
     return " ".join(text.split()).casefold()
 
 
@@ -140,7 +140,7 @@ def _comments(source: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A text as documents of whole paragraphs, as long as `MAX_CHARACTERS` lets them be."""
+    """Return a text as documents of whole paragraphs, as long as `MAX_CHARACTERS` lets them be."""
     piece = ""
     for paragraph in text.split("\n\n"):
         if piece and len(piece) + 2 + len(paragraph) > MAX_CHARACTERS:

@@ -160,7 +160,7 @@ def _share(counts: dict[str, int], names: tuple[str, ...] | frozenset[str]) -> f
 
 
 def _program() -> str:
-    """The command as the reader can call it."""
+    """Return the command as the reader can call it."""
     script = Path(sys.executable).parent / "direct-anneal"
     if shutil.which("direct-anneal") or not script.is_file():
         return "direct-anneal"
@@ -174,6 +174,6 @@ def _say(console: Console, paragraph: str) -> None:
 
 
 def _show(console: Console, command: str) -> None:
-    """A command on one line, however long, so that it can be copied."""
+    """Return a command on one line, however long, so that it can be copied."""
     console.print()
     console.print("  " + command, highlight=False, markup=False, soft_wrap=True)

@@ -78,7 +78,7 @@ class TaskMap:
                 self._ray.cancel(task, force=True)
 
     def _finished(self, running: set[Any]) -> set[Any]:
-        """Some of the tasks, one at least.
+        """Return some of the tasks, one at least.
 
         Raises:
             InputError: the cluster has had no core for a long time.

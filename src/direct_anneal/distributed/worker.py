@@ -78,7 +78,7 @@ class Worker:
 
 
 def documents_name(shard: int) -> str:
-    """The path of a shard's documents while it is made; the next run removes what a kill leaves."""
+    """Return the path of a shard's documents while it is made; the next run removes what a kill leaves."""
     return f"documents-{shard:05d}.arrow{TEMPORARY_SUFFIX}"
 
 

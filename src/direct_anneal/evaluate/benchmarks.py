@@ -127,7 +127,7 @@ def score_benchmark(
 
 
 def binomial_score(num_right: int, num_items: int, chance: float) -> BenchmarkScore:
-    """The score of so many right answers."""
+    """Return the score of so many right answers."""
     from scipy.stats import binomtest
 
     interval = binomtest(num_right, num_items, chance).proportion_ci(CONFIDENCE, method="exact")

@@ -89,7 +89,7 @@ def count_windows(corpus: Corpus, window: int, special: SpecialTokens) -> int:
 
 
 def macro_mean(scores: dict[str, DomainScore], domains: Sequence[str] | None = None) -> float:
-    """The mean of the domains' bits per byte, each domain counting the same.
+    """Return the mean of the domains' bits per byte, each domain counting the same.
 
     Raises:
         KeyError: a domain has no score.
@@ -153,7 +153,7 @@ def _nats(
 
 
 def _blocks(corpus: Corpus, window: int, special: SpecialTokens) -> Iterator[list[Window]]:
-    """Windows of documents, some millions of tokens at a time."""
+    """Return windows of documents, some millions of tokens at a time."""
     block: list[Window] = []
     size = 0
     for document in range(corpus.num_samples):
@@ -166,7 +166,7 @@ def _blocks(corpus: Corpus, window: int, special: SpecialTokens) -> Iterator[lis
 
 
 def _windows(corpus: Corpus, document: int, window: int, special: SpecialTokens) -> list[Window]:
-    """Windows of a document: at most T tokens that are seen, and the one after them.
+    """Return windows of a document: at most T tokens that are seen, and the one after them.
 
     The first has as many as fit, each later one predicts up to T more, and sees the T before its last.
     """

@@ -46,7 +46,7 @@ class Records:
         self._file = path.open("rb")
 
     def line(self, position: int) -> bytes:
-        """The document at a position of the pool."""
+        """Return the document at a position of the pool."""
         self._file.seek(self._starts[position])
         return self._file.read(int(self._starts[position + 1] - self._starts[position]))
 

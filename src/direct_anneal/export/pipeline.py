@@ -136,7 +136,7 @@ def _documents(run: RunDir, part: str) -> np.ndarray:
 
 
 def _share(run: RunDir, config: ExportConfig) -> float:
-    """The share of the training data that the exported documents are."""
+    """Return the share of the training data that the exported documents are."""
     if config.mixture_share is not None:
         return config.mixture_share
     replay = run.replay_share
@@ -144,7 +144,7 @@ def _share(run: RunDir, config: ExportConfig) -> float:
 
 
 def shuffled(corpus: Corpus, selected: np.ndarray, seed: int) -> np.ndarray:
-    """The selected samples' positions, (K,) int64, in an order that their ids and the seed alone decide."""
+    """Return the selected samples' positions, (K,) int64, in an order that their ids and the seed alone decide."""
     positions = np.flatnonzero(selected)
     digests = np.empty((len(positions), 2), dtype=np.uint64)
     for start in range(0, len(positions), _BLOCK_ROWS):
@@ -183,7 +183,7 @@ def _write(
     directory: Path,
     advance: Advance,
 ) -> list[tuple[str, int]]:
-    """Writes the documents and where each went; returns (file, tokens of the documents in it)."""
+    """Write the documents and where each went; returns (file, tokens of the documents in it)."""
     counts: dict[str, int] = {}
     with pq.ParquetWriter(directory / "provenance.parquet", _PROVENANCE, compression="zstd") as provenance:
         for start in range(0, len(order), _BLOCK_ROWS):
@@ -220,7 +220,7 @@ def _tokens(content: Content, position: int, eos_id: int | None) -> np.ndarray:
 
 @contextmanager
 def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yields a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
+    """Yield a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise InputError(f"{option('out')} must be a directory, but {blocked} is a file: choose another")

@@ -76,11 +76,11 @@ class Shard(Protocol):
     name: str
 
     def size(self, document: Document) -> int:
-        """Bytes that it would take."""
+        """Return the bytes that it would take."""
         ...
 
     def add(self, document: Document) -> int:
-        """Writes it; returns its place: the token or the row that it begins at."""
+        """Write it; return its place: the token or the row that it begins at."""
         ...
 
     def close(self) -> None:
@@ -92,11 +92,11 @@ class Writer(Protocol):
     """Writes documents in order."""
 
     def add(self, document: Document) -> tuple[str, int]:
-        """Writes it; returns the file's name and the place in it."""
+        """Write it; return the file's name and the place in it."""
         ...
 
     def close(self) -> None:
-        """Completes the files; nothing may be added after it."""
+        """Complete the files; nothing may be added after it."""
         ...
 
 
@@ -130,7 +130,7 @@ class Sharded:
         return shard
 
     def add(self, document: Document) -> tuple[str, int]:
-        """Writes it; returns the file's name and the place in it."""
+        """Write it; return the file's name and the place in it."""
         size = self._shard.size(document)
         if self._num_bytes and self._num_bytes + size > self._shard_bytes:
             self._shard.close()
@@ -139,7 +139,7 @@ class Sharded:
         return self._shard.name, self._shard.add(document)
 
     def close(self) -> None:
-        """Completes the last shard, and what is said of all of them."""
+        """Complete the last shard, and what is said of all of them."""
         self._shard.close()
         self._finish(self._names)
 

@@ -61,7 +61,7 @@ def weights(config: WeightsConfig) -> tuple[pa.Table, str]:
 
 
 def _of_selection(run: Path, buckets: int) -> pa.Table:
-    """A row for each scored document of a run: source, bucket, size, chosen."""
+    """Return a row for each scored document of a run: source, bucket, size, chosen."""
     opened = RunDir.open(run)
     evidence = opened.evidence(["domain", "num_tokens", "rank"])
     selected = opened.selected()
@@ -81,7 +81,7 @@ def _of_selection(run: Path, buckets: int) -> pa.Table:
 
 
 def _of_scores(run: Path, buckets: int) -> pa.Table:
-    """The same of a scored pool, summed by source, bucket and chosen within each part."""
+    """Return the same of a scored pool, summed by source, bucket and chosen within each part."""
     try:
         choice = json.loads((run / CHOICE).read_bytes())
         made = Cut.read(choice)
@@ -169,7 +169,7 @@ def _levanter(shares: Shares) -> str:
 
 
 def _mosaicml(shares: Shares) -> str:
-    """Streams of LLM Foundry's text loader: proportions of samples."""
+    """Stream of LLM Foundry's text loader: proportions of samples."""
     streams = {path: {"local": path, "proportion": share} for path, share in _rounded(shares).items()}
     return _yaml({"train_loader": {"name": "text", "dataset": {"streams": streams}}})
 

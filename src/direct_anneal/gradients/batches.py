@@ -45,7 +45,7 @@ class Losses:
     num_terms: Tensor
 
     def differentiate(self, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradients of Σ sums, None where a parameter has no part in them."""
+        """Return the gradients of Σ sums, None where a parameter has no part in them."""
         if not self.roots.requires_grad:
             return [None] * len(parameters)
         return torch.autograd.grad(self.roots, parameters, self.slopes, allow_unused=True)
@@ -63,16 +63,16 @@ class Batch(Protocol):
         """T, where layers may see batch and positions flattened into one; else 1."""
 
     def losses(self, model: nn.Module) -> Losses:
-        """One forward pass."""
+        """Return the losses of one forward pass."""
 
     def predicting(self) -> list[int]:
-        """The samples that have a loss at all."""
+        """Return the samples that have a loss at all."""
 
     def alone(self, sample: int) -> Batch:
-        """A batch of this sample only."""
+        """Return a batch of this sample only."""
 
     def probe(self, sample: int, other: int | None) -> Batch:
-        """A small batch of two samples, cheap to differentiate exactly.
+        """Return a small batch of two samples, cheap to differentiate exactly.
 
         Two, so that a layer that mixes up whose activations are whose is found out.
         """
@@ -140,14 +140,14 @@ class TokenBatch:
         return found
 
     def sides(self, switches: Sequence[int]) -> list[list[int]]:
-        """The samples between each two lengths at which the model computes otherwise; groups that have any."""
+        """Return the samples between each two lengths at which the model computes otherwise; groups that have any."""
         groups: dict[int, list[int]] = {}
         for place, length in enumerate(self.lengths):
             groups.setdefault(side_of(length, switches), []).append(place)
         return list(groups.values())
 
     def only(self, samples: list[int]) -> TokenBatch:
-        """A batch of these samples, as wide as the longest of them."""
+        """Return a batch of these samples, as wide as the longest of them."""
         lengths = [self.lengths[sample] for sample in samples]
         return TokenBatch(self.ids[samples, : max(1, *lengths)], self.labels[samples, : max(1, *lengths)], lengths)
 
@@ -165,7 +165,7 @@ class TokenBatch:
         return TokenBatch(self.ids[one, :length], self.labels[one, :length], [length])
 
     def probe(self, sample: int, other: int | None) -> TokenBatch:
-        """The beginnings of two samples; a sample alone is joined by its own first half."""
+        """Return the beginnings of two samples; a sample alone is joined by its own first half."""
         first = int((self.labels[sample, 1:] != IGNORED_LABEL).nonzero()[0])  # up to here nothing is predicted
         length = min(self.lengths[sample], first + _PROBE_TOKENS)
         rows, ends = [sample, sample if other is None else other], [length, length // 2]

@@ -59,8 +59,8 @@ def of_the_first(value: Shared, device: torch.device) -> Shared:
 
 
 def differentiate(roots: Tensor, slopes: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradients of sharded parameters, spread as they are; the mean over processes, which is each's own if all are
-    the same. None where a parameter has no part in them.
+    """Return gradients of sharded parameters, spread as they are; the mean over processes, which is each's own if all
+    are the same. None where a parameter has no part in them.
 
     FSDP gives gradients to the parameters' `.grad` alone; what was there before is put back.
     """
@@ -76,7 +76,7 @@ def differentiate(roots: Tensor, slopes: Tensor, parameters: Sequence[Tensor]) -
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be spread over processes, gathered on each of them."""
+    """Return all of a tensor that may be spread over processes, gathered on each of them."""
     return tensor.full_tensor() if dist.is_available() and isinstance(tensor, DTensor) else tensor
 
 

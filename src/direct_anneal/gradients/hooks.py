@@ -52,7 +52,7 @@ class Layer:
 
 
 def find_layers(model: nn.Module, names: dict[int, str]) -> list[Layer]:
-    """The modules whose own parameters have a fast path.
+    """Return the modules whose own parameters have a fast path.
 
     Args:
         model: the whole model.
@@ -230,7 +230,9 @@ _ForwardHook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tenso
 
 
 def _watched(output: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
-    """The layer's output, whose gradient will be shown to `backward`; the graph starts here where it has not yet."""
+    """Return the layer's output, whose gradient will be shown to `backward`; the graph starts here where it has not
+    yet.
+    """
     if output.requires_grad:
         output.register_hook(backward)  # type: ignore[no-untyped-call]
         return output

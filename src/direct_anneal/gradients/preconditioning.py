@@ -91,7 +91,8 @@ def optimizer_fingerprint(path: str | None) -> str | None:
 
 
 def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Factors that take gradients into the geometry of Adam, from its saved state: (√v̂ + ε)^(-1/2) for each entry.
+    """Return factors that take gradients into the geometry of Adam, from its saved state: (√v̂ + ε)^(-1/2) for each
+    entry.
 
     Adam steps by m / (√v̂ + ε). In coordinates θ = D^(1/2) φ with D = 1/(√v̂ + ε) that is a plain gradient step: the
     gradient there is D^(1/2) g, inner products are ⟨g, D g'⟩, and the curvature is D^(1/2) H D^(1/2), which is what
@@ -115,7 +116,8 @@ def adam_scales(path: Path, model: nn.Module) -> dict[str, Tensor]:
 
 
 def adam_moments(path: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Adam's first and second moment of each trainable parameter, and the steps behind them, from its saved state.
+    """Return Adam's first and second moment of each trainable parameter, and the steps behind them, from its saved
+    state.
 
     Args, errors: as for `adam_scales`.
     """
@@ -168,7 +170,9 @@ def _check_entry(entry: Any, name: str, parameter: Tensor, path: Path) -> None:
 
 
 def trainer_groups(model: nn.Module) -> list[list[str]]:
-    """The trainable parameters' names in the two groups of transformers' Trainer: with weight decay, and without."""
+    """Return the trainable parameters' names in the two groups of transformers' Trainer: with weight decay, and
+    without.
+    """
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], _UNDECAYED))
     return [[name for name in trainable if name in decayed], [name for name in trainable if name not in decayed]]

@@ -59,7 +59,7 @@ class Projection(ABC):
 
     @abstractmethod
     def finish(self) -> Tensor:
-        """The batch's sketches, shape (B, R), float32."""
+        """Return the batch's sketches, shape (B, R), float32."""
 
     @abstractmethod
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class TwoSided(Projection):
         return signed.view(len(signed), -1, self.sketch_size).sum(1)
 
     def part(self, name: str) -> Tensor:
-        """One parameter's share of the batch before it is folded, (B, ≤p²): P_rows G P_columnsᵀ."""
+        """Return one parameter's share of the batch before it is folded, (B, ≤p²): P_rows G P_columnsᵀ."""
         first, last = self._slots[name]
         return self._reduced[:, first:last]
 
@@ -330,5 +330,5 @@ def _one_hot(indices: Tensor, size: int) -> Tensor:
 
 
 def _as_matrix(shape: Shape) -> tuple[int, int]:
-    """The rows and columns under which a parameter is projected; leading dimensions are rows."""
+    """Return the rows and columns under which a parameter is projected; leading dimensions are rows."""
     return (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)

@@ -143,7 +143,7 @@ class GradientSketcher:
         return tuple(name for name in self.parameters if name not in fast)
 
     def describe(self) -> Coverage:
-        """The coverage of the parameters, with shares of the gradient after the first batch."""
+        """Return the coverage of the parameters, with shares of the gradient after the first batch."""
         kinds: dict[str, list[str]] = {}
         for layer in self._capture.layers:
             for name in layer.parameters.values():
@@ -248,7 +248,9 @@ class GradientSketcher:
                 self._demote({error.module})
 
     def _exact(self, batch: Batch, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Gradients of summed losses by plain autograd, sample by sample; parameters without a part are left out."""
+        """Return gradients of summed losses by plain autograd, sample by sample; parameters without a part are left
+        out.
+        """
         if not names:
             return
         parameters = dict(self.model.named_parameters())
@@ -285,7 +287,7 @@ class GradientSketcher:
                 return
 
     def _wrong_layers(self, batch: Batch) -> set[str] | None:
-        """Names of the layers whose fast gradients are not autograd's; None where these are not finite.
+        """Return names of the layers whose fast gradients are not autograd's; None where these are not finite.
 
         Compared are small two-sided sketches of each parameter's gradient; memory for one sample's gradients.
         """
@@ -351,7 +353,7 @@ class GradientSketcher:
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
-        """The model in evaluation mode with frozen weights, and then as it came."""
+        """Yield with the model in evaluation mode and its weights frozen, and give it back as it came."""
         modes = {module: module.training for module in self.model.modules()}
         trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         self.model.eval()
@@ -368,7 +370,7 @@ class GradientSketcher:
 
 
 def _joined(parts: Sequence[tuple[list[int], Sketches]], size: int) -> Sketches:
-    """Sketches of parts of a batch, each with its places, as of the whole."""
+    """Return sketches of parts of a batch, each with its places, as of the whole."""
     order = torch.tensor([place for places, _ in parts for place in places])
     back = torch.empty(size, dtype=torch.int64)
     back[order] = torch.arange(size)

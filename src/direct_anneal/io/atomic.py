@@ -18,7 +18,7 @@ _RANDOM = r"(?:\.[0-9a-f]{16})?"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there takes the name `path` on a clean exit.
+    """Yield a temporary path beside `path`; what was written there takes the name `path` on a clean exit.
 
     The temporary is a new file under a name that nobody can foresee, so that no link that was put in its place leads
     the content elsewhere. The content is on the disk before the name is. After an error the temporary is gone and
@@ -46,7 +46,7 @@ def is_temporary_of(name: str, target: str) -> bool:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporaries for `path` that a kill left beside it."""
+    """Return temporaries for `path` that a kill left beside it."""
     if not path.parent.is_dir():
         return []
     return sorted(other for other in path.parent.iterdir() if is_temporary_of(other.name, path.name))
@@ -70,7 +70,7 @@ def remove_directory(path: Path) -> None:
 
 @contextmanager
 def temporary_directory(path: Path) -> Iterator[Path]:
-    """Yields a new directory beside `path` under a name that nobody can foresee; what is left of it goes in the end."""
+    """Yield a new directory beside `path` under a name that nobody can foresee; what is left of it goes in the end."""
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
@@ -80,7 +80,7 @@ def temporary_directory(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Forces the file's content to the disk (fsync)."""
+    """Force the file's content to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -32,7 +32,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_files(paths: Mapping[str, Path]) -> dict[str, str | None]:
-    """Digests by name, computed in threads; None for what cannot be read."""
+    """Return digests by name, computed in threads; None for what cannot be read."""
 
     def digest(path: Path) -> str | None:
         try:
@@ -45,7 +45,7 @@ def sha256_of_files(paths: Mapping[str, Path]) -> dict[str, str | None]:
 
 
 def tree_digests(paths: Mapping[str, Path]) -> dict[str, str | None]:
-    """Digests of files of any size by name; None for what cannot be read.
+    """Return digests of files of any size by name; None for what cannot be read.
 
     Each is the blake2b of the blake2b digests of the file's blocks of 8 MiB, in order, so that one file can be read by
     all cores. Cost: reads every file once, at 0.6 GB/s and more for each core; memory a block for each thread.
@@ -88,6 +88,6 @@ def short_digest(content: bytes | memoryview | str, size: int = 16, key: str = "
 
 
 def hashed_order(names: list[str], key: Callable[[str], str] = str) -> list[int]:
-    """Positions sorted by a hash of each name: an order that has nothing to do with that of the list."""
+    """Return positions sorted by a hash of each name: an order that has nothing to do with that of the list."""
     digests = [short_digest(key(name)) for name in names]
     return sorted(range(len(names)), key=digests.__getitem__)

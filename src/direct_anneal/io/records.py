@@ -43,7 +43,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The whole of a regular file.
+    """Return the whole of a regular file.
 
     Raises:
         OSError: it is not there, or cannot be read.
@@ -78,7 +78,7 @@ def parse(content: bytes | str) -> Any:
 
 
 def read_record(path: Path, types: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
-    """A record: a JSON object, whose seal is checked where it has one, and taken off.
+    """Return a record: a JSON object, whose seal is checked where it has one, and taken off.
 
     Args:
         types: of members that must be there. A float member may be an int.
@@ -103,7 +103,7 @@ def read_sealed(path: Path, types: Mapping[str, type | tuple[type, ...]] | None 
 
 
 def unsealed(found: dict[str, Any]) -> dict[str, Any]:
-    """A sealed record's content, without its seal.
+    """Return a sealed record's content, without its seal.
 
     Raises:
         RecordError: it has none, or was changed since it was sealed.
@@ -134,7 +134,7 @@ def checked(found: dict[str, Any], types: Mapping[str, type | tuple[type, ...]] 
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content as a reader will find it, without secrets, with its seal as last member."""
+    """Return the content as a reader will find it, without secrets, with its seal as last member."""
     plain: dict[str, Any] = json.loads(json.dumps(redacted(content), ensure_ascii=False, allow_nan=False))
     plain.pop(SEAL, None)
     return {**plain, SEAL: _seal(plain)}

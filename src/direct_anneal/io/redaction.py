@@ -40,7 +40,7 @@ _LONG = 12  # from here on a value is hidden inside words, too; a shorter one on
 
 
 def redacted(content: T) -> T:
-    """The same text, or the same lists and mappings of texts, with `***` in place of every secret.
+    """Return the same text, or the same lists and mappings of texts, with `***` in place of every secret.
 
     Secrets are: user and password in an address (scheme://user:password@host), parameters of an address and
     assignments that are named as tokens, keys or signatures are, what follows "Bearer", tokens in the forms of
@@ -55,7 +55,7 @@ def redacted(content: T) -> T:
 
 
 def _held() -> re.Pattern[str] | None:
-    """A pattern for the environment's secrets, longest first."""
+    """Return a pattern for the environment's secrets, longest first."""
     values = {
         value
         for name, value in os.environ.items()

@@ -16,7 +16,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def legible(text: str, limit: int | None = None) -> str:
-    r"""The text with control characters shown as signs for them, and cut at `limit` characters.
+    r"""Return the text with control characters shown as signs for them, and cut at `limit` characters.
 
     >>> legible("a\x00b\u202ec\n", limit=8)
     'a␀b⟨U+202E⟩c\n'

@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _size(node: Any, known: dict[int, int]) -> int:
-    """Values below a node, those of aliases as often as they stand there."""
+    """Return values below a node, those of aliases as often as they stand there."""
     import yaml
 
     if isinstance(node, yaml.ScalarNode):

@@ -70,7 +70,7 @@ class Padded:
 
 
 def labelled(tokens: Tokens, num_prompt: int) -> Tokens:
-    """A document's tokens as what is to be predicted, (T,), its prompt left out."""
+    """Return a document's tokens as what is to be predicted, (T,), its prompt left out."""
     labels = tokens.copy()
     labels[:num_prompt] = IGNORED_LABEL
     return labels
@@ -113,7 +113,7 @@ def num_predicted(labels: Tokens, max_length: int) -> int:
 def batches(
     windows: Iterable[Window], batch_tokens: int, switches: Sequence[int] = (), *, unseen: int = 0
 ) -> Iterator[list[Window]]:
-    """Windows of like length together, longest first: little padding, and memory peaks in the first batch.
+    """Return windows of like length together, longest first: little padding, and memory peaks in the first batch.
 
     Args:
         batch_tokens: padded tokens of a batch, at least one window.
@@ -134,7 +134,7 @@ def batches(
 
 
 def padded(batch: Sequence[Window]) -> Padded:
-    """Tensors of a batch."""
+    """Return tensors of a batch."""
     width = max(len(window.tokens) for window in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
     labels, mask = torch.full_like(ids, IGNORED_LABEL), torch.zeros_like(ids)
@@ -169,7 +169,7 @@ def padded_right(ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def next_labels(labels: Tensor) -> Tensor:
-    """Labels in the place of the logits that predict them, (B, T): −100 in the last.
+    """Return labels in the place of the logits that predict them, (B, T): −100 in the last.
 
     Labels are shifted, not logits: a slice of those would be copied, and its gradient filled with zeros.
     """

@@ -73,7 +73,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, config: Any) -> Checkpoint:
-        """The checkpoint that a configuration names by `model`, `revision` and `subfolder`."""
+        """Return the checkpoint that a configuration names by `model`, `revision` and `subfolder`."""
         return cls(
             config.model,
             revision=config.revision,
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @classmethod
     def choosing(cls, config: Any) -> Checkpoint:
-        """The checkpoint that chooses: the one that a configuration names by `chooser`, else its model.
+        """Return the checkpoint that chooses: the one that a configuration names by `chooser`, else its model.
 
         Raises:
             InputError: there is no such checkpoint, or its configuration cannot be read.
@@ -149,7 +149,7 @@ class Checkpoint:
         return max_length
 
     def load_model(self, device: str, dtype: DtypeName, *, window: int | None = None) -> nn.Module:
-        """The model with its weights, in evaluation mode.
+        """Return the model with its weights, in evaluation mode.
 
         Args:
             window: T, tokens of the longest sequence that it will be given; `window(None)` where left out.
@@ -175,7 +175,7 @@ class Checkpoint:
         return loaded
 
     def described(self, dtype: DtypeName = "float32") -> nn.Module:
-        """The model without its weights: names and sizes alone.
+        """Return the model without its weights: names and sizes alone.
 
         Raises:
             InputError: its configuration is none of a causal language model.
@@ -190,7 +190,7 @@ class Checkpoint:
         return bool(self._files(_TOKENIZER))
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer beside the weights.
+        """Return the tokenizer beside the weights.
 
         Raises:
             InputError: there is none.

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def length_switches(model: Any) -> tuple[int, ...]:
-    """Lengths above which a model takes other frequencies, ascending; none for most.
+    """Return lengths above which a model takes other frequencies, ascending; none for most.
 
     Args:
         model: with a `config` as transformers has them; a module without one has no switch.
@@ -28,7 +28,9 @@ def length_switches(model: Any) -> tuple[int, ...]:
 
 
 def longest_alike(model: Any) -> int | None:
-    """The length above which a sequence's frequencies follow the longest of its batch; None where nothing does so."""
+    """Return the length above which a sequence's frequencies follow the longest of its batch; None where nothing does
+    so.
+    """
     lengths = [
         config.max_position_embeddings
         for config in _configs(model)

@@ -155,7 +155,7 @@ def _special_ids(model: nn.Module) -> set[int]:
 
 @contextmanager
 def _asked(model: nn.Module) -> Iterator[None]:
-    """The model without dropout and gradients, and then as it came."""
+    """Yield with the model's dropout and gradients off, and give it back as it came."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -78,11 +78,11 @@ class SpecialTokens:
         return cls(before, after, separator, context, tuple(notes), doubt)
 
     def of_the_separator(self) -> list[str]:
-        """Notes for whoever separates documents by it."""
+        """Return notes for whoever separates documents by it."""
         return [*self.notes, *([] if self.doubt is None else [self.doubt])]
 
     def split(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], int, int]:
-        """Tokens of a document after their context, and which of them are the text's.
+        """Return tokens of a document after their context, and which of them are the text's.
 
         Args:
             tokens: as the corpus has them, (T,).
@@ -106,7 +106,7 @@ class SpecialTokens:
 
 
 def _around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that the tokenizer puts before and after a text."""
+    """Return the tokens that the tokenizer puts before and after a text."""
     whole = list(tokenizer([_PROBE])["input_ids"][0])
     text = list(tokenizer([_PROBE], add_special_tokens=False)["input_ids"][0])
     for start in range(len(whole) - len(text) + 1):

@@ -216,7 +216,7 @@ def require_memory(model: nn.Module, name: str, dtype: torch.dtype) -> None:
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory; 0 where it does not say."""
+    """Return bytes of this machine's memory; 0 where it does not say."""
     try:
         return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
@@ -224,7 +224,7 @@ def _memory() -> int:
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
-    """Every tensor in files of weights by name, without its values; what cannot be read is left to loading."""
+    """Return every tensor in files of weights by name, without its values; what cannot be read is left to loading."""
     found: dict[str, Stored] = {}
     for path in files:
         if path.suffix == ".safetensors":
@@ -250,7 +250,7 @@ def _first(names: list[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON; empty where there is none, which whoever needs it says."""
+    """Return an object of JSON; empty where there is none, which whoever needs it says."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

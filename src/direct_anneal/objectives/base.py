@@ -16,7 +16,7 @@ class SelectionObjective(ObjectiveConfig):
 
     @abstractmethod
     def build(self, inputs: Inputs) -> Built:
-        """The selection problem, of options that are `resolved`.
+        """Return the selection problem, of options that are `resolved`.
 
         Raises:
             InputError: the inputs do not allow what was asked for.

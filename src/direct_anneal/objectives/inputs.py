@@ -143,7 +143,7 @@ class Inputs:
         return self._estimate()
 
     def samples(self, role: str) -> pa.Table:
-        """The usable samples' rows: id, domain, num_tokens, loss and more."""
+        """Return the usable samples' rows: id, domain, num_tokens, loss and more."""
         return self._column("samples", role)
 
     def gradients(self, role: str) -> Gradients:
@@ -157,7 +157,7 @@ class Inputs:
         return found
 
     def path(self, role: str) -> PathLosses:
-        """Losses along the descent path, in the order of the samples."""
+        """Return losses along the descent path, in the order of the samples."""
         found: PathLosses = self._column("path", role)
         return found
 
@@ -177,7 +177,7 @@ class Inputs:
         columns: Mapping[str, NDArray[Any]] | None = None,
         left_out: NDArray[np.bool_] | None = None,
     ) -> Built:
-        """The problem of these features, with the size and the constraints that were asked for.
+        """Return the problem of these features, with the size and the constraints that were asked for.
 
         Args:
             features, objective, target, start, linear: as `SelectionProblem` takes them.

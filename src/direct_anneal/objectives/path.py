@@ -119,7 +119,7 @@ class PathObjective(SelectionObjective):
         return frozenset({"path"})
 
     def path_config(self, config: SelectConfig) -> PathConfig:
-        """The path's options in a run of this configuration."""
+        """Return the path's options in a run of this configuration."""
         dtype = "float32" if config.dtype == "float32" else "bfloat16"
         return self._path_options(
             seed=config.seed,
@@ -227,7 +227,7 @@ class PathObjective(SelectionObjective):
         return values
 
     def floors(self, drops: Float, names: tuple[str, ...], inputs: Inputs) -> list[Linear]:
-        """A floor of progress along each path.
+        """Return a floor of progress along each path.
 
         Args:
             drops: as they count, (N, k).
@@ -244,7 +244,7 @@ class PathObjective(SelectionObjective):
         ]
 
     def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
-        """Documents that look damaged, (N,); how many by each sign; and what the user should know of that."""
+        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that."""
         signs = self.damaged(losses)
         left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
         counts = {name: int(found.sum()) for name, found in signs.items()}
@@ -253,7 +253,7 @@ class PathObjective(SelectionObjective):
         return left_out, counts, [remark] if told else []
 
     def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
-        """Documents with a sign of damage, (N,) each, by what it is."""
+        """Return documents with a sign of damage, (N,) each, by what it is."""
         return {
             "repeat themselves": losses.repeated > self.max_repeated,
             "say what many others say": losses.common > self.max_common,

@@ -90,7 +90,7 @@ class BudgetedObjective(SelectionObjective):
         return math.inf if self.budget_ratio == "none" else self.budget_ratio
 
     def counted(self, inputs: Inputs) -> Counted:
-        """Gradients and stiff costs as they count here.
+        """Return gradients and stiff costs as they count here.
 
         Raises:
             InputError: there are fewer stiff directions than bands, or the budget's reference is not to be had.
@@ -115,7 +115,7 @@ class BudgetedObjective(SelectionObjective):
         return Counted(matrix, scale, self._as_counted(z), cost, reference.mean(axis=0) * inputs.expected)
 
     def budgeted(self, inputs: Inputs, counted: Counted, features: FeatureMatrix | Float, **rest: Any) -> Built:
-        """The problem under the stiff budget; `rest` as `Inputs.problem` takes it."""
+        """Return the problem under the stiff budget; `rest` as `Inputs.problem` takes it."""
         return inputs.problem(
             features,
             stiff_cost=counted.cost[:, 0] if self.bands == 1 else counted.cost,
@@ -132,7 +132,7 @@ class BudgetedObjective(SelectionObjective):
         return np.asarray(z / np.where(lengths > 0, lengths, 1.0))
 
     def _held_out(self, inputs: Inputs, z: Float) -> Float:
-        """A of the validation set, shape (M, m), each sample's under the spectrum of the other half."""
+        """Return a of the validation set, shape (M, m), each sample's under the spectrum of the other half."""
         from direct_anneal.curvature import cross_fit
 
         halves = inputs.estimate.halves
@@ -173,7 +173,7 @@ class SketchedObjective(BudgetedObjective):
         return frozenset({"gradients", "ngrams"} if self.ngram_weight != 0 else {"gradients"})
 
     def resolved(self, curvature: str) -> Self:  # noqa: ARG002
-        """N-grams have no norm of their own to be raw in, and no stiff directions."""
+        """Fill in the options: n-grams have no norm of their own to be raw in, and no stiff directions."""
         side = getattr(self, "filter_curvature", None)
         fits = (self.gradients, self.filter) == ("unit", "newton") and side in ("pool", "both")
         weight = (NGRAM_WEIGHT if fits else 0.0) if self.ngram_weight is None else self.ngram_weight
@@ -188,7 +188,7 @@ class SketchedObjective(BudgetedObjective):
         return replace(self, ngram_weight=weight)
 
     def counted(self, inputs: Inputs) -> Counted:
-        """The same, with n-grams beside gradients in all but costs."""
+        """Return the same, with n-grams beside gradients in all but costs."""
         counted = super().counted(inputs)
         if not self.ngram_weight:
             return counted
@@ -197,7 +197,7 @@ class SketchedObjective(BudgetedObjective):
         return replace(counted, matrix=FeatureMatrix(blocks, mapper=inputs.mapper), validation=x)  # unit rows
 
     def removed(self, inputs: Inputs) -> Float | None:
-        """The stiff directions, where they count nothing, shape (R, s)."""
+        """Return the stiff directions, where they count nothing, shape (R, s)."""
         return inputs.estimate.whole.stiff if self.filter == "flat" else None
 
 
@@ -219,7 +219,7 @@ class FilteredObjective(SketchedObjective):
         require(fits, "damping", "above 0, at least 1e-10, and at most 1e6", self.damping)
 
     def resolved(self, curvature: str) -> Self:
-        """A curvature that is known of the validation set alone can filter by nothing else."""
+        """Fill in the options: a curvature that is known of the validation set alone can filter by nothing else."""
         if self.filter != "newton":
             return super().resolved(curvature)
         empirical, side = curvature == "empirical-fisher", self.filter_curvature
@@ -252,7 +252,7 @@ class FilteredObjective(SketchedObjective):
 
 
 def _with_ngrams(weight: float, gradients: tuple[Blocks, Float], inputs: Inputs) -> tuple[Blocks, Float]:
-    """Rows of the pool and of the validation set, with n-grams beside gradients: of length 1 as both are."""
+    """Return rows of the pool and of the validation set, with n-grams beside gradients: of length 1 as both are."""
     length = float(np.hypot(1.0, weight))
     factors = (1 / length, weight / length)
     pool = [Joined(left, right, factors) for left, right in zip(gradients[0], inputs.ngrams("pool"), strict=True)]
@@ -261,7 +261,7 @@ def _with_ngrams(weight: float, gradients: tuple[Blocks, Float], inputs: Inputs)
 
 
 def _band_costs(spectrum: Spectrum, features: FeatureMatrix, num_bands: int, noise: Noise) -> Float:
-    """A of the pool, shape (N, m), block by block."""
+    """Return a of the pool, shape (N, m), block by block."""
     count, size = features.shape
     centre = features.weighted_sum(np.ones(count)) / count if noise == "centred" else np.zeros(size)
     return features.of_rows(partial(_costs_around, centre, spectrum, num_bands), _COST_BLOCK_BYTES)

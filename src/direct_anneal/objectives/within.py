@@ -56,7 +56,7 @@ def solve_within(
 
 
 def _solve(objective: SelectionObjective, built: Built) -> Selection:
-    """All but an infeasible budget is the user's to mend and not ours to relax."""
+    """Solve; an infeasible budget is ours to relax, all else the user's to mend."""
     try:
         return objective.solve(built.problem)
     except InfeasibleBudgetError:

@@ -176,7 +176,7 @@ def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
 
 
 def _value(problem: SelectionProblem, total: NDArray[np.float64]) -> float:
-    """The objective of a selection with this sum of features, shape (R,)."""
+    """Return the objective of a selection with this sum of features, shape (R,)."""
     if problem.objective == "energy":
         return float(total @ total)
     target = np.asarray(problem.target, dtype=np.float64)

@@ -36,7 +36,8 @@ def evidence(
     selection: Selection,
     replay: NDArray[np.bool_] | None = None,
 ) -> pa.Table:
-    """A row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS` and the objective's own.
+    """Return a row for every sample of the pool, in its order, with the columns of `EVIDENCE_COLUMNS` and the
+    objective's own.
 
     With general text beside the selection, (N,) of the usable documents, there is a column `replay`, too.
 

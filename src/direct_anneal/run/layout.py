@@ -31,5 +31,5 @@ OUTPUT_FILES = frozenset(f"{stem}{ending}" for stem in OUTPUT_DATASETS for endin
 
 
 def roles_of(config: FeaturesConfig) -> tuple[str, ...]:
-    """The roles that a run of this configuration has corpora and features of."""
+    """Return the roles that a run of this configuration has corpora and features of."""
     return (*ROLES, RETAIN) if config.retain else ROLES

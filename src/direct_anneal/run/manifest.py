@@ -27,17 +27,17 @@ _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validat
 
 
 def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
-    """The configuration in full, with the window that it came to."""
+    """Return the configuration in full, with the window that it came to."""
     return {**config.in_full, "max_length": max_length}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Return versions of Python and of the libraries that numbers depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
 
 
 def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]:
-    """Documents read, their issues, and the quarantined ones."""
+    """Return documents read, their issues, and the quarantined ones."""
     return {
         "documents": corpus.num_samples,
         "tokens": int(corpus.num_tokens.sum()),
@@ -89,7 +89,7 @@ def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
 def spectrum_entry(
     spectrum: Spectrum, crossed: CrossFit | None, energies: Energies | None, config: SelectConfig
 ) -> dict[str, Any]:
-    """Eigenvalues and elbow, and what the validation set costs and holds in sample and held out.
+    """Return eigenvalues and elbow, and what the validation set costs and holds in sample and held out.
 
     `energy` is the share of the eigenvalues listed that is stiff; for ggn and hessian these are leading ones only.
 
@@ -135,7 +135,7 @@ def budget_entry(
 
 
 def objective_entry(objective: SelectionObjective, built: Built, selection: Selection) -> dict[str, Any]:
-    """Its options, what it found out, its value, the bound on any selection's, and the starts of the search."""
+    """Return its options, what it found out, its value, the bound on any selection's, and the starts of the search."""
     return {
         "name": objective.name,
         "goal": objective.goal,
@@ -154,7 +154,7 @@ def beside_entry(
     selection: Selection,
     samples: pa.Table,
 ) -> dict[str, Any]:
-    """The choice of another objective at the same size, and at the same ratio where that is feasible for it.
+    """Return the choice of another objective at the same size, and at the same ratio where that is feasible for it.
 
     Its name alone, with `feasible` false, where it has no selection at any budget that was tried.
     """
@@ -173,7 +173,7 @@ def beside_entry(
 
 
 def besides(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The comparisons of a manifest; runs of 0.1 have one, unasked."""
+    """Return the comparisons of a manifest; runs of 0.1 have one, unasked."""
     return [*manifest.get("beside", [manifest[name] for name in ("alternative",) if name in manifest])]
 
 

@@ -60,7 +60,7 @@ class RunFiles:
 
     @classmethod
     def open(cls, path: str | Path, *, trust_remote_code: bool = False) -> Self:
-        """A run to be read, finished or not. Reads its marker alone.
+        """Return a run to be read, finished or not. Reads its marker alone.
 
         Raises:
             InputError: the directory holds no run.
@@ -111,7 +111,7 @@ class RunFiles:
         return known | {"out": str(self.path), "trust_remote_code": False, "plugin": ()}
 
     def configured(self, changes: Mapping[str, Any]) -> SelectConfig:
-        """The configuration with changes, for a run that begins with this one's features.
+        """Return the configuration with changes, for a run that begins with this one's features.
 
         Raises:
             InputError: a value cannot be, or the changes would write over this run unasked.
@@ -149,11 +149,11 @@ class RunFiles:
         return found
 
     def recorded_options(self) -> dict[str, Any]:
-        """The options that results depend on, by name; the window is what it came to."""
+        """Return the options that results depend on, by name; the window is what it came to."""
         return {name: value for name, value in self._known.items() if name != TOKENISATION}
 
     def checkpoint(self) -> Checkpoint:
-        """The model that will be annealed, of which nothing is loaded yet; a smaller one may have chosen for it.
+        """Return the model that will be annealed, of which nothing is loaded yet; a smaller one may have chosen for it.
 
         Raises:
             InputError: it cannot be read, or needs code that may not run.
@@ -208,7 +208,8 @@ class RunFiles:
         return self if elsewhere is None else type(self).open(elsewhere, trust_remote_code=self._trust_remote_code)
 
     def corpus(self, role: str, fingerprint: str | None = None) -> Corpus:
-        """The documents of a role with their tokens. Cost: reads tokens and index once, to see that they are whole.
+        """Return the documents of a role with their tokens. Cost: reads tokens and index once, to see that they are
+        whole.
 
         Args:
             role: "pool", "validation" or "retain".
@@ -235,7 +236,7 @@ class RunFiles:
         return self._corpora[role]
 
     def store(self, role: str) -> FeatureStore:
-        """The complete store of a role, or of "pool-ngrams" or "validation-ngrams". Cost: reads it once.
+        """Return the complete store of a role, or of "pool-ngrams" or "validation-ngrams". Cost: reads it once.
 
         Raises:
             InputError: shards are missing or damaged.
@@ -245,7 +246,7 @@ class RunFiles:
         return self._stores[role]
 
     def features(self, role: str, *, ngrams: bool = True, corpus: Corpus | None = None) -> SketchedGradients:
-        """The gradients of a role's documents, and their n-grams.
+        """Return the gradients of a role's documents, and their n-grams.
 
         Args:
             corpus: the same documents where they lie elsewhere, too; the run's own where left out.

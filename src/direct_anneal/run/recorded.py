@@ -14,7 +14,7 @@ from direct_anneal.config.select import SelectConfig
 
 
 def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> SelectConfig:
-    """The configuration of a run with changes; another way to give the size replaces the run's own.
+    """Return the configuration of a run with changes; another way to give the size replaces the run's own.
 
     Raises:
         InputError: a value cannot be, or none gives the size.

@@ -136,7 +136,9 @@ class RunDir(RunFiles):
         return written
 
     def results(self, files: list[str]) -> dict[str, Path]:
-        """The files that a manifest vouches for, by name, those that are there; `files` are the chosen documents'."""
+        """Return the files that a manifest vouches for, by name, those that are there; `files` are the chosen
+        documents'.
+        """
         names = [MARK, EVIDENCE, FRONTIER, *sorted(OUTPUT_FILES.intersection(files))]
         for dataset in (name for name in OUTPUT_DATASETS if name in files and (self.path / name).is_dir()):
             names += [f"{dataset}/{name}" for name in sorted(path.name for path in (self.path / dataset).iterdir())]
@@ -166,7 +168,7 @@ class RunDir(RunFiles):
 
 
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
-    """The inputs of the result, as JSON gives them back."""
+    """Return the inputs of the result, as JSON gives them back."""
     content = redacted({**config.defining, "max_length": tokens.max_length})
     wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted

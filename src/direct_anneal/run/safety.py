@@ -45,7 +45,7 @@ class Check:
 
 
 def num_shared(pool: Corpus, validation: Corpus) -> int:
-    """Documents of the pool that are in the validation set, token for token. Reads every token once."""
+    """Return documents of the pool that are in the validation set, token for token. Reads every token once."""
     wanted = {validation.tokens(i).tobytes() for i in range(validation.num_samples)}
     return sum(pool.tokens(i).tobytes() in wanted for i in range(pool.num_samples))
 
@@ -53,7 +53,7 @@ def num_shared(pool: Corpus, validation: Corpus) -> int:
 def safety_facts(
     pool: Corpus, selected: NDArray[np.bool_], *, in_validation: int, by_its_own_measure: list[str]
 ) -> dict[str, Any]:
-    """Counts for the manifest.
+    """Return counts for the manifest.
 
     Args:
         selected: (N,).
@@ -79,7 +79,7 @@ def safety_facts(
 
 
 def safety_checks(manifest: Mapping[str, Any]) -> list[Check]:
-    """The checks of a finished run, from its manifest. Runs of 0.1 have fewer facts, and fewer checks."""
+    """Return the checks of a finished run, from its manifest. Runs of 0.1 have fewer facts, and fewer checks."""
     facts = manifest.get("safety")
     found = [] if facts is None else [*_measure(facts), _damage(facts, manifest), _duplicates(facts, manifest)]
     found.append(_concentration(manifest["composition"]["domains"]))
@@ -105,7 +105,7 @@ def _repeats(digests: NDArray[np.uint64]) -> int:
 
 
 def _loops(corpus: Corpus, places: NDArray[np.intp]) -> dict[str, int]:
-    """Documents that repeat themselves, among some in even steps."""
+    """Return documents that repeat themselves, among some in even steps."""
     looked_at = places[:: -(-len(places) // LOOKED_AT) or 1]
     found = sum(repeated_share(np.asarray(corpus.tokens(i), np.int64)) > LOOP for i in looked_at.tolist())
     return {"looked_at": len(looked_at), "found": found}

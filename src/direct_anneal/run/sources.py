@@ -33,7 +33,7 @@ class Tokenisation:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, max_length: int | None) -> Tokenisation:
-        """The token layout of a run with this checkpoint.
+        """Return the token layout of a run with this checkpoint.
 
         Raises:
             InputError: the window does not fit the model.
@@ -47,7 +47,7 @@ class Tokenisation:
 
     @classmethod
     def of_run(cls, config: FeaturesConfig, checkpoint: Checkpoint) -> Tokenisation:
-        """The token layout of a run, whose chooser may be another model. Cost: reads the chooser's weights.
+        """Return the token layout of a run, whose chooser may be another model. Cost: reads the chooser's weights.
 
         Args:
             checkpoint: which chooses.
@@ -67,7 +67,7 @@ class Tokenisation:
         return self.annealed_tokenizer not in (None, self.tokenizer)
 
     def layout(self, config: FeaturesConfig) -> TokenLayout:
-        """The layout of files that hold tokens alone."""
+        """Return the layout of files that hold tokens alone."""
         return TokenLayout.of(self.vocab_size, self.separator, config.token_dtype, config.eos_id)
 
 
@@ -100,7 +100,7 @@ def sources_of(
 
 
 def fields_of(config: FeaturesConfig) -> Fields:
-    """The fields of a record's text, id, domain and prompt."""
+    """Return the fields of a record's text, id, domain and prompt."""
     return Fields(
         text=config.text_field,
         id=config.id_field,

@@ -31,7 +31,7 @@ _FOLDERS = {"corpus", "features", "curvature", "path", *OUTPUT_DATASETS}
 
 
 def verify_run(path: Path) -> Iterator[Finding]:
-    """Everything amiss in a run's directory, file by file. Cost: reads all of it once."""
+    """Return everything amiss in a run's directory, file by file. Cost: reads all of it once."""
     run = RunDir(path)
     try:
         run = RunDir.open(path)
@@ -74,7 +74,7 @@ def _files(run: RunDir) -> list[str]:
 
 
 def _results(run: RunDir) -> Iterator[Finding]:
-    """The manifest and what it vouches for, and the report."""
+    """Return the manifest and what it vouches for, and the report."""
     if not run.is_finished:
         yield Finding(run.path, "no selection is there", "run select, it goes on", harmless=True)
         return
@@ -129,7 +129,7 @@ def _features(run: RunDir) -> Iterator[Finding]:
 
 
 def verify_stores(features: Path, *, retained: bool = False) -> Iterator[Finding]:
-    """Everything amiss in the stores of a run, those that should be there and are not included.
+    """Return everything amiss in the stores of a run, those that should be there and are not included.
 
     Args:
         retained: there should be one of text that must not get worse, too.

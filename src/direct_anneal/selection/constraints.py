@@ -81,7 +81,7 @@ def _quotas(
 
 
 def _listed(field: str, path: str | None, ids: pa.ChunkedArray) -> NDArray[np.intp]:
-    """Positions of the ids in a file, one a line."""
+    """Return positions of the ids in a file, one a line."""
     if path is None:
         return np.zeros(0, dtype=np.intp)
     try:

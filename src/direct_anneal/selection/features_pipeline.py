@@ -46,7 +46,7 @@ def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Featu
 
 
 def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Features:
-    """One job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
+    """Return one job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
     stages, found, own = Stages(current_progress()), list[str](), config_of_job(config, number, count)
     with reading(own, stages, found, home=Path(config.out)) as documents:
         run, tokens = documents.run, documents.tokens

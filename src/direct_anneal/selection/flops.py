@@ -10,7 +10,7 @@ from direct_anneal.data import Part
 
 
 def window_lengths(part: Part, window: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tokens of every window of the part, and how many windows of the whole it stands for."""
+    """Return tokens of every window of the part, and how many windows of the whole it stands for."""
     lengths, weights = [], []
     for count, weight in zip(part.corpus.num_tokens.tolist(), part.weights.tolist(), strict=True):
         of_document = [min(window, count - first) for first in range(0, count, window)]
@@ -20,12 +20,12 @@ def window_lengths(part: Part, window: int) -> tuple[NDArray[np.float64], NDArra
 
 
 def num_windows(part: Part, window: int) -> int:
-    """Estimate for the whole that the part stands for."""
+    """Estimate the windows of the whole that the part stands for."""
     return round(float(window_lengths(part, window)[1].sum()))
 
 
 def flops(part: Part, model: nn.Module, window: int, *, matrix: float = 4.0, attention: float = 6.0) -> float:
-    """Forward, and backward through activations: no weight gradients. A token meets half of the others in attention.
+    """Count FLOPs, with half of the other tokens met in attention.
 
     Args:
         matrix, attention: FLOPs for a token and an entry of a matrix, and for a pair of tokens in an entry of width;

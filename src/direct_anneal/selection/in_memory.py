@@ -161,7 +161,7 @@ def _sketched(
     size: int,
     advance: Advance,
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Positions of the n samples whose gradient is usable, and Z of these, shape (n, R)."""
+    """Return positions of the n samples whose gradient is usable, and Z of these, shape (n, R)."""
     values = np.empty((len(samples), sketcher.projection.sketch_size), dtype=np.float32)
     losses = np.empty(len(samples))
     for first in range(0, len(samples), size):

@@ -27,7 +27,7 @@ _NAME = re.compile(r"(\d+)-of-(\d+)")
 
 
 def config_of_job(config: FeaturesConfig, number: int, count: int) -> FeaturesConfig:
-    """The run that job `number` of `count` is, of a configuration of the whole.
+    """Return the run that job `number` of `count` is, of a configuration of the whole.
 
     Raises:
         InputError: the directory of the whole holds something else.
@@ -79,7 +79,7 @@ def merge_shards(run: Path, *, trust_remote_code: bool = False) -> FeaturesConfi
 
 
 def _jobs(run: Path) -> list[Path]:
-    """The directories of all N jobs, in order."""
+    """Return the directories of all N jobs, in order."""
     found = {
         (int(name[1]), int(name[2])): job
         for job in (run / JOBS).iterdir()
@@ -105,7 +105,7 @@ def _jobs(run: Path) -> list[Path]:
 
 
 def _checked(run: Path, jobs: list[Path], role: str) -> list[FeatureStore]:
-    """Every job's store of a role: of one header, and each with the shards that are its own."""
+    """Return every job's store of a role: of one header, and each with the shards that are its own."""
     stores = [_store(job, role) for job in jobs]
     first = stores[0]
     for job, store in zip(jobs, stores, strict=True):
@@ -137,7 +137,7 @@ def _again(job: Path) -> str:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """The same file under another name where the file system can, else a copy."""
+    """Return the same file under another name where the file system can, else a copy."""
     if not source.exists():
         return
     with replacing(target) as temporary:

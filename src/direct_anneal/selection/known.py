@@ -81,7 +81,7 @@ class Known:
         mapper: Map = map,
         advance: Advance | None = None,
     ) -> Inputs:
-        """The inputs of objectives.
+        """Return the inputs of objectives.
 
         Args:
             estimate: of the validation set in the order `order`; None where there are no gradients.

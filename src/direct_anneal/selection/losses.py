@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
-    """The first objective of a run that needs losses along the path; None where none does."""
+    """Return the first objective of a run that needs losses along the path; None where none does."""
     if not isinstance(config, SelectConfig):
         return None
     asked = (config.chosen_objective, *config.other_objectives.values())
@@ -56,7 +56,7 @@ def losses_along(
     run: RunDir,
     stages: Stages,
 ) -> PathLosses:
-    """The pool's losses, computed where they are not there.
+    """Return the pool's losses, computed where they are not there.
 
     Raises:
         InputError: as of `descend`.
@@ -159,7 +159,7 @@ def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:
 def usable(
     pool: Corpus, validation: Corpus, gradients: dict[str, SketchedGradients], losses: PathLosses | None
 ) -> tuple[SketchedGradients, SketchedGradients, PathLosses | None]:
-    """Documents that have all that is needed of them: the pool's, the validation set's, and the pool's losses.
+    """Return documents that have all that is needed of them: the pool's, the validation set's, and the pool's losses.
 
     Args:
         gradients: by role, of those that have them; empty where none are needed.

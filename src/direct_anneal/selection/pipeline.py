@@ -333,7 +333,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
 def _at_any_budget(
     objective: SelectionObjective, inputs: Inputs, retention: Retention | None
 ) -> tuple[Built, Selection, float | None] | None:
-    """A selection for comparison only: an infeasible budget is relaxed, whatever was asked for.
+    """Return a selection for comparison only: an infeasible budget is relaxed, whatever was asked for.
 
     Returns:
         None where there is no selection even so, which is no reason to withhold the one that was asked for.
@@ -345,7 +345,7 @@ def _at_any_budget(
 
 
 def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
-    """The engine of the products over all rows: this process, or tasks of a cluster."""
+    """Return the engine of the products over all rows: this process, or tasks of a cluster."""
     if config.engine == "local":
         return nullcontext(map)
     from direct_anneal.distributed import TaskMap
@@ -354,12 +354,12 @@ def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
 
 
 def corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
-    """Documents read in each role, and those that cannot be used."""
+    """Return documents read in each role, and those that cannot be used."""
     return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in known.gradients}
 
 
 def of_documents(known: Known) -> list[str]:
-    """Documents left out of each corpus."""
+    """Return documents left out of each corpus."""
     return [
         remark
         for role, gradients in known.gradients.items()
@@ -368,7 +368,7 @@ def of_documents(known: Known) -> list[str]:
 
 
 def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
-    """The extent of the long part, known beforehand."""
+    """Return the extent of the long part, known beforehand."""
     pool, validation = (corpora[role] for role in ROLES)
     num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
     num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)

@@ -161,7 +161,7 @@ class _Rehearsal:
         )
 
     def _read(self, trial: SelectConfig, advance: Advance) -> Documents:
-        """Some documents of each corpus."""
+        """Return some documents of each corpus."""
 
         def read(sources: Sequence[Source], **options: Any) -> Corpus:
             part = self._parts[options["role"]] = sample(sources, num_records=NUM_SAMPLED, **options)
@@ -266,7 +266,7 @@ class _Rehearsal:
         return total
 
     def _left_at(self, home: Path, known: Known) -> dict[str, int]:
-        """Bytes below a run's directory, by part: features grow with the documents, the rest does not."""
+        """Return bytes below a run's directory, by part: features grow with the documents, the rest does not."""
         found: dict[str, float] = {"features": 0.0}
         for path in (home / "features").glob("*/**/*.*"):
             below = path.relative_to(home / "features").as_posix()
@@ -283,7 +283,9 @@ class _Rehearsal:
 
 
 def _loosened(config: SelectConfig) -> SelectConfig:
-    """The same selection, without what only the whole pool can meet; in this process, and on this machine's disk."""
+    """Return the same selection, without what only the whole pool can meet; in this process, and on this machine's
+    disk.
+    """
     given: dict[str, Any] = {name: each.default for name, each in declared(EngineConfig).items()}
     given |= {
         name: each.default for name, each in declared(SelectConfig).items() if each.meta.group in (SIZE, CONSTRAINTS)
@@ -293,7 +295,7 @@ def _loosened(config: SelectConfig) -> SelectConfig:
 
 
 def _some_of(corpus: Corpus, num_tokens: int) -> Corpus:
-    """A corpus of about so many tokens: documents of all lengths, as often as they are."""
+    """Return a corpus of about so many tokens: documents of all lengths, as often as they are."""
     count = round(num_tokens / float(corpus.num_tokens.mean()))
     if count >= corpus.num_samples:
         return corpus
@@ -303,7 +305,7 @@ def _some_of(corpus: Corpus, num_tokens: int) -> Corpus:
 
 
 def _stored(directory: Path, part: Part) -> int:
-    """Bytes of a corpus's tokens and index."""
+    """Return bytes of a corpus's tokens and index."""
     sizes = {path: path.stat().st_size for path in directory.iterdir() if path.is_file()}
     tokens = sum(size for path, size in sizes.items() if path.suffix == ".tokens")
     rows = (sum(sizes.values()) - tokens) / part.corpus.num_samples
@@ -315,7 +317,7 @@ def _size(directory: Path) -> int:
 
 
 def _size_of_rows(path: Path) -> int:
-    """Bytes of a shard that grow with its rows."""
+    """Return bytes of a shard that grow with its rows."""
     if path.suffix == ".parquet":
         about = pq.read_metadata(path)
         groups = [about.row_group(place) for place in range(about.num_row_groups)]
@@ -324,6 +326,6 @@ def _size_of_rows(path: Path) -> int:
 
 
 def _peak() -> int:
-    """The process's largest resident memory so far, bytes."""
+    """Return the process's largest resident memory so far, bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

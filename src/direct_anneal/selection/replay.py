@@ -34,7 +34,7 @@ class Replay:
     chosen: NDArray[np.bool_]
 
     def entry(self, samples: pa.Table, selected: NDArray[np.intp], files: Sequence[str]) -> dict[str, Any]:
-        """The manifest's entry: share asked for and reached, documents, tokens, domains and files.
+        """Return the manifest's entry: share asked for and reached, documents, tokens, domains and files.
 
         Args:
             samples: the usable documents, N rows.
@@ -56,7 +56,7 @@ class Replay:
 def replay_beside(
     config: SelectConfig, samples: pa.Table, selection: Selection, problem: SelectionProblem
 ) -> Replay | None:
-    """The general text that a selection is asked to have beside it; None where it is asked for none.
+    """Return the general text that a selection is asked to have beside it; None where it is asked for none.
 
     Documents that are forced out, by the user or as damaged by the objective, are not in it.
 

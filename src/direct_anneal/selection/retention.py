@@ -64,22 +64,24 @@ class Retention:
         return self.average + (self.floor_ratio - 1) * abs(self.average)
 
     def mean(self, selection: Selection) -> float:
-        """Mean effect of a selection, a sample or token."""
+        """Return mean effect of a selection, a sample or token."""
         chosen = selection.indices
         return math.fsum(self.effects[chosen] * self.counts[chosen]) / float(self.sizes[chosen].sum())
 
     def ratio(self, mean: float) -> float:
-        """A mean effect in units of X: the inverse of `floor`."""
+        """Return a mean effect in units of X: the inverse of `floor`."""
         return 1 + (mean - self.average) / abs(self.average) if self.average else 1.0
 
     def limited(self, built: Built) -> Built:
-        """The same problem under Σ_i w_i (c_i e_i − n_i floor) ≥ 0, which is the floor whatever the size comes to."""
+        """Return the same problem under Σ_i w_i (c_i e_i − n_i floor) ≥ 0, which is the floor whatever the size comes
+        to.
+        """
         limit = Linear(self.counts * self.effects - self.sizes * self.floor, floor=0.0, name=NAME)
         problem = replace(built.problem, linear=(*built.problem.linear, limit))
         return replace(built, problem=problem, columns={**built.columns, COLUMN: self.effects})
 
     def explained(self, error: InputError, capacity: float) -> InputError:
-        """The error in the option's own unit where this limit is what stands in the way; else as it is.
+        """Return the error in the option's own unit where this limit is what stands in the way; else as it is.
 
         Args:
             capacity: size asked for, in samples or tokens.
@@ -98,7 +100,7 @@ class Retention:
         )
 
     def entry(self, selection: Selection) -> dict[str, Any]:
-        """The manifest's entry: mean effects of a random selection and of this one, the floor, and X of both."""
+        """Return the manifest's entry: mean effects of a random selection and of this one, the floor, and X of both."""
         reached = self.mean(selection)
         return {
             "random": self.average,

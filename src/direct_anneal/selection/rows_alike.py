@@ -43,7 +43,7 @@ def rows_alike(known: Known, corpora: Mapping[str, Corpus]) -> Known:
 
 
 def _alike(found: SketchedGradients, index: pa.Table, rng: np.random.Generator) -> SketchedGradients:
-    """Gradients for the documents of an index, no two of them the same."""
+    """Return gradients for the documents of an index, no two of them the same."""
     first, second = rng.integers(len(found), size=(2, len(index)))
     shares = rng.random((len(index), 1))
     samples = index

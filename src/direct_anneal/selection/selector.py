@@ -129,7 +129,7 @@ class DirectSelector:
         return solve_within(objective, objective.build(inputs), relax=None)[1]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
-        """The parameters by name; none of them has parameters of its own."""
+        """Return the parameters by name; none of them has parameters of its own."""
         return {name: getattr(self, name) for name in declared(SelectorConfig)}
 
     def set_params(self, **params: Any) -> Self:

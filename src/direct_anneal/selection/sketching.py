@@ -177,7 +177,7 @@ class Sketching:
             self._cluster.close()
 
     def __call__(self, role: str, corpus: Corpus) -> SketchedGradients:
-        """The gradients of one corpus, computed where the store lacks them.
+        """Return the gradients of one corpus, computed where the store lacks them.
 
         Raises:
             InputError: not one gradient is usable, or the optimiser's state does not fit the model.
@@ -268,7 +268,7 @@ class Sketching:
             )
 
     def build(self) -> GradientSketcher:
-        """The run's sketcher, here."""
+        """Return the run's sketcher, here."""
         return self._local.sketcher
 
     def _home(self, role: str) -> Path:
@@ -304,7 +304,7 @@ class Sketching:
         return self._cluster
 
     def fingerprint(self, corpus: Corpus) -> dict[str, Any]:
-        """The inputs that the features of a corpus depend on."""
+        """Return the inputs that the features of a corpus depend on."""
         config = self._config
         return {
             "model": self.weights,
@@ -338,6 +338,6 @@ def unreachable(error: UnreachableError) -> InputError:
 
 
 def _absolute(name: str) -> str:
-    """The path of what is there; a hub's name as it is."""
+    """Return the path of what is there; a hub's name as it is."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name

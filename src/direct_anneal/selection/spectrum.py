@@ -196,7 +196,7 @@ def _estimator(
 
 
 def elbow_rule(config: SelectConfig) -> Elbow:
-    """The cutoff, as asked for."""
+    """Return the cutoff, as asked for."""
     if config.num_stiff is not None:
         return fixed_number(config.num_stiff)
     return widest_gap if config.elbow == "gap" else energy_share(config.elbow)

@@ -29,7 +29,7 @@ class Timing:
     work: Work | None
 
     def at(self, ratio: float) -> float:
-        """Seconds at its whole length, with so many times the work."""
+        """Return seconds at its whole length, with so many times the work."""
         return self.start_up + (self.seconds - self.start_up) * ratio / self.share
 
 

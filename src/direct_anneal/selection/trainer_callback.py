@@ -92,7 +92,7 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         return _Chosen(self, args.max_steps, args.train_batch_size * args.gradient_accumulation_steps)
 
     def sample(self, position: int, per_step: int) -> Mapping[str, Any]:
-        """The pool's sample at a position of the training set; P = `per_step`."""
+        """Return the pool's sample at a position of the training set; P = `per_step`."""
         step = position // per_step
         generation = max(0, (step - 1) // self._every)
         first = generation * self._every + 1 if generation else 0
@@ -152,7 +152,7 @@ def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 def _losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood of each sample's predicted tokens, nats, (B,)."""
+    """Return mean negative log-likelihood of each sample's predicted tokens, nats, (B,)."""
     device = next(model.parameters()).device
     targets = batch["labels"][:, 1:].to(device)
     inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}

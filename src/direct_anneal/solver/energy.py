@@ -98,7 +98,7 @@ def maximise_energy(
 
 
 def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list[Relaxed], float]:
-    """The starts' names and first answers, and an upper bound on the objective.
+    """Return the starts' names and first answers, and an upper bound on the objective.
 
     Starts are the gradient at uniform weights, and both signs of the leading directions.
     """
@@ -119,7 +119,7 @@ def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list
 
 
 def _cross(features: FeatureMatrix, solutions: list[Relaxed], values: list[float]) -> tuple[list[str], list[Float]]:
-    """Names and first gains of the sums and differences of the best few ends that differ."""
+    """Return names and first gains of the sums and differences of the best few ends that differ."""
     ends: list[int] = []
     for k in np.argsort(-np.array(values), kind="stable").tolist():
         if not ends or values[k] < values[ends[-1]] * (1 - 1e-9):
@@ -167,7 +167,7 @@ def _ascend(
 
 
 def _bound(reached: Float, eigenvalues: Float, count: float) -> float:
-    """An upper bound on the objective, ours.
+    """Return an upper bound on the objective, ours.
 
     With V the eigenvectors of XᵀX, ‖Xᵀw‖² = Σ_j (Σ_i w_i ⟨x_i, v_j⟩)². Each of the first m terms is at most the
     square of a linear problem's optimum; the rest is at most λ_{m+1} ‖w‖² ≤ λ_{m+1} Σ w_i. The least over m ≤ 16 is

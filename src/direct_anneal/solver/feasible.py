@@ -174,7 +174,7 @@ class Polytope(ABC):
 
     @abstractmethod
     def maximise(self, gain: Float, *, full: bool = True, after: Relaxed | None = None) -> Relaxed:
-        """The linear problem's optimum: maximise Σ c_i w_i over fractions of samples.
+        """Return the linear problem's optimum: maximise Σ c_i w_i over fractions of samples.
 
         Args:
             gain: c, shape (N,), finite.
@@ -216,11 +216,11 @@ class Polytope(ABC):
         return gain - self.rows.matrix.T @ multipliers if len(multipliers) else gain
 
     def max_count(self) -> float:
-        """The largest Σ w_i for this size and these forced samples, which bounds ‖w‖²."""
+        """Return the largest Σ w_i for this size and these forced samples, which bounds ‖w‖²."""
         return float(self.fill(np.ones(len(self.cost))).sum())
 
     def fill(self, value: Float) -> Float | Mask:
-        """The weights that fill capacity by value per size, ties by order.
+        """Return the weights that fill capacity by value per size, ties by order.
 
         By samples a mask, a byte a sample; by tokens float64, and the last one may be fractional.
         """
@@ -296,7 +296,7 @@ class Polytope(ABC):
         return allowed
 
     def complete(self, chosen: Mask, value: Float) -> Mask:
-        """By tokens: with what still fits added, best value per token first, until nothing does."""
+        """Add what still fits by tokens, best value per token first, until nothing does."""
         if self.size is None:
             return chosen
         chosen = chosen.copy()
@@ -321,7 +321,9 @@ def band_name(band: int, count: int) -> str:
 
 
 def nth_largest(value: Float, count: int) -> float:
-    """The count-th largest value. O(N): in large arrays a sample brackets it, and only what lies between is sorted."""
+    """Return the count-th largest value. O(N): in large arrays a sample brackets it, and only what lies between is
+    sorted.
+    """
     if len(value) >= _SAMPLED:
         sample = np.sort(value[:: len(value) // _SAMPLE])
         place = len(sample) * (1 - count / len(value))

@@ -47,7 +47,7 @@ class InfeasibleError(ValueError):
 
     @classmethod
     def of(cls, relaxations: Sequence[Relaxation]) -> InfeasibleError:
-        """The error that names them."""
+        """Return the error that names them."""
         return cls(f"{', and '.join(map(str, relaxations))}: relax that, or what stands against it", relaxations)
 
 
@@ -145,7 +145,7 @@ def check_amounts(polytope: Polytope) -> None:
 
 
 def least_relaxations(polytope: Polytope, *, whole: bool) -> list[Relaxation]:
-    """The constraints to relax so that some selection is feasible: as little as possible, budgets before quotas.
+    """Return the constraints to relax so that some selection is feasible: as little as possible, budgets before quotas.
 
     Solves  min Σ_k p_k e_k  over w and e ≥ 0 with every row's limit moved by e_k, where e_k is in units of its limit
     and p_k is 1 for a budget and 1,000 for a floor or a ceiling. Where one constraint is named, no lesser relaxation

@@ -132,7 +132,7 @@ class OneBudget(Polytope):
         return [float(self._terms @ each) for each in values]
 
     def _mix(self, over: _Filling, within: _Filling) -> Float:
-        """The mixture of two optimal fillings that uses the budget up."""
+        """Return the mixture of two optimal fillings that uses the budget up."""
         weights, end = within.weights, over.weights
         if self.size is None and np.count_nonzero(weights != end) > 2:
             # Both hold K samples whole. Exchange them pair by pair, and split only the pair that crosses.

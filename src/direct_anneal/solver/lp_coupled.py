@@ -102,7 +102,7 @@ class Coupled(Polytope):
             settled = np.where(np.isin(np.arange(len(settled)), core), 0.0, settled)
 
     def _zoom(self, program: _Program) -> tuple[NDArray[np.intp], Float]:
-        """The core, in the order of ties, and everyone else's weight."""
+        """Return the core, in the order of ties, and everyone else's weight."""
         settled = self.forced_in.astype(np.float64)
         core = self.free
         while len(core) > _CORE:
@@ -120,7 +120,9 @@ class Coupled(Polytope):
         return core, settled
 
     def _sample(self, core: NDArray[np.intp]) -> tuple[NDArray[np.intp], Float]:
-        """Some of the core, evenly in the order of ties within each combination of groups; for how many each stands."""
+        """Return some of the core, evenly in the order of ties within each combination of groups; for how many each
+        stands.
+        """
         strata = np.zeros(len(core), dtype=np.intp)
         for group in self.groupings:
             strata = strata * len(group.floors) + group.codes[core]
@@ -134,7 +136,7 @@ class Coupled(Polytope):
         return core[picked], (sizes / wanted)[strata[picked]]
 
     def _least_budgets(self, problem: SelectionProblem) -> Any:
-        """The least feasible budget; with bands, the budgets times the least feasible factor."""
+        """Return the least feasible budget; with bands, the budgets times the least feasible factor."""
         rows, whole = self.rows, len(self.by_tie) <= _WHOLE and self.size is None  # tokens are used up in fractions
         bounded = np.isfinite(self.budgets)
         by_band = len(bounded) > 1 and bool(bounded.any())

@@ -86,7 +86,8 @@ def match(features: FeatureMatrix, target: Float, polytope: Polytope, apart: flo
 
 
 def _nearest_mixture(points: Float) -> Float:
-    """The shares, ≥ 0 and 1 together, of the point of the columns' hull that is nearest to the origin; shape (k,).
+    """Return the shares, ≥ 0 and 1 together, of the point of the columns' hull that is nearest to the origin; shape
+    (k,).
 
     Over x = s α with Σ α = 1, ‖P x‖² + (Σ x − 1)² is least at ‖P α‖² / (1 + ‖P α‖²) for the best s: the α that makes
     this least makes ‖P α‖ least, and that is a problem of non-negative least squares.
@@ -98,7 +99,7 @@ def _nearest_mixture(points: Float) -> Float:
 
 
 def _merge_lightest(atoms: list[Float], offsets: list[Float], shares: Float) -> tuple[list[Float], list[Float], Float]:
-    """One atom less, and the same mixture."""
+    """Take away one atom, and keep the mixture."""
     light, lighter = np.argsort(shares, kind="stable")[:2][::-1]
     total = shares[light] + shares[lighter]
     a, b = shares[light] / total, shares[lighter] / total

@@ -108,7 +108,7 @@ class Part:
         return self._whole[rows]
 
     def blocks(self, scale: Float | None = None, block_bytes: int | None = None) -> Generator[tuple[slice, Float]]:
-        """The rows z_i of the part, times a factor each, block by block, and their positions in it.
+        """Return the rows z_i of the part, times a factor each, block by block, and their positions in it.
 
         A block is not to be written to, and is overwritten when the next is asked for.
 
@@ -125,7 +125,7 @@ class Part:
                 yield where, block if scale is None else block * scale[where, None]
 
     def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
-        """All rows, `step` at a time. Buffers are used again: their memory is warm already."""
+        """Return all rows, `step` at a time. Buffers are used again: their memory is warm already."""
         count, size = self.shape
         if self.kept:
             yield 0, self._whole
@@ -152,7 +152,7 @@ class Part:
         return self._read(0, np.empty(self.shape))
 
     def _read(self, start: int, buffer: Float) -> Float:
-        """Rows from `start` on, as many as there are and fit, in the buffer."""
+        """Return rows from `start` on, as many as there are and fit, in the buffer."""
         rows = buffer[: self.shape[0] - start]
         piece, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
         while filled < len(rows):
@@ -245,7 +245,7 @@ class FeatureMatrix:
     def like(
         self, *, scale: ArrayLike | None = None, removed: Float | None = None, mapped: Float | None = None
     ) -> FeatureMatrix:
-        """The same stored rows z_i under another scale and map; what is kept of them in memory is shared."""
+        """Return the same stored rows z_i under another scale and map; what is kept of them in memory is shared."""
         other = FeatureMatrix(self._blocks, scale=scale, removed=removed, mapped=mapped, mapper=self._mapper)
         other._parts = self._parts
         return other
@@ -344,7 +344,7 @@ class FeatureMatrix:
 
 
 def _dot(directions: Float, part: Part) -> Float:
-    """(k, n), for directions (k, R)."""
+    """Return (k, n), for directions (k, R)."""
     out = np.empty((len(directions), part.shape[0]))
     for where, rows in part.blocks():
         for column, direction in enumerate(directions):

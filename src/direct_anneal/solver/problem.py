@@ -46,7 +46,7 @@ class Quota:
                     raise ValueError(f"the {side} of {self.kind} {label} must be finite and ≥ 0, got {amount}")
 
     def named(self) -> list[Hashable]:
-        """Every label with a floor or a ceiling, sorted as text."""
+        """Return every label with a floor or a ceiling, sorted as text."""
         return sorted({*self.floors, *self.ceilings}, key=str)
 
 

@@ -26,7 +26,7 @@ _SHARPER = 1e3  # rows are met to 1e-6 absolute by HiGHS: to 1e-9 of what one se
 
 
 def near(polytope: Polytope, gain: Float, weights: Float, distance: Float) -> Mask:
-    """A feasible selection near the relaxed weights, and the best one there.
+    """Return a feasible selection near the relaxed weights, and the best one there.
 
     The rounding rule: the samples whose reduced gain is nearest to zero, and all that are split, are decided by an
     integer program that maximises the gain under every constraint; all others stay as the relaxation has them. Where
@@ -65,7 +65,7 @@ def near(polytope: Polytope, gain: Float, weights: Float, distance: Float) -> Ma
 
 
 def best(polytope: Polytope, gain: Float, relaxed: Relaxed, chosen: Mask) -> tuple[Mask, float, bool]:
-    """The best selection for a linear objective, and a bound; no better one exists where it says so.
+    """Return the best selection for a linear objective, and a bound; no better one exists where it says so.
 
     With U the relaxation's value and L that of a selection, a sample whose reduced gain is farther from zero than U − L
     is decided: on the other side, no selection exceeds L. An integer program decides about the few that are left.
@@ -121,7 +121,7 @@ class Program:
 
 
 def solve_whole(polytope: Polytope, gain: Float, settled: Mask, core: NDArray[np.intp], nodes: int) -> Program:
-    """The best feasible selection that agrees with `settled` outside the core, positions in the order of ties."""
+    """Return the best feasible selection that agrees with `settled` outside the core, positions in tie order."""
     settled = settled.copy()
     settled[polytope.forced_in], settled[polytope.forced_out], settled[core] = True, False, False
     fixed = float(gain[settled].sum())
@@ -166,7 +166,7 @@ def solve_whole(polytope: Polytope, gain: Float, settled: Mask, core: NDArray[np
 
 
 def _first_of_equals(polytope: Polytope, gain: Float, chosen: Mask, core: NDArray[np.intp]) -> Mask:
-    """The same selection, but of core samples that are alike to gain and constraints the first ones."""
+    """Return the same selection, but of core samples that are alike to gain and constraints the first ones."""
     alike = [gain, polytope.weight, *polytope.cost.T, *(group.codes for group in polytope.groupings)]
     alike += [group.weight for group in polytope.groupings] + [limit.values for limit in polytope.linear]
     _, kinds = np.unique(np.stack([of[core] for of in alike], axis=1), axis=0, return_inverse=True)

@@ -94,7 +94,7 @@ def solve(problem: SelectionProblem) -> Selection:
 
 
 def polytope_of(problem: SelectionProblem) -> Polytope:
-    """The feasible set of a problem, with the way to maximise over it that is exact and fastest."""
+    """Return the feasible set of a problem, with the way to maximise over it that is exact and fastest."""
     one = np.ndim(problem.budget) == 0 and not problem.all_quotas and not problem.linear
     return OneBudget(problem) if one else Coupled(problem)
 

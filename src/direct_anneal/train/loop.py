@@ -191,7 +191,7 @@ def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> Trainin
 
 
 def _last_whole(directory: Path) -> Path | None:
-    """The newest checkpoint that is what it was when it was written; newer ones are removed."""
+    """Return the newest checkpoint that is what it was when it was written; newer ones are removed."""
     found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         if _is_whole(path):

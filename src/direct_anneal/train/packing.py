@@ -43,7 +43,7 @@ class Documents(Protocol):
         """Leading tokens of each that are its prompt, (N,)."""
 
     def tokens(self, i: int) -> NDArray[np.int64]:
-        """Tokens of document i, (T,)."""
+        """Return tokens of document i, (T,)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         return int(self._corpora[int(self._owner[place])].num_prompt[int(self._document[place])])
 
     def _lengths_of(self, corpus: Documents) -> NDArray[np.int64]:
-        """Tokens of each document in the stream, (N,): with the separator where the document brings none."""
+        """Return tokens of each document in the stream, (N,): with the separator where the document brings none."""
         if self._separator is None:
             return corpus.num_tokens
         unseparated = [self._separator not in corpus.tokens(i)[[0, -1]] for i in range(corpus.num_samples)]

@@ -125,7 +125,7 @@ def _annealed(
 
 
 def load_optimizer_state(directory: Path) -> dict[str, Any]:
-    """The state in a checkpoint's optimizer.pt; nothing but tensors and plain values is read from it.
+    """Return the state in a checkpoint's optimizer.pt; nothing but tensors and plain values is read from it.
 
     Raises:
         InputError: there is none, or it is something else.
@@ -188,7 +188,9 @@ def _read(
 def _windows(
     corpora: dict[str, Corpus], config: AnnealConfig, window: int, separator: int | None
 ) -> tuple[PackedWindows, int]:
-    """The windows of all steps, and how many steps there are: the number nearest to what was asked for, at least 1."""
+    """Return the windows of all steps, and how many steps there are: the number nearest to what was asked for, at least
+    1.
+    """
     parts = [Part(corpora["data"]), *([Part(corpora["mix"], config.mix_share)] if "mix" in corpora else [])]
     step_tokens = config.batch_size * window
     if config.num_tokens is None:
@@ -211,7 +213,7 @@ def _windows(
 
 
 def _work(directory: Path, wanted: dict[str, Any]) -> Path:
-    """The unfinished part of a run, emptied where it is another run's, which this one was told to overwrite."""
+    """Return the unfinished part of a run, emptied where it is another run's, which this one was told to overwrite."""
     begun = directory / "begun.json"
     text = json.dumps(wanted)
     if directory.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == text):

@@ -17,7 +17,7 @@ SCHEDULES: dict[ScheduleName, Callable[[float], float]] = {
 
 
 def rate_factor(schedule: ScheduleName, step: int, num_steps: int, warm_up_steps: int = 0) -> float:
-    """The factor of step 0..num_steps: warm-up rises linearly to 1, and the schedule covers what comes after it.
+    """Return the factor of step 0..num_steps: warm-up rises linearly to 1, and the schedule covers what comes after it.
 
     The last step that is taken, num_steps − 1, has a rate above 0: a step at rate 0 would be wasted.
 

@@ -77,13 +77,13 @@ def register(format: Format) -> None:
 
 
 def suffix_of(name: str) -> str | None:
-    """The suffix of a file's name that says how to read it, the longest that fits; None if there is none."""
+    """Return the suffix of a file's name that says how to read it, the longest that fits; None if there is none."""
     known = (suffix for format in FORMATS.values() for suffix in format.suffixes)
     return max((suffix for suffix in known if name.lower().endswith(suffix)), key=len, default=None)
 
 
 def format_of(path: Path, *, met: bool) -> Format | None:
-    """The format of a file; None if no suffix fits.
+    """Return the format of a file; None if no suffix fits.
 
     Args:
         met: in a directory, not named: None, too, where no format of that suffix recognises its content.
@@ -101,7 +101,7 @@ _BESIDE = ((".idx", ".bin"), (".ds.index", ".ds"), (".ds.metadata", ".ds"), (".c
 
 
 def main_name(name: str, others: Container[str]) -> str | None:
-    """The name, among those of the other files beside it, of the tokens that a file goes with: a.bin for a.idx."""
+    """Name the tokens, among the other files beside it, that a file goes with: a.bin for a.idx."""
     for ending, instead in _BESIDE:
         main = name.removesuffix(ending) + instead
         if name.endswith(ending) and main in others:
@@ -110,11 +110,11 @@ def main_name(name: str, others: Container[str]) -> str | None:
 
 
 def companions(name: str) -> list[str]:
-    """Names of the files that may lie beside one of tokens."""
+    """Return names of the files that may lie beside one of tokens."""
     return [name.removesuffix(main) + ending for ending, main in _BESIDE if name.endswith(main)]
 
 
 def main_file(path: Path) -> Path | None:
-    """The tokens that a file beside them goes with, if it does."""
+    """Return the tokens that a file beside them goes with, if it does."""
     mains = [path.with_name(path.name.removesuffix(end) + main) for end, main in _BESIDE if path.name.endswith(end)]
     return next(filter(Path.is_file, mains), None)

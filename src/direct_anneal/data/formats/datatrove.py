@@ -23,17 +23,17 @@ _LONGEST_NAME = 4096
 
 
 def index_of(path: Path) -> Path:
-    """The index file of path.ds."""
+    """Return the index file of path.ds."""
     return path.with_name(path.name + ".index")
 
 
 def metadata_of(path: Path) -> Path:
-    """The metadata file of path.ds; may be missing."""
+    """Return the metadata file of path.ds; may be missing."""
     return path.with_name(path.name + ".metadata")
 
 
 def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
-    """Yields each document's tokens as views of path.ds; memory: O(documents).
+    """Yield each document's tokens as views of path.ds; memory: O(documents).
 
     Raises:
         InputError: the index is missing, damaged, or does not go with the tokens.
@@ -112,13 +112,13 @@ class DatatroveWriter:
         self._tokens = tokens.open("wb")
 
     def add(self, tokens: np.ndarray) -> None:
-        """A document, shape (T,), with its end token if it shall have one."""
+        """Add a document, shape (T,), with its end token if it shall have one."""
         self._tokens.write(tokens.astype(self._dtype).tobytes())
         self._num_tokens += len(tokens)
         self._ends.append(self._num_tokens)
 
     def close(self) -> None:
-        """Writes index and metadata; nothing may be added after it."""
+        """Write index and metadata; nothing may be added after it."""
         self._tokens.close()
         self.paths[1].write_bytes(np.array(self._ends, dtype="<u8").tobytes())
         name = " ".join(self._tokenizer.split())

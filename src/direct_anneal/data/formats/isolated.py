@@ -32,7 +32,7 @@ _lock = threading.Lock()
 
 
 def read_schema(path: Path, kind: str) -> pa.Schema:
-    """The schema of a table.
+    """Return the schema of a table.
 
     Args:
         kind: "parquet" or "stream" (Arrow's).
@@ -47,7 +47,7 @@ def read_schema(path: Path, kind: str) -> pa.Schema:
 
 
 def count_rows(path: Path, kind: str) -> int:
-    """Rows of a table. Arguments and errors as of `read_schema`."""
+    """Return rows of a table. Arguments and errors as of `read_schema`."""
     with _asked(path, kind, "count") as process:
         return int(_checked(_line(process))["count"])
 
@@ -83,7 +83,7 @@ class _BrokenError(Exception):
 def _asked(
     path: Path, kind: str, what: str, columns: Collection[str] | None = None, rows: np.ndarray | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has begun to answer; used again after an answer that was read to its end."""
+    """Return a process that has begun to answer; used again after an answer that was read to its end."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -135,7 +135,7 @@ def _request(
 
 
 def _stream(process: subprocess.Popen[bytes]) -> Any:
-    """The Arrow stream that comes; the pipe stays open after it, for the next answer."""
+    """Return the Arrow stream that comes; the pipe stays open after it, for the next answer."""
     return pa.ipc.open_stream(pa.PythonFile(process.stdout, mode="r"))
 
 

@@ -88,7 +88,7 @@ def chosen_lines(path: Path, compression: str | None, rows: np.ndarray) -> Itera
 
 
 def parsed(line: bytes | str) -> Record:
-    """The object that a line or an element of an array holds."""
+    """Return the object that a line or an element of an array holds."""
     try:
         text = line if isinstance(line, str) else line.decode("utf-8")
         record = json.loads(text)
@@ -103,7 +103,7 @@ def parsed(line: bytes | str) -> Record:
 
 
 def peek(path: Path, compression: str | None) -> bytes:
-    """The beginning of a file, without white space and byte order mark; empty where it cannot be read."""
+    """Return the beginning of a file, without white space and byte order mark; empty where it cannot be read."""
     with suppress(streams.TruncatedError, InputError, OSError):
         for chunk in streams.chunks(path, compression):
             return chunk[:_PEEK_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -112,7 +112,7 @@ def peek(path: Path, compression: str | None) -> bytes:
 
 @contextmanager
 def open_output(path: Path, compression: str | None) -> Iterator[Any]:
-    """A stream into a new file, compressed or not; gzip with no name and no time in it."""
+    """Return a stream into a new file, compressed or not; gzip with no name and no time in it."""
     with path.open("wb") as file:
         if compression is None:
             yield file

@@ -61,7 +61,7 @@ class TokenLayout:
 
 
 def smallest(vocab_size: int) -> np.dtype[np.unsignedinteger]:
-    """The smaller of uint16 and uint32 that holds every token, little-endian."""
+    """Return the smaller of uint16 and uint32 that holds every token, little-endian."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
@@ -113,7 +113,7 @@ def _refuse_type(path: Path, head: np.ndarray, layout: TokenLayout) -> None:
 
 
 def open_tokens(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The file's tokens, shape (T,), through a memory map.
+    """Return the file's tokens, shape (T,), through a memory map.
 
     Raises:
         InputError: its length is no multiple of a token's, or it cannot be opened.
@@ -132,7 +132,7 @@ def open_tokens(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file.
+    """Return bytes of a file.
 
     Raises:
         InputError: it is not there.

@@ -30,17 +30,17 @@ _UINT16_BELOW = 65500
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The type that Megatron gives the tokens of such a vocabulary: it has no uint32."""
+    """Return the type that Megatron gives the tokens of such a vocabulary: it has no uint32."""
     return np.dtype("<u2") if vocab_size < _UINT16_BELOW else np.dtype("<i4")
 
 
 def index_of(path: Path) -> Path:
-    """The index beside path.bin."""
+    """Return the index beside path.bin."""
     return path.with_suffix(".idx")
 
 
 def read(path: Path) -> Iterator[np.ndarray]:
-    """Yields each document's tokens as views of path.bin; memory: O(documents).
+    """Yield each document's tokens as views of path.bin; memory: O(documents).
 
     Raises:
         InputError: the index is damaged, or does not go with the tokens.
@@ -97,7 +97,7 @@ def _damaged(index: Path, reason: str) -> InputError:
 
 
 class Megatron(Tokenised):
-    """`.bin` with its `.idx`."""
+    """Files of tokens for Megatron: `.bin` with its `.idx`."""
 
     name = "bin"
     suffixes = (".bin",)
@@ -126,12 +126,12 @@ class MegatronWriter:
         self._tokens = self.paths[0].open("wb")
 
     def add(self, tokens: np.ndarray) -> None:
-        """A document, shape (T,), with its end token if it shall have one."""
+        """Add a document, shape (T,), with its end token if it shall have one."""
         self._tokens.write(tokens.astype(self._dtype).tobytes())
         self._lengths.append(len(tokens))
 
     def close(self) -> None:
-        """Writes the index; nothing may be added after it."""
+        """Write the index; nothing may be added after it."""
         self._tokens.close()
         lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.empty(0, np.int32)
         ends = np.cumsum(lengths, dtype=np.int64)

@@ -22,7 +22,7 @@ def has_header(path: Path) -> bool:
 
 
 def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
-    """Yields each document's tokens, its end token among them, as views of the file; memory: one chunk.
+    """Yield each document's tokens, its end token among them, as views of the file; memory: one chunk.
 
     What follows the last end token is a document, too.
 
@@ -82,7 +82,7 @@ class MemmapWriter:
         self._dtype = dtype
 
     def add(self, tokens: np.ndarray) -> None:
-        """A document, shape (T,), with its end token if it shall have one."""
+        """Add a document, shape (T,), with its end token if it shall have one."""
         self._file.write(tokens.astype(self._dtype).tobytes())
 
     def close(self) -> None:

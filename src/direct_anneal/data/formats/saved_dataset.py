@@ -75,7 +75,7 @@ def _fingerprint(path: Path) -> str:
 
 @contextmanager
 def _replacing_dataset(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory that takes the name `path`, and the place of a dataset there, on a clean exit."""
+    """Yield a temporary directory that takes the name `path`, and the place of a dataset there, on a clean exit."""
     if path.is_symlink() or (path.exists() and not (path / STATE_FILE).is_file()):
         raise InputError(f"{path} must be free for the selected dataset, but something else is there: move it away")
     with temporary_directory(path) as temporary:

@@ -16,7 +16,7 @@ _HUGGING_FACE = b"huggingface"
 
 
 def common_schema(paths: Sequence[Path], format: str) -> pa.Schema:
-    """One schema that holds every column of the tables; the key-value metadata is the first one's.
+    """Return one schema that holds every column of the tables; the key-value metadata is the first one's.
 
     Raises:
         InputError: a column's types, or the names of its class labels, differ.
@@ -52,7 +52,7 @@ def _disagreement(path: Path, format: str, reason: str) -> str:
 
 
 def _merged_metadata(common: pa.Schema, schemas: Sequence[pa.Schema]) -> dict[bytes, bytes]:
-    """The first schema's metadata, with the Hugging Face features of all columns, or none if some are unknown."""
+    """Return the first schema's metadata, with Hugging Face features of all columns, or none if some are unknown."""
     features: dict[str, Any] = {}
     for schema in schemas:
         for name, feature in hugging_face_features(schema).items():
@@ -67,7 +67,7 @@ def _merged_metadata(common: pa.Schema, schemas: Sequence[pa.Schema]) -> dict[by
 
 
 def hugging_face_features(schema: pa.Schema) -> dict[str, Any]:
-    """The description of each column that `datasets` keeps in a schema's metadata; empty without one."""
+    """Return the description of each column that `datasets` keeps in a schema's metadata; empty without one."""
     try:
         features = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))["info"]["features"].items()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever others have put there

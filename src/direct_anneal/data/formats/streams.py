@@ -33,7 +33,7 @@ class TruncatedError(Exception):
 
 
 def read_lines(path: Path, compression: str | None) -> Iterator[tuple[int, bytes | None]]:
-    """Yields (row, line) with row counted from 0 and the line without its newline, None if over MAX_LINE_BYTES.
+    """Yield (row, line) with row counted from 0 and the line without its newline, None if over MAX_LINE_BYTES.
 
     Only b"\\n" ends a line: a carriage return before it stays, and U+2028 inside a JSON string is no line end. A byte
     order mark belongs to the file, not to its first line. Memory: one chunk and one line.
@@ -75,7 +75,7 @@ def count_lines(path: Path, compression: str | None, max_bytes: int) -> float:
 
 
 def chunks(path: Path, compression: str | None, seen: Callable[[int], object] = lambda _: None) -> Iterator[bytes]:
-    """Yields the unpacked bytes, a mebibyte at a time.
+    """Yield the unpacked bytes, a mebibyte at a time.
 
     Args:
         compression: "gzip", "zstd" or None.
@@ -142,7 +142,7 @@ def check_kind(path: Path, compression: str | None) -> None:
 
 
 def check_pointer(path: Path) -> bytes:
-    """The first 32 bytes of a file, refused where it is but a pointer of Git LFS.
+    """Return the first 32 bytes of a file, refused where it is but a pointer of Git LFS.
 
     Raises:
         InputError: it is.
@@ -158,7 +158,7 @@ _ENDINGS = {"gzip": ".gz", "zstd": ".zst", None: "of plain files"}
 
 
 def _window(path: Path) -> str:
-    """The window that the first frame of a zstd file asks for."""
+    """Return the window that the first frame of a zstd file asks for."""
     with path.open("rb") as file:
         head = file.read(18)
     if len(head) < 6 or not head.startswith(_MAGIC["zstd"]) or head[4] & 0x20:  # a single segment is its own window

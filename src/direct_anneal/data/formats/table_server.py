@@ -129,7 +129,9 @@ class _Parquet:
     def _group(
         self, group: int, names: list[str] | None, first_row: int, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The batches of a row group; in fewer rows at once where a dictionary unfolds to more than memory holds."""
+        """Return the batches of a row group; in fewer rows at once where a dictionary unfolds to more than memory
+        holds.
+        """
         done = 0
         while True:
             row = 0

@@ -20,7 +20,7 @@ INFO_FILE = "dataset_info.json"
 
 
 def dataset_files(directory: Path) -> list[Path]:
-    """The Arrow stream files of a dataset saved to disk, in the dataset's order.
+    """Return the Arrow stream files of a dataset saved to disk, in the dataset's order.
 
     Raises:
         InputError: its state file is unreadable, it is seen through an indices mapping, or a data file is missing.
@@ -51,7 +51,7 @@ def dataset_files(directory: Path) -> list[Path]:
 
 
 def write_dataset_state(directory: Path, names: Sequence[str], fingerprint: str, info: Mapping[str, Any]) -> None:
-    """Makes Arrow stream files that lie in the directory a dataset for `datasets.load_from_disk`.
+    """Make Arrow stream files that lie in the directory a dataset for `datasets.load_from_disk`.
 
     Args:
         names: of the files, in the dataset's order.
@@ -72,7 +72,7 @@ def write_dataset_state(directory: Path, names: Sequence[str], fingerprint: str,
 
 
 def read_schema(path: Path, format: str) -> pa.Schema | None:
-    """The schema of a source, None for a saved dataset without a data file (an empty one has none).
+    """Return the schema of a source, None for a saved dataset without a data file (an empty one has none).
 
     Raises:
         InputError: the file cannot be opened.
@@ -85,7 +85,7 @@ def read_schema(path: Path, format: str) -> pa.Schema | None:
 def read_batches(
     path: Path, format: str, *, columns: Collection[str] | None = None, rows: np.ndarray | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yields (row of the batch's first record, batch), in order; memory: a few batches of 64 MiB at most.
+    """Yield (row of the batch's first record, batch), in order; memory: a few batches of 64 MiB at most.
 
     Args:
         columns: those wanted, where they exist; all if None.
@@ -105,7 +105,7 @@ def read_batches(
 
 
 def count_rows(path: Path, format: str) -> int:
-    """Rows of a table, without reading its values.
+    """Return rows of a table, without reading its values.
 
     Raises:
         InputError: a file cannot be opened.
@@ -120,7 +120,8 @@ def _files(path: Path, format: str) -> list[tuple[Path, str]]:
 
 
 def batch_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch as dictionaries; of a row with a text that is not UTF-8, or too long, what is wrong with it.
+    """Return the rows of a batch as dictionaries; of a row with a text that is not UTF-8, or too long, what is wrong
+    with it.
 
     A list of integers comes as a numpy array: a pool that is tokenised already never becomes Python numbers.
     """

@@ -24,7 +24,7 @@ class TokenWriter(Protocol):
     paths: list[Path]
 
     def add(self, tokens: np.ndarray) -> None:
-        """A document, shape (T,)."""
+        """Add a document, shape (T,)."""
         ...
 
     def close(self) -> None:

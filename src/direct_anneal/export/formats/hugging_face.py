@@ -64,7 +64,7 @@ def _labels(document: Document) -> np.ndarray:
 
 
 def open_dataset(directory: Path, setting: Setting) -> Writer:
-    """A writer of the dataset: id, domain, input_ids, and labels where prompts are not to be predicted."""
+    """Return a writer of the dataset: id, domain, input_ids, and labels where prompts are not to be predicted."""
     tokens = pa.list_(pa.int32())
     fields = [("id", pa.string()), ("domain", pa.string()), ("input_ids", tokens)]
     schema = pa.schema([*fields, ("labels", tokens)] if setting.has_prompts else fields)

@@ -83,7 +83,7 @@ class _Sequences:
         self._samples, self._num_bytes, self._num_tokens = [], 0, 0
 
     def close(self) -> None:
-        """Writes the shorter sample at the end, and the index."""
+        """Write the shorter sample at the end, and the index."""
         if len(self._pending):
             self._keep(self._pending)
         if self._samples:
@@ -103,7 +103,7 @@ def _encoded(tokens: np.ndarray) -> bytes:
 
 
 def open_mds(directory: Path, setting: Setting) -> Writer:
-    """A writer of sequences of `setting.window` tokens."""
+    """Return a writer of sequences of `setting.window` tokens."""
     return _Sequences(directory, setting)
 
 

@@ -66,12 +66,12 @@ class _Table:
 
 
 def open_lines(directory: Path, setting: Setting) -> Writer:
-    """A writer of JSON lines."""
+    """Return a writer of JSON lines."""
     return Sharded(directory, setting.shard_bytes, _Lines)
 
 
 def open_tables(directory: Path, setting: Setting) -> Writer:
-    """A writer of Parquet, a column for each field of the records."""
+    """Return a writer of Parquet, a column for each field of the records."""
     return Sharded(directory, setting.shard_bytes, lambda path: _Table(path, setting.schema))
 
 

@@ -69,19 +69,19 @@ class _Bounded(_Tokens):
 
 
 def open_olmo(directory: Path, setting: Setting) -> Writer:
-    """A writer of headerless memmaps with the bounds of documents beside them."""
+    """Return a writer of headerless memmaps with the bounds of documents beside them."""
     dtype = smallest(setting.vocab_size)
     return Sharded(directory, setting.shard_bytes, lambda path: _Bounded(path, dtype))
 
 
 def open_megatron(directory: Path, setting: Setting) -> Writer:
-    """A writer of .bin and .idx."""
+    """Return a writer of .bin and .idx."""
     dtype = token_dtype(setting.vocab_size)
     return Sharded(directory, setting.shard_bytes, lambda path: _Tokens(MegatronWriter(path, dtype), dtype))
 
 
 def open_nanotron(directory: Path, setting: Setting) -> Writer:
-    """A writer of .ds with index and metadata."""
+    """Return a writer of .ds with index and metadata."""
     dtype = smallest(setting.vocab_size)
 
     def open_shard(path: Path) -> Shard:
