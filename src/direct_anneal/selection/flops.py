@@ -24,12 +24,12 @@ def num_windows(part: Part, window: int) -> int:
     return round(float(window_lengths(part, window)[1].sum()))
 
 
-def flops(part: Part, model: nn.Module, window: int, *, matrix: float = 4.0, attention: float = 6.0) -> float:
-    """Count FLOPs, with half of the other tokens met in attention.
+def flops(part: Part, model: nn.Module, window: int, *, matrix: float, attention: float) -> float:
+    """Count FLOPs; in attention a token meets half of the others.
 
     Args:
         matrix, attention: FLOPs for a token and an entry of a matrix, and for a pair of tokens in an entry of width;
-            forward alone 2 and 2, with all gradients 6 and 6.
+            forward alone 2 and 2, with the gradients of activations 4 and 6, with those of weights 6 and 6.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
