@@ -27,8 +27,15 @@ DAMPING = 0.01
 NGRAM_WEIGHT = 1.0
 TARGET_SCALE = 8.0
 
-# Modules of `direct_anneal.objectives`, each of which registers what it is named for. Imported when asked for.
-BUILT_IN = ("matching", "descent", "energy", "path", "blend")
+# Modules of `direct_anneal.objectives`, each of which registers what it is named for and is imported when asked for;
+# with what the help says of it.
+BUILT_IN = {
+    "path": "the largest drop of loss along the descent path",
+    "matching": "what the validation set lacks, and no more of it",
+    "descent": "as far downhill as can be",
+    "energy": "the paper's",
+    "blend": "path and influence by ranks",
+}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

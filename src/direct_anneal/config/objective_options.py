@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from direct_anneal.config.objective import (
+    BUILT_IN,
     DAMPING,
     DEFAULT_OBJECTIVE,
     DEFAULT_ON_ARRAYS,
@@ -38,9 +39,7 @@ def _objective_option(default: str) -> Any:
         affects="solving",
         group=GROUP,
         metavar="NAME",
-        help="path: the largest drop of loss along the descent path; matching: what the validation set lacks, and no "
-        "more of it; descent: as far downhill as can be; energy: the paper's; blend: path and influence by ranks; "
-        "or a plugin's",
+        help="; ".join([*(f"{name}: {words}" for name, words in BUILT_IN.items()), "or a plugin's"]),
     )
 
 
