@@ -122,8 +122,8 @@ class Scores:
         lengths = pool.num_tokens if starts is None else np.minimum(pool.num_tokens, HEAD_TOKENS)
         total = int(lengths.sum())
         share = total / max(1, int(pool.num_tokens.sum()))
-        passes = {"forward": share} if directions is None else {"gradients": share}
-        work = Work(role="pool", unit="tokens", **passes)
+        forward, backward = (share, 0.0) if directions is None else (0.0, share)
+        work = Work(role="pool", unit="tokens", forward=forward, gradients=backward)
         with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples), work) as advance:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +109,7 @@ class _Rehearsal:
     def __init__(self, config: SelectConfig, scratch: Path, clock: Clock) -> None:
         self._config, self._scratch, self._clock = config, scratch, clock
         self._parts: dict[str, Part] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._works: list[Work] = []
         self._remarks: list[str] = []
         if config.engine == "ray":
