@@ -30,10 +30,10 @@ TARGET_SCALE = 8.0
 # Modules of `direct_anneal.objectives`, each of which registers what it is named for and is imported when asked for;
 # with what the help says of it.
 BUILT_IN = {
-    "path": "the largest drop of loss along the descent path",
     "matching": "what the validation set lacks, and no more of it",
     "descent": "as far downhill as can be",
     "energy": "the paper's",
+    "path": "the largest drop of loss along the descent path",
     "blend": "path and influence by ranks",
 }
 

@@ -33,13 +33,14 @@ def name_or_objective(name: str, given: object) -> object:
 
 
 def _objective_option(default: str) -> Any:
+    default_first = sorted(BUILT_IN, key=lambda name: name != default)
     return option(
         default=default,
         settle=name_or_objective,
         affects="solving",
         group=GROUP,
         metavar="NAME",
-        help="; ".join([*(f"{name}: {words}" for name, words in BUILT_IN.items()), "or a plugin's"]),
+        help="; ".join([*(f"{name}: {BUILT_IN[name]}" for name in default_first), "or a plugin's"]),
     )
 
 
