@@ -31,7 +31,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(model: Path, directory: Path, out: Path, **options: Any) -> Plan:
-    return plan(**(options_of(model, directory, out) | {"fraction": 0.25} | options))
+    return plan(**(options_of(model, directory, out) | {"fraction": 0.25, "objective": "matching"} | options))
 
 
 def test_of_what_it_reads_whole_it_knows_everything(checkpoint: Path, world: Path, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_stage_that_plan_knows_nothing_of(
 
 def test_retained_text_counts(checkpoint: Path, world: Path, tmp_path: Path) -> None:
     retain = write_jsonl(tmp_path / "retain.jsonl", documents(12, seed=5, prefix="r"))
-    before = planned(checkpoint, world, tmp_path / "out", objective="matching")
-    found = planned(checkpoint, world, tmp_path / "out", objective="matching", retain=str(retain))
+    before = planned(checkpoint, world, tmp_path / "out")
+    found = planned(checkpoint, world, tmp_path / "out", retain=str(retain))
     assert found.documents["retain"] == 12
     assert found.seconds["Gradients of the retain"] > 0
     assert found.flops > before.flops
@@ -169,7 +169,8 @@ def test_a_model_without_gradients_is_told(world: Path, tmp_path: Path) -> None:
 class TestTheCommand:
     def words(self, checkpoint: Path, world: Path, tmp_path: Path) -> list[str]:
         words = ["plan", "--model", str(checkpoint), "--pool", str(world / "pool"), "--out", str(tmp_path / "out")]
-        return [*words, "--sketch-size", str(SKETCH_SIZE), "--validation", str(world / "validation.jsonl")]
+        words += ["--objective", "matching", "--sketch-size", str(SKETCH_SIZE)]
+        return [*words, "--validation", str(world / "validation.jsonl")]
 
     def test_prints_all_of_it(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
