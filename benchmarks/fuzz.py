@@ -1,5 +1,5 @@
-"""Damage pools, runs and configurations at random, and count how the commands end: there is to be no traceback, no
-signal, no hang, and no other result without a word.
+"""Damage pools, runs, configurations, checkpoints, scorers and comparisons at random, and count how commands end: there
+is to be no traceback, no signal, no hang, and no other result without a word.
 
     python benchmarks/fuzz.py --minutes 60 --seed 0
 
@@ -26,10 +26,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 
 from direct_anneal.cli import main as command_line
+from direct_anneal.distill import write_scorer
+from distill.conftest import random_scorer
+from report.conftest import write_comparison
 from selection.pools import chosen, write_world
 from selection.tiny import SKETCH_SIZE, write_checkpoint
 
-PATIENCE = 120.0  # seconds after which a case hangs
+PATIENCE = 60.0  # seconds of the processor after which a case hangs; or of waiting, on a machine that has time for it
+STARVED = 1200.0  # seconds of waiting after which it hangs on any machine
 ENDS = {0: "done", 1: "TRACEBACK", 2: "refused", 130: "interrupted"}
 ODD = (b"\0", b"\xff" * 8, b"[" * 5000, b'"' * 3, b"1e999", b"-1", b"\xed\xa0\x80", b"\r\n" * 40, b"NaN", b"../../x")
 OPTIONS = (
@@ -63,14 +67,26 @@ def ended(words: list[str], log: Path) -> str:
     """How a command ends, in a process of its own."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(words, log))
     process.start()
-    process.join(PATIENCE)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return "HANG"
+    started = time.monotonic()
+    while process.is_alive():
+        process.join(5.0)
+        waited = time.monotonic() - started
+        if waited > STARVED or (waited > PATIENCE and _processor_seconds(process.pid) > min(PATIENCE, waited / 2)):
+            process.kill()
+            process.join()
+            return "HANG"
     code = process.exitcode
     assert code is not None
     return ENDS.get(code, f"SIGNAL {-code}" if code < 0 else f"CODE {code}")
+
+
+def _processor_seconds(pid: int | None) -> float:
+    """Seconds that a process has computed; so many as it likes where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return PATIENCE
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _run(words: list[str], log: Path) -> None:
@@ -89,6 +105,8 @@ class Fuzzer:
         self.model = write_checkpoint(directory / "model")
         (directory / "world").mkdir()
         self.world = write_world(directory / "world")
+        self.scorer = directory / "scorer"
+        write_scorer(random_scorer(), self.scorer)
         self.run = chosen(self.model, self.world, self.world / "run", relax_budget=True).out
         self.wanted = self._exported(self.run, "done")
 
@@ -132,6 +150,33 @@ class Fuzzer:
             return self.end, told
         return ("done" if found == self.wanted else "SILENT CHANGE"), told
 
+    def checkpoint(self) -> tuple[str, str]:
+        """A file of a checkpoint."""
+        model = Path(shutil.copytree(self.model, self.directory / "case" / "model"))
+        path = self.rng.choice(sorted(path for path in model.rglob("*") if path.is_file()))
+        path.write_bytes(damaged(path.read_bytes(), self.rng))
+        words = self._select(self.world / "validation.jsonl")
+        words[words.index("--model") + 1] = str(model)
+        return ended(words, self.directory / "log.txt"), f"checkpoint {path.relative_to(model)}"
+
+    def other_scorer(self) -> tuple[str, str]:
+        """A file of a scorer."""
+        scorer = Path(shutil.copytree(self.scorer, self.directory / "case" / "scorer"))
+        path = self.rng.choice(sorted(scorer.iterdir()))
+        path.write_bytes(damaged(path.read_bytes(), self.rng))
+        words = ["score", "--scorer", scorer, "--pool", self.world / "validation.jsonl", "--workers", "1", "--quiet"]
+        words += ["--fraction", "0.5", "--out", self.directory / "case" / "out"]
+        return ended([str(word) for word in words], self.directory / "log.txt"), f"scorer {path.name}"
+
+    def comparison(self) -> tuple[str, str]:
+        """A file of a comparison's directory, that is reported."""
+        out = self.directory / "case" / "compared"
+        out.mkdir()
+        write_comparison(out)
+        path = self.rng.choice(sorted(out.iterdir()))
+        path.write_bytes(damaged(path.read_bytes(), self.rng))
+        return ended(["report", str(out), "--quiet"], self.directory / "log.txt"), f"comparison {path.name}"
+
     def _exported(self, run: Path, expected: str) -> bytes | None:
         out = self.directory / "exported"
         shutil.rmtree(out, ignore_errors=True)
@@ -153,6 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         fuzzer = Fuzzer(Path(name), rng)
         kinds: list[Callable[[], tuple[str, str]]] = [fuzzer.pool, fuzzer.settings, fuzzer.directory_of_a_run]
+        kinds += [fuzzer.checkpoint, fuzzer.other_scorer, fuzzer.comparison]
         while time.monotonic() - started < 60 * options.minutes:
             case = Path(name) / "case"
             shutil.rmtree(case, ignore_errors=True)

@@ -59,9 +59,18 @@ def test_every_flipped_bit_is_detected_or_without_effect(run: Path) -> None:
     assert not [finding for finding in verify_run(run) if not finding.harmless]
 
 
-def test_verify_names_a_file_of_every_kind(run: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def path_run(checkpoint: Path, run: Path) -> Path:
+    """A run by the descent path: its losses, and weights that are kept at the path's end."""
+    quick = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": -0.99}
+    return chosen(checkpoint, run.parent, run.parent / "path", objective="path", objective_options=quick).out
+
+
+@pytest.mark.parametrize("kind", ["run", "path_run"])
+def test_verify_names_a_file_of_every_kind(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A bit in the middle of each: where the run does not look, `verify` does."""
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    copy = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "run"))
+    assert kind == "run" or list((copy / "path").glob("*.safetensors"))
     assert not list(verify_run(copy))
     for path in sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size):
         content = path.read_bytes()

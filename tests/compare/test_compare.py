@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
+from compare.slow_job import SlowJob
 from direct_anneal.cli import main
 from direct_anneal.compare import compare, pipeline, read_recipe
 from direct_anneal.compare.config import BEFORE, Recipe
@@ -375,3 +377,18 @@ class TestRecipes:
         content["anneal"]["max_length"] = CONTEXT + 1
         with pytest.raises(InputError, match="context of 64"):
             compare(recipe_of(content, tmp_path), tmp_path / "out")
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """SIGTERM reaches the parent alone; a run under way would hold it up for as long as it takes."""
+    before = set(multiprocessing.active_children())
+
+    def jobs() -> Iterator[Any]:
+        yield SlowJob(tmp_path / "begun")
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(pipeline._finished(jobs(), 2))
+    assert set(multiprocessing.active_children()) <= before

@@ -225,6 +225,7 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
         yield from map(run, jobs)
         return
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         running: set[Future[dict[str, Any]]] = set()
         try:
@@ -236,6 +237,10 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
+        except BaseException:  # SIGTERM, say: a run would go on for hours before we end, and goes on another time
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -26,6 +26,7 @@ from direct_anneal.features.storage import Directory, Place, place_at
 from direct_anneal.features.verification import Finding
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.digests import sha256
+from direct_anneal.io.records import RecordError, checked, parse, sealed, unsealed
 
 FORMAT = 1
 HEADER = "columns.json"
@@ -169,11 +170,11 @@ class ColumnStore:
 
     def keep(self, name: str, content: Mapping[str, Any]) -> None:
         """Keep a small record beside the shards, for whoever goes on."""
-        self._place.write(f"columns.{name}.json", json.dumps(content, indent=1).encode())
+        self._place.write(f"columns.{name}.json", json.dumps(sealed(content), indent=1).encode())
 
     def kept(self, name: str) -> dict[str, Any] | None:
-        """A record that `keep` wrote, if there is one."""
-        return _read_json(self._place, f"columns.{name}.json")
+        """A record that `keep` wrote, if there is one and it is whole."""
+        return _kept(self._place, f"columns.{name}.json")
 
     def _discard(self) -> None:
         """Remove a store's own files, records first, and nothing else that may lie there."""
@@ -187,11 +188,21 @@ def verify_columns(directory: Path) -> Iterator[Finding]:
     """Everything amiss in the columns that lie there, by shard. Nothing is written. Cost: reads them once."""
     place = Directory(directory)
     header = _read_json(place, HEADER)
-    if header is None or header.get("format") != FORMAT:
+    try:
+        checked(header or {}, {"format": int, "num_samples": int, "rows_per_shard": int, "columns": list})
+    except RecordError:
+        header = None
+    if header is None or header["format"] != FORMAT or min(header["num_samples"] + 1, header["rows_per_shard"]) < 1:
         yield Finding(directory, f"{HEADER} cannot be read as format {FORMAT}", "run select again, it writes it anew")
         return
-    count = -(-header["num_samples"] // header["rows_per_shard"])
-    for shard in range(count):
+    names = place.names()
+    for name in fnmatch.filter(sorted(names), "columns.*.json"):
+        if _kept(place, name) is None:
+            yield Finding(directory / name, "was changed since it was written", "run select again, it computes it anew")
+    count, there = -(-header["num_samples"] // header["rows_per_shard"]), len(names)
+    if count > there:
+        yield Finding(directory, f"not all of {count:,} shards are there", _ANEW)
+    for shard in range(min(count, there)):
         if wrong := _damage(place, _digest_of(header), header, shard):
             yield Finding(directory, f"shard {shard}: {wrong}", _ANEW)
 
@@ -225,10 +236,17 @@ def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) ->
 def _read_json(place: Place, name: str) -> dict[str, Any] | None:
     """An object; None where there is none that can be read."""
     try:
-        content = json.loads(place.read(name))
+        content = parse(place.read(name))
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _kept(place: Place, name: str) -> dict[str, Any] | None:
+    try:
+        return unsealed(_read_json(place, name) or {})
+    except RecordError:
+        return None
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -161,17 +161,15 @@ def _corpora(run: RunDir) -> Iterator[Finding]:
             yield Finding(path, wrong, _SELECT)
         try:
             corpus = run.corpus(role)
-            if not is_sketched(run.path / "features"):
-                continue
-            quarantined = run.features(role, ngrams=False).quarantined.select(QUARANTINE_COLUMNS)
+            listings = {directory / INCIDENTS_FILE: "".join(corpus.incidents.listing())}
+            if is_sketched(run.path / "features"):
+                quarantined = run.features(role, ngrams=False).quarantined.select(QUARANTINE_COLUMNS)
+                listed = run.store(role).quarantine_lines(quarantined)
+                listings[run.path / "features" / role / "quarantined.jsonl"] = listed
         except InputError as error:
             if whole:
                 yield Finding(directory, str(error), "the run can be read where its documents are", harmless=True)
             continue
-        listings = {
-            directory / INCIDENTS_FILE: "".join(corpus.incidents.listing()),
-            run.path / "features" / role / "quarantined.jsonl": run.store(role).quarantine_lines(quarantined),
-        }
         for path, wanted in listings.items():
             try:
                 same = read_content(path, limit=2**40) == wanted.encode("ascii")
