@@ -14,11 +14,12 @@ from direct_anneal.config.option import Declared, declared
 
 _HEAD = """# Options
 
-Made from the options' declarations (`python -m direct_anneal.cli.options_page`); do not edit.
+Generated from the declarations of the options (`python -m direct_anneal.cli.options_page`). Do not edit this page.
 
-One name serves everywhere: `num_samples` in Python and in a file for `--config`, `--num-samples` on the command line.
-Flags go before the file. The last column says what an option changes: *features* (and all that is made of them),
-*choice* (`solve` can change it in seconds), *result*, or nothing but where, how fast or how a run goes.
+An option has one name everywhere: `num_samples` in Python and in a configuration file, `--num-samples` on the command
+line. A flag overrides the file. The last column says what an option changes: *features* (and everything that is
+computed from them), *choice* (`solve` can change it in seconds), *result*, or nothing but where, how fast or how a
+command runs.
 """
 
 _AFFECTS = {"features": "features", "solving": "choice", "result": "result", "nothing": ""}

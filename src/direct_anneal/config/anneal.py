@@ -40,7 +40,7 @@ class AnnealConfig(RecordFields):
         reads="checkpoint",
         group=DATA,
         metavar="DIR",
-        help="checkpoint directory, or hub name, as the stable phase left it",
+        help="checkpoint of the stable phase: directory or hub name",
     )
     revision: str | None = revision_option("result")
     subfolder: str | None = subfolder_option("result")
@@ -48,36 +48,38 @@ class AnnealConfig(RecordFields):
         reads="documents", group=DATA, metavar="GLOB", help="the chosen documents, such as RUN/selected.jsonl"
     )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the annealed model")
-    learning_rate: float = option(group=TRAINING, metavar="X", help="the peak: what the stable phase ran at")
+    learning_rate: float = option(group=TRAINING, metavar="X", help="peak learning rate: that of the stable phase")
     schedule: ScheduleName = option(
-        default="linear", group=TRAINING, help="how the rate ends; all but constant at zero"
+        default="linear", group=TRAINING, help="shape of the learning rate's fall; all but constant end at zero"
     )
     epochs: float | None = option(
         default=None, group=LENGTH, metavar="E", help="passes over the chosen documents, without those mixed in"
     )
     num_tokens: int | None = option(default=None, group=LENGTH, metavar="B", help="tokens in all")
     warm_up_steps: int = option(
-        default=0, group=TRAINING, metavar="N", help="steps of rising rate before the schedule starts"
+        default=0, group=TRAINING, metavar="N", help="steps of rising learning rate before the schedule starts"
     )
-    batch_size: int = option(default=16, group=TRAINING, metavar="N", help="windows of a step")
+    batch_size: int = option(default=16, group=TRAINING, metavar="N", help="windows per step")
     micro_batch_size: int | None = option(
         default=None,
         unset="the batch size",
         group=TRAINING,
         metavar="N",
-        help="windows at once, where a step does not fit into memory",
+        help="windows computed at once, if a whole step does not fit into memory",
     )
     max_length: int | None = max_length_option(TRAINING)
     optimizer_state: Literal["kept", "fresh"] = option(
         default="fresh", group=TRAINING, help="Adam's moments: from the checkpoint's optimizer.pt, or zero"
     )
-    mix: Texts = option(default=(), reads="documents", group=DATA, metavar="GLOB", help="random documents to mix in")
-    mix_share: float = option(default=0.0, group=DATA, metavar="X", help="their share of all tokens")
-    weight_decay: float = option(default=0.1, group=TRAINING, metavar="X", help="of AdamW")
-    beta1: float = option(default=0.9, group=TRAINING, metavar="X", help="of AdamW")
-    beta2: float = option(default=0.95, group=TRAINING, metavar="X", help="of AdamW")
+    mix: Texts = option(
+        default=(), reads="documents", group=DATA, metavar="GLOB", help="random documents to mix in (replay)"
+    )
+    mix_share: float = option(default=0.0, group=DATA, metavar="X", help="share of all tokens that is mixed in")
+    weight_decay: float = option(default=0.1, group=TRAINING, metavar="X", help="weight decay of AdamW")
+    beta1: float = option(default=0.9, group=TRAINING, metavar="X", help="first moment's decay of AdamW")
+    beta2: float = option(default=0.95, group=TRAINING, metavar="X", help="second moment's decay of AdamW")
     clip: float = option(default=1.0, group=TRAINING, metavar="X", help="largest gradient norm")
-    seed: int = option(default=0, group=TRAINING, metavar="S", help="of the order of documents, and of dropout")
+    seed: int = option(default=0, group=TRAINING, metavar="S", help="random seed: order of documents, dropout")
     device: str = device_option()
     dtype: Literal["float32", "bfloat16"] = option(
         default="float32", group=MACHINE, help="bfloat16 for mixed precision"
@@ -87,7 +89,7 @@ class AnnealConfig(RecordFields):
         affects="nothing",
         group=MACHINE,
         metavar="N",
-        help="steps between checkpoints of a run that is killed",
+        help="steps between checkpoints, from which an interrupted run continues",
     )
     track: TrackerName = track_option(MACHINE)
     keep_optimizer_state: bool = option(

@@ -169,7 +169,7 @@ class GeneralTextConfig:
         affects="solving",
         group=GENERAL,
         metavar="X",
-        help="least mean effect on the retained text, as a multiple of a random selection's",
+        help="least mean effect on the retained text, as a multiple of that of random documents",
     )
 
     replay: float | None = option(
@@ -178,7 +178,7 @@ class GeneralTextConfig:
         affects="solving",
         group=GENERAL,
         metavar="SHARE",
-        help="share of all tokens that is general text: random documents of the pool, written beside the selection",
+        help="share of all tokens for general text: random documents of the pool, written beside the selection",
     )
 
 
@@ -193,21 +193,21 @@ class ChoiceConfig(GeneralTextConfig, ConstraintsConfig, CurvatureConfig, Object
         follows=("objective",),
         group=GROUP,
         metavar="NAME=VALUE",
-        help="options that a plugin's objective alone knows",
+        help="options that only this objective has",
     )
     plugin: Texts = option(
         default=(),
         affects="solving",
         group=GROUP,
         metavar="MODULE",
-        help="import this first: Python that registers objectives",
+        help="import this Python module first; it registers objectives",
     )
     beside: Texts = option(
         default=(),
         affects="solving",
         group=GROUP,
         metavar="NAME",
-        help="say what these objectives would have chosen, too",
+        help="also show what these objectives would have chosen",
     )
     relax_budget: bool = option(
         default=False,
@@ -222,5 +222,5 @@ class ChoiceConfig(GeneralTextConfig, ConstraintsConfig, CurvatureConfig, Object
         affects="nothing",
         group=GROUP,
         metavar="X1,X2,...",
-        help="trace objective and composition over these budget ratios, too; without values over eight",
+        help="also compute objective and composition for these budget ratios; without values for eight",
     )

@@ -29,11 +29,11 @@ class DistilConfig:
     target: str = option(
         default="rank",
         metavar="COLUMN",
-        help="column of selection.parquet of which more is better, as path or score; or rank, the run's own order; or "
-        "selected",
+        help="column of selection.parquet in which higher is better, such as path or score; or rank, the run's own "
+        "order; or selected",
     )
     unit: CountedUnit = option(
-        default="words", help="what is counted: words of texts, or tokens, for pools that are tokenised as the run's"
+        default="words", help="count words of texts, or tokens (for pools that are tokenised as the run's)"
     )
     bits: int = option(default=20, metavar="B", help="the table has 2^B places")
     trust_remote_code: bool = trust_option()

@@ -61,14 +61,14 @@ class EvaluateConfig(RecordFields):
         help="winogrande, copa, piqa, sciq, arc_easy, gsm8k or humaneval from a JSONL file",
     )
     limit: int | None = option(
-        default=None, unset="all", group=DATA, metavar="N", help="the first N items of each benchmark alone"
+        default=None, unset="all", group=DATA, metavar="N", help="use only the first N items of each benchmark"
     )
-    run_generated_code: bool = option(default=False, group=DATA, help="let humaneval run what the model wrote")
+    run_generated_code: bool = option(default=False, group=DATA, help="let humaneval run the code that the model wrote")
     max_length: int | None = max_length_option(MACHINE)
     device: str = device_option()
-    dtype: DtypeName = option(default="float32", group=MACHINE, help="of the model")
+    dtype: DtypeName = option(default="float32", group=MACHINE, help="precision of the model")
     batch_tokens: int = option(
-        default=BATCH_TOKENS, affects="nothing", group=MACHINE, metavar="N", help="tokens of a batch"
+        default=BATCH_TOKENS, affects="nothing", group=MACHINE, metavar="N", help="tokens per batch"
     )
     trust_remote_code: bool = trust_option("result")
     overwrite: bool = overwrite_option()

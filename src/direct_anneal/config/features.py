@@ -71,7 +71,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="GLOB",
-        help="text that must not get worse: a selection helps it as much as random documents do; takes gradients",
+        help="text that must not get worse: a selection helps it at least as much as random documents; needs gradients",
     )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
     prompt_field: OptionalNames = option(
@@ -79,14 +79,14 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="NAME",
-        help="field with what precedes the text and is not predicted, or several",
+        help="field with the prompt, which precedes the text and is not predicted; or several",
     )
     token_dtype: Literal["uint16", "uint32"] | None = option(
         default=None,
         unset="as the vocabulary needs",
         affects="features",
         group=DATA,
-        help="of tokens in .npy, and in .ds without metadata",
+        help="type of the tokens in .npy, and in .ds without metadata",
     )
     eos_id: int | None = option(
         default=None,
@@ -104,7 +104,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         default="two-sided", affects="features", group=GRADIENTS, help="the fast sketch, or the paper's dense one"
     )
     reduction: Reduction = option(
-        default="mean", affects="features", group=GRADIENTS, help="of a document's token losses"
+        default="mean", affects="features", group=GRADIENTS, help="how a document's token losses are combined"
     )
     parameters: OptionalTexts = option(
         default=None,
@@ -120,12 +120,14 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=GRADIENTS,
         metavar="FILE",
-        help="Adam's saved state, optimizer.pt: gradients are taken in its geometry",
+        help="Adam's saved state, optimizer.pt: gradients are scaled as Adam scales them",
     )
     max_length: int | None = max_length_option(GRADIENTS, "features")
-    seed: int = option(default=0, affects="features", group=GRADIENTS, metavar="S", help="of the projection")
+    seed: int = option(
+        default=0, affects="features", group=GRADIENTS, metavar="S", help="random seed of the projection"
+    )
     device: str = device_option()
-    dtype: DtypeName = option(default="float32", affects="features", group=MACHINE, help="of the model")
+    dtype: DtypeName = option(default="float32", affects="features", group=MACHINE, help="precision of the model")
     batch_tokens: int | None = option(
         default=None,
         unset="as memory allows",
@@ -140,7 +142,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="nothing",
         group=MACHINE,
         metavar="URL",
-        help="write shards there, as s3://bucket/run, and fetch them in the end",
+        help="write shards to this place, such as s3://bucket/run, and fetch them at the end",
     )
     trust_remote_code: bool = trust_option("features")
 
@@ -189,7 +191,7 @@ class ComputeConfig(FeaturesConfig):
         affects="nothing",
         group=MACHINE,
         metavar="I/N",
-        help="as job I of N, from 0 to N - 1, the shards I, I + N, I + 2 N, ... alone; merge puts them together",
+        help="run as job I of N (0 to N - 1): only the shards I, I + N, I + 2 N, ...; merge puts the jobs together",
     )
 
     def __post_init__(self) -> None:

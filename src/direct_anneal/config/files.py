@@ -49,7 +49,7 @@ class ExportConfig:
         metavar="SIZE",
         help="size of one file before compression, such as 256MiB",
     )
-    seed: int = option(default=0, metavar="S", help="of the documents' order")
+    seed: int = option(default=0, metavar="S", help="random seed of the documents' order")
     part: Literal["selected", "replay", "both"] = option(
         default="selected", help="the chosen documents, the general text beside them, or both, shuffled together"
     )
@@ -57,10 +57,13 @@ class ExportConfig:
         default=None,
         unset="1, or what replay leaves",
         metavar="X",
-        help="share of the training data, for the snippet; the rest is the stable phase's",
+        help="share of the training data, for the printed configuration; the rest is the stable phase's data",
     )
     sequence_length: int | None = option(
-        default=None, unset="the run's window", metavar="T", help="tokens of the trainer's samples; mds is cut to it"
+        default=None,
+        unset="the run's window",
+        metavar="T",
+        help="tokens per sample of the trainer; mds is cut to this length",
     )
     eos_id: int | None = option(default=None, unset="the checkpoint's", metavar="ID", help="token after each document")
     push_to_hub: str | None = option(
@@ -111,23 +114,27 @@ class CompareConfig:
     """
 
     recipe: OptionalPath = option(
-        kw_only=False, default=None, reads="path", metavar="RECIPE", help="YAML file: model, scenarios, arms; or --from"
+        kw_only=False,
+        default=None,
+        reads="path",
+        metavar="RECIPE",
+        help="YAML file with model, scenarios and arms; or use --from",
     )
     out: OptionalPath = option(
         default=None,
         unset="RUN_DIR-compared with --from",
         affects="nothing",
         metavar="DIR",
-        help="for runs.jsonl, table.md, pareto.svg and report.html; goes on there",
+        help="directory of the results; an earlier comparison there is continued",
     )
     run: OptionalPath = option(
         default=None,
         reads="run",
         flag="--from",
         metavar="RUN_DIR",
-        help="a finished select: its recipe is written, too",
+        help="directory of a finished select, from which a recipe is written",
     )
-    preset: Literal["quick", "standard"] = option(default="quick", help="how much is run of it")
+    preset: Literal["quick", "standard"] = option(default="quick", help="number of documents, seeds and replay shares")
     workers: int = option(default=1, affects="nothing", metavar="W", help="runs side by side")
     track: TrackerName = track_option()
 

@@ -30,11 +30,11 @@ TARGET_SCALE = 8.0
 # Modules of `direct_anneal.objectives`, each of which registers what it is named for and is imported when asked for;
 # with what the help says of it.
 BUILT_IN = {
-    "matching": "what the validation set lacks, and no more of it",
-    "descent": "as far downhill as can be",
-    "energy": "the paper's",
+    "matching": "mean gradient closest to the validation set's",
+    "descent": "largest decrease of the validation loss, document by document",
+    "energy": "the paper's, the longest sum of flat gradients",
     "path": "the largest drop of loss along the descent path",
-    "blend": "path and influence by ranks",
+    "blend": "ranks by path and by influence, added",
 }
 
 

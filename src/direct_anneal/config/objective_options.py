@@ -56,7 +56,7 @@ class GradientOptions:
         follows=("objective",),
         group=GROUP,
         metavar="C",
-        help="of matching: 1 for a selection like the validation set, more to lean away from the pool",
+        help="of matching: 1 aims at the validation set's mean, larger values lie farther from the pool's",
     )
     filter: Filter | None = option(
         default=None,
@@ -73,7 +73,7 @@ class GradientOptions:
         follows=("objective", "filter"),
         group=GROUP,
         metavar="D",
-        help="of the filter newton, in units of the largest curvature",
+        help="damping of the filter newton, in units of the largest curvature",
     )
     filter_curvature: FilterCurvature | None = option(
         default=None,
@@ -81,7 +81,7 @@ class GradientOptions:
         affects="solving",
         follows=("objective", "filter", "curvature"),
         group=GROUP,
-        help="of the filter newton: whose gradients' second moment",
+        help="documents whose gradients give the curvature of the filter newton",
     )
     gradients: Gradients | None = option(
         default=None,
@@ -89,7 +89,7 @@ class GradientOptions:
         affects="solving",
         follows=("objective",),
         group=GROUP,
-        help="as they are, or of length 1",
+        help="use gradients as they are, or scaled to length 1",
     )
     noise: Noise | None = option(
         default=None,
@@ -136,7 +136,7 @@ class ObjectiveOptions(GradientOptions):
         follows=("objective", "filter", "filter_curvature", "gradients", "curvature"),
         group=GROUP,
         metavar="B",
-        help="weight of likeness by n-grams of tokens, beside that by gradients, which is 1",
+        help="weight of n-grams of tokens, relative to gradients, whose weight is 1",
     )
 
 

@@ -30,12 +30,12 @@ class CutConfig:
     fraction: float | None = option(
         default=None, group=_SIZE, metavar="F", help="write the best documents: this share of them"
     )
-    num_samples: int | None = option(default=None, group=_SIZE, metavar="K", help="so many of them instead")
+    num_samples: int | None = option(default=None, group=_SIZE, metavar="K", help="number of documents instead")
     num_tokens: int | None = option(
         default=None,
         group=_SIZE,
         metavar="B",
-        help="so many tokens instead; of text about as many, by its bytes at the rate of the run that was distilled",
+        help="number of tokens instead; for text an estimate from its bytes, with the ratio of the distilled run",
     )
     floors: Amounts = option(
         default_factory=dict,
@@ -53,9 +53,7 @@ class CutConfig:
         metavar="DOMAIN=X",
         help="at most so much of a domain: a share of the choice (0.1), or a number in its unit (500)",
     )
-    exact: bool = option(
-        default=False, group=_SIZE, help="cut at the very document, not at the edge of a bin of scores below the size"
-    )
+    exact: bool = option(default=False, group=_SIZE, help="cut exactly at the size, not at the edge of a bin of scores")
     workers: int | None = option(
         default=None, unset="one a core", affects="nothing", group=MACHINE, metavar="W", help="processes"
     )
@@ -103,7 +101,7 @@ class ScoreConfig(CutConfig):
         affects="nothing",
         group=MACHINE,
         metavar="I/N",
-        help="as job I of N, from 0 to N - 1, the sources I, I + N, I + 2 N, ... alone; merge puts them together",
+        help="run as job I of N (0 to N - 1): only the sources I, I + N, I + 2 N, ...; merge puts the jobs together",
     )
     text_field: Names = option(
         default="text", group=DATA, metavar="NAME", help="field with the text, or several: the first that a record has"
@@ -115,7 +113,7 @@ class ScoreConfig(CutConfig):
         help="field with the domain, or several; the file's name where there is none",
     )
     token_dtype: Literal["uint16", "uint32"] = option(
-        default="uint32", group=DATA, help="of files of tokens that do not say it"
+        default="uint32", group=DATA, help="type of the tokens in files that do not state it"
     )
     eos_id: int | None = option(
         default=None, group=DATA, metavar="ID", help="token that ends a document in headerless files of tokens"

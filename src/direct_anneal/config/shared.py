@@ -36,7 +36,11 @@ def revision_option(affects: Affects = "nothing") -> Any:
 def subfolder_option(affects: Affects = "nothing") -> Any:
     """Declare the place of a checkpoint in its directory or repository."""
     return option(
-        default=None, affects=affects, group=DATA, metavar="PATH", help="of the checkpoint, where it lies deeper"
+        default=None,
+        affects=affects,
+        group=DATA,
+        metavar="PATH",
+        help="folder of the checkpoint in its directory or repository",
     )
 
 
@@ -51,7 +55,7 @@ def track_option(group: str = "") -> Any:
         default="none",
         affects="nothing",
         group=group,
-        help="log the numbers there, too: tensorboard below OUT/tracking, the others where their environment says",
+        help="also log the numbers to this tool; tensorboard's files are in OUT/tracking",
     )
 
 
@@ -68,7 +72,7 @@ def max_length_option(group: str, affects: Affects = "result") -> Any:
         affects=affects,
         group=group,
         metavar="T",
-        help="tokens of a window",
+        help="tokens per window",
     )
 
 
@@ -80,7 +84,7 @@ def elbow_option() -> Any:
         follows=("num_stiff",),
         group=CURVATURE,
         metavar="E",
-        help="share of the curvature that is stiff, or gap: up to where the spectrum falls most",
+        help="share of the curvature that counts as stiff; or gap: cut where the spectrum falls most",
     )
 
 
@@ -113,7 +117,7 @@ class RecordFields:
         default="text",
         affects="features",
         group=DATA,
-        help="those that stand in texts: read as any text, kept as the tokens, or the documents dropped",
+        help="special tokens in texts: read as ordinary text, keep as tokens, or drop the documents",
     )
 
 
@@ -138,7 +142,7 @@ class EngineConfig:
         affects="nothing",
         group=MACHINE,
         metavar="W",
-        help="workers of Ray: each holds a model, or solves parts of the problem",
+        help="number of Ray workers; each holds a model, or solves parts of the problem",
     )
 
     def __post_init__(self) -> None:

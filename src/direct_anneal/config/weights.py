@@ -28,12 +28,12 @@ class WeightsConfig:
     )
     to: MixFormat = option(help="the trainer whose configuration is printed")
     buckets: int = option(
-        default=1, metavar="B", help="parts of equally many documents that scores divide each source into"
+        default=1, metavar="B", help="number of parts of equal size into which each source is divided by score"
     )
     paths: str = option(
         default="DATA/{source}/{bucket}",
         metavar="TEMPLATE",
-        help="where the data of a source and bucket lie, for the configuration",
+        help="path of the data of a source and bucket, for the configuration",
     )
     out: OptionalPath = option(
         default=None, unset="not written", affects="nothing", metavar="FILE", help="Parquet file for the table"
