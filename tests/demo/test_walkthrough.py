@@ -34,4 +34,4 @@ def test_it_says_what_was_cut_short() -> None:
     PathObjective(**PATH)  # options that it knows
     told = " ".join(_differences(manifest({}, objective={"damaged": {"repeat themselves": 3, "others": 4}})).split())
     assert "left out 7 documents" in told
-    assert "at one rate, 0.001, for 1 pass at most, with 2 folds" in told
+    assert "once, at rate 0.001, for 1 pass; by default" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import pickle
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from direct_anneal.selection.sketching import there
 from path.path_runs import QUICK, ROWS_PER_SHARD, corpora, files_of
 from selection.tiny import CONTEXT, write_checkpoint
 
-OPTIONS = {**QUICK, "learning_rates": (1e-2,), "num_restrained": 2}
+OPTIONS: dict[str, Any] = {**QUICK, "learning_rates": (1e-2,), "num_restrained": 2}
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,17 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Corpus]:
 
 
 def run(
-    checkpoint: Path, given: tuple[Corpus, Corpus], work: Path, home: Path | str, elsewhere: Elsewhere | None = None
+    checkpoint: Path,
+    given: tuple[Corpus, Corpus],
+    work: Path,
+    home: Path | str,
+    elsewhere: Elsewhere | None = None,
+    **options: Any,
 ) -> PathLosses:
     return descend(
         Checkpoint(str(checkpoint)),
         *given,
-        PathConfig(**OPTIONS),
+        PathConfig(**(OPTIONS | options)),
         directory=home,
         work=work,
         max_length=CONTEXT,
@@ -125,6 +131,14 @@ def test_a_batch_that_does_not_fit_is_halved_there_too(
 def test_what_never_fits_is_told(given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the model and one window must fit into memory, but they do not"):
         run(checkpoint, given, tmp_path / "work", tmp_path / "losses", Workers(builder(checkpoint), failing=10**6))
+
+
+def test_workers_round_weights_alike(given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
+    built = replace(builder(checkpoint), is_rounded=True)
+    own = {"num_restrained": 0, "scored_weights": "int8"}
+    for name, elsewhere in (("here", None), ("there", Workers(built))):
+        run(checkpoint, given, tmp_path / name / "work", tmp_path / name / "losses", elsewhere, **own)
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
 
 
 def test_a_worker_loads_the_chooser_from_anywhere(

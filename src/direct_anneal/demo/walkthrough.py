@@ -16,10 +16,10 @@ from direct_anneal.progress import current_progress
 from direct_anneal.report import print_summary, try_report
 from direct_anneal.selection import select
 
-NUM_DOCUMENTS = 1200
+NUM_DOCUMENTS, NUM_VALIDATION = 800, 200
 FRACTION = 0.2
 FRONTIER = (0.3, 0.6, 1.0)  # budgets that the report shows beside none
-PATH: dict[str, Any] = {"learning_rates": (1e-3,), "num_folds": 2, "max_passes": 1.0}  # a seventh of the walks
+PATH: dict[str, Any] = {"learning_rates": (1e-3,), "num_folds": 0, "max_passes": 1.0}  # a sixteenth of the walks
 
 
 def run_demo(directory: Path, *, console: Console) -> None:
@@ -33,7 +33,7 @@ def run_demo(directory: Path, *, console: Console) -> None:
         InputError: as `write_demo_corpus` and `select`.
     """
     with current_progress().stage("Making the demo's documents", "documents") as advance:
-        corpus = write_demo_corpus(directory / "data", num_documents=NUM_DOCUMENTS)
+        corpus = write_demo_corpus(directory / "data", num_documents=NUM_DOCUMENTS, num_validation=NUM_VALIDATION)
         advance(sum(corpus.domains.values()))
     pool, damaged = sum(corpus.domains.values()), sum(corpus.domains[name] for name in DAMAGED)
     _say(
@@ -145,9 +145,9 @@ def _differences(along: dict[str, Any]) -> str:
     return f"""
         The path anneals the model on the validation set for a moment and takes the documents whose loss falls most; it
         needs no gradient of the pool. It left out {signs:,} documents that repeat themselves or others, or read no
-        better than their words in random order. For the time's sake it walked here at one rate, {rate:g}, for
-        {passes:g} pass at most, with {PATH["num_folds"]} folds; by default it looks for rate and depth, in 3 passes
-        with 3 folds. Its selection lies in path/.
+        better than their words in random order. For the time's sake it walked here once, at rate {rate:g}, for
+        {passes:g} pass; by default it looks for rate and depth on folds of the validation set, in walks of 3 passes.
+        Its selection lies in path/.
         """
 
 

@@ -34,6 +34,7 @@ _WALKS = (
     "schedule",
     "num_restrained",
     "stiff_share",
+    "scored_weights",
 )
 
 
@@ -51,7 +52,7 @@ class PathObjective(SelectionObjective):
 
     Attributes:
         learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, num_restrained,
-            stiff_share: as in `path.PathConfig`.
+            stiff_share, scored_weights: as in `path.PathConfig`.
         along: which path s_i is the drop along: the "plain" one, or the "restrained" one beside it, whose steps keep
             off the stiff directions.
         budget_ratio, bands: of the cost in stiff directions, a_i = Σ_j λ_j ⟨v_j, ∇ℓ_i(θ_s)⟩², exact and in parameter
@@ -83,6 +84,7 @@ class PathObjective(SelectionObjective):
     schedule: str = "linear"
     num_restrained: int = 0
     stiff_share: float = 0.0
+    scored_weights: str = "float"
     along: Literal["plain", "restrained"] = "plain"
     bands: int = 1
     budget_ratio: Ratio = "none"

@@ -76,6 +76,12 @@ class PathConfig:
         metavar="X",
         help="share of a restrained step's part in stiff directions that is taken; 0: projected off them",
     )
+    scored_weights: Literal["float", "int8"] = option(
+        default="float",
+        group=PATH,
+        help="of linear layers while the pool is scored; int8: rounded to 8 bits, a quarter of the memory on a "
+        "cluster's workers. Walks are in float32 either way",
+    )
     read_order: bool = option(
         default=True,
         group=PATH,
@@ -135,6 +141,12 @@ class PathConfig:
         require(self.num_clusters >= 2, "num_clusters", "at least 2", self.num_clusters)
         require(self.num_restrained >= 0, "num_restrained", "at least 0", self.num_restrained)
         require(0 <= self.stiff_share < 1, "stiff_share", "in [0, 1)", self.stiff_share)
+        if self.num_restrained and self.scored_weights == "int8":
+            raise InputError(
+                field="scored_weights",
+                must=f"be float with {named('num_restrained')}, which takes gradients",
+                got="int8",
+            )
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.window is None or self.window >= 2, "window", "at least 2", self.window)

@@ -5,6 +5,7 @@ N documents of the pool, n of one shard, k directions.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
@@ -20,10 +22,11 @@ from direct_anneal.features.columns import ColumnStore
 from direct_anneal.features.storage import place_at
 from direct_anneal.path.damage import HEAD_TOKENS, shuffled
 from direct_anneal.path.documents import Texts, Tokens
+from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, slope_name
-from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums
-from direct_anneal.path.walk import put_weights
-from direct_anneal.path.walks import DIRECTIONS, Walks, losses_at
+from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums, losses_of
+from direct_anneal.path.walk import put_tensors, put_weights
+from direct_anneal.path.walks import DIRECTIONS, Walks
 from direct_anneal.progress import Work
 
 COLUMNS = ("nats", "predicted", "head")
@@ -107,6 +110,7 @@ class Scores:
             **{key: self._wanted[key] for key in (own if weights is None and directions is None else self._wanted)},
             "pool": pool.fingerprint,
             "dtype": run.config.dtype,
+            "weights": run.config.scored_weights,
             "point": name,
             "words": None if starts is None else hashlib.sha256(np.packbits(starts).tobytes()).hexdigest(),
         }
@@ -204,9 +208,10 @@ class Scores:
         run = self._run
         if self._elsewhere is not None:
             return self._elsewhere(shards)
+        model = scoring_model(run)
         scorer = Scorer(
-            run.model,
-            return_to_start=run.return_to_start,
+            model,
+            return_to_start=lambda: put_tensors(run.start.__getitem__, model),
             max_length=run.max_length,
             dtype=run.config.dtype,
             advance=advance,
@@ -230,17 +235,30 @@ def score_by_others(
             got=f"0, and {len(shared)} are",
             do="pass more folds, or take them out of one of the two",
         )
+    model = scoring_model(run)
     for fold in range(run.config.num_folds):
         rows = [row for row, same in shared.items() if folds[same[0]] == fold]
         if not rows:
             continue
         end = walked[fold]
         assert end is not None, "where documents are shared every fold is walked"
-        put_weights(end, run.model)
+        put_weights(end, model)
         texts = Texts([""] * len(rows), [pool.tokens(row) for row in rows], pool.num_prompt[rows])
         device = torch.device(run.config.device).type
         with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):  # as all others
-            end_loss[rows] = losses_at(run, texts).means
+            found = losses_of(
+                model,
+                texts.contents,
+                texts.num_prompt,
+                max_length=run.max_length,
+                batch_tokens=BATCH_TOKENS[device],
+            )
+        end_loss[rows] = found.means
+
+
+def scoring_model(run: Walks) -> nn.Module:
+    """The run's model, to be moved; with rounded weights a copy of it."""
+    return run.model if run.config.scored_weights == "float" else round_weights(copy.deepcopy(run.model))
 
 
 def _span(rows: range) -> slice:

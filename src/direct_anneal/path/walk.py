@@ -25,6 +25,7 @@ from direct_anneal.io.records import RecordError
 from direct_anneal.model.batching import IGNORED_LABEL, next_labels
 from direct_anneal.model.probes import predictions
 from direct_anneal.path.kept import checked_note, keep_tensors
+from direct_anneal.path.rounded import Rounded
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import ScheduleName, rate_factor
 
@@ -149,11 +150,14 @@ def put_weights(path: Path, model: nn.Module) -> None:
 
 
 def put_tensors(tensor: Callable[[str], Tensor], model: nn.Module) -> None:
-    """Give a model the trainable parameters that are found by name."""
+    """Give a model the trainable parameters that are found by name; rounded layers round them."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(tensor(name))
+        for name, module in model.named_modules():
+            if isinstance(module, Rounded):
+                module.put(tensor(f"{name}.weight"))
 
 
 def _adam(parameters: Mapping[str, Tensor], steps: Steps) -> torch.optim.AdamW:

@@ -21,6 +21,7 @@ from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.path import PathObjective
 from direct_anneal.path import PathLosses, descend
+from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
 from direct_anneal.run.run_dir import RunDir
@@ -90,6 +91,7 @@ class ScorerBuilder:
         version: of this package.
         max_length: T, tokens of a window.
         dtype: of forward passes.
+        is_rounded: weights are of 8 bits.
     """
 
     config: SelectConfig
@@ -97,10 +99,13 @@ class ScorerBuilder:
     version: str
     max_length: int
     dtype: str
+    is_rounded: bool = False
 
     def __call__(self) -> Scorer:
         checkpoint = require_the_same(self.config, self.weights, self.version)
         model = checkpoint.load_model(self.config.device, "float32")
+        if self.is_rounded:
+            round_weights(model)
 
         def return_to_start() -> None:
             put_tensors(
@@ -124,6 +129,7 @@ def _elsewhere(
         importlib.metadata.version("direct-anneal"),
         tokens.max_length,
         options.path_config(config).dtype,
+        is_rounded=options.scored_weights == "int8",
     )
     return ActorMap(builder, address=config.ray_address, workers=config.workers, gpu=config.device != "cpu")
 
