@@ -28,7 +28,7 @@ from direct_anneal.model.batching import batches, padded, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, descend
 from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
-from direct_anneal.progress import Advance, Items
+from direct_anneal.progress import Advance, Items, Work
 
 ROUNDS = 2
 VALIDATION = 16  # documents, of which one step is walked
@@ -124,6 +124,7 @@ class _Watch:
         unit: str,  # noqa: ARG002
         total: int | None = None,  # noqa: ARG002
         items: Items | None = None,  # noqa: ARG002
+        work: Work | None = None,  # noqa: ARG002
     ) -> Iterator[Advance]:
         began = _now(self._device)
         yield lambda _: None

@@ -18,9 +18,12 @@ def manifest(selected: dict[str, int], **others: Any) -> dict[str, Any]:
 
 
 def test_what_each_would_choose_stands_side_by_side() -> None:
-    chosen = manifest({"docs": 9, "logs": 1}, beside=[{"objective": "energy", "domains": {"noise": 8, "code": 2}}])
+    beside = {"energy": {"noise": 8, "code": 2}, "matching": {"docs": 9, "logs": 1}}
+    chosen = manifest(
+        {"code": 10}, beside=[{"objective": name, "domains": domains} for name, domains in beside.items()]
+    )
     shown = Console(record=True, width=100, file=StringIO())
-    shown.print(_side_by_side(chosen, manifest({"code": 10})))
+    shown.print(_side_by_side(chosen))
     rows = [line.split() for line in shown.export_text().splitlines() if "%" in line]
     assert [row[-3:] for row in rows] == [
         ["40%", "20%", "40%"],

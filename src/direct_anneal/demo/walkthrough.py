@@ -16,9 +16,9 @@ from direct_anneal.progress import current_progress
 from direct_anneal.report import print_summary, try_report
 from direct_anneal.selection import select
 
-NUM_DOCUMENTS, NUM_VALIDATION = 800, 200
+NUM_DOCUMENTS, NUM_VALIDATION = 500, 160
 FRACTION = 0.2
-FRONTIER = (0.3, 0.6, 1.0)  # budgets that the report shows beside none
+BESIDE = ("energy", "matching")
 PATH: dict[str, Any] = {"learning_rates": (1e-3,), "num_folds": 0, "max_passes": 1.0}  # a sixteenth of the walks
 
 
@@ -26,7 +26,7 @@ def run_demo(directory: Path, *, console: Console) -> None:
     """Write the demo's corpus, run the main job on it, and explain the outcome.
 
     Args:
-        directory: receives data/, selection/ and path/.
+        directory: receives data/ and selection/.
         console: where the story goes.
 
     Raises:
@@ -54,24 +54,16 @@ def run_demo(directory: Path, *, console: Console) -> None:
         objective="matching",  # its gradients serve the other objectives that are tried on this run
         out=directory / "selection",
         overwrite=True,  # it suggests trying other options on its own directory
-        frontier=FRONTIER,
-        beside=("energy",),
-    )
-    along = select(
-        model=demo_model_path(),
-        **files,
-        fraction=FRACTION,
-        out=directory / "path",
-        overwrite=True,
         objective="path",
         objective_options=PATH,
+        beside=BESIDE,
     )
     try_report(run.out)
     print_summary(run.manifest, run.out, console)
     _say(console, _meaning(run.manifest))
     console.print()
-    console.print(_side_by_side(run.manifest, along.manifest))
-    _say(console, _differences(along.manifest))
+    console.print(_side_by_side(run.manifest))
+    _say(console, _differences(run.manifest))
     _say(
         console,
         """
@@ -101,7 +93,7 @@ def _meaning(manifest: dict[str, Any]) -> str:
     domains = manifest["composition"]["domains"]
     chosen = {name: entry["selected"] for name, entry in domains.items()}
     in_pool = {name: entry["pool"] for name, entry in domains.items()}
-    (other,) = (entry["domains"] for entry in manifest["beside"])
+    other = _beside(manifest, "energy")
     wanted, broken = _share(chosen, TARGET), _share(chosen, DAMAGED)
     objective = manifest["objective"]
     return f"""
@@ -115,19 +107,13 @@ def _meaning(manifest: dict[str, Any]) -> str:
         """
 
 
-def _side_by_side(chosen: dict[str, Any], along: dict[str, Any]) -> Table:
-    """Shares of the target and of damage in the pool, and in what each objective chooses of it.
-
-    Args:
-        chosen: manifest of the selection, with energy's choice beside it.
-        along: manifest of the selection along the path.
-    """
-    (energy,) = (entry["domains"] for entry in chosen["beside"])
+def _side_by_side(manifest: dict[str, Any]) -> Table:
+    """Shares of the target and of damage in the pool, and in what each objective chooses of it."""
     rows = {
-        "the pool": _counts(chosen, "pool"),
-        "energy, as published": energy,
-        "matching, by gradients": _counts(chosen, "selected"),
-        "path, the default": _counts(along, "selected"),
+        "the pool": _counts(manifest, "pool"),
+        "energy, as published": _beside(manifest, "energy"),
+        "matching, by gradients": _beside(manifest, "matching"),
+        "path, the default": _counts(manifest, "selected"),
     }
     table = Table(box=box.SIMPLE)
     table.add_column("chosen by")
@@ -139,16 +125,21 @@ def _side_by_side(chosen: dict[str, Any], along: dict[str, Any]) -> Table:
     return table
 
 
-def _differences(along: dict[str, Any]) -> str:
+def _differences(manifest: dict[str, Any]) -> str:
     (rate,), passes = PATH["learning_rates"], PATH["max_passes"]
-    signs = sum(along["objective"]["damaged"].values())
+    signs = sum(manifest["objective"]["damaged"].values())
     return f"""
         The path anneals the model on the validation set for a moment and takes the documents whose loss falls most; it
         needs no gradient of the pool. It left out {signs:,} documents that repeat themselves or others, or read no
         better than their words in random order. For the time's sake it walked here once, at rate {rate:g}, for
         {passes:g} pass; by default it looks for rate and depth on folds of the validation set, in walks of 3 passes.
-        Its selection lies in path/.
         """
+
+
+def _beside(manifest: dict[str, Any], objective: str) -> dict[str, int]:
+    """Documents of each domain that another objective would choose."""
+    found: dict[str, int] = next(entry["domains"] for entry in manifest["beside"] if entry["objective"] == objective)
+    return found
 
 
 def _counts(manifest: dict[str, Any], role: str) -> dict[str, int]:
