@@ -51,12 +51,11 @@ def run_demo(directory: Path, *, console: Console) -> None:
         model=demo_model_path(),
         **files,
         fraction=FRACTION,
-        objective="matching",  # its gradients serve the other objectives that are tried on this run
         out=directory / "selection",
         overwrite=True,  # it suggests trying other options on its own directory
         objective="path",
         objective_options=PATH,
-        beside=BESIDE,
+        beside=BESIDE,  # whose gradients serve other objectives that are tried on this run, too
     )
     try_report(run.out)
     print_summary(run.manifest, run.out, console)
