@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from direct_anneal.cli import main
+from direct_anneal.export.registry import FORMATS
 from direct_anneal.io.redaction import redacted
 from selection.tiny import documents, files_below, write_jsonl
 
@@ -67,3 +68,25 @@ def test_a_run_in_a_place_named_by_a_token_keeps_it_to_itself(
     assert "***" in told.splitlines()[-1]
     assert HUB not in told.splitlines()[-1]
     assert "user:pass" not in told
+
+
+def test_no_writer_for_a_trainer_lets_a_secret_through(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run and exports lie in places named by one; records, files and what is printed for the trainer name places."""
+    monkeypatch.setenv("DB_PASSPHRASE", "environments-own-secret")
+    place = tmp_path / HUB / "environments-own-secret"
+    place.mkdir(parents=True)
+    pool = write_jsonl(tmp_path / "pool.jsonl", documents(12, seed=1))
+    words = ["select", "--model", checkpoint, "--pool", pool, "--validation", pool, "--fraction", "0.5", "--quiet"]
+    words += ["--objective", "energy", "--sketch-size", "16", "--out", place / "run"]
+    assert main([str(word) for word in words]) == 0
+    capsys.readouterr()
+    for name in FORMATS:
+        words = ["export", place / "run", "--to", name, "--eos-id", "2", "--out", place / name]
+        assert main([str(word) for word in words]) == 0, (name, capsys.readouterr().err)
+        printed, files = capsys.readouterr(), files_below(place / name)
+        assert "export.json" in files
+        for content in (printed.out.encode(), printed.err.encode(), *files.values()):
+            assert HUB.encode() not in content, name
+            assert b"environments-own-secret" not in content, name

@@ -1,9 +1,11 @@
-"""Clocks that jump and another number of threads change nothing."""
+"""Clocks that jump, another number of threads and other hashes change nothing."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -66,3 +68,14 @@ def test_other_numbers_of_threads_go_on(checkpoint: Path, world: Path, whole: di
     finally:
         torch.set_num_threads(before)
     assert results(run) == whole
+
+
+def test_other_hashes_of_strings(checkpoint: Path, world: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """Sets of texts come in another order in each process; nothing hangs on that."""
+    own = os.environ.get("PYTHONHASHSEED")
+    code = "import sys; from pathlib import Path; from selection.pools import chosen; chosen(*map(Path, sys.argv[1:]))"
+    paths = [path for path in sys.path if path]
+    environment = {"PYTHONHASHSEED": "2" if own == "1" else "1", "PYTHONPATH": os.pathsep.join(paths)}
+    words = [sys.executable, "-c", code, str(checkpoint), str(world), str(tmp_path / "run")]
+    subprocess.run(words, env={**os.environ, **environment}, check=True)
+    assert results(tmp_path / "run") == whole
