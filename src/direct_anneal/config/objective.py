@@ -21,7 +21,7 @@ Noise = Literal["raw", "centred"]
 Reference = Literal["pool", "validation"]
 Ratio = float | Literal["none"]
 
-DEFAULT_OBJECTIVE = "path"
+DEFAULT_OBJECTIVE = "blend"
 DEFAULT_ON_ARRAYS = "matching"  # where features are all there is of a document
 DAMPING = 0.01
 NGRAM_WEIGHT = 1.0
