@@ -216,7 +216,7 @@ class TestRuns:
         expected = [line for line in lines if line["arm"] in (BEFORE, "random", "direct") and line["seed"] == 0]
         told = io.StringIO()
         assert untimed(compare(few, tmp_path / "two", workers=2, progress=PlainLines(told))) == untimed(expected)
-        assert told.getvalue().count("one: gradients of pool and validation set, which direct chooses by") == 1
+        assert told.getvalue().count("one: computing gradients, for arm direct") == 1
 
     def test_a_worker_ends_at_ctrl_c_without_a_word(self, capfd: pytest.CaptureFixture[str]) -> None:
         context = multiprocessing.get_context("spawn")

@@ -211,7 +211,7 @@ class Choices:
         for part, options in parts.items():
             if not RunDir(directory).is_finished or not _has(directory, part):
                 what = "losses along the path" if part != "gradients" else part
-                self._note(f"{self._scenario.name}: {what}, which {arm.name} chooses by")
+                self._note(f"{self._scenario.name}: computing {what}, for arm {arm.name}")
                 with _adding_seconds(directory, part):
                     self._select(directory, options)
         return directory, sum(_seconds(directory, part) for part in parts)
