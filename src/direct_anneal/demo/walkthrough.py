@@ -112,7 +112,7 @@ def _side_by_side(manifest: dict[str, Any]) -> Table:
         "the pool": _counts(manifest, "pool"),
         "energy, as published": _beside(manifest, "energy"),
         "matching, by gradients": _beside(manifest, "matching"),
-        "path, the default": _counts(manifest, "selected"),
+        "path, the drop of loss": _counts(manifest, "selected"),
     }
     table = Table(box=box.SIMPLE)
     table.add_column("chosen by")
