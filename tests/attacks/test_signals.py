@@ -1,13 +1,14 @@
-"""Ctrl-C and SIGTERM, three times each: one line, the exit code of the signal, and the same command goes on."""
+"""Ctrl-C and SIGTERM at every command, three times each: one line, the signal's exit code, and it goes on."""
 
 from __future__ import annotations
 
-import atexit
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from convert.checkpoints import adam_after_steps, model_of, save, torchtitan_state
+from direct_anneal.cli import COMMANDS
 from direct_anneal.distill import write_scorer
 from direct_anneal.progress import Advance, Silent
 from distill.conftest import random_scorer
@@ -23,14 +25,30 @@ from selection.tiny import SKETCH_SIZE, documents, start, write_jsonl
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SHARE = ("--fraction", "0.25")
+# Where each is struck; those without a stage as they begin.
 STAGES = {
-    "select": "N-grams of the pool",
+    "select": "Gradients of the pool",
+    "features": "Gradients of the pool",
+    "plan": "Reading some documents",
     "solve": "Choosing",
+    "verify": "",
+    "report": "",
     "export": "Writing",
+    "distil": "Reading the pool",
     "score": "Scoring",
+    "merge": "",
+    "weights": "",
     "convert": "Converting the weights",
     "anneal": "Annealing",
+    "evaluate": "Scoring",
+    "compare": "Runs",
+    "init": "",
+    "doctor": "",
+    "demo": "Making the demo's documents",
 }
+RUN_AGAIN = sorted(
+    STAGES.keys() - {"demo", "distil", "merge", "plan", "doctor"}
+)  # those take long, or need more than is here
 
 
 class _Struck(Silent):
@@ -65,7 +83,7 @@ class _StruckAgain:
         return getattr(self._stream, name)
 
 
-def struck(words: list[str], log: Path, stage: str, number: int) -> None:
+def struck(words: list[str], log: Path, number: int | None) -> None:
     """The command, struck three times: at work, while it says so, and at its end. For `start`."""
     from direct_anneal import cli
 
@@ -73,11 +91,21 @@ def struck(words: list[str], log: Path, stage: str, number: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in a shell's background would ignore
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 2)
-    sys.stderr = _StruckAgain(os.fdopen(2, "w"), number)  # type: ignore[assignment]
-    cli.progress_of = lambda given: _struck(given, stage, number)  # type: ignore[assignment]
-    if stage:
-        atexit.register(os.kill, os.getpid(), number)
-    cli.entry_point(words)
+    sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines, as Python has it
+    if number is None:
+        cli.entry_point(words)
+    sys.stderr = _StruckAgain(sys.stderr, number)  # type: ignore[assignment]
+    if stage := STAGES[words[0]]:
+        cli.progress_of = lambda given: _struck(given, stage, number)  # type: ignore[assignment]
+    else:
+        cli.COMMANDS = tuple(
+            replace(command, run=lambda _: os.kill(os.getpid(), number)) if command.name == words[0] else command
+            for command in cli.COMMANDS
+        )
+    try:
+        cli.entry_point(words)
+    finally:
+        os.kill(os.getpid(), number)  # nothing is left to be said: the exit code stays
 
 
 def _struck(given: dict[str, Any], stage: str, number: int) -> _Struck:
@@ -87,59 +115,80 @@ def _struck(given: dict[str, Any], stage: str, number: int) -> _Struck:
 
 @pytest.fixture(scope="module")
 def world(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pool, a run over it, a scorer, and a checkpoint of another kind."""
+    """A pool, a run over it, a scorer, a recipe, and a checkpoint of another kind."""
     directory = write_world(tmp_path_factory.mktemp("struck"))
     chosen(checkpoint, directory, directory / "run")
-    write_jsonl(directory / "texts.jsonl", documents(12, seed=1))
+    texts = write_jsonl(directory / "texts.jsonl", documents(24, seed=1))
+    chosen(checkpoint, directory, directory / "of-texts", pool=str(texts))
     write_scorer(random_scorer(), directory / "scorer")
     model = model_of("llama")
     model.config.save_pretrained(directory / "config")
     (directory / "dcp").mkdir()
     save(directory / "dcp", torchtitan_state(model, adam_after_steps(model), old=False))
+    files = dict.fromkeys(("pool", "validation", "held_out"), str(directory / "texts.jsonl"))
+    recipe = {
+        "model": str(checkpoint),
+        "scenarios": {"one": {**files, "target": ["prose"]}},
+        "arms": {"random": {"baseline": "random"}},
+        "seeds": [0],
+        "fractions": [0.25],
+        "anneal": {"learning_rate": 0.01, "batch_size": 2, "max_length": 32},
+    }
+    (directory / "recipe.yaml").write_text(json.dumps(recipe))
     return directory
 
 
 def words_of(command: str, model: Path, world: Path, out: Path) -> list[str]:
     window = ["--batch-size", "4", "--max-length", "16", "--num-tokens", "256"]
-    validation = ["--validation", world / "validation.jsonl"]
+    sketched = ["--model", model, "--pool", world / "pool", "--validation", world / "validation.jsonl"]
+    sketched += ["--sketch-size", SKETCH_SIZE]
+    energy = ["--objective", "energy", *SHARE]
     given: dict[str, list[Any]] = {
-        "select": [
-            "--model",
-            model,
-            "--pool",
-            world / "pool",
-            *validation,
-            "--sketch-size",
-            SKETCH_SIZE,
-            *SHARE,
-            "--objective",
-            "matching",
-        ],
+        "select": [*sketched, *energy],
+        "features": sketched,
+        "plan": [*sketched, *energy],
         "solve": [world / "run", "--num-samples", "5"],
+        "verify": [world / "run"],
+        "report": [world / "run"],
         "export": [world / "run", "--to", "jsonl"],
+        "distil": [world / "of-texts"],
         "score": ["--scorer", world / "scorer", "--pool", world / "texts.jsonl", "--workers", "1", *SHARE],
+        "merge": [world / "run"],
+        "weights": [world / "run", "--to", "megatron"],
         "convert": [world / "dcp", "--model-config", world / "config"],
         "anneal": ["--model", model, "--data", world / "texts.jsonl", "--learning-rate", "0.01", *window],
+        "evaluate": ["--model", model, "--data", world / "texts.jsonl"],
+        "compare": [world / "recipe.yaml"],
+        "init": ["select"],
+        "doctor": [],
+        "demo": [],
     }
-    return [command, *map(str, given[command]), "--out", str(out)]
+    without = {"verify", "report", "merge", "doctor"}
+    return [command, *map(str, given[command]), *([] if command in without else ["--out", str(out)])]
 
 
-@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_every_command_is_struck() -> None:
+    assert STAGES.keys() == {command.name for command in COMMANDS}
+
+
 @pytest.mark.parametrize("command", STAGES)
 def test_a_command_that_is_struck_ends_in_a_line_and_goes_on(
-    checkpoint: Path, world: Path, tmp_path: Path, command: str, number: signal.Signals
+    checkpoint: Path, world: Path, tmp_path: Path, command: str
 ) -> None:
     words = words_of(command, checkpoint, world, tmp_path / "out")
-    process = start(struck, words, tmp_path / "log", STAGES[command], int(number))
+    for number, code in CODES.items():
+        process = start(struck, words, tmp_path / "log", int(number))
+        process.join()
+        told = (tmp_path / "log").read_text()
+        assert process.exitcode == code, told
+        assert [line.partition("; to go on: ")[0] for line in told.splitlines()] == [
+            f"direct-anneal: {'interrupted' if number == signal.SIGINT else 'ended by SIGTERM'}: what was done is kept"
+        ]
+    if command not in RUN_AGAIN:
+        return
+    process = start(struck, [*words, "--quiet"], tmp_path / "log", None)
     process.join()
-    told = (tmp_path / "log").read_text()
-    assert process.exitcode == CODES[number], told
-    assert [line.partition("; to go on: ")[0] for line in told.splitlines()] == [
-        f"direct-anneal: {'interrupted' if number == signal.SIGINT else 'ended by SIGTERM'}: what was done is kept"
-    ]
-    process = start(struck, [*words, "--quiet"], tmp_path / "log", "", int(number))
-    process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
     assert not (tmp_path / "log").read_text()
-    assert (tmp_path / "out").exists()
-    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert (tmp_path / "out").exists() == ("--out" in words)
+    assert not list(tmp_path.rglob("*.tmp"))
