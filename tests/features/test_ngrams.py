@@ -15,7 +15,7 @@ import pytest
 
 from data.corpus_samples import prepared
 from direct_anneal.errors import InputError
-from direct_anneal.features import NGRAM_SIZE, ngrams_of
+from direct_anneal.features import NGRAM_SIZE, Extraction, FeatureStore, ShardRows, ngram_store, ngrams_of
 from direct_anneal.features.ngrams import ngram_rows
 from direct_anneal.solver import FeatureMatrix, Joined
 from selection.tiny import documents, files_below, write_jsonl
@@ -116,6 +116,26 @@ def test_rows_are_kept_and_what_is_damaged_is_made_again(tmp_path: Path) -> None
     assert store.missing() == [0]
     ngrams_of(tmp_path / "ngrams", corpus)
     assert files_below(tmp_path / "ngrams") == before
+
+
+def test_they_are_made_with_the_shards_of_gradients(tmp_path: Path) -> None:
+    corpus = prepared(tmp_path / "corpus", write_jsonl(tmp_path / "pool.jsonl", documents(20, seed=1)))
+    ngrams_of(tmp_path / "apart", corpus, rows_per_shard=8)
+    words = ngram_store(tmp_path / "beside", corpus, rows_per_shard=8)
+    store = FeatureStore(tmp_path / "store", num_samples=20, sketch_size=4, fingerprint={}, rows_per_shard=8)
+    extraction = Extraction(corpus, store, 64, lambda _: None, asked=None, batch_tokens=64, words=words)
+    for shard in (2, 0, 1, 1):
+        of = extraction.documents(shard)
+        count = len(of.tokens)
+        rows = ShardRows(
+            features=np.zeros((count, 4), np.float16),
+            samples=of.samples,
+            losses=np.zeros(count),
+            norms=np.ones(count),
+        )
+        extraction.write(shard, of, rows)
+    assert store.missing() == words.missing() == []
+    assert files_below(tmp_path / "beside") == files_below(tmp_path / "apart")
 
 
 def test_rows_of_other_documents_are_not_taken(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from direct_anneal.selection import compute_features, merge_features
 from selection.pools import options_of
 from selection.tiny import documents, files_below, start, write_checkpoint, write_jsonl
 
+ROLES = ("pool", "pool-ngrams")
 ROWS = 8  # of a shard: ten of the pool, three of the validation set
 
 
@@ -81,6 +82,8 @@ def test_three_jobs_give_the_bytes_of_one_process(world: Path, whole: dict[str, 
     out = tmp_path / "run"
     for number in (2, 0, 1):
         compute_features(**options(world, out, shards=f"{number}/3"))
+    made = [sorted(path.name for path in out.glob(f"jobs/*/features/{role}/features-*.npy")) for role in ROLES]
+    assert made[0] == made[1] == [f"features-{shard:05d}.npy" for shard in range(10)], "n-grams are the jobs', too"
     assert merged(out) == whole
 
 

@@ -192,12 +192,15 @@ class _Making:
         shard, extraction = self.waiting.popleft(), self._extraction
         self._attempts[shard] += 1
         self._place.write(documents_name(shard), extraction.documents(shard).to_bytes())
+        words = extraction.words
+        wanted = words is not None and not words.holds(shard)
         task = Task(
             place=str(self._place),
             header=extraction.store.header,
             shard=shard,
             max_length=extraction.max_length,
             batch_tokens=extraction.batch_tokens,
+            words=(str(place_at(words.directory)), words.header) if words is not None and wanted else None,
         )
         self.by_task[worker.make.remote(task)] = worker, shard
 

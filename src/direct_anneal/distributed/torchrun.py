@@ -83,7 +83,7 @@ class Group:
                 extraction.advance,
                 sketch=sketched_together,
             )
-            extraction.store.write(shard, content)
+            extraction.write(shard, documents, content)
         return []
 
     def coverage(self) -> Coverage | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from direct_anneal.features import Documents, Header, shard_rows
+from direct_anneal.features import Documents, Header, ngram_shard, shard_rows
 from direct_anneal.features.batching import BatchTooLargeError, found_batch_tokens
 from direct_anneal.features.storage import place_at
 from direct_anneal.features.store import write_shard
@@ -30,6 +30,7 @@ class Task:
         shard: its number.
         max_length: T, tokens of a window.
         batch_tokens: padded tokens of a batch.
+        words: place and header of the store of n-grams; None where they are not wanted, or there already.
     """
 
     place: str
@@ -37,6 +38,7 @@ class Task:
     shard: int
     max_length: int
     batch_tokens: int
+    words: tuple[str, Header] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,9 @@ class Worker:
             except BatchTooLargeError as error:
                 return Made(fitting=error.tokens)
         write_shard(place, task.header, task.shard, content)
+        if task.words is not None:
+            words, header = task.words
+            write_shard(place_at(words), header, task.shard, ngram_shard(documents))
         return Made(slow=slow)
 
 

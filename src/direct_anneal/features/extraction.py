@@ -14,6 +14,7 @@ import numpy as np
 from direct_anneal.data import Corpus
 from direct_anneal.features.batching import BatchTooLargeError, found_batch_tokens, sketched
 from direct_anneal.features.documents import Documents
+from direct_anneal.features.ngrams import ngram_shard
 from direct_anneal.features.store import FeatureStore, ShardRows
 from direct_anneal.gradients import Coverage, GradientSketcher, Sketches
 from direct_anneal.model.batching import Window, batches, windows_of
@@ -36,6 +37,7 @@ class Extraction:
         advance: told the tokens of what is done.
         asked: padded tokens of a batch that the user asked for, if any.
         batch_tokens: of a batch that is begun now.
+        words: takes the n-grams of the same shards; None where they are not wanted beside.
     """
 
     corpus: Corpus
@@ -44,6 +46,13 @@ class Extraction:
     advance: Callable[[int], object]
     asked: int | None
     batch_tokens: int
+    words: FeatureStore | None = None
+
+    def write(self, shard: int, documents: Documents, content: ShardRows) -> None:
+        """Commit a shard, and its n-grams while its documents are at hand."""
+        self.store.write(shard, content)
+        if self.words is not None and not self.words.holds(shard):
+            self.words.write(shard, ngram_shard(documents))
 
     def documents(self, shard: int) -> Documents:
         """Read the documents of a shard."""
@@ -105,7 +114,7 @@ class Local:
                     )
                 except BatchTooLargeError as error:
                     extraction.shrink(error.tokens)
-            extraction.store.write(shard, content)
+            extraction.write(shard, documents, content)
         return []
 
     def coverage(self) -> Coverage | None:
@@ -121,6 +130,7 @@ def extract(
     batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
     wanted: Callable[[int], bool] = lambda _: True,
+    words: FeatureStore | None = None,
 ) -> list[int]:
     """Compute every shard that the store lacks.
 
@@ -142,6 +152,7 @@ def extract(
         advance: told the tokens of each batch or shard as it is done, and those of shards that were there; less than
             zero where a shard is begun again.
         wanted: which shards are to be computed here; all where left out.
+        words: of as many rows a shard; takes the n-grams of the shards that are made.
 
     Returns:
         the shards that were begun again, because a worker or its machine was lost.
@@ -159,7 +170,7 @@ def extract(
     if tokens is None:
         tokens = engine.find_batch_tokens(corpus.tokens(int(corpus.num_tokens.argmax()))[:max_length])
     store.keep_batch_tokens(batch_tokens, tokens)
-    extraction = Extraction(corpus, store, max_length, advance, asked=batch_tokens, batch_tokens=tokens)
+    extraction = Extraction(corpus, store, max_length, advance, asked=batch_tokens, batch_tokens=tokens, words=words)
     return engine.make(extraction, missing)
 
 

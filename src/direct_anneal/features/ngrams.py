@@ -105,6 +105,7 @@ def ngrams_of(
     rows_per_shard: int = ROWS_PER_SHARD,
     replace: bool = False,
     advance: Callable[[int], object] = lambda _: None,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> FeatureStore:
     """The store of a corpus's rows, one for each document, with what it lacks made now.
 
@@ -112,13 +113,26 @@ def ngrams_of(
         rows_per_shard: as that of the gradients beside which they are to stand.
         replace: discard the rows of another corpus instead of refusing them.
         advance: told the documents of each shard as it is done, and of those that were there.
+        wanted: which shards are to be made here; all where left out.
 
     Raises:
         InputError: the directory holds rows of another corpus.
 
-    Cost: reads the tokens, one core; memory for one shard.
+    Cost: reads the tokens of what is missing, one core; memory for one shard.
     """
-    store = FeatureStore(
+    store = ngram_store(directory, corpus, rows_per_shard=rows_per_shard, replace=replace)
+    missing = [shard for shard in store.missing() if wanted(shard)]
+    advance(corpus.num_samples - sum(len(store.rows(shard)) for shard in missing))
+    for shard in missing:
+        documents = Documents.of(corpus, store.rows(shard))
+        store.write(shard, ngram_shard(documents))
+        advance(len(documents.tokens))
+    return store
+
+
+def ngram_store(directory: Path, corpus: Corpus, *, rows_per_shard: int, replace: bool = False) -> FeatureStore:
+    """The store of a corpus's rows, whatever is in it. Arguments and errors as of `ngrams_of`."""
+    return FeatureStore(
         directory,
         num_samples=corpus.num_samples,
         sketch_size=NGRAM_SIZE,
@@ -126,24 +140,17 @@ def ngrams_of(
         rows_per_shard=rows_per_shard,
         replace=replace,
     )
-    missing = store.missing()
-    advance(corpus.num_samples - sum(len(store.rows(shard)) for shard in missing))
-    for shard in missing:
-        documents = Documents.of(corpus, store.rows(shard))
-        count = len(documents.tokens)
-        rows = ngram_rows(documents.tokens)
-        # There is no loss, and all rows are of one length.
-        store.write(
-            shard,
-            ShardRows(
-                features=rows.astype(np.float16),
-                samples=documents.samples,
-                losses=np.zeros(count),
-                norms=np.ones(count),
-            ),
-        )
-        advance(count)
-    return store
+
+
+def ngram_shard(documents: Documents) -> ShardRows:
+    """The rows of one shard: there is no loss, and all are of one length."""
+    count = len(documents.tokens)
+    return ShardRows(
+        features=ngram_rows(documents.tokens).astype(np.float16),
+        samples=documents.samples,
+        losses=np.zeros(count),
+        norms=np.ones(count),
+    )
 
 
 def _mix(numbers: NDArray[np.uint64], spare: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from direct_anneal.features import FeatureStore
 from direct_anneal.io.atomic import replacing, temporary_name
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.progress import current_progress
-from direct_anneal.run.layout import COVERAGE, roles_of
+from direct_anneal.run.layout import COVERAGE, RETAIN, roles_of
 from direct_anneal.run.run_dir import RunDir
 
 JOBS, FETCHED = "jobs", "fetched"
@@ -54,6 +54,9 @@ def merge_shards(run: Path, *, trust_remote_code: bool = False) -> FeaturesConfi
     config = replace(opened[0].config, out=str(run))
     with held(run):
         stores = {role: _checked(run, jobs, role) for role in roles_of(config)}
+        # Those of a version that left n-grams to whoever puts the shards together have none.
+        words = [f"{role}-ngrams" for role in roles_of(config) if role != RETAIN]
+        stores |= {name: _checked(run, jobs, name) for name in words if (jobs[0] / "features" / name).is_dir()}
         RunDir(run).mark(config, opened[0].tokens)
         for role, (first, *others) in stores.items():
             sizes = {store.batch_tokens(config.batch_tokens) for store in (first, *others)}

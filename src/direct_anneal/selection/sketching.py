@@ -19,7 +19,16 @@ from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import Corpus
 from direct_anneal.distributed import Group
 from direct_anneal.errors import InputError, option
-from direct_anneal.features import Engine, FeatureStore, Local, SketchedGradients, UnreachableError, extract, ngrams_of
+from direct_anneal.features import (
+    Engine,
+    FeatureStore,
+    Local,
+    SketchedGradients,
+    UnreachableError,
+    extract,
+    ngram_store,
+    ngrams_of,
+)
 from direct_anneal.gradients import (
     FACTOR_SIZE,
     SKETCH_VERSION,
@@ -216,6 +225,8 @@ class Sketching:
         """
         self.probe(corpus)
         store = self._extracted(role, corpus, lambda shard: shard % count == number)
+        if role != RETAIN:
+            self._ngrams(role, corpus, store.header.rows_per_shard, lambda shard: shard % count == number)
         return len(range(number, store.num_shards, count))
 
     def probe(self, corpus: Corpus) -> None:
@@ -227,6 +238,18 @@ class Sketching:
     def _extracted(self, role: str, corpus: Corpus, wanted: Callable[[int], bool] = lambda _: True) -> FeatureStore:
         config, engine = self._config, self._engine()
         store = self._store(role, corpus)
+        # With features at a URL, workers elsewhere need not see this directory: then n-grams are made here, afterwards.
+        beside = role != RETAIN and config.features is None
+        words = (
+            ngram_store(
+                self._home(f"{role}-ngrams"),
+                corpus,
+                rows_per_shard=store.header.rows_per_shard,
+                replace=config.overwrite,
+            )
+            if beside
+            else None
+        )
         tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         work = Work(role=role, unit="tokens", gradients=1)
         with (
@@ -242,6 +265,7 @@ class Sketching:
                 batch_tokens=config.batch_tokens,
                 advance=advance,
                 wanted=wanted,
+                words=words,
             )
         if redone:
             self._found.append(
@@ -259,12 +283,19 @@ class Sketching:
             self._run.write_coverage(manifest.coverage_entry(coverage))
         return store
 
-    def _ngrams(self, role: str, corpus: Corpus, rows_per_shard: int) -> FeatureStore:
+    def _ngrams(
+        self, role: str, corpus: Corpus, rows_per_shard: int, wanted: Callable[[int], bool] = lambda _: True
+    ) -> FeatureStore:
         work = Work(role=role, unit="tokens")
         with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples, work=work) as advance:
             home = self._home(f"{role}-ngrams")
             return ngrams_of(
-                home, corpus, rows_per_shard=rows_per_shard, replace=self._config.overwrite, advance=advance
+                home,
+                corpus,
+                rows_per_shard=rows_per_shard,
+                replace=self._config.overwrite,
+                advance=advance,
+                wanted=wanted,
             )
 
     def build(self) -> GradientSketcher:
