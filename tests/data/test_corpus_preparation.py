@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.corpus_samples import FORMATS, ByteTokenizer, prepared, texts, write_lines, write_records
-from direct_anneal.data import Fields, corpus, texts_at, token_cache
+from direct_anneal.data import Fields, corpus, expand, readers_of, texts_at, token_cache
 from direct_anneal.data import texts as sources_texts
 from direct_anneal.errors import InputError
+from selection.tiny import files_below
 
 
 def refuse_to_load():
@@ -420,3 +421,32 @@ def test_a_fast_tokenizer_does_not_warn_of_length(tmp_path, caplog):
     transformers.logging.disable_propagation()
     assert corpus.tokens(0).tolist() == [1] * 7 + [0]
     assert not caplog.records
+
+
+def test_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number in range(4):
+        lines = [json.dumps({"text": f"text {number} of row {row}", "id": row}).encode() for row in range(5)]
+        write_lines(pool / f"{number}.jsonl", [*lines, b"not json", b'{"text": ""}'])
+    told: list[int] = []
+    one = prepared(tmp_path / "one", pool, load_tokenizer=ByteTokenizer)
+    two = prepared(tmp_path / "two", pool, load_tokenizer=ByteTokenizer, workers=2, advance=told.append)
+    assert sum(told) == 28
+    assert two.fingerprint == one.fingerprint
+    assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
+    (pool / "4.jsonl.gz").write_bytes(b"no gzip")
+    (pool / "5.jsonl").write_text('{"text": "new"}')
+    with pytest.raises(InputError, match=r"4\.jsonl\.gz"):
+        prepared(tmp_path / "two", pool, load_tokenizer=ByteTokenizer, workers=2)
+
+
+def test_processes_are_for_much_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        write_lines(tmp_path / f"{number}.jsonl", [b'{"text": "some text"}'])
+    sources = expand([str(tmp_path)], role="pool")
+    monkeypatch.setattr("direct_anneal.data.preparation.num_cores", lambda: 7)
+    assert readers_of(sources, trust_remote_code=False) == 1
+    monkeypatch.setattr("direct_anneal.data.preparation._BYTES_FOR_PROCESSES", 40)
+    assert readers_of(sources, trust_remote_code=False) == 7
+    assert readers_of(sources, trust_remote_code=True) == readers_of(sources[:1], trust_remote_code=False) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from direct_anneal.config.jobs import job_of
@@ -13,6 +12,7 @@ from direct_anneal.config.types import Amounts, Names, PathText, Texts
 from direct_anneal.config.values import amounts
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
+from direct_anneal.io.processes import num_cores
 
 _SIZE = "choice"
 
@@ -81,7 +81,7 @@ class CutConfig:
     @property
     def num_workers(self) -> int:
         """The number of processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or num_cores()
 
 
 @configuration

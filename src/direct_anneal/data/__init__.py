@@ -12,7 +12,7 @@ from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
 from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Incident
-from direct_anneal.data.preparation import INCIDENTS_FILE, check_fields, prepare, reopen
+from direct_anneal.data.preparation import INCIDENTS_FILE, check_fields, prepare, readers_of, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
 from direct_anneal.data.texts import chosen_records, texts, texts_at
@@ -37,6 +37,7 @@ __all__ = [
     "expand",
     "listed",
     "prepare",
+    "readers_of",
     "reopen",
     "sample",
     "tell_passed_over",

@@ -13,11 +13,13 @@ import numpy as np
 
 from direct_anneal.data.corpus import Corpus, assemble
 from direct_anneal.data.fields import TOKENS_FIELD, Fields, names_in, told, value_at, value_of
+from direct_anneal.data.formats import FORMATS
 from direct_anneal.data.issues import Incident
 from direct_anneal.data.sources import BadRecord, Source
 from direct_anneal.data.special_tokens import TextTokenizer, TokenizerLike, text_tokenizer
 from direct_anneal.data.token_cache import (
     Options,
+    Piece,
     PieceRecord,
     Sample,
     piece_of,
@@ -27,12 +29,14 @@ from direct_anneal.data.token_cache import (
 )
 from direct_anneal.errors import InputError, flag
 from direct_anneal.errors import option as named
+from direct_anneal.io.processes import each, num_cores
 from direct_anneal.io.redaction import redacted
 
 INCIDENTS_FILE = "incidents.jsonl"
 
 _BATCH_DOCUMENTS = 256
 _FIELDS_TOLD = 40
+_BYTES_FOR_PROCESSES = 2**26  # of sources; a process takes seconds to begin
 _BATCH_CHARACTERS = 4 * 2**20
 
 
@@ -47,6 +51,7 @@ def prepare(
     max_length: int,
     directory: Path,
     advance: Callable[[int], object] = lambda _: None,
+    workers: int = 1,
 ) -> Corpus:
     """Turn the sources into tokens and an index under `directory`, one piece a source, and put them together.
 
@@ -69,6 +74,7 @@ def prepare(
         max_length: documents with more tokens are noted as "over-long" and stored whole.
         directory: for this corpus alone.
         advance: called with the number of records read since its last call.
+        workers: processes that read and tokenise; the bytes are the same. Each has a source at a time.
 
     Raises:
         InputError: no sample is usable; a file is damaged beyond skipping, or changed while it was read.
@@ -78,23 +84,73 @@ def prepare(
     options = Options(
         fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
     )
-    tokenizer = functools.cache(functools.partial(text_tokenizer, load_tokenizer, fields.special_tokens))
     pieces = [piece_of(source, options, directory) for source in sources]
-    records = []
+    made: dict[Piece, PieceRecord] = {}
+    missing: list[tuple[Source, Piece]] = []
     for source, piece, kept in zip(sources, pieces, reusable_records(pieces, sources), strict=True):
         if isinstance(kept, PieceRecord):
-            record = replace(kept, fields_seen=_as_named(kept.fields_seen, fields))
-            advance(record.num_records)
+            made[piece] = replace(kept, fields_seen=_as_named(kept.fields_seen, fields))
+            advance(made[piece].num_records)
         else:
-            seen = dict.fromkeys((name for names in fields.named().values() for name in names), 0)
-            record = write_piece(piece, source, options, _entries(source, options, tokenizer, advance, seen), seen)
-        records.append(record)
+            missing.append((source, piece))
+    load = functools.partial(text_tokenizer, load_tokenizer, fields.special_tokens)
+    if workers == 1 or len(missing) < 2:
+        tokenizer = functools.cache(load)
+        for source, piece in missing:
+            made[piece] = _piece(source, piece, options, tokenizer, advance)
+    else:
+
+        def done(item: tuple[Source, Piece], record: PieceRecord) -> None:
+            made[item[1]] = record
+            advance(record.num_records)
+
+        each(_piece_elsewhere, missing, (options, load), workers, done)
+    records = [made[piece] for piece in pieces]
     if not any(record.num_samples for record in records):
         raise InputError(_nothing_usable(sources, records, role, fields))
     corpus = assemble(sources, pieces, records, options, directory)
     corpus.incidents.write(directory / INCIDENTS_FILE)
     remove_strangers(directory, pieces)
     return corpus
+
+
+def readers_of(sources: Sequence[Source], *, trust_remote_code: bool) -> int:
+    """How many processes should prepare these: one a core, where there is enough to read.
+
+    One alone for what other processes need not have: files that are still elsewhere, formats from outside this package,
+    and a checkpoint's own code.
+    """
+    ours = all(
+        source.remote is None and type(FORMATS[source.format]).__module__.startswith("direct_anneal.")
+        for source in sources
+    )
+    if not ours or trust_remote_code or len(sources) < 2:
+        return 1
+    much = sum(size for source in sources for _, size, *_ in source.state()) >= _BYTES_FOR_PROCESSES
+    return num_cores() if much else 1
+
+
+def _piece(
+    source: Source,
+    piece: Piece,
+    options: Options,
+    tokenizer: Callable[[], TextTokenizer],
+    advance: Callable[[int], object],
+) -> PieceRecord:
+    seen = dict.fromkeys((name for names in options.fields.named().values() for name in names), 0)
+    return write_piece(piece, source, options, _entries(source, options, tokenizer, advance, seen), seen)
+
+
+def _piece_elsewhere(
+    item: tuple[Source, Piece], options: Options, tokenizer: Callable[[], TextTokenizer]
+) -> PieceRecord:
+    """The same in a process of its own, which keeps the tokenizer from one source to the next."""
+    if not _loaded:
+        _loaded.append(functools.cache(tokenizer))
+    return _piece(*item, options, _loaded[0], lambda _: None)
+
+
+_loaded: list[Callable[[], TextTokenizer]] = []
 
 
 def reopen(

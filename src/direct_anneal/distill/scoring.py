@@ -8,13 +8,9 @@ OUT/histogram.parquet, OUT/selected/, OUT/selected.json       written last
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.lock import LOCK, held
+from direct_anneal.io.processes import each
 from direct_anneal.io.records import read_record
 from direct_anneal.progress import Progress, current_progress
 
@@ -223,7 +220,7 @@ def _score_all(
                 advance(_num_bytes(part))
             else:
                 missing.append(part)
-        _each(_score_one, missing, (out, scorer, fields), workers, lambda part: advance(_num_bytes(part)))
+        each(_score_one, missing, (out, scorer, fields), workers, lambda part, _: advance(_num_bytes(part)))
     return [read_record(part.path(out, "json")) for part in parts]
 
 
@@ -296,8 +293,8 @@ def _merged(
                 histogram,
                 card,
                 config,
-                lambda *given: _each(
-                    _choose_one, parts, (out, *given), config.num_workers, lambda part: advance(_num_bytes(part))
+                lambda *given: each(
+                    _choose_one, parts, (out, *given), config.num_workers, lambda part, _: advance(_num_bytes(part))
                 ),
             )
     shutil.rmtree(out / _FETCHED, ignore_errors=True)
@@ -309,53 +306,3 @@ def _issues(records: Sequence[dict[str, Any]]) -> dict[str, int]:
     for record in records:
         counts.update({kind: issue["count"] for kind, issue in record["issues"].items()})
     return dict(sorted(counts.items()))
-
-
-def _each(
-    work: Callable[..., None],
-    parts: Sequence[Part],
-    given: tuple[Any, ...],
-    workers: int,
-    done: Callable[[Part], object],
-) -> None:
-    """Call `work(part, *given)` for each part, in this process or in several, whose order does not matter."""
-    if workers == 1 or len(parts) < 2:
-        for part in parts:
-            work(part, *given)
-            done(part)
-        return
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(
-        min(workers, len(parts)), mp_context=context, initializer=_begin_worker, initargs=(work, given)
-    ) as pool:
-        try:
-            running: dict[Future[None], Part] = {}
-            for number, part in enumerate(parts, start=1):
-                running[pool.submit(_work, part)] = part
-                while running and (len(running) >= 2 * workers or number == len(parts)):
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-                        done(running.pop(future))
-        except BrokenProcessPool as error:
-            raise InputError(
-                subject="a worker",
-                must="not be ended from outside",
-                got="but one was, perhaps for want of memory",
-                do=f"run the command again to go on, with fewer {option('workers')}",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_given: list[Any] = []  # of a worker: what to do, and with what
-
-
-def _begin_worker(work: Callable[..., None], given: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent tells
-    _given[:] = [work, given]
-
-
-def _work(part: Part) -> None:
-    work, given = _given
-    work(part, *given)

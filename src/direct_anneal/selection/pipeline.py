@@ -15,7 +15,7 @@ from typing import Any
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
-from direct_anneal.data import Corpus, check_fields, check_writable, prepare
+from direct_anneal.data import Corpus, check_fields, check_writable, prepare, readers_of
 from direct_anneal.distributed import check_installed
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients
@@ -147,6 +147,7 @@ def reading(
                     max_length=tokens.max_length,
                     directory=out / "corpus" / role,
                     advance=advance,
+                    workers=readers_of(sources[role], trust_remote_code=config.trust_remote_code),
                 )
         check_writable(sources["pool"])  # those that were fetched, too
         found += check_fields(fields_of(config), corpora)
