@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy.linalg
+from scipy.sparse.linalg import eigsh
 
 from direct_anneal.config.objective import (
     DAMPING,
@@ -41,6 +42,7 @@ from direct_anneal.solver import FeatureMatrix, Joined
 if TYPE_CHECKING:
     from direct_anneal.curvature import Spectrum
 
+_WHOLE_SIZE = 64  # rows of a matrix whose eigenvalues are found as a whole
 _COST_BLOCK_BYTES = 8 << 20  # of float64 rows: what BLAS does well with
 
 
@@ -245,10 +247,23 @@ class FilteredObjective(SketchedObjective):
         moment = counted.matrix.gram() / num_samples
         if self.filter_curvature == "both":
             moment = (moment + x.T @ x / len(x)) / 2
-        largest = float(scipy.linalg.eigvalsh(moment, subset_by_index=[size - 1, size - 1])[0])
+        largest = largest_eigenvalue(moment)
         assert self.damping is not None
         moment[np.diag_indices(size)] += self.damping * largest if largest > 0 else 1.0  # 0: no gradient at all
         return moment
+
+
+def largest_eigenvalue(moment: Float) -> float:
+    """λ₁ of a positive semidefinite matrix, shape (n, n), to rounding.
+
+    Source: Lanczos iteration (ARPACK, through SciPy) from a fixed vector; small matrices whole. Cost: some dozens of
+    products with a vector.
+    """
+    size = len(moment)
+    if size <= _WHOLE_SIZE or not moment.any():
+        return float(scipy.linalg.eigvalsh(moment, subset_by_index=[size - 1, size - 1])[0])
+    start = np.random.default_rng(0).normal(size=size)
+    return float(eigsh(moment, k=1, which="LA", v0=start, tol=1e-10, return_eigenvectors=False)[0])
 
 
 def _with_ngrams(weight: float, gradients: tuple[Blocks, Float], inputs: Inputs) -> tuple[Blocks, Float]:
