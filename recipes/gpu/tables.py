@@ -1,6 +1,6 @@
 """Tables of finished runs, for docs/results.md.
 
-    python recipes/gpu/tables.py RUNS.jsonl ... [--role test/] [--reference random] [--against matching] > tables.md
+    python recipes/gpu/tables.py RUNS.jsonl ... [--role test/] [--reference random] [--against random] > tables.md
 
 One table for each kind of figure: gain on the target and change of others at each replay share, fronts, unique tokens,
 what each arm took of damage, and accuracy. Differences are paired by seed, and in the last column by scenario; * stands
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--role", default="", help="scenarios whose names begin so: test/ of the grid")
     parser.add_argument("--reference", default="random")
-    parser.add_argument("--against", default="matching", help="arm that fronts are compared with")
+    parser.add_argument("--against", default="random", help="arm that fronts are compared with")
     given = parser.parse_args()
     lines = read(given.runs, given.role)
     shares = sorted({line.get("replay", 0.0) for line in lines})
