@@ -448,7 +448,7 @@ class TestDocuments:
     def test_the_wrong_field(self, desk: Desk) -> None:
         message = desk.refused(text_field="content")
         assert "'content'" in message
-        assert "text" in message.split("the first has")[1]
+        assert "text" in message.split("the first record has")[1]
 
     def test_what_is_no_parquet(self, desk: Desk) -> None:
         (desk.directory / "pool.parquet").write_text("PAR1 not really")

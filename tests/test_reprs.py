@@ -58,8 +58,8 @@ class _Tags(HTMLParser):
             "SelectionProblem(descent, 9 tokens of 30 samples, R=6, budget inf, 1 quotas)",
         ),
         (
-            SelectConfig(model="m", pool="p", validation=["v"], out="o", fraction=0.5, damping=0.2),
-            "SelectConfig(model='m', pool=('p',), validation=('v',), out='o', fraction=0.5, damping=0.2)",
+            SelectConfig(model="m", pool="p", validation=["v"], out="o", fraction=0.5, elbow=0.9),
+            "SelectConfig(model='m', pool=('p',), validation=('v',), out='o', fraction=0.5, elbow=0.9)",
         ),
         (
             AnnealConfig(model="m", data="d", out="o", learning_rate=1e-3, epochs=1),

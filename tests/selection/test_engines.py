@@ -53,8 +53,8 @@ def test_where_workers_have_gpus_this_machine_needs_none_unless_it_runs_the_mode
 ) -> None:
     monkeypatch.setattr("direct_anneal.distributed.connect.find_spec", lambda name: name)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    check_machine(config(engine="ray", device="cuda"))
-    for options in ({}, {"engine": "ray", "curvature": "hessian"}):
+    check_machine(config(engine="ray", device="cuda", objective="matching"))
+    for options in ({}, {"engine": "ray", "curvature": "hessian"}, {"engine": "ray", "objective": "path"}):
         with pytest.raises(InputError, match="device must be there, got cuda"):
             check_machine(config(device="cuda", **options))
 

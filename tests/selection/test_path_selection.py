@@ -102,7 +102,7 @@ def test_solve_says_what_was_not_computed(run: Path, checkpoint: Path, world: Pa
         select_again(run, out=tmp_path / "again", num_samples=3, objective="energy", objective_options={})
     given = {role: str(world / f"{role}.jsonl") for role in ("pool", "validation")}
     compute_features(model=checkpoint, out=tmp_path / "features", sketch_size=32, **given)
-    with pytest.raises(InputError, match="must have losses along the path for objective path, but has gradients"):
+    with pytest.raises(InputError, match="must have losses along the path for objective blend, but has gradients"):
         select_again(tmp_path / "features", out=tmp_path / "again", num_samples=3)
 
 

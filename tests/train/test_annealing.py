@@ -150,7 +150,7 @@ class TestAgain:
 
     def test_another_run_is_refused_or_replaces_it(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         annealed(checkpoint, data, tmp_path / "out")
-        with pytest.raises(InputError, match=r"another run \(seed differ\).*overwrite"):
+        with pytest.raises(InputError, match=r"another run \(seed differs\).*overwrite"):
             annealed(checkpoint, data, tmp_path / "out", seed=1)
         annealed(checkpoint, data, tmp_path / "out", seed=1, overwrite=True)
         annealed(checkpoint, data, tmp_path / "fresh", seed=1)

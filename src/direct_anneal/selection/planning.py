@@ -164,6 +164,7 @@ class _Rehearsal:
         """Return some documents of each corpus."""
 
         def read(sources: Sequence[Source], **options: Any) -> Corpus:
+            options.pop("workers")  # some documents need none
             part = self._parts[options["role"]] = sample(sources, num_records=NUM_SAMPLED, **options)
             advance(part.corpus.num_samples)
             return part.corpus
