@@ -112,16 +112,19 @@ def files_below(directory: Path) -> dict[str, bytes]:
     }
 
 
+# Said before anybody starts the server: what it has not imported then, each of its processes imports anew.
+_forking = multiprocessing.get_context("forkserver")
+_forking.set_forkserver_preload(
+    ["direct_anneal.selection", "datasets", "pytest", "transformers.models.llama.modeling_llama"]
+)
+
+
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Run an importable function in a process of its own, which has our imports behind it already.
 
     A server imports the package once and forks; it has no threads, where the tests' own process may have some.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["direct_anneal.selection", "datasets", "pytest", "transformers.models.llama.modeling_llama"]
-    )
-    process = context.Process(target=target, args=arguments)
+    process = _forking.Process(target=target, args=arguments)
     process.start()
     return process
 
