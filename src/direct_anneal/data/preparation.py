@@ -115,7 +115,7 @@ def prepare(
 
 
 def readers_of(sources: Sequence[Source], *, trust_remote_code: bool) -> int:
-    """How many processes should prepare these: one a core, where there is enough to read.
+    """Return the number of processes to prepare these with: one a core, where there is enough to read.
 
     One alone for what other processes need not have: files that are still elsewhere, formats from outside this package,
     and a checkpoint's own code.

@@ -41,7 +41,7 @@ class _Group:
         return np.concatenate([[0], np.cumsum(self.documents if self.unit == "documents" else self.size)])
 
     def through(self, bin: int) -> int:
-        """How many of its bins are `bin` or better."""
+        """Count its bins that are `bin` or better."""
         return int(np.searchsorted(-self.bins, -bin, side="right"))
 
     def cut(self, count: int) -> Cut:
@@ -56,7 +56,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Reach:
-    """How far a group is cut at least, or at most: so many bins as a whole, and so many documents of the next."""
+    """Cut of a group, at least or at most: so many whole bins, and so many documents of the next."""
 
     cut: Cut
     spent: int

@@ -1,4 +1,4 @@
-"""Whether this process is one of several that torchrun started."""
+"""Detection of torchrun: is this process one of several that it started?"""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class PathObjective(SelectionObjective):
         return {"path_restrained": restrained, "path_stiff": losses.drops.mean(axis=1) - restrained}
 
     def _there(self, field: str, values: Float | None) -> Float:
-        """What was computed for this option; refused where it was not."""
+        """Return what was computed for this option; refuse where it was not."""
         if values is None:
             raise InputError(
                 field=field,

@@ -61,7 +61,7 @@ class Shard:
 
 
 Elsewhere = Callable[[Iterable[Shard]], Iterator[Found | None]]
-"""What a `Scorer` gives for each shard, in order, by workers of a cluster."""
+"""Results of a `Scorer` for each shard, in order, by workers of a cluster."""
 
 
 class Scorer:

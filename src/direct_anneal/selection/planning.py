@@ -250,7 +250,7 @@ class _Rehearsal:
         return part.num_tokens / int(corpus.num_tokens.sum())
 
     def _flops(self, documents: Documents) -> float:
-        """Of every pass of the model; see `Work`."""
+        """Count the operations of every pass of the model; see `Work`."""
         model, total = documents.checkpoint.described(), 0.0
         for role, part in self._parts.items():
             forward, gradients, training = (

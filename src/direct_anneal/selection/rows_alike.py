@@ -21,7 +21,7 @@ from direct_anneal.solver import Block
 
 
 def rows_alike(known: Known, corpora: Mapping[str, Corpus]) -> Known:
-    """What might be known of other documents: of each what one of these has, its directions mixed with another's.
+    """Build what might be known of other documents: each has what one of these has, mixed with another's directions.
 
     Args:
         corpora: the other documents, by role.
