@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
 from direct_anneal.io.redaction import redacted
-from direct_anneal.io.sanitize import legible, legible_json
+from direct_anneal.io.sanitize import sanitized, sanitized_json
 
 Advance = Callable[[int], object]
 Items = tuple[str, int]
@@ -219,7 +219,7 @@ class _Lines(ABC):
 
     @staticmethod
     def _safe(line: str) -> str:
-        return legible(line)
+        return sanitized(line)
 
 
 class PlainLines(_Lines):
@@ -253,7 +253,7 @@ class JsonLines(_Lines):
 
     @staticmethod
     def _safe(line: str) -> str:
-        return legible_json(line)
+        return sanitized_json(line)
 
     def _object(self, event: str, name: str, pace: Pace) -> str:
         left = 0.0 if event == "done" else pace.seconds_left
@@ -310,11 +310,11 @@ class Bars:
             yield advance
 
     def note(self, line: str) -> None:
-        print(legible(redacted(line)), file=sys.stderr, flush=True)
+        print(sanitized(redacted(line)), file=sys.stderr, flush=True)
 
 
 def _unwrapped(stream: TextIO) -> TextIO:
-    """Return the stream itself, where only legible text passes: bars move the cursor, and hold no text but ours."""
+    """Return the stream itself, made safe for a terminal: bars move the cursor, and hold no text but ours."""
     inner: TextIO = getattr(stream, "_stream", stream)
     return inner
 

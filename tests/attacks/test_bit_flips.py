@@ -106,7 +106,7 @@ def _content(path: Path) -> dict[str, Any]:
             f"{role} tokens": np.concatenate([corpus.tokens(i) for i in range(corpus.num_samples)]),
             f"{role} prompts": corpus.num_prompt,
             f"{role} index": corpus.index,
-            f"{role} incidents": corpus.incidents.to_manifest(),
+            f"{role} incidents": corpus.issues.to_manifest(),
             f"{role} units": np.concatenate(gradients.units),
             f"{role} ngrams": np.concatenate(gradients.ngrams),
             f"{role} samples": gradients.samples,

@@ -17,7 +17,7 @@ from direct_anneal.cli import main
 from direct_anneal.config.options import keep
 from direct_anneal.io.records import RecordError, write_record
 from direct_anneal.io.redaction import redacted
-from direct_anneal.io.sanitize import LegibleStream, legible, legible_json
+from direct_anneal.io.sanitize import SanitizedStream, sanitized, sanitized_json
 from direct_anneal.io.settings import read_yaml
 from direct_anneal.progress import JsonLines, PlainLines
 
@@ -66,8 +66,8 @@ def test_no_control_sequence_reaches_a_terminal_or_a_log() -> None:
     for coloured in (False, True):
         stream = io.StringIO()
         with mock.patch.object(stream, "isatty", return_value=coloured):
-            legibly = LegibleStream(stream)
-        legibly.write(f"\x1b[31mred\x1b[0m {EVIL}\n")
+            stream_out = SanitizedStream(stream)
+        stream_out.write(f"\x1b[31mred\x1b[0m {EVIL}\n")
         written = stream.getvalue()
         assert ("\x1b[31mred\x1b[0m" in written) == coloured
         rest = written.replace("\x1b[31m", "").replace("\x1b[0m", "")
@@ -76,8 +76,8 @@ def test_no_control_sequence_reaches_a_terminal_or_a_log() -> None:
         stream = io.StringIO()
         lines(stream).note(EVIL)
         assert not set("\x1b\x07\x9b\u202e\u2066\x00") & set(stream.getvalue())
-    assert json.loads(legible_json(json.dumps(EVIL, ensure_ascii=False))) == EVIL
-    assert legible("plain\ttext\n") == "plain\ttext\n"
+    assert json.loads(sanitized_json(json.dumps(EVIL, ensure_ascii=False))) == EVIL
+    assert sanitized("plain\ttext\n") == "plain\ttext\n"
 
 
 SAFE = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=24, max_size=40)
@@ -113,7 +113,7 @@ def test_no_writer_lets_a_secret_through(
     with mock.patch.dict("os.environ", environment):
         write_record(directory / "record.json", {"a": [text, {text: text}], "b": text})
         keep({"model": text, "pool": (text,)}, directory)
-        LegibleStream(out).write(text)
+        SanitizedStream(out).write(text)
         PlainLines(log).note(text)
         JsonLines(lines).note(text)
     written = [path.read_text() for path in directory.iterdir()] + [out.getvalue(), log.getvalue(), lines.getvalue()]

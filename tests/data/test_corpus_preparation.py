@@ -28,7 +28,7 @@ def refuse_to_load():
 
 
 def kinds(corpus):
-    return dict(corpus.incidents.counts)
+    return dict(corpus.issues.counts)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -63,7 +63,7 @@ def test_tokens_are_taken_as_they_are_without_a_tokenizer(tmp_path, format, voca
             corpus.tokens(outside)
 
 
-def test_every_incident_is_told_with_its_place(tmp_path):
+def test_every_issue_is_told_with_its_place(tmp_path):
     lines = [
         b'{"text": "a good one"}',
         b"{not json}",
@@ -83,7 +83,7 @@ def test_every_incident_is_told_with_its_place(tmp_path):
         b'{"text": null, "input_ids": [70, 71]}',
     ]
     corpus = prepared(tmp_path / "out", write_lines(tmp_path / "a.jsonl", lines), max_length=10)
-    rows = {kind: [place.row for place in corpus.incidents.places(kind)] for kind in corpus.incidents.counts}
+    rows = {kind: [place.row for place in corpus.issues.places(kind)] for kind in corpus.issues.counts}
     # Row 9: a string in input_ids is no text that anyone asked to tokenise.
     assert rows == {
         "bad-line": [1],
@@ -95,14 +95,14 @@ def test_every_incident_is_told_with_its_place(tmp_path):
         "duplicate-id": [14],
     }
     assert texts(corpus) == ["a good one", "quite a long document", "first", "second", "FG"]
-    manifest = corpus.incidents.to_manifest()
+    manifest = corpus.issues.to_manifest()
     assert manifest["too-short"]["count"] == 2
     assert manifest["too-short"]["places"][0].keys() == {"source", "row", "detail"}
     assert "256" in manifest["bad-tokens"]["places"][0]["detail"]
     listed = [json.loads(line) for line in (tmp_path / "out" / "incidents.jsonl").read_text().splitlines()]
-    assert len(listed) == sum(corpus.incidents.counts.values())
-    assert len(corpus.incidents.places("bad-tokens", limit=2)) == 2
-    assert corpus.incidents.places("truncated") == []
+    assert len(listed) == sum(corpus.issues.counts.values())
+    assert len(corpus.issues.places("bad-tokens", limit=2)) == 2
+    assert corpus.issues.places("truncated") == []
 
 
 def test_a_token_list_with_a_null_is_bad(tmp_path):
@@ -127,7 +127,7 @@ def test_a_cut_file_is_used_as_far_as_it_goes(tmp_path):
 
 def test_manifest_names_at_most_a_hundred_places(tmp_path):
     corpus = prepared(tmp_path / "out", write_lines(tmp_path / "a.jsonl", [b"{}"] * 300 + [b'{"text": "one"}']))
-    manifest = corpus.incidents.to_manifest()
+    manifest = corpus.issues.to_manifest()
     assert (manifest["no-text"]["count"], len(manifest["no-text"]["places"])) == (300, 100)
 
 
@@ -168,7 +168,7 @@ def test_of_several_names_the_first_that_a_record_has_counts(tmp_path, format):
         assert corpus.index["id"].to_pylist() == ["b", "a"]
         assert corpus.index["domain"].to_pylist() == ["de", corpus.sources[-1 if number == 0 else 1].stem]
         assert kinds(corpus) == {"empty-text": 1, "no-text": 1}
-        assert "neither a string in 'text' or 'content' nor" in corpus.incidents.places("no-text")[0].detail
+        assert "neither a string in 'text' or 'content' nor" in corpus.issues.places("no-text")[0].detail
 
 
 def test_duplicates_are_told_apart_over_all_files(tmp_path):
@@ -177,7 +177,7 @@ def test_duplicates_are_told_apart_over_all_files(tmp_path):
     corpus = prepared(tmp_path / "out", "*.jsonl")
     # The qualified id is taken as well: it is qualified once more.
     assert corpus.index["id"].to_pylist() == ["x", "x@b.jsonl:0", "x@b.jsonl:0@b.jsonl:0", "y"]
-    [place] = corpus.incidents.places("duplicate-id")
+    [place] = corpus.issues.places("duplicate-id")
     assert (place.source, place.row) == ("b.jsonl", 0)
 
 
@@ -286,14 +286,14 @@ def test_only_what_changed_is_done_again(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["tokens", "parquet", "incidents.jsonl", "json"])
 @pytest.mark.parametrize("damage", ["gone", "longer"])
-def test_a_damaged_piece_is_done_again(tmp_path, suffix, damage):
+def test_a_damaged_cache_is_made_again(tmp_path, suffix, damage):
     path = write_lines(tmp_path / "a.jsonl", [b'{"text": "one"}', b"bad"])
     first = prepared(tmp_path / "out", path)
-    [piece_file] = [file for file in (tmp_path / "out").glob(f"*.{suffix}") if file.name != "incidents.jsonl"]
+    [cache_file] = [file for file in (tmp_path / "out").glob(f"*.{suffix}") if file.name != "incidents.jsonl"]
     if damage == "gone":
-        piece_file.unlink()
+        cache_file.unlink()
     else:
-        piece_file.write_bytes(piece_file.read_bytes() + b"more")
+        cache_file.write_bytes(cache_file.read_bytes() + b"more")
     second = prepared(tmp_path / "out", path)
     assert (texts(second), second.fingerprint, kinds(second)) == (texts(first), first.fingerprint, {"bad-line": 1})
 
@@ -311,7 +311,7 @@ def stopping_at(text):
     return tokenize
 
 
-def test_an_interruption_keeps_finished_pieces_and_only_those(tmp_path, monkeypatch):
+def test_an_interruption_keeps_finished_caches_and_only_those(tmp_path, monkeypatch):
     monkeypatch.setattr("direct_anneal.data.preparation._BATCH_DOCUMENTS", 1)
     for name in "abc":
         write_lines(tmp_path / f"{name}.jsonl", [b'{"text": "%s%d"}' % (name.encode(), i) for i in range(3)])
@@ -362,7 +362,7 @@ def test_no_old_record_vouches_for_new_files(tmp_path, monkeypatch):
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_cache, "PieceRecord", killed)
+        patch.setattr(token_cache, "CacheRecord", killed)
         with pytest.raises(StopError):
             prepared(tmp_path / "out", path)
     write_lines(path, [b'{"text": "old"}'])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.corpus_samples import prepared, write_records
-from direct_anneal.data import Incident, TokenLayout, expand
+from direct_anneal.data import Issue, TokenLayout, expand
 from direct_anneal.data.formats import isolated
 from direct_anneal.errors import InputError
 
@@ -208,6 +208,6 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, make):
     shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
 
 
-def test_an_incident_holds_what_utf8_cannot():
-    line = Incident(kind="bad-line", source="a\udcff", row=None, detail="\x00").to_line()
+def test_an_issue_holds_what_utf8_cannot():
+    line = Issue(kind="bad-line", source="a\udcff", row=None, detail="\x00").to_line()
     assert line.isascii()

@@ -230,8 +230,8 @@ class TestFields:
     def test_ids_that_are_no_ids_are_counted(self, tmp_path):
         pq.write_table(pa.table({"id": [10.0, None, 12.0], "text": ["one", "two", "three"]}), "a.parquet")
         corpus = prepared(tmp_path / "corpus", "a.parquet")
-        assert corpus.incidents.counts == {"odd-id": 2}
-        assert "float" in corpus.incidents.places("odd-id")[0].detail
+        assert corpus.issues.counts == {"odd-id": 2}
+        assert "float" in corpus.issues.places("odd-id")[0].detail
 
 
 class TestGuesses:

@@ -25,7 +25,7 @@ def test_a_prompt_is_counted_and_comes_before(tmp_path: Path) -> None:
         assert corpus.num_prompt.tolist() == [12, 0]
         assert corpus.num_prompt.dtype == np.int64
         assert corpus.num_tokens.tolist() == [19, 5]
-        assert not corpus.incidents.counts
+        assert not corpus.issues.counts
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -91,7 +91,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     ]
     path = write_records(tmp_path, "docs", "jsonl", records)
     corpus = prepared(tmp_path / "out", path, fields=FIELDS)
-    rows = {kind: [place.row for place in corpus.incidents.places(kind)] for kind in corpus.incidents.counts}
+    rows = {kind: [place.row for place in corpus.issues.places(kind)] for kind in corpus.issues.counts}
     assert rows == {
         "nothing-to-predict": [1, 2, 3, 12],
         "bad-prompt": [4, 5, 6],

@@ -45,8 +45,8 @@ def test_as_text_by_default_and_counted(tmp_path, tokenizer):
         assert first == tokenizer.bos_token_id
         assert specials.isdisjoint(rest)
         assert tokenizer.decode(rest) == text
-    assert corpus.incidents.counts == {"special-tokens": 2}
-    assert [place.detail for place in corpus.incidents.places("special-tokens")] == [
+    assert corpus.issues.counts == {"special-tokens": 2}
+    assert [place.detail for place in corpus.issues.places("special-tokens")] == [
         f"special tokens in the text, read as text: 2 {EOS}",
         "special tokens in the text, read as text: 1 <s>",
     ]
@@ -55,18 +55,18 @@ def test_as_text_by_default_and_counted(tmp_path, tokenizer):
 def test_kept_or_dropped_on_request(tmp_path, tokenizer):
     kept = corpus_of(tmp_path, tokenizer, "keep", "kept")
     assert (kept.tokens(0) == tokenizer.eos_token_id).sum() == 2
-    assert kept.incidents.counts == {"special-tokens": 2}
+    assert kept.issues.counts == {"special-tokens": 2}
     dropped = corpus_of(tmp_path, tokenizer, "drop", "dropped")
     assert dropped.index["row"].to_pylist() == [2, 3]
-    assert dropped.incidents.counts == {"special-dropped": 2}
-    assert "2 special-dropped" in dropped.incidents.left_out()
+    assert dropped.issues.counts == {"special-dropped": 2}
+    assert "2 special-dropped" in dropped.issues.left_out()
 
 
 def test_in_prompts_too(tmp_path, tokenizer):
     path = write_records(tmp_path, "docs", "jsonl", [{"q": f"what {EOS}", "text": " is this"}])
     fields = Fields(prompt="q")
     corpus = prepared(tmp_path / "c", path, tokenizer=tokenizer, vocab_size=300, fields=fields)
-    assert corpus.incidents.counts == {"special-tokens": 1}
+    assert corpus.issues.counts == {"special-tokens": 1}
     assert tokenizer.eos_token_id not in corpus.tokens(0)
 
 

@@ -170,7 +170,7 @@ def test_files_beside_the_tokens_are_no_pools_of_their_own(tmp_path):
 def test_tokens_beyond_the_vocabulary_are_left_out_and_counted(tmp_path):
     corpus = corpus_of(tmp_path, write(tmp_path, "ds", [*DOCUMENTS, [VOCAB_SIZE, 1]]))
     assert corpus.num_samples == 4
-    assert corpus.incidents.counts == {"bad-tokens": 1}
+    assert corpus.issues.counts == {"bad-tokens": 1}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -178,7 +178,7 @@ def test_a_document_without_end_is_left_out_and_counted(tmp_path, monkeypatch, f
     monkeypatch.setattr(tokens, "MAX_DOCUMENT_TOKENS", 5)
     corpus = corpus_of(tmp_path, write(tmp_path, format))
     assert corpus.num_samples == 3
-    assert corpus.incidents.counts == {"bad-line": 1}
+    assert corpus.issues.counts == {"bad-line": 1}
 
 
 class TestHarm:

@@ -16,7 +16,7 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
-from direct_anneal.io.sanitize import legible
+from direct_anneal.io.sanitize import sanitized
 from direct_anneal.report import data as report_data
 from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
@@ -108,7 +108,7 @@ class TestHostileDocuments:
     def test_a_whole_run_of_them(self, hostile: Run) -> None:
         read = harmless(content(hostile))
         for name, text in HOSTILE.items():
-            assert legible(text, report_data.EXCERPT_CHARACTERS) in read.text, name
+            assert sanitized(text, report_data.EXCERPT_CHARACTERS) in read.text, name
         assert "\x00" not in content(hostile)
         assert "\u202e" not in content(hostile)
 
@@ -122,7 +122,7 @@ class TestHostileDocuments:
         odd = replace(findings, excerpts={"strongest": [hostile], "listed": [hostile], **NO_OTHERS})
         written = page.render("selection.html", **page._selection(odd))
         read = harmless(written)
-        assert legible(text, report_data.EXCERPT_CHARACTERS) in read.text
+        assert sanitized(text, report_data.EXCERPT_CHARACTERS) in read.text
         assert len(written.encode()) < MAX_BYTES
 
     @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ class TestHostileDocuments:
         ],
     )
     def test_what_cannot_be_seen_is_shown(self, text: str, shown: str) -> None:
-        assert legible(text) == shown
-        legible(text).encode("utf-8")
+        assert sanitized(text) == shown
+        sanitized(text).encode("utf-8")
 
 
 NO_OTHERS: dict[str, list[Excerpt]] = {"last_in": [], "first_out": [], "weakest": []}

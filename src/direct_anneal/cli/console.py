@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from direct_anneal.io.redaction import redacted
-from direct_anneal.io.sanitize import LegibleStream, legible, legible_json
+from direct_anneal.io.sanitize import SanitizedStream, sanitized, sanitized_json
 from direct_anneal.progress import JsonLines, Progress, Silent, for_stream
 
 
@@ -76,13 +76,13 @@ class Output:
             if self._json:
                 warnings.showwarning = self._show_warning
             if not self._quiet:
-                with redirect_stdout(_legible(sys.stdout)), redirect_stderr(_legible(sys.stderr)):
+                with redirect_stdout(_sanitized(sys.stdout)), redirect_stderr(_sanitized(sys.stderr)):
                     yield
                 return
             with (
                 Path(os.devnull).open("w", encoding="utf-8") as nowhere,
                 redirect_stdout(nowhere),
-                redirect_stderr(_legible(sys.stderr)),
+                redirect_stderr(_sanitized(sys.stderr)),
             ):
                 yield
 
@@ -96,7 +96,7 @@ class Output:
         if self._json:
             self._write({"event": "error", "code": code, "message": message})
         else:
-            print(f"direct-anneal: {legible(redacted(message))}", file=sys.stderr)
+            print(f"direct-anneal: {sanitized(redacted(message))}", file=sys.stderr)
         return code
 
     def trace(self) -> None:
@@ -105,17 +105,17 @@ class Output:
         if self._json:
             self._write({"event": "traceback", "lines": lines.splitlines()})
         else:
-            print(legible(redacted(lines)), file=sys.stderr, end="")
+            print(sanitized(redacted(lines)), file=sys.stderr, end="")
 
     def _show_warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
         self._write({"event": "warning", "message": " ".join(str(message).split())})
 
     def _write(self, content: dict[str, Any]) -> None:
-        print(legible_json(json.dumps(redacted(content), ensure_ascii=False)), file=sys.stderr, flush=True)
+        print(sanitized_json(json.dumps(redacted(content), ensure_ascii=False)), file=sys.stderr, flush=True)
 
 
-def _legible(stream: TextIO) -> TextIO:
+def _sanitized(stream: TextIO) -> TextIO:
     """Return the stream, for text that may come from anyone's files. Bars are drawn past it, by the terminal's own
     means.
     """
-    return cast(TextIO, LegibleStream(stream))
+    return cast(TextIO, SanitizedStream(stream))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from direct_anneal.compare.statistics import Row
 from direct_anneal.compare.tables import pareto_front
-from direct_anneal.io.sanitize import legible
+from direct_anneal.io.sanitize import sanitized
 from direct_anneal.report.drawing import colour, draw, plainly
 
 if TYPE_CHECKING:
@@ -107,4 +107,4 @@ def by_domain(name: str, group: Group, reference: str) -> Markup:
 
 
 def _label(text: str) -> str:
-    return legible(" ".join(text.split()), LABEL_CHARACTERS)
+    return sanitized(" ".join(text.split()), LABEL_CHARACTERS)

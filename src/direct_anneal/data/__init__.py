@@ -2,7 +2,7 @@
 
 sources = expand(["pool/**/*.jsonl.zst"], role="pool")
 check_writable(sources)
-corpus = prepare(sources, role="pool", ...)       # tokens on disk, an index in memory, incidents counted
+corpus = prepare(sources, role="pool", ...)       # tokens on disk, an index in memory, issues counted
 corpus.tokens(7)                                  # (T,) int64
 write_selected(corpus, selected, out_dir)         # selected: (N,) bool
 """
@@ -11,21 +11,21 @@ from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
 from direct_anneal.data.formats.tables import write_dataset_state
-from direct_anneal.data.issues import MAX_PLACES, Incident
-from direct_anneal.data.preparation import INCIDENTS_FILE, check_fields, prepare, readers_of, reopen
+from direct_anneal.data.issues import MAX_PLACES, Issue
+from direct_anneal.data.preparation import ISSUES_FILE, check_fields, prepare, readers_of, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
 from direct_anneal.data.texts import chosen_records, texts, texts_at
-from direct_anneal.data.token_cache import damaged_pieces
+from direct_anneal.data.token_cache import damaged_caches
 from direct_anneal.data.write import check_writable, write_rows, write_selected
 
 __all__ = [
     "HEADERLESS",
-    "INCIDENTS_FILE",
+    "ISSUES_FILE",
     "MAX_PLACES",
     "Corpus",
     "Fields",
-    "Incident",
+    "Issue",
     "Names",
     "Part",
     "Source",
@@ -33,7 +33,7 @@ __all__ = [
     "check_fields",
     "check_writable",
     "chosen_records",
-    "damaged_pieces",
+    "damaged_caches",
     "expand",
     "listed",
     "prepare",

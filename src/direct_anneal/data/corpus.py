@@ -1,4 +1,4 @@
-"""The corpus: the pieces of all sources as one index and one array of tokens."""
+"""The corpus: the caches of all sources as one index and one array of tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from direct_anneal.data.issues import Incident, IncidentSummary
+from direct_anneal.data.issues import Issue, IssueSummary
 from direct_anneal.data.sources import Source, State
-from direct_anneal.data.token_cache import Options, Piece, PieceRecord, read_index
+from direct_anneal.data.token_cache import CacheRecord, Options, TokenCache, read_index
 from direct_anneal.io.digests import sha256
 
 _MAX_MAPS = 64
@@ -31,7 +31,7 @@ class Corpus:
         num_prompt: (N,) int64: how many leading tokens of each are not predicted; 0 without a prompt.
         vocab_size: every token lies in [0, vocab_size).
         fingerprint: equal for equal samples in equal order, wherever their files lie; covers tokens, prompts and ids.
-        incidents: what was left out, or kept with a remark.
+        issues: what was left out, or kept with a remark.
         sources: the files, in order.
         bounds: (S + 1,) int64: source s holds the samples bounds[s] to bounds[s + 1] - 1.
         states: of each source when it was read.
@@ -44,7 +44,7 @@ class Corpus:
     num_prompt: np.ndarray
     vocab_size: int
     fingerprint: str
-    incidents: IncidentSummary
+    issues: IssueSummary
     sources: list[Source]
     bounds: np.ndarray
     states: list[State]
@@ -61,7 +61,7 @@ class Corpus:
         return len(self.num_tokens)
 
     def only(self, rows: np.ndarray) -> Corpus:
-        """Return the corpus of some samples alone, at these positions, ascending; its incidents are those of all."""
+        """Return the corpus of some samples alone, at these positions, ascending; its issues are those of all."""
         return replace(
             self,
             index=self.index.take(pa.array(rows)),
@@ -91,15 +91,15 @@ class Corpus:
 
 def assemble(
     sources: Sequence[Source],
-    pieces: Sequence[Piece],
-    records: Sequence[PieceRecord],
+    caches: Sequence[TokenCache],
+    records: Sequence[CacheRecord],
     options: Options,
     directory: Path,
 ) -> Corpus:
-    """Put the pieces together: whole ids, duplicates told apart. Nothing is written. Cost: O(N)."""
+    """Put the caches together: whole ids, duplicates told apart. Nothing is written. Cost: O(N)."""
     counts = [record.num_samples for record in records]
     bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    tables = [read_index(piece, record) for piece, record in zip(pieces, records, strict=True)]
+    tables = [read_index(cache, record) for cache, record in zip(caches, records, strict=True)]
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     source_column = pa.DictionaryArray.from_arrays(
         pa.array(np.repeat(np.arange(len(sources), dtype=np.int32), counts)),
@@ -121,21 +121,21 @@ def assemble(
         counts_by_kind.update(record.incidents)
     if duplicates.any():
         counts_by_kind["duplicate-id"] += int(duplicates.sum())
-    listing = _Listing(index, np.flatnonzero(duplicates), bounds, [piece.incidents_path for piece in pieces], sources)
+    listing = _Listing(index, np.flatnonzero(duplicates), bounds, [cache.issues_path for cache in caches], sources)
     return Corpus(
         index=index,
         num_tokens=index["num_tokens"].to_numpy(),
         num_prompt=table["num_prompt"].to_numpy(),
         vocab_size=options.vocab_size,
         fingerprint=_fingerprint(records, options),
-        incidents=IncidentSummary(counts=dict(counts_by_kind), listing=listing),
+        issues=IssueSummary(counts=dict(counts_by_kind), listing=listing),
         sources=list(sources),
         bounds=bounds,
         states=[_named(source, record) for source, record in zip(sources, records, strict=True)],
         directory=directory,
         fields_seen=_add_up([record.fields_seen for record in records]),
         _offsets=table["offset"].to_numpy(),
-        _token_paths=[piece.tokens_path for piece in pieces],
+        _token_paths=[cache.tokens_path for cache in caches],
         _dtype=options.dtype,
     )
 
@@ -149,7 +149,7 @@ def _add_up(seen: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
     return dict(total)
 
 
-def _named(source: Source, record: PieceRecord) -> State:
+def _named(source: Source, record: CacheRecord) -> State:
     """Return the state that a record has seen, with names as they are: records hold them without secrets."""
     names = (name for name, _, _ in source.state())
     return tuple((name, size, time) for name, (_, size, time) in zip(names, record.state, strict=True))
@@ -181,7 +181,7 @@ def _repeated(ids: pa.Array) -> np.ndarray:
     return repeated
 
 
-def _fingerprint(records: Sequence[PieceRecord], options: Options) -> str:
+def _fingerprint(records: Sequence[CacheRecord], options: Options) -> str:
     digest = hashlib.sha256(options.dtype.str.encode("ascii"))
     for record in records:
         digest.update(bytes.fromhex(record.tokens_sha256) + bytes.fromhex(record.index_sha256))
@@ -190,7 +190,7 @@ def _fingerprint(records: Sequence[PieceRecord], options: Options) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Listing:
-    """Lines of all incidents in source order, read from the pieces whenever they are asked for."""
+    """Lines of all issues in source order, read from the caches whenever they are asked for."""
 
     index: pa.Table
     duplicates: np.ndarray  # positions, ascending
@@ -206,7 +206,7 @@ class _Listing:
             for position in self.duplicates[first:last].tolist():
                 detail = f"an earlier sample has this id: now {self.index['id'][position].as_py()}"
                 row = self.index["row"][position].as_py()
-                yield Incident(kind="duplicate-id", source=str(source), row=row, detail=detail).to_line()
+                yield Issue(kind="duplicate-id", source=str(source), row=row, detail=detail).to_line()
 
 
 def _single_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -30,7 +30,7 @@ REJECTIONS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Incident:
+class Issue:
     """One thing amiss with one record, or with a file as a whole.
 
     Attributes:
@@ -58,12 +58,12 @@ class Incident:
 
 
 @dataclass(frozen=True)
-class IncidentSummary:
-    """Counts by kind in memory, every incident on disk.
+class IssueSummary:
+    """Counts by kind in memory, every issue on disk.
 
     Attributes:
-        counts: incidents of each kind that occurred.
-        listing: gives JSON lines, all incidents in source order; reads them whenever it is called.
+        counts: issues of each kind that occurred.
+        listing: gives JSON lines, all issues in source order; reads them whenever it is called.
     """
 
     counts: Mapping[str, int]
@@ -79,10 +79,10 @@ class IncidentSummary:
         """For messages: how many records were not used, by kind, as in "3 no-text, 1 too-short"; empty if all were."""
         return ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(self.counts) if kind in REJECTIONS)
 
-    def places(self, kind: str, limit: int = MAX_PLACES) -> list[Incident]:
-        """Return the first `limit` incidents of a kind. Cost: reads the listing as far as needed."""
+    def places(self, kind: str, limit: int = MAX_PLACES) -> list[Issue]:
+        """Return the first `limit` issues of a kind. Cost: reads the listing as far as needed."""
         wanted = min(limit, self.counts.get(kind, 0))
-        return list(islice((incident for incident in self._listed() if incident.kind == kind), wanted))
+        return list(islice((issue for issue in self._listed() if issue.kind == kind), wanted))
 
     def to_manifest(self) -> dict[str, dict[str, Any]]:
         """Return {kind: {"count": n, "places": [{"source", "row", "detail"}, ... at most 100]}}, kinds sorted."""
@@ -90,13 +90,12 @@ class IncidentSummary:
             kind: {
                 "count": self.counts[kind],
                 "places": [
-                    {"source": incident.source, "row": incident.row, "detail": incident.detail}
-                    for incident in self.places(kind)
+                    {"source": issue.source, "row": issue.row, "detail": issue.detail} for issue in self.places(kind)
                 ],
             }
             for kind in sorted(self.counts)
         }
 
-    def _listed(self) -> Iterator[Incident]:
+    def _listed(self) -> Iterator[Issue]:
         for line in self.listing():
-            yield Incident(**json.loads(line))
+            yield Issue(**json.loads(line))

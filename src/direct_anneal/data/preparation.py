@@ -1,4 +1,4 @@
-"""One pass over the sources: text becomes tokens on disk, everything odd becomes an incident."""
+"""One pass over the sources: text becomes tokens on disk, everything odd becomes an issue."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import numpy as np
 from direct_anneal.data.corpus import Corpus, assemble
 from direct_anneal.data.fields import TOKENS_FIELD, Fields, names_in, told, value_at, value_of
 from direct_anneal.data.formats import FORMATS
-from direct_anneal.data.issues import Incident
+from direct_anneal.data.issues import Issue
 from direct_anneal.data.sources import BadRecord, Source
 from direct_anneal.data.special_tokens import TextTokenizer, TokenizerLike, text_tokenizer
 from direct_anneal.data.token_cache import (
+    CacheRecord,
     Options,
-    Piece,
-    PieceRecord,
     Sample,
-    piece_of,
+    TokenCache,
+    cache_of,
     remove_strangers,
     reusable_records,
-    write_piece,
+    write_cache,
 )
 from direct_anneal.errors import InputError, flag
 from direct_anneal.errors import option as named
 from direct_anneal.io.processes import each, num_cores
 from direct_anneal.io.redaction import redacted
 
-INCIDENTS_FILE = "incidents.jsonl"
+ISSUES_FILE = "incidents.jsonl"
 
 _BATCH_DOCUMENTS = 256
 _FIELDS_TOLD = 40
@@ -53,14 +53,14 @@ def prepare(
     advance: Callable[[int], object] = lambda _: None,
     workers: int = 1,
 ) -> Corpus:
-    """Turn the sources into tokens and an index under `directory`, one piece a source, and put them together.
+    """Turn the sources into tokens and an index under `directory`, one cache a source, and put them together.
 
     A record's text is tokenised; without one its `input_ids` are used as they are. Where `fields.prompt` is set and the
     record has it, that comes before: text before text, with nothing put between, tokens before tokens. Prompt and text
     are tokenised as one, since that is what a trainer does; the prompt's are those leading tokens that it also has when
     it is tokenised alone, so that a token over the boundary is predicted, and no special token comes in between.
     Pieces that an earlier call finished are used again if their source and the options are unchanged; the directory's
-    other pieces are removed.
+    other caches are removed.
     A record's id is its own if that is a string or an integer, else source:row; of equal ids, in whichever files, the
     first stays and the others become id@source:row. Its domain is its own or the file's name without extensions.
     Cost: one read of the changed sources, 2 or 4 bytes of disk a token; memory a batch of documents, and O(N).
@@ -78,39 +78,39 @@ def prepare(
 
     Raises:
         InputError: no sample is usable; a file is damaged beyond skipping, or changed while it was read.
-        OSError: the disk is full, or fails; finished pieces stay.
+        OSError: the disk is full, or fails; finished caches stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
     options = Options(
         fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
     )
-    pieces = [piece_of(source, options, directory) for source in sources]
-    made: dict[Piece, PieceRecord] = {}
-    missing: list[tuple[Source, Piece]] = []
-    for source, piece, kept in zip(sources, pieces, reusable_records(pieces, sources), strict=True):
-        if isinstance(kept, PieceRecord):
-            made[piece] = replace(kept, fields_seen=_as_named(kept.fields_seen, fields))
-            advance(made[piece].num_records)
+    caches = [cache_of(source, options, directory) for source in sources]
+    made: dict[TokenCache, CacheRecord] = {}
+    missing: list[tuple[Source, TokenCache]] = []
+    for source, cache, kept in zip(sources, caches, reusable_records(caches, sources), strict=True):
+        if isinstance(kept, CacheRecord):
+            made[cache] = replace(kept, fields_seen=_as_named(kept.fields_seen, fields))
+            advance(made[cache].num_records)
         else:
-            missing.append((source, piece))
+            missing.append((source, cache))
     load = functools.partial(text_tokenizer, load_tokenizer, fields.special_tokens)
     if workers == 1 or len(missing) < 2:
         tokenizer = functools.cache(load)
-        for source, piece in missing:
-            made[piece] = _piece(source, piece, options, tokenizer, advance)
+        for source, cache in missing:
+            made[cache] = _cache(source, cache, options, tokenizer, advance)
     else:
 
-        def done(item: tuple[Source, Piece], record: PieceRecord) -> None:
+        def done(item: tuple[Source, TokenCache], record: CacheRecord) -> None:
             made[item[1]] = record
             advance(record.num_records)
 
-        each(_piece_elsewhere, missing, (options, load), workers, done)
-    records = [made[piece] for piece in pieces]
+        each(_cache_in_process, missing, (options, load), workers, done)
+    records = [made[cache] for cache in caches]
     if not any(record.num_samples for record in records):
         raise InputError(_nothing_usable(sources, records, role, fields))
-    corpus = assemble(sources, pieces, records, options, directory)
-    corpus.incidents.write(directory / INCIDENTS_FILE)
-    remove_strangers(directory, pieces)
+    corpus = assemble(sources, caches, records, options, directory)
+    corpus.issues.write(directory / ISSUES_FILE)
+    remove_strangers(directory, caches)
     return corpus
 
 
@@ -130,24 +130,24 @@ def readers_of(sources: Sequence[Source], *, trust_remote_code: bool) -> int:
     return num_cores() if much else 1
 
 
-def _piece(
+def _cache(
     source: Source,
-    piece: Piece,
+    cache: TokenCache,
     options: Options,
     tokenizer: Callable[[], TextTokenizer],
     advance: Callable[[int], object],
-) -> PieceRecord:
+) -> CacheRecord:
     seen = dict.fromkeys((name for names in options.fields.named().values() for name in names), 0)
-    return write_piece(piece, source, options, _entries(source, options, tokenizer, advance, seen), seen)
+    return write_cache(cache, source, options, _entries(source, options, tokenizer, advance, seen), seen)
 
 
-def _piece_elsewhere(
-    item: tuple[Source, Piece], options: Options, tokenizer: Callable[[], TextTokenizer]
-) -> PieceRecord:
+def _cache_in_process(
+    item: tuple[Source, TokenCache], options: Options, tokenizer: Callable[[], TextTokenizer]
+) -> CacheRecord:
     """The same in a process of its own, which keeps the tokenizer from one source to the next."""
     if not _loaded:
         _loaded.append(functools.cache(tokenizer))
-    return _piece(*item, options, _loaded[0], lambda _: None)
+    return _cache(*item, options, _loaded[0], lambda _: None)
 
 
 _loaded: list[Callable[[], TextTokenizer]] = []
@@ -178,13 +178,13 @@ def reopen(
     options = Options(
         fields=fields, vocab_size=vocab_size, max_length=max_length, tokenizer_fingerprint=tokenizer_fingerprint
     )
-    pieces = [piece_of(source, options, directory) for source in sources]
-    kept = reusable_records(pieces, sources)
-    records = [record for record in kept if isinstance(record, PieceRecord)]
+    caches = [cache_of(source, options, directory) for source in sources]
+    kept = reusable_records(caches, sources)
+    records = [record for record in kept if isinstance(record, CacheRecord)]
     wrong = next((why for why in kept if isinstance(why, str)), "other files are named now")
     if len(records) == len(kept):
         try:
-            corpus = assemble(sources, pieces, records, options, directory)
+            corpus = assemble(sources, caches, records, options, directory)
         except (OSError, ValueError, KeyError, TypeError) as error:  # another process writes there
             wrong = " ".join(str(error).split())
         else:
@@ -224,9 +224,9 @@ def _entries(
     tokenizer: Callable[[], TextTokenizer],
     advance: Callable[[int], object],
     seen: dict[str, int],
-) -> Iterator[Sample | Incident]:
+) -> Iterator[Sample | Issue]:
     fields = options.fields
-    pending: list[_Document | Incident] = []
+    pending: list[_Document | Issue] = []
     num_characters = 0
     for row, record in source.records(fields.columns):
         if isinstance(record, Mapping):
@@ -244,26 +244,26 @@ def _entries(
     advance(len(pending))
 
 
-def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, fields: Fields) -> _Document | Incident:
+def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, fields: Fields) -> _Document | Issue:
     if isinstance(record, BadRecord):
-        return Incident(kind=record.kind, source=str(source), row=row, detail=record.reason)
+        return Issue(kind=record.kind, source=str(source), row=row, detail=record.reason)
     text, tokens = value_of(record, fields.text), record.get(TOKENS_FIELD)
     if not isinstance(text, str):
         text = None
     if text is None and tokens is None:
         detail = f"neither a string in {told(fields.text)} nor tokens in {TOKENS_FIELD!r}"
-        return Incident(kind="no-text", source=str(source), row=row, detail=detail)
+        return Issue(kind="no-text", source=str(source), row=row, detail=detail)
     prompt = value_of(record, fields.prompt)
     if prompt is not None and isinstance(prompt, str) != (text is not None):
         wanted = "a string, as the text is" if text is not None else "tokens, as the document is"
         detail = f"{told(fields.prompt)} must hold {wanted}, but holds {type(prompt).__name__}"
-        return Incident(kind="bad-prompt", source=str(source), row=row, detail=detail)
+        return Issue(kind="bad-prompt", source=str(source), row=row, detail=detail)
     if prompt is not None and text is not None and not text.strip():
         detail = f"a prompt of {len(prompt)} characters, and nothing after it"
-        return Incident(kind="nothing-to-predict", source=str(source), row=row, detail=detail)
+        return Issue(kind="nothing-to-predict", source=str(source), row=row, detail=detail)
     if text is not None and not text.strip():
         detail = f"nothing but white space, {len(text)} characters"
-        return Incident(kind="empty-text", source=str(source), row=row, detail=detail)
+        return Issue(kind="empty-text", source=str(source), row=row, detail=detail)
     name, domain = value_of(record, fields.id), value_of(record, fields.domain)
     is_name = isinstance(name, str | int) and not isinstance(name, bool)
     return _Document(
@@ -278,52 +278,50 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
 
 
 def _finished(
-    pending: list[_Document | Incident], source: Source, options: Options, tokenizer: Callable[[], TextTokenizer]
-) -> Iterator[Sample | Incident]:
+    pending: list[_Document | Issue], source: Source, options: Options, tokenizer: Callable[[], TextTokenizer]
+) -> Iterator[Sample | Issue]:
     if options.fields.special_tokens == "drop":
         pending = [_dropped(entry, source, tokenizer) for entry in pending]
     documents = [entry for entry in pending if isinstance(entry, _Document)]
     tokenized = _tokenized(documents, options.vocab_size, tokenizer)
     for entry in pending:
-        if isinstance(entry, Incident):
+        if isinstance(entry, Issue):
             yield entry
             continue
         outcome = next(tokenized)
         if isinstance(outcome, str):
-            yield Incident(kind="bad-tokens", source=str(source), row=entry.row, detail=outcome)
+            yield Issue(kind="bad-tokens", source=str(source), row=entry.row, detail=outcome)
             continue
         tokens, num_prompt = outcome
         if len(tokens) < 2:
             detail = f"{len(tokens)} tokens, and at least 2 are needed to predict one"
-            yield Incident(kind="too-short", source=str(source), row=entry.row, detail=detail)
+            yield Issue(kind="too-short", source=str(source), row=entry.row, detail=detail)
         elif not _predicts(len(tokens), num_prompt, options.max_length):
             detail = f"{num_prompt} of {len(tokens)} tokens are the prompt's, and none after them can be predicted"
-            yield Incident(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
+            yield Issue(kind="nothing-to-predict", source=str(source), row=entry.row, detail=detail)
         else:
             yield Sample(row=entry.row, id=entry.id, domain=entry.domain, tokens=tokens, num_prompt=num_prompt)
             if entry.text is not None and (told_special := tokenizer().within((entry.prompt or "") + entry.text)):
                 how = "as text" if options.fields.special_tokens == "text" else "as the tokens"
                 detail = f"special tokens in the text, read {how}: {told_special}"
-                yield Incident(kind="special-tokens", source=str(source), row=entry.row, detail=detail)
+                yield Issue(kind="special-tokens", source=str(source), row=entry.row, detail=detail)
             if entry.strange_id is not None:
                 detail = f"an id that is neither a string nor an integer but {entry.strange_id}: named by its place"
-                yield Incident(kind="odd-id", source=str(source), row=entry.row, detail=detail)
+                yield Issue(kind="odd-id", source=str(source), row=entry.row, detail=detail)
             if options.fields.prompt and entry.prompt is None:
                 detail = f"nothing in {told(options.fields.prompt)}: kept, and predicted whole"
-                yield Incident(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
+                yield Issue(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
             if len(tokens) > options.max_length:
                 detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"
-                yield Incident(kind="over-long", source=str(source), row=entry.row, detail=detail)
+                yield Issue(kind="over-long", source=str(source), row=entry.row, detail=detail)
 
 
-def _dropped(
-    entry: _Document | Incident, source: Source, tokenizer: Callable[[], TextTokenizer]
-) -> _Document | Incident:
-    if isinstance(entry, Incident) or entry.text is None:
+def _dropped(entry: _Document | Issue, source: Source, tokenizer: Callable[[], TextTokenizer]) -> _Document | Issue:
+    if isinstance(entry, Issue) or entry.text is None:
         return entry
     found = tokenizer().within((entry.prompt or "") + entry.text)
     detail = f"special tokens in the text: {found}"
-    return Incident(kind="special-dropped", source=str(source), row=entry.row, detail=detail) if found else entry
+    return Issue(kind="special-dropped", source=str(source), row=entry.row, detail=detail) if found else entry
 
 
 def _tokenized(
@@ -377,7 +375,7 @@ def _checked(raw: Any, vocab_size: int) -> np.ndarray | str:
     return raw.astype(np.int64, copy=False)
 
 
-def _nothing_usable(sources: Sequence[Source], records: Sequence[PieceRecord], role: str, fields: Fields) -> str:
+def _nothing_usable(sources: Sequence[Source], records: Sequence[CacheRecord], role: str, fields: Fields) -> str:
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record.incidents)

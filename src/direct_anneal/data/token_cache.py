@@ -1,6 +1,6 @@
 """One source's tokens and index on disk: written once, committed by a record, used again while nothing changed.
 
-A piece is four files that share a key, the hash of everything that shapes its content but the source's own bytes:
+A source's token cache is four files that share a key, the hash of all that shapes its content but the source's bytes:
 
     <key>.tokens            the samples' tokens end to end, raw little-endian uint16 or uint32
     <key>.parquet           a row per sample: id (null: made from path and row), row, domain, num_tokens, num_prompt (of
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from direct_anneal.data.fields import Fields
 from direct_anneal.data.formats import smallest
-from direct_anneal.data.issues import REJECTIONS, Incident
+from direct_anneal.data.issues import REJECTIONS, Issue
 from direct_anneal.data.sources import Source, State
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
@@ -59,7 +59,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options that shape the content of a piece, beside the source."""
+    """The options that shape the content of a token cache, beside the source."""
 
     fields: Fields
     vocab_size: int
@@ -72,7 +72,7 @@ class Options:
         return smallest(self.vocab_size)
 
     def fingerprint(self) -> str:
-        """Return a hash of the options and of the version of the piece's format."""
+        """Return a hash of the options and of the version of the cache's format."""
         described = asdict(self)
         if self.fields.special_tokens == "text":  # as where nobody was asked: what was made then is used again
             del described["fields"]["special_tokens"]
@@ -91,7 +91,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PieceRecord:
+class CacheRecord:
     """The commit record. Equal tokens_sha256 and index_sha256 mean equal samples, wherever the source lies; `digests`
     are of the files by suffix, with every byte in them."""
 
@@ -101,7 +101,7 @@ class PieceRecord:
     state: State
     num_samples: int
     num_tokens: int
-    incidents: dict[str, int]
+    incidents: dict[str, int]  # issues by kind; files on disk keep the older word
     tokens_sha256: str
     index_sha256: str  # over (id, or row where there is none; num_tokens; num_prompt)
     digests: dict[str, str]
@@ -114,8 +114,8 @@ class PieceRecord:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """The files of one source's piece, whether they exist or not."""
+class TokenCache:
+    """The files of one source's cache, whether they exist or not."""
 
     directory: Path
     key: str
@@ -129,7 +129,7 @@ class Piece:
         return self._path("parquet")
 
     @property
-    def incidents_path(self) -> Path:
+    def issues_path(self) -> Path:
         return self._path("incidents.jsonl")
 
     @property
@@ -140,10 +140,10 @@ class Piece:
         return self.directory / f"{self.key}.{suffix}"
 
 
-def piece_of(source: Source, options: Options, directory: Path) -> Piece:
-    """Return the piece that this source gets under these options."""
+def cache_of(source: Source, options: Options, directory: Path) -> TokenCache:
+    """Return the cache that this source gets under these options."""
     layout = "" if source.layout is None else f"\0{source.layout}"
-    return Piece(directory, short_hash(f"{source}\0{options.fingerprint()}{layout}"))
+    return TokenCache(directory, short_hash(f"{source}\0{options.fingerprint()}{layout}"))
 
 
 def redacted_state(source: Source) -> State:
@@ -151,77 +151,77 @@ def redacted_state(source: Source) -> State:
     return tuple((redacted(name), size, time) for name, size, time in source.state())
 
 
-def read_piece_record(piece: Piece) -> PieceRecord:
-    """Return the record of a piece; its files are not looked at.
+def read_cache_record(cache: TokenCache) -> CacheRecord:
+    """Return the record of a cache; its files are not looked at.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
         RecordError: it is damaged, or of an earlier version.
     """
-    fields = read_sealed(piece.record_path, _RECORD_TYPES)
+    fields = read_sealed(cache.record_path, _RECORD_TYPES)
     try:
         fields["state"] = tuple((str(name), int(size), int(time)) for name, size, time in fields["state"])
-        record = PieceRecord(**fields)
+        record = CacheRecord(**fields)
         bytes.fromhex(record.tokens_sha256 + record.index_sha256)
     except (ValueError, TypeError) as error:
-        raise RecordError(f"is no record of a piece ({error})") from error
+        raise RecordError(f"is no record of a token cache ({error})") from error
     return record
 
 
-def reusable_records(pieces: Sequence[Piece], sources: Sequence[Source]) -> list[PieceRecord | str]:
-    """Return the record of each piece that is whole and whose source has not changed since; else why it does not count.
+def reusable_records(caches: Sequence[TokenCache], sources: Sequence[Source]) -> list[CacheRecord | str]:
+    """Return the record of each cache that is whole and whose source has not changed since; else why it does not count.
 
-    Cost: reads every file of every piece once, in threads.
+    Cost: reads every file of every cache once, in threads.
     """
-    found: list[PieceRecord | str] = []
-    for piece, source in zip(pieces, sources, strict=True):
+    found: list[CacheRecord | str] = []
+    for cache, source in zip(caches, sources, strict=True):
         try:
-            kept = read_piece_record(piece)
+            kept = read_cache_record(cache)
             found.append(kept if kept.state == redacted_state(source) else f"{source} has changed since")
         except FileNotFoundError:
             found.append(f"nothing is kept of {source}, or of it under other options")
         except (OSError, RecordError) as error:
-            found.append(f"{piece.record_path} {error}")
+            found.append(f"{cache.record_path} {error}")
     checked = {
         str(path): path
-        for piece, record in zip(pieces, found, strict=True)
-        if isinstance(record, PieceRecord)
-        for path in _data_paths(piece)
+        for cache, record in zip(caches, found, strict=True)
+        if isinstance(record, CacheRecord)
+        for path in _data_paths(cache)
     }
     digests = tree_digests(checked)
-    for place, (piece, record) in enumerate(zip(pieces, found, strict=True)):
-        if isinstance(record, PieceRecord):
+    for place, (cache, record) in enumerate(zip(caches, found, strict=True)):
+        if isinstance(record, CacheRecord):
             damaged = [
-                str(path) for path in _data_paths(piece) if digests[str(path)] != record.digests.get(_kind(path))
+                str(path) for path in _data_paths(cache) if digests[str(path)] != record.digests.get(_kind(path))
             ]
             if damaged:
                 found[place] = f"{damaged[0]} is missing, or was changed since it was written"
     return found
 
 
-def damaged_pieces(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Files of pieces in a directory that are not what they were, and what is wrong with each. Cost: reads them all."""
+def damaged_caches(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Files of caches in a directory that are not what they were, and what is wrong with each. Cost: reads them all."""
     if not directory.is_dir():
         yield directory, "no documents are there"
         return
     for path in sorted(directory.glob("*.json")):
-        piece = Piece(directory, path.stem)
+        cache = TokenCache(directory, path.stem)
         try:
-            record = read_piece_record(piece)
+            record = read_cache_record(cache)
         except (OSError, RecordError) as error:
             yield path, str(error)
             continue
-        digests = tree_digests({_kind(file): file for file in _data_paths(piece)})
-        for file in _data_paths(piece):
+        digests = tree_digests({_kind(file): file for file in _data_paths(cache)})
+        for file in _data_paths(cache):
             if digests[_kind(file)] != record.digests.get(_kind(file)):
                 yield file, "is missing, or was changed since it was written"
 
 
-def write_piece(
-    piece: Piece, source: Source, options: Options, entries: Iterable[Sample | Incident], fields_seen: dict[str, int]
-) -> PieceRecord:
-    """Write the piece from its samples and incidents, in order; memory: about 65,536 rows of the index.
+def write_cache(
+    cache: TokenCache, source: Source, options: Options, entries: Iterable[Sample | Issue], fields_seen: dict[str, int]
+) -> CacheRecord:
+    """Write the cache from its samples and issues, in order; memory: about 65,536 rows of the index.
 
     Args:
         fields_seen: for the record; it may be counted while the entries come.
@@ -232,18 +232,18 @@ def write_piece(
     """
     state = source.state()
     # An old record may not outlive its files: the source could later be put back to the state that it names.
-    piece.record_path.unlink(missing_ok=True)
-    incidents: Counter[str] = Counter()
+    cache.record_path.unlink(missing_ok=True)
+    issues: Counter[str] = Counter()
     with ExitStack() as stack:
-        tokens_file = stack.enter_context(_open_replacing(piece.tokens_path))
-        incidents_file = stack.enter_context(_open_replacing(piece.incidents_path))
-        index_path = stack.enter_context(replacing(piece.index_path))
+        tokens_file = stack.enter_context(_open_replacing(cache.tokens_path))
+        issues_file = stack.enter_context(_open_replacing(cache.issues_path))
+        index_path = stack.enter_context(replacing(cache.index_path))
         index = stack.enter_context(_IndexWriter(index_path))
         tokens_sha256 = hashlib.sha256()
         for entry in entries:
-            if isinstance(entry, Incident):
-                incidents[entry.kind] += 1
-                incidents_file.write(entry.to_line().encode("ascii"))
+            if isinstance(entry, Issue):
+                issues[entry.kind] += 1
+                issues_file.write(entry.to_line().encode("ascii"))
                 continue
             tokens = entry.tokens.astype(options.dtype).tobytes()
             tokens_file.write(tokens)
@@ -251,43 +251,43 @@ def write_piece(
             index.add(entry)
     if source.state() != state:
         raise InputError(f"{source} must stay as it is while it is read, but changed: start again")
-    digests = tree_digests({str(path): path for path in _data_paths(piece)})
-    record = PieceRecord(
+    digests = tree_digests({str(path): path for path in _data_paths(cache)})
+    record = CacheRecord(
         source=str(source),
         format=source.format,
         options=options.fingerprint(),
         state=state,
         num_samples=index.num_samples,
         num_tokens=index.num_tokens,
-        incidents=dict(sorted(incidents.items())),
+        incidents=dict(sorted(issues.items())),
         tokens_sha256=tokens_sha256.hexdigest(),
         index_sha256=index.sha256.hexdigest(),
-        digests={_kind(path): str(digests[str(path)]) for path in _data_paths(piece)},
+        digests={_kind(path): str(digests[str(path)]) for path in _data_paths(cache)},
         fields_seen=fields_seen,
     )
-    write_record(piece.record_path, asdict(record))
+    write_record(cache.record_path, asdict(record))
     return record
 
 
-def remove_strangers(directory: Path, pieces: Iterable[Piece]) -> None:
-    """Removes pieces other than these, and temporaries; files that no piece could own stay."""
-    keys = {piece.key for piece in pieces}
+def remove_strangers(directory: Path, caches: Iterable[TokenCache]) -> None:
+    """Removes caches other than these, and temporaries; files that no cache could own stay."""
+    keys = {cache.key for cache in caches}
     for path in directory.iterdir():
         name = _OURS.fullmatch(path.name)
         if name and (name[1] not in keys or path.name.endswith(TEMPORARY_SUFFIX)):
             path.unlink()
 
 
-def read_index(piece: Piece, record: PieceRecord) -> pa.Table:
-    """Return the piece's index, with the domains dictionary-encoded.
+def read_index(cache: TokenCache, record: CacheRecord) -> pa.Table:
+    """Return the cache's index, with the domains dictionary-encoded.
 
     Raises:
         RecordError: it does not go with its record, which can only be where both were forged.
     """
-    table = pq.read_table(piece.index_path, read_dictionary=["domain"])
+    table = pq.read_table(cache.index_path, read_dictionary=["domain"])
     types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in table.schema.types]
     if table.schema.names != _SCHEMA.names or types != _SCHEMA.types or table.num_rows != record.num_samples:
-        raise RecordError(f"{piece.index_path} must have {record.num_samples} rows of {', '.join(_SCHEMA.names)}")
+        raise RecordError(f"{cache.index_path} must have {record.num_samples} rows of {', '.join(_SCHEMA.names)}")
     lengths, prompts, offsets = (table[name].to_numpy() for name in ("num_tokens", "num_prompt", "offset"))
     ends = np.cumsum(lengths)
     if len(lengths) and not (
@@ -296,7 +296,7 @@ def read_index(piece: Piece, record: PieceRecord) -> pa.Table:
         and np.array_equal(offsets, ends - lengths)
         and ends[-1] == record.num_tokens
     ):
-        raise RecordError(f"{piece.index_path} must say where each document's tokens lie, end to end, but does not")
+        raise RecordError(f"{cache.index_path} must say where each document's tokens lie, end to end, but does not")
     return table
 
 
@@ -344,8 +344,8 @@ def _open_replacing(path: Path) -> Iterator[pa.NativeFile]:
         yield file
 
 
-def _data_paths(piece: Piece) -> tuple[Path, Path, Path]:
-    return piece.tokens_path, piece.index_path, piece.incidents_path
+def _data_paths(cache: TokenCache) -> tuple[Path, Path, Path]:
+    return cache.tokens_path, cache.index_path, cache.issues_path
 
 
 def _kind(path: Path) -> str:

@@ -81,7 +81,7 @@ def _scored(
         )
         with shown.stage("Reading the data", "documents") as advance:
             corpus = read_held_out(sources, checkpoint, window, out / "corpus", fields, advance)
-        if told := corpus.incidents.left_out():
+        if told := corpus.issues.left_out():
             shown.note(f"data: records left out: {told}")
         with shown.stage("Scoring", "windows", count_windows(corpus, window, special)) as advance:
             scores = bits_per_byte(

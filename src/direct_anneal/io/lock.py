@@ -18,7 +18,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import is_temporary_of
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
-from direct_anneal.io.sanitize import legible
+from direct_anneal.io.sanitize import sanitized
 
 try:
     import fcntl
@@ -129,7 +129,7 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """A clause on what two runs differ in: up to three members, those first that both have."""
     changed = [name for name in wanted if name in found and found[name] != wanted[name]]
     names = changed + [name for name in (*wanted, *found) if (name in found) != (name in wanted)]
-    shown = ", ".join(legible(name, 40) for name in names[:3])
+    shown = ", ".join(sanitized(name, 40) for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{shown}{more} {'differ' if len(names) > 1 else 'differs'}"
 

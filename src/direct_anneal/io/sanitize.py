@@ -1,4 +1,4 @@
-"""Text of any origin as people can read it: with nothing in it that commands a terminal, or is there unseen."""
+"""Text of any origin, made safe to show: nothing in it commands a terminal or hides from the reader."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _HIDDEN = re.compile(
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def legible(text: str, limit: int | None = None) -> str:
+def sanitized(text: str, limit: int | None = None) -> str:
     r"""Return the text with control characters shown as signs for them, and cut at `limit` characters.
 
-    >>> legible("a\x00b\u202ec\n", limit=8)
+    >>> sanitized("a\x00b\u202ec\n", limit=8)
     'a␀b⟨U+202E⟩c\n'
-    >>> legible("one line of many", limit=8)
+    >>> sanitized("one line of many", limit=8)
     'one line…'
     """
     shown = _HIDDEN.sub(_sign, text if limit is None else text[:limit])
     return shown if limit is None or len(text) <= limit else shown + "…"
 
 
-def legible_json(text: str) -> str:
+def sanitized_json(text: str) -> str:
     """JSON text with the same characters escaped as JSON does, so that a reader finds them and a terminal does not."""
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-class LegibleStream:
-    """A stream through which only legible text passes, without secrets; on a terminal colours pass, too.
+class SanitizedStream:
+    """A stream that sanitizes what is written and takes secrets out; on a terminal colours pass.
 
     Args:
         stream: where the text goes.
@@ -48,10 +48,10 @@ class LegibleStream:
         text, given = redacted(text), len(text)
         if self._coloured:
             colours = _COLOUR.findall(text)
-            parts = [legible(part) for part in _COLOUR.split(text)]
+            parts = [sanitized(part) for part in _COLOUR.split(text)]
             text = parts[0] + "".join(colour + part for colour, part in zip(colours, parts[1:], strict=True))
         else:
-            text = legible(text)
+            text = sanitized(text)
         self._stream.write(text)
         return given
 

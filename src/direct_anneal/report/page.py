@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import sha256
-from direct_anneal.io.sanitize import legible
+from direct_anneal.io.sanitize import sanitized
 from direct_anneal.report import figures
 from direct_anneal.report.data import EXCERPT_CHARACTERS, NEAR_TOKENS, Findings, gather
 from direct_anneal.report.verdict import judge, moved
@@ -61,7 +61,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=lambda value: sanitized(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     environment.filters |= {"count": _count, "share": _share, "figure": _figure, "signed": _signed, "excerpt": _excerpt}
     environment.filters |= {"beginning": _beginning, "sentence": _sentence}
@@ -89,11 +89,11 @@ def _signed(difference: float) -> str:
 
 
 def _excerpt(text: str) -> str:
-    return legible(text, EXCERPT_CHARACTERS)
+    return sanitized(text, EXCERPT_CHARACTERS)
 
 
 def _beginning(text: str) -> str:
-    return legible(" ".join(text[:1000].split()), BEGINNING_CHARACTERS)
+    return sanitized(" ".join(text[:1000].split()), BEGINNING_CHARACTERS)
 
 
 def _sentence(text: str) -> str:

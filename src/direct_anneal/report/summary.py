@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from direct_anneal.io.sanitize import legible
+from direct_anneal.io.sanitize import sanitized
 from direct_anneal.report.verdict import Verdict, judge, moved
 from direct_anneal.run.manifest import besides
 
@@ -34,14 +34,14 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
         *_judged(verdict, domains),
         "",
         *_figures(manifest),
-        *(_line("Note", escape(_sentence(legible(warning))), "yellow") for warning in verdict.others),
+        *(_line("Note", escape(_sentence(sanitized(warning))), "yellow") for warning in verdict.others),
         "",
         *_written(manifest, out),
         "",
         _line("Gain", escape(verdict.expectation)),
         "",
         *(
-            f"{_line('' if number else 'Next', step.purpose)}:\n{'':<{_WIDTH}}  {escape(legible(step.command))}"
+            f"{_line('' if number else 'Next', step.purpose)}:\n{'':<{_WIDTH}}  {escape(sanitized(step.command))}"
             for number, step in enumerate(verdict.steps)
         ),
     ):
@@ -56,7 +56,9 @@ def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
         lines.append(_line("Chosen", f"shares that moved most, pool → choice: {shown}"))
     lines.append(_line("Verdict", f"[bold]{escape(verdict.sentence)}[/]"))
     for check in verdict.checks:
-        lines.append(f"{'':<2}{_SIGNS[check.state]} {check.name:<{_WIDTH - 4}}{escape(_sentence(legible(check.text)))}")
+        lines.append(
+            f"{'':<2}{_SIGNS[check.state]} {check.name:<{_WIDTH - 4}}{escape(_sentence(sanitized(check.text)))}"
+        )
     return lines
 
 
@@ -86,7 +88,7 @@ def _written(manifest: dict[str, Any], out: Path) -> list[str]:
     )
     # A report that could not be written was told of, and is no reason to fail.
     return [
-        _line("Written", f"{escape(legible(str(out / name)))}: {content}", "green")
+        _line("Written", f"{escape(sanitized(str(out / name)))}: {content}", "green")
         for name, content in files
         if (out / name).exists()
     ]

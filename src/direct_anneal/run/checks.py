@@ -19,7 +19,7 @@ from direct_anneal.objectives.within import RELAXED_MARGIN
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.solver import FeatureMatrix, Selection, SelectionProblem
 
-INCIDENTS = {
+ISSUES = {
     "bad-line": "lines left out, they are not JSON objects",
     "no-text": "documents left out, they have neither text nor input_ids",
     "empty-text": "documents left out, their text is empty",
@@ -100,8 +100,8 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
             f"{role}: {len(gradients.quarantined):,} documents left out, their gradients are unusable: {reasons} "
             f"(the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
-    for kind, entry in corpus.incidents.to_manifest().items():
-        doubts.append(f"{role}: {entry['count']:,} {INCIDENTS[kind]} ({PLACES.format(role)})")
+    for kind, entry in corpus.issues.to_manifest().items():
+        doubts.append(f"{role}: {entry['count']:,} {ISSUES[kind]} ({PLACES.format(role)})")
     empty = [str(source) for source, size in zip(corpus.sources, np.diff(corpus.bounds), strict=True) if not size]
     if empty:
         more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""

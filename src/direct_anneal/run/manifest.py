@@ -43,7 +43,7 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
         "tokens": int(corpus.num_tokens.sum()),
         "vocab_size": corpus.vocab_size,
         "sources": [str(source) for source in corpus.sources],
-        "incidents": corpus.incidents.to_manifest(),
+        "incidents": corpus.issues.to_manifest(),
         "quarantined": {
             "count": len(gradients.quarantined),
             "samples": gradients.quarantined.select(QUARANTINE_COLUMNS)[:MAX_PLACES].to_pylist(),

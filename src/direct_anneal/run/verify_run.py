@@ -9,7 +9,7 @@ from pathlib import Path
 from direct_anneal.config.options import OPTIONS_FILE
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import check_estimate
-from direct_anneal.data import INCIDENTS_FILE, damaged_pieces
+from direct_anneal.data import ISSUES_FILE, damaged_caches
 from direct_anneal.errors import InputError
 from direct_anneal.features import Finding, verify
 from direct_anneal.features.columns import verify_columns
@@ -156,12 +156,12 @@ def _corpora(run: RunDir) -> Iterator[Finding]:
     for role in roles_of(run.config):
         directory = run.path / "corpus" / role
         whole = True
-        for path, wrong in damaged_pieces(directory):
+        for path, wrong in damaged_caches(directory):
             whole = False
             yield Finding(path, wrong, _SELECT)
         try:
             corpus = run.corpus(role)
-            listings = {directory / INCIDENTS_FILE: "".join(corpus.incidents.listing())}
+            listings = {directory / ISSUES_FILE: "".join(corpus.issues.listing())}
             if is_sketched(run.path / "features"):
                 quarantined = run.features(role, ngrams=False).quarantined.select(QUARANTINE_COLUMNS)
                 listed = run.store(role).quarantine_lines(quarantined)

@@ -180,7 +180,7 @@ def _read(
             directory=work / "corpus" / role,
             advance=advance,
         )
-    if told := corpus.incidents.left_out():
+    if told := corpus.issues.left_out():
         shown.note(f"{role}: records left out: {told}")
     return corpus
 
