@@ -117,8 +117,11 @@ def test_embedding_similarity_is_the_largest_cosine(given: Candidates) -> None:
     def cosine(one: np.ndarray, other: np.ndarray) -> float:
         return float(one @ other / math.sqrt(one @ one) / math.sqrt(other @ other))
 
-    expected = [max(cosine(own - mean, other - mean) for other in target) for own in pool]
+    cosines = [sorted(cosine(own - mean, other - mean) for other in target) for own in pool]
+    expected = [max(row) for row in cosines]
     assert np.allclose(BASELINES["embedding-similarity"].score(given, 0), expected, rtol=1e-12)
+    expected = [sum(row[-3:]) / 3 for row in cosines]
+    assert np.allclose(BASELINES["embedding-similarity"].score(given, 0, num_nearest=3), expected, rtol=1e-12)
 
 
 class TestClusterHistogram:
@@ -132,6 +135,7 @@ class TestClusterHistogram:
         assert np.allclose(found[labels == 0], math.log((3 / 4) / (20 / 60)))
         assert np.allclose(found[labels == 1], math.log((1 / 4) / (30 / 60)))
         assert found[labels == 2].max() < -100
+        assert histogram_weights(pool, target, num_clusters=1).tolist() == [0.0] * 60
 
 
 class TestThePublishedAlgorithm:

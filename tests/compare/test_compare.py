@@ -26,6 +26,7 @@ from direct_anneal.compare import compare, pipeline, read_recipe
 from direct_anneal.compare.config import BEFORE, Recipe
 from direct_anneal.errors import InputError
 from direct_anneal.objectives import sketched
+from direct_anneal.path import PathLosses
 from direct_anneal.progress import PlainLines, Silent, showing
 from direct_anneal.selection import select
 from selection.tiny import CONTEXT, SKETCH_SIZE, chosen_ids, documents, write_checkpoint, write_jsonl
@@ -298,11 +299,15 @@ def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> 
 def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_path: Path) -> None:
     """Losses of prior and conditional model are made once for all arms, and kept."""
     content |= {"seeds": [0]}
-    arms = {"conditional-loss": {"baseline": "conditional-loss"}, "target-path": {"baseline": "target-path"}}
+    walk = {"learning_rates": [1e-2], "num_folds": 0, "max_passes": 1}
+    arms = {name: {"baseline": name} for name in ("conditional-loss", "target-path")}
+    arms["set"] = {"baseline": "target-path", "options": walk}
     content["arms"] = {"random": content["arms"]["random"], **arms}
     out = tmp_path / "out"
     lines = compare(recipe_of(content, tmp_path), out)
     assert [line["arm"] for line in lines] == [BEFORE, "random", *arms]
+    (own,) = out.glob("scenarios/*/evidence-*")
+    assert PathLosses.load(own / "path").described["passes"] == 1
     (evidence,) = out.glob("scenarios/*/evidence")
     losses = {name: np.load(evidence / f"loss-{name}.npy") for name in ("start", "target", "prior", "conditional")}
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in losses.values())
@@ -326,6 +331,11 @@ class TestRecipes:
             ("arms/odd", {"select": {"fraction": 0.1}}, "unknown fraction"),
             ("arms/odd", {"select": {}, "deduplicate": "exact"}, "goes with baselines"),
             ("arms/odd", {"baseline": "random", "deduplicate": "fuzzy"}, "exact or minhash"),
+            ("arms/odd", {"baseline": "random", "options": {"num_clusters": 2}}, "unknown num_clusters"),
+            ("arms/odd", {"baseline": "cluster-histogram", "options": {"num_clusters": 0}}, "at least 1"),
+            ("arms/odd", {"baseline": "target-path", "options": {"max_passes": 0}}, "max_passes must be above 0"),
+            ("arms/odd", {"baseline": "target-path", "options": {"device": "cpu"}}, "unknown device"),
+            ("arms/odd", {"select": {}, "options": {}}, "arm odd: 'options' goes with baselines"),
             ("arms/direct", {"select": {"elbow": 2.0}}, "elbow must be in"),
             ("arms/before", {"baseline": "random"}, "no arm may be called 'before'"),
             ("reference", "nobody", "reference must be one of the arms"),

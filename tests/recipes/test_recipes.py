@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from direct_anneal.compare import read_recipe
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODULES = (
     "splits",
@@ -21,6 +23,7 @@ MODULES = (
     "tasks",
     "damage",
     "readability",
+    "rivals",
     "contamination",
     "scenarios",
     "stacked",
@@ -76,6 +79,17 @@ RIGHT = {
     "gsm8k": "Question: Hot?\nAnswer: 3 + 4 = 7\nThe answer is 7",
     "winogrande": "Ice met fire and fire won.",
 }
+
+
+def test_a_sweep_has_each_rival_at_each_setting(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
+    files = {role: [f"{role}.jsonl"] for role in ("pool", "validation", "held_out")}
+    given = {"scenarios": {"one": {**files, "target": ["t"]}}, "model": "m", "arms": {"random": {"baseline": "random"}}}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps(recipes["rivals"].sweep(given, [0])))
+    recipe = read_recipe(path)
+    settings = [(arm.baseline, json.dumps(dict(arm.options))) for arm in recipe.arms]
+    assert len(settings) == len(set(settings)) == 1 + 2 * 7 + 2 * 3
+    assert recipe.seeds == (0,)
 
 
 class TestTasks:

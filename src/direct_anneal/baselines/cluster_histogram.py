@@ -12,35 +12,40 @@ from numpy.typing import NDArray
 from direct_anneal.baselines.candidates import Candidates
 from direct_anneal.baselines.plain import random
 
-NUM_CLUSTERS = 64  # fewer where a cluster would have less than 20 documents
+NUM_CLUSTERS = 64
 MIN_CLUSTER = 20
 _NEVER = -1e3  # log weight of a cluster that the target has nothing of
 
 
-def cluster_histogram(candidates: Candidates, seed: int) -> NDArray[np.float64]:
+def cluster_histogram(candidates: Candidates, seed: int, *, num_clusters: int = NUM_CLUSTERS) -> NDArray[np.float64]:
     """Log importance of a document's cluster + Gumbel noise, (N,): the largest are a sample without replacement."""
     pool, target = candidates.embeddings
-    weights = histogram_weights(pool, target, order=np.argsort(np.array(candidates.ids, dtype=object)))
+    order = np.argsort(np.array(candidates.ids, dtype=object))
+    weights = histogram_weights(pool, target, order=order, num_clusters=num_clusters)
     # Uniform numbers by id make the noise the same in any order of the pool; 0 and 1 have no finite Gumbel.
     uniform = np.clip(random(candidates, seed), 1e-12, 1 - 1e-12)
     return weights - np.log(-np.log(uniform))
 
 
 def histogram_weights(
-    pool: NDArray[np.float64], target: NDArray[np.float64], order: NDArray[np.intp] | None = None
+    pool: NDArray[np.float64],
+    target: NDArray[np.float64],
+    order: NDArray[np.intp] | None = None,
+    num_clusters: int = NUM_CLUSTERS,
 ) -> NDArray[np.float64]:
     """Log of the target's share of each document's cluster over the pool's, (N,).
 
     Args:
         pool, target: embeddings, (N, H) and (M, H).
         order: of the pool's documents in which clusters are found, so that they hang on ids alone.
+        num_clusters: k; fewer where a cluster would have less than 20 documents.
 
     Cost: k-means, O(N H k) a round.
     """
     from scipy.cluster.vq import kmeans2
 
     order = np.arange(len(pool)) if order is None else order
-    count = max(1, min(NUM_CLUSTERS, len(pool) // MIN_CLUSTER))
+    count = max(1, min(num_clusters, len(pool) // MIN_CLUSTER))
     centres, _ = kmeans2(pool[order], count, minit="++", iter=25, seed=0)
     own, nearest = _nearest(pool, centres), _nearest(target, centres)
     of_pool, of_target = (np.bincount(labels, minlength=count) / len(labels) for labels in (own, nearest))

@@ -13,17 +13,28 @@ from numpy.typing import NDArray
 from direct_anneal.baselines.candidates import Candidates
 
 
-def embedding_similarity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature)
-    """Largest cosine of a document's embedding to one of the validation set's, (N,). Cost: O(N M H)."""
-    return largest_cosines(*candidates.embeddings)
+def embedding_similarity(
+    candidates: Candidates,
+    seed: int,  # noqa: ARG001 (one signature for all)
+    *,
+    num_nearest: int = 1,
+) -> NDArray[np.float64]:
+    """Mean of a document's `num_nearest` largest cosines to the validation set's embeddings, (N,). Cost: O(N M H)."""
+    return largest_cosines(*candidates.embeddings, num_nearest)
 
 
-def largest_cosines(pool: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest cosine of each row of the pool, (N, H), to a row of the target, (M, H), both around the pool's mean."""
-    mean = pool.mean(0)
+def largest_cosines(
+    pool: NDArray[np.float64], target: NDArray[np.float64], num_nearest: int = 1
+) -> NDArray[np.float64]:
+    """Mean of the largest cosines of each row of the pool, (N, H), to rows of the target, (M, H), all centred on the
+    pool's mean.
+    """
+    mean, count = pool.mean(0), min(num_nearest, len(target))
     units = _units(target - mean)
-    found = [(_units(part - mean) @ units.T).max(1) for part in np.array_split(pool, max(1, len(pool) // 4096))]
-    return np.concatenate(found)
+    parts = np.array_split(pool, max(1, len(pool) // 4096))
+    nearest = [np.partition(_units(part - mean) @ units.T, -count, axis=1)[:, -count:] for part in parts]
+    means: NDArray[np.float64] = np.concatenate(nearest).mean(1)
+    return means
 
 
 def _units(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.baselines.candidates import Candidates
 from direct_anneal.baselines.cluster_histogram import cluster_histogram
 from direct_anneal.baselines.conditional import conditional_loss
 from direct_anneal.baselines.dsir import dsir
@@ -25,18 +24,20 @@ class Baseline:
     """One way to score a pool.
 
     Attributes:
-        score: (candidates, seed) to (N,) float64; the highest are taken, NaN never.
+        score: (candidates, seed) to (N,) float64; the highest are taken, NaN never. Takes `counts` by name.
         needs_gradients: gradients, or losses, which come with them.
         needs_losses: models of `Candidates.path_losses`.
         needs_embeddings: mean hidden states.
         is_seeded: another seed gives other scores.
+        counts: settings of its own, whole numbers of at least 1.
     """
 
-    score: Callable[[Candidates, int], NDArray[np.float64]]
+    score: Callable[..., NDArray[np.float64]]
     needs_gradients: bool = False
     needs_losses: tuple[str, ...] = ()
     needs_embeddings: bool = False
     is_seeded: bool = False
+    counts: tuple[str, ...] = ()
 
 
 BASELINES: dict[str, Baseline] = {
@@ -50,7 +51,7 @@ BASELINES: dict[str, Baseline] = {
     "quality-classifier": Baseline(quality_classifier, is_seeded=True),
     "conditional-loss": Baseline(conditional_loss, needs_losses=("prior", "conditional")),
     "target-path": Baseline(target_path, needs_losses=("start", "target")),
-    "cluster-histogram": Baseline(cluster_histogram, needs_embeddings=True, is_seeded=True),
-    "embedding-similarity": Baseline(embedding_similarity, needs_embeddings=True),
+    "cluster-histogram": Baseline(cluster_histogram, needs_embeddings=True, is_seeded=True, counts=("num_clusters",)),
+    "embedding-similarity": Baseline(embedding_similarity, needs_embeddings=True, counts=("num_nearest",)),
     "published": Baseline(published, needs_gradients=True),
 }

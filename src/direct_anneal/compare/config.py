@@ -12,6 +12,7 @@ from direct_anneal.data import Fields, Names
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import RecordError
 from direct_anneal.io.settings import read_yaml
+from direct_anneal.path import PathConfig
 from direct_anneal.selection import SOLVING_FIELDS, SelectConfig
 from direct_anneal.train import AnnealConfig
 
@@ -22,6 +23,7 @@ BEFORE = "before"  # the arm of the checkpoint itself
 _SET_HERE = {
     "select": {"model", "pool", "validation", "out", "num_samples", "num_tokens", "fraction", "overwrite"},
     "anneal": {"model", "data", "out", "num_tokens", "overwrite", "seed", "mix", "mix_share"},
+    "path": {"device", "paths", "num_clusters"},
 }
 _FIELDS = ("text_field", "id_field", "domain_field")
 _SCENARIO_FILES = ("pool", "validation", "held_out")
@@ -60,6 +62,8 @@ class Arm:
         name: for the results.
         baseline: one of the baselines, or "whole-pool"; None where `select` or `ids` choose.
         ids: documents of the pool, best first, chosen by whatever means; as many as fit are taken.
+        options: settings of a baseline: `num_clusters` of a cluster histogram, `num_nearest` of similar embeddings;
+            where losses along a path are needed, options of `PathConfig`.
         deduplicate: "exact" or "minhash": a baseline chooses among what is left.
         select: options of `select` beside the recipe's common ones; for a baseline on gradients those of its gradients,
             such as Adam's state. Without a baseline `model` may be among them: another checkpoint, often a smaller
@@ -72,6 +76,7 @@ class Arm:
     name: str
     baseline: str | None = None
     ids: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     deduplicate: DuplicateMethod | None = None
     select: Mapping[str, Any] = field(default_factory=dict)
     distil: float | None = None
@@ -223,7 +228,7 @@ def _scenario(name: str, given: Any) -> Scenario:
 
 
 def _arm(name: str, given: Any) -> Arm:
-    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select", "distil"})
+    parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select", "distil", "options"})
     if not {"baseline", "ids", "select"} & parts.keys() or {"baseline", "ids"} <= parts.keys():
         raise InputError(f"arm {name} must have 'baseline', 'ids' or 'select', but has {', '.join(parts) or 'nothing'}")
     share = parts.get("distil")
@@ -238,6 +243,7 @@ def _arm(name: str, given: Any) -> Arm:
         raise InputError(f"arm {name}: baseline must be one of {', '.join((*BASELINES, WHOLE_POOL))}")
     if parts.get("deduplicate") not in (None, "exact", "minhash"):
         raise InputError(f"arm {name}: deduplicate must be exact or minhash, got {parts['deduplicate']!r}")
+    parts["options"] = _baseline_options(parts, name)
     may_name = {"model"} if "baseline" not in parts else set()
     parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select", may_name)
     arm = Arm(name=name, **parts)
@@ -246,6 +252,24 @@ def _arm(name: str, given: Any) -> Arm:
             f"arm {name}: {arm.baseline or 'ids'} needs no gradients, so that options of select mean nothing to it"
         )
     return arm
+
+
+def _baseline_options(parts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of an arm's baseline, checked."""
+    if "options" not in parts:
+        return {}
+    where, baseline = f"arm {name}: options", BASELINES.get(str(parts.get("baseline")))
+    if baseline is None:
+        raise InputError(f"arm {name}: 'options' goes with baselines")
+    if baseline.needs_losses:
+        given = _mapping(parts["options"], where, {each.name for each in fields(PathConfig)} - _SET_HERE["path"])
+        PathConfig(**given)  # which checks them
+        return given
+    given = _mapping(parts["options"], where, set(baseline.counts))
+    for option, value in given.items():
+        if type(value) is not int or value < 1:
+            raise InputError(subject=f"{where}: {option}", must="be a whole number of at least 1", got=repr(value))
+    return given
 
 
 def _ids(given: Any, name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ class Evidence:
         pool, validation: N and M documents.
         files: of pool and validation set.
         options: names of fields and device, as `anneal` takes them.
+        walk: options of the path.
         window: tokens of a window.
         note: is told before what takes long.
     """
@@ -51,6 +52,7 @@ class Evidence:
     validation: Corpus
     files: tuple[Sequence[str], Sequence[str]]
     options: dict[str, Any]
+    walk: Mapping[str, Any]
     window: int
     note: Callable[[str], object]
 
@@ -90,7 +92,7 @@ class Evidence:
             self.checkpoint,
             self.validation,
             self.pool,
-            PathConfig(device=self._device),
+            PathConfig(**self.walk, device=self._device),
             directory=self.directory / "path",
             work=self.directory / "walks",
             max_length=self.window,

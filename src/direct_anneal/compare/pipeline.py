@@ -169,7 +169,9 @@ def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
     # Defaults of ours may change; then another version must not take these lines for its own.
     chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
     length = recipe.epochs if recipe.tokens is None else {"tokens": recipe.tokens}
-    return [asdict(arm), recipe.select_options(arm), *chooser, recipe.anneal, length]
+    # Lines of arms without options stay good.
+    described = {name: value for name, value in asdict(arm).items() if name != "options" or value}
+    return [described, recipe.select_options(arm), *chooser, recipe.anneal, length]
 
 
 def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:

@@ -101,7 +101,7 @@ class Choices:
         features, looking = self.with_features(arm) if arm.needs_gradients and arm.distil is None else (None, 0.0)
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
-        known_before = 0.0 if baseline is None else self._evidence.seconds(baseline)
+        known_before = 0.0 if baseline is None else self._evidence(arm).seconds(baseline)
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
@@ -145,10 +145,11 @@ class Choices:
             self.validation,
             self._recipe.text_field,
             gradients,
-            self._evidence.losses(baseline.needs_losses) if baseline.needs_losses else None,
-            self._evidence.hidden_states() if baseline.needs_embeddings else None,
+            self._evidence(arm).losses(baseline.needs_losses) if baseline.needs_losses else None,
+            self._evidence(arm).hidden_states() if baseline.needs_embeddings else None,
         )
-        scores = baseline.score(candidates, seed)
+        settings = {} if baseline.needs_losses else arm.options
+        scores = baseline.score(candidates, seed, **settings)
         if arm.deduplicate is not None:
             repeated = duplicates(candidates.pool_texts, candidates.ids, arm.deduplicate)
             scores = np.where(repeated, np.nan, scores)
@@ -237,16 +238,18 @@ class Choices:
         seen = corpus.fields_seen or {}
         return any(seen.get(name) for name in ((names,) if isinstance(names, str) else names))
 
-    @cached_property
-    def _evidence(self) -> Evidence:
+    def _evidence(self, arm: Arm) -> Evidence:
+        """Losses of a walk with the arm's own options apart from all others; embeddings, which have none, together."""
+        walk = arm.options if BASELINES[str(arm.baseline)].needs_losses else {}
         device = {name: value for name, value in self._recipe.select.items() if name == "device"}
         return Evidence(
-            self.directory / "evidence",
+            self.directory / (f"evidence-{_key(walk)}" if walk else "evidence"),
             self._checkpoint,
             self.pool,
             self.validation,
             (self._scenario.pool, self._scenario.validation),
             {**self._recipe.fields, **device},
+            walk,
             self._window,
             lambda text: self._note(f"{self._scenario.name}: {text}"),
         )
