@@ -345,6 +345,7 @@ class TestRecipes:
             ("epochs", 0, "epochs must be above 0"),
             ("threads", 0, "threads must be"),
             ("anneal/learning_rate", "1e-3", "learning_rate must be a number"),
+            ("anneal", {}, "anneal must have a learning_rate"),
             ("anneal/epochs", 2, "unknown epochs"),
             ("scenarios/one/pool", [], "must name its pool"),
             ("scenarios/one/extra", "x", "unknown extra"),

@@ -83,7 +83,12 @@ RIGHT = {
 
 def test_a_sweep_has_each_rival_at_each_setting(recipes: dict[str, ModuleType], tmp_path: Path) -> None:
     files = {role: [f"{role}.jsonl"] for role in ("pool", "validation", "held_out")}
-    given = {"scenarios": {"one": {**files, "target": ["t"]}}, "model": "m", "arms": {"random": {"baseline": "random"}}}
+    given = {
+        "model": "m",
+        "scenarios": {"one": {**files, "target": ["t"]}},
+        "arms": {"random": {"baseline": "random"}},
+        "anneal": {"learning_rate": 1e-3},
+    }
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps(recipes["rivals"].sweep(given, [0])))
     recipe = read_recipe(path)

@@ -313,6 +313,8 @@ def _check(recipe: Recipe) -> None:
         raise InputError(subject="replay", must="be shares in [0, 1), each once", got=list(shares))
     if not isinstance(recipe.threads, int) or recipe.threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, got {recipe.threads!r}")
+    if "learning_rate" not in recipe.anneal:
+        raise InputError(subject="anneal", must="have a learning_rate", got="none")
     # The commands' own checks, before hours of work and not in their midst.
     AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.fields, **recipe.anneal)
     for arm in recipe.arms:
