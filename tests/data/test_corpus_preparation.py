@@ -229,7 +229,7 @@ def test_batches_change_nothing(tmp_path, documents, batch):
     path = write_lines(tmp_path / "a.jsonl", [json.dumps({"text": text}).encode() for text in ["anchor", *documents]])
     usable = [text for text in ["anchor", *documents] if text.strip() and len(text.encode()) >= 2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("direct_anneal.data.preparation._BATCH_DOCUMENTS", batch)
+        patch.setattr("direct_anneal.data.documents._BATCH_DOCUMENTS", batch)
         patch.setattr("direct_anneal.data.token_cache._FLUSH_ROWS", batch)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         corpus = prepared(tmp_path / "out", path)
@@ -312,7 +312,7 @@ def stopping_at(text):
 
 
 def test_an_interruption_keeps_finished_caches_and_only_those(tmp_path, monkeypatch):
-    monkeypatch.setattr("direct_anneal.data.preparation._BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr("direct_anneal.data.documents._BATCH_DOCUMENTS", 1)
     for name in "abc":
         write_lines(tmp_path / f"{name}.jsonl", [b'{"text": "%s%d"}' % (name.encode(), i) for i in range(3)])
     with pytest.raises(StopError):

@@ -8,11 +8,12 @@ write_selected(corpus, selected, out_dir)         # selected: (N,) bool
 """
 
 from direct_anneal.data.corpus import Corpus
+from direct_anneal.data.field_checks import check_fields
 from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
 from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Issue
-from direct_anneal.data.preparation import ISSUES_FILE, check_fields, prepare, readers_of, reopen
+from direct_anneal.data.preparation import ISSUES_FILE, prepare, readers_of, reopen
 from direct_anneal.data.sampling import Part, sample
 from direct_anneal.data.sources import Source, expand, tell_passed_over
 from direct_anneal.data.texts import chosen_records, texts, texts_at

@@ -95,7 +95,7 @@ def names_in(record: Mapping[str, Any], depth: int = _DEEPEST) -> Iterator[str]:
 
 
 def told(names: Names | None) -> str:
-    """For messages.
+    """Return the names quoted and joined by "or", for messages.
 
     >>> told(("text", "content"))
     "'text' or 'content'"
