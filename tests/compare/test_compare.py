@@ -302,6 +302,8 @@ def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_
     walk = {"learning_rates": [1e-2], "num_folds": 0, "max_passes": 1}
     arms = {name: {"baseline": name} for name in ("conditional-loss", "target-path")}
     arms["set"] = {"baseline": "target-path", "options": walk}
+    arms |= {name: {"select": {"objective": name}} for name in ("path", "blend", "descent")}
+    arms["own"] = {"select": {"objective": "path", "objective_options": {"num_folds": 0, "learning_rates": 1e-2}}}
     content["arms"] = {"random": content["arms"]["random"], **arms}
     out = tmp_path / "out"
     lines = compare(recipe_of(content, tmp_path), out)
@@ -309,6 +311,10 @@ def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_
     (own,) = out.glob("scenarios/*/evidence-*")
     assert PathLosses.load(own / "path").described["passes"] == 1
     (evidence,) = out.glob("scenarios/*/evidence")
+    runs = {run.parent.parent.name: PathLosses.load(run) for run in out.glob("scenarios/*/select-*/features/pool-path")}
+    assert len(runs) == 2, "one for all that walk as usual"
+    assert not (evidence / "path").exists()
+    assert [len(list(out.glob(f"scenarios/*/select-*.{part}*.json"))) for part in ("gradients", "path-")] == [1, 2]
     losses = {name: np.load(evidence / f"loss-{name}.npy") for name in ("start", "target", "prior", "conditional")}
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in losses.values())
     domains = np.array([record["domain"] for record in documents(40, seed=31, prefix="p")])

@@ -13,7 +13,7 @@ from direct_anneal.errors import InputError
 from direct_anneal.io.records import RecordError
 from direct_anneal.io.settings import read_yaml
 from direct_anneal.path import PathConfig
-from direct_anneal.selection import SOLVING_FIELDS, SelectConfig
+from direct_anneal.selection import SOLVING_FIELDS, SelectConfig, walk_of
 from direct_anneal.train import AnnealConfig
 
 WHOLE_POOL = "whole-pool"
@@ -99,6 +99,9 @@ class Arm:
         return self.baseline not in (None, WHOLE_POOL) and BASELINES[str(self.baseline)].is_seeded
 
 
+ALONG = Arm(name="path", select={"objective": "path"})  # whose losses other arms look at, too
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A comparison, in full.
@@ -162,6 +165,17 @@ class Recipe:
     def needs_of(self, arm: Arm) -> frozenset[str]:
         """Columns of the documents that an arm's `select` looks at, as objectives name them; a baseline, gradients."""
         return frozenset({"gradients"}) if arm.baseline is not None else self._select_config(arm).needs
+
+    def walk_of(self, arm: Arm) -> PathConfig | None:
+        """Return how the path is walked whose losses an arm's `select` looks at; None where it looks at none."""
+        return None if arm.baseline is not None else walk_of(self._select_config(arm))
+
+    @property
+    def usual_walk(self) -> PathConfig:
+        """The walk of `ALONG`."""
+        walk = self.walk_of(ALONG)
+        assert walk is not None
+        return walk
 
     def _select_config(self, arm: Arm) -> SelectConfig:
         given = {"model": self.model, **self.select, **arm.select}

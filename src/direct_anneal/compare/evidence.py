@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,8 @@ class Evidence:
         pool, validation: N and M documents.
         files: of pool and validation set.
         options: names of fields and device, as `anneal` takes them.
-        walk: options of the path.
+        walk: how the path is walked.
+        path_losses: where the losses along it lie, or shall lie.
         window: tokens of a window.
         note: is told before what takes long.
     """
@@ -52,7 +53,8 @@ class Evidence:
     validation: Corpus
     files: tuple[Sequence[str], Sequence[str]]
     options: dict[str, Any]
-    walk: Mapping[str, Any]
+    walk: PathConfig
+    path_losses: Path
     window: int
     note: Callable[[str], object]
 
@@ -92,8 +94,8 @@ class Evidence:
             self.checkpoint,
             self.validation,
             self.pool,
-            PathConfig(**self.walk, device=self._device),
-            directory=self.directory / "path",
+            self.walk,
+            directory=self.path_losses,
             work=self.directory / "walks",
             max_length=self.window,
             stages=Silent(),

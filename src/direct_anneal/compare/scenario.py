@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
-from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
+from direct_anneal.baselines import BASELINES, Baseline, Candidates, duplicates, take
+from direct_anneal.compare.config import ALONG, WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.config.distil import DistilConfig
 from direct_anneal.data import Corpus, Names, TokenLayout, expand, prepare, write_selected
@@ -33,8 +33,10 @@ from direct_anneal.features import SketchedGradients
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import short_digest
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
 from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.verify_run import LOSSES
 from direct_anneal.selection import SOLVING_FIELDS, select
 
 
@@ -101,7 +103,7 @@ class Choices:
         features, looking = self.with_features(arm) if arm.needs_gradients and arm.distil is None else (None, 0.0)
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
-        known_before = 0.0 if baseline is None else self._evidence(arm).seconds(baseline)
+        known_before = 0.0 if baseline is None else self._known_before(arm, baseline)
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
@@ -192,20 +194,20 @@ class Choices:
     def with_features(self, arm: Arm) -> tuple[Path, float]:
         """A run of `select` with all that the arm looks at, complete.
 
-        Arms with the same sketch share one; those that look at no gradients have their own, where there are none.
+        Arms with the same sketch share one, and what none of them looks at is not computed. A path that is walked in a
+        way of its own has a run of its own.
 
         Returns:
             its directory, and the seconds that what the arm looks at took.
         """
-        needs = self._recipe.needs_of(arm)
+        walk = self._recipe.walk_of(arm)
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
-        own = {**arm.select, "num_samples": 1}
-        parts = {"gradients": {**sketch, "objective": "descent", "relax_budget": True, "num_samples": 1}}
-        if "gradients" not in needs:
-            parts = {}
-        if "path" in needs:
-            parts[f"path-{_key(own)}"] = own
-        defining = sketch if "gradients" in needs else own
+        parts = {}
+        if "gradients" in self._recipe.needs_of(arm):
+            parts["gradients"] = {**sketch, "objective": "descent", "relax_budget": True, "num_samples": 1}
+        if walk is not None:
+            parts[f"path-{_key(walk.defining)}"] = {**arm.select, "num_samples": 1}
+        defining = sketch if walk in (None, self._recipe.usual_walk) else {**sketch, "walk": walk.defining}
         if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
             defining = {**defining, "weights": Checkpoint(arm.chooser).weights_fingerprint()}
         directory = self.directory / f"select-{_key(defining)}"
@@ -238,20 +240,34 @@ class Choices:
         seen = corpus.fields_seen or {}
         return any(seen.get(name) for name in ((names,) if isinstance(names, str) else names))
 
+    def _known_before(self, arm: Arm, baseline: Baseline) -> float:
+        """Seconds that a baseline's losses and embeddings took, as far as they are there."""
+        walking = self.with_features(ALONG)[1] if baseline.needs_losses and not arm.options else 0.0
+        return self._evidence(arm).seconds(baseline) + walking
+
     def _evidence(self, arm: Arm) -> Evidence:
-        """Losses of a walk with the arm's own options apart from all others; embeddings, which have none, together."""
-        walk = arm.options if BASELINES[str(arm.baseline)].needs_losses else {}
+        """Losses and embeddings; the path is the one that `select` walks, unless the arm has options for it."""
         device = {name: value for name, value in self._recipe.select.items() if name == "device"}
+        directory = self.directory / "evidence"
+        walk, losses = PathConfig(), directory / "path"  # of embeddings, which need none
+        if BASELINES[str(arm.baseline)].needs_losses:
+            if arm.options:
+                directory = self.directory / f"evidence-{_key(arm.options)}"
+                walk, losses = PathConfig(**arm.options, **device), directory / "path"
+            else:
+                walk = self._recipe.usual_walk
+                losses = self.with_features(ALONG)[0] / "features" / LOSSES
         return Evidence(
-            self.directory / (f"evidence-{_key(walk)}" if walk else "evidence"),
-            self._checkpoint,
-            self.pool,
-            self.validation,
-            (self._scenario.pool, self._scenario.validation),
-            {**self._recipe.fields, **device},
-            walk,
-            self._window,
-            lambda text: self._note(f"{self._scenario.name}: {text}"),
+            directory=directory,
+            checkpoint=self._checkpoint,
+            pool=self.pool,
+            validation=self.validation,
+            files=(self._scenario.pool, self._scenario.validation),
+            options={**self._recipe.fields, **device},
+            walk=walk,
+            path_losses=losses,
+            window=self._window,
+            note=lambda text: self._note(f"{self._scenario.name}: {text}"),
         )
 
     @cached_property

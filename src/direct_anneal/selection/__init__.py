@@ -4,6 +4,7 @@ from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.select import SOLVING_FIELDS, SelectConfig, SolveConfig
 from direct_anneal.selection.features_pipeline import compute_features, features, merge_features
 from direct_anneal.selection.in_memory import select_samples
+from direct_anneal.selection.losses import walk_of
 from direct_anneal.selection.pipeline import reselect, select, select_again, select_documents
 from direct_anneal.selection.planning import Plan, plan
 from direct_anneal.selection.result import Features, Run
@@ -27,4 +28,5 @@ __all__ = [
     "select_again",
     "select_documents",
     "select_samples",
+    "walk_of",
 ]

@@ -20,7 +20,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.path import PathObjective
-from direct_anneal.path import PathLosses, descend
+from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
@@ -40,6 +40,16 @@ def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
         return None
     asked = (config.chosen_objective, *config.other_objectives.values())
     return next((objective for objective in asked if "path" in objective.needs), None)
+
+
+def walk_of(config: SelectConfig) -> PathConfig | None:
+    """Return how the path is walked whose losses a run needs; None where it needs none."""
+    objective = path_objective(config)
+    return None if objective is None else _walking(objective).path_config(config)
+
+
+def _walking(objective: ObjectiveConfig) -> PathObjective:
+    return objective if isinstance(objective, PathObjective) else PathObjective()
 
 
 def is_path_alone(config: FeaturesConfig) -> bool:
@@ -62,7 +72,7 @@ def losses_along(
     Raises:
         InputError: as of `descend`.
     """
-    options = objective if isinstance(objective, PathObjective) else PathObjective()
+    options = _walking(objective)
     try:
         with _elsewhere(config, options, checkpoint, tokens) as elsewhere:
             return descend(
