@@ -89,7 +89,7 @@ def _tried(name: str, test: Callable[[], str]) -> Finding:
 
 
 def _gradients(device: str) -> str:
-    """Fast sketches of two sequences against the same projection of autograd's gradients."""
+    """Compare fast sketches of two sequences with the same projection of autograd's gradients."""
     checkpoint = Checkpoint(str(demo_model_path()))
     model = checkpoint.load_model(device, "float32")
     generator = torch.Generator().manual_seed(0)
@@ -133,7 +133,7 @@ def _selection() -> str:
 
 
 def _store() -> str:
-    """Written, read and verified; and a flipped bit is found."""
+    """Write, read and verify a store; find a flipped bit."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(32, 16))
     units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)

@@ -74,7 +74,7 @@ class InputError(ValueError):
         super().__init__(self.spelled(str))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes, options stay to be spelled by whoever prints the message."""
+        """Keep options unspelled between processes: whoever prints the message spells them."""
         return type(self), (self._message,), self.__dict__
 
     def spelled(self, spell: Callable[[str], str]) -> str:

@@ -42,7 +42,7 @@ class Work:
 
 
 class Progress(Protocol):
-    """Shows the stages of a run."""
+    """Display of a run's stages."""
 
     def stage(
         self, name: str, unit: str, total: int | None = None, items: Items | None = None, work: Work | None = None
@@ -138,7 +138,7 @@ class Pace:
         return name, round(count * max(self.total - self.done, 0) / self.total)
 
     def described(self) -> str:
-        """3,500 tokens/s, or 12 s per run where that says more."""
+        """Return 3,500 tokens/s, or 12 s per run where that says more."""
         if self.rate is None:
             return ""
         if self.rate >= 1:
@@ -147,14 +147,14 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """Two digits or so: 8.4 s, 12 s, 34 min, 5.2 h."""
+    """Spell a time in two digits or so: 8.4 s, 12 s, 34 min, 5.2 h."""
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 or seconds == 0 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Silent:
-    """Shows nothing."""
+    """Display of nothing."""
 
     @contextmanager
     def stage(
@@ -320,5 +320,5 @@ def _unwrapped(stream: TextIO) -> TextIO:
 
 
 def for_stream(stream: TextIO = sys.stderr) -> Progress:
-    """Bars where people look at a terminal, plain lines in a log."""
+    """Choose bars where people look at a terminal, plain lines in a log."""
     return Bars() if stream.isatty() else PlainLines(stream)

@@ -18,7 +18,8 @@ SMOOTHING = 1.0
 
 
 def dsir(candidates: Candidates, seed: int) -> NDArray[np.float64]:
-    """log p_target(x) − log p_pool(x) + Gumbel noise: the largest are a sample without replacement by importance.
+    """Return log p_target(x) − log p_pool(x) + Gumbel noise: the largest are a sample without replacement by
+    importance.
 
     p are products over a document's hashed unigrams and bigrams, of frequencies in validation set and pool.
     """

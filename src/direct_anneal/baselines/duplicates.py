@@ -54,7 +54,7 @@ def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
-    """|A ∩ B| / |A ∪ B| of two sets, each sorted and without repeats."""
+    """Return |A ∩ B| / |A ∪ B| of two sets, each sorted and without repeats."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 

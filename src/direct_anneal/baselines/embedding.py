@@ -19,15 +19,17 @@ def embedding_similarity(
     *,
     num_nearest: int = 1,
 ) -> NDArray[np.float64]:
-    """Mean of a document's `num_nearest` largest cosines to the validation set's embeddings, (N,). Cost: O(N M H)."""
+    """Return the mean of a document's `num_nearest` largest cosines to the validation set's embeddings, (N,). Cost: O(N
+    M H).
+    """
     return largest_cosines(*candidates.embeddings, num_nearest)
 
 
 def largest_cosines(
     pool: NDArray[np.float64], target: NDArray[np.float64], num_nearest: int = 1
 ) -> NDArray[np.float64]:
-    """Mean of the largest cosines of each row of the pool, (N, H), to rows of the target, (M, H), all centred on the
-    pool's mean.
+    """Return the mean of the largest cosines of each row of the pool, (N, H), to rows of the target, (M, H), all
+    centred on the pool's mean.
     """
     mean, count = pool.mean(0), min(num_nearest, len(target))
     units = _units(target - mean)

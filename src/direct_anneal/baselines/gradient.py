@@ -15,12 +15,12 @@ DAMPING = 0.1  # in units of the mean eigenvalue, as LoGra (arXiv:2405.13954)
 
 
 def gradient_cosine(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """Cosine of a document's gradient to the mean validation gradient."""
+    """Return the cosine of a document's gradient to the mean validation gradient."""
     return candidates.spread(_along(candidates, _unit(candidates.validation_gradients.dense().mean(0))))
 
 
 def less(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
-    """LESS (arXiv:2402.04333) at one checkpoint: the largest cosine to the mean gradient of a validation domain."""
+    """Score by LESS (arXiv:2402.04333) at one checkpoint: the largest cosine to a validation domain's mean gradient."""
     z = candidates.validation_gradients.dense()  # (M, R)
     domains = np.array(candidates.validation_gradients.samples["domain"].to_pylist(), dtype=object)
     means = [_unit(z[domains == name].mean(0)) for name in sorted(set(domains.tolist()))]
@@ -28,7 +28,8 @@ def less(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG
 
 
 def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
-    """Influence on the validation loss, ⟨z_i, (H + δ)⁻¹ z̄_val⟩, H the pool's empirical Fisher in the sketch.
+    """Return the influence on the validation loss, ⟨z_i, (H + δ)⁻¹ z̄_val⟩, H the pool's empirical Fisher in the
+    sketch.
 
     Gradients keep their lengths, as in Koh and Liang (arXiv:1703.04730). Cost: O(n R²).
     """
@@ -38,7 +39,7 @@ def influence(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa
 
 
 def influence_on(pool: FeatureMatrix, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """⟨z_i, (H + δ)⁻¹ m⟩ of every row, (n,): H = (1/n) Σ z zᵀ, δ a tenth of its mean eigenvalue.
+    """Return ⟨z_i, (H + δ)⁻¹ m⟩ of every row, (n,): H = (1/n) Σ z zᵀ, δ a tenth of its mean eigenvalue.
 
     Args:
         pool: gradients with their lengths, (n, R).
@@ -51,7 +52,7 @@ def influence_on(pool: FeatureMatrix, mean: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _along(candidates: Candidates, direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inner products of the unit gradients with a direction, (n,)."""
+    """Return inner products of the unit gradients with a direction, (n,)."""
     return FeatureMatrix(candidates.pool_gradients.units).dot(direction)
 
 

@@ -10,18 +10,18 @@ from direct_anneal.io.digests import short_digest
 
 
 def random(candidates: Candidates, seed: int) -> NDArray[np.float64]:
-    """Uniform in [0, 1) from the hash of seed and id: the same whatever the order of the pool."""
+    """Draw uniformly from [0, 1) by the hash of seed and id: the same whatever the order of the pool."""
     digests = (short_digest(f"{seed}:{name}", 8) for name in candidates.ids)
     return np.array([int.from_bytes(digest) / 2**64 for digest in digests])
 
 
 def low_perplexity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    """Low perplexity: minus the mean loss (CCNet's filter, arXiv:1911.00359)."""
+    """Score by low perplexity: minus the mean loss (CCNet's filter, arXiv:1911.00359)."""
     return candidates.spread(-_losses(candidates))
 
 
 def middle_perplexity(candidates: Candidates, seed: int) -> NDArray[np.float64]:  # noqa: ARG001
-    """Middle perplexity: nearness to the median in rank of loss (arXiv:2309.04564 found it ahead)."""
+    """Score by middle perplexity: nearness to the median in rank of loss (arXiv:2309.04564 found it ahead)."""
     losses = _losses(candidates)
     ids = np.array(candidates.pool_gradients.samples["id"].to_pylist(), dtype=object)
     ranks = np.empty(len(losses))

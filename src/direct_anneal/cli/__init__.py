@@ -158,7 +158,7 @@ def _bug(output: Output) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors are a line like all others; the usage of a command would fill the screen before it."""
+    """Parser whose errors are a line like all others; the usage of a command would fill the screen before it."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.removeprefix('argument ')}: see {self.prog} --help")

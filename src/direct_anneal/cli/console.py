@@ -71,7 +71,7 @@ class Output:
 
     @contextmanager
     def streams(self) -> Iterator[None]:
-        """While a command runs: no standard output where that is to be quiet, and warnings as objects."""
+        """Show no standard output where that is to be quiet, and warnings as objects, while a command runs."""
         with warnings.catch_warnings():
             if self._json:
                 warnings.showwarning = self._show_warning
@@ -92,7 +92,7 @@ class Output:
             self._write({"event": "result", **result})
 
     def failure(self, message: str, code: int) -> int:
-        """Why it is not done; returns the code."""
+        """Print why a command failed, and return its exit code."""
         if self._json:
             self._write({"event": "error", "code": code, "message": message})
         else:

@@ -60,7 +60,7 @@ def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
 
 
 def _is_store(directory: Path) -> bool:
-    """Also where the header is lost."""
+    """Tell whether a store of features lies there, be it without its header."""
     return (directory / "store.json").exists() or any(directory.glob("features-*.*"))
 
 

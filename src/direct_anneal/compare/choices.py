@@ -81,7 +81,7 @@ def score_choices(model: nn.Module, tokenizer: Any, path: Path, *, window: int) 
 
 
 def _answer_nats(model: nn.Module, tokenizer: Any, pairs: list[tuple[str, str]], window: int) -> list[float]:
-    """Nats of each answer behind its prompt."""
+    """Return the nats of each answer behind its prompt."""
     device = next(model.parameters()).device
     given = [len(ids) for ids in tokenizer([prompt for prompt, _ in pairs])["input_ids"]]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]

@@ -163,7 +163,9 @@ class Recipe:
         return {k: v for k, v in config.defining.items() if not (of_gradients and k in SOLVING_FIELDS)}
 
     def needs_of(self, arm: Arm) -> frozenset[str]:
-        """Columns of the documents that an arm's `select` looks at, as objectives name them; a baseline, gradients."""
+        """Return columns of the documents that an arm's `select` looks at, as objectives name them; a baseline,
+        gradients.
+        """
         return frozenset({"gradients"}) if arm.baseline is not None else self._select_config(arm).needs
 
     def walk_of(self, arm: Arm) -> PathConfig | None:

@@ -67,7 +67,8 @@ def fronts(lines: Sequence[Line], reference: str) -> list[Front]:
 
 
 def dominated_area(points: Sequence[Point], worst: Point) -> float:
-    """Area between points and the worst one that some point is better than, lower being better in both coordinates.
+    """Return the area between points and the worst one that some point is better than, lower being better in both
+    coordinates.
 
     >>> dominated_area([(1.0, 2.0), (2.0, 1.0)], worst=(3.0, 3.0))
     3.0

@@ -103,7 +103,7 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress, log: Lo
 
 
 def _tracked(line: dict[str, Any]) -> dict[str, float]:
-    """The scores of a finished run by the names that a tracker shows."""
+    """Return the scores of a finished run by the names that a tracker shows."""
     place = f"{line['scenario']}/{line['arm']} {line['fraction']:.0%}/replay {line['replay']:.0%}"
     scores = {name: line.get(name) for name in ("target_bpb", "others_bpb", "macro_bpb", "accuracy")}
     return {f"{place}/{name}": score for name, score in scores.items() if score is not None}
@@ -165,7 +165,7 @@ def _keys(recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
-    """The inputs of an arm's lines beside their scenario."""
+    """Return the inputs of an arm's lines beside their scenario."""
     # Defaults of ours may change; then another version must not take these lines for its own.
     chooser = [] if arm.chooser is None else [Checkpoint(arm.chooser).weights_fingerprint()]
     length = recipe.epochs if recipe.tokens is None else {"tokens": recipe.tokens}
@@ -175,7 +175,7 @@ def _of_arm(recipe: Recipe, arm: Arm) -> list[Any]:
 
 
 def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
-    """The inputs that all lines of a scenario depend on."""
+    """Return the inputs that all lines of a scenario depend on."""
     files = [
         [source.state() for source in expand(getattr(scenario, role), role)]
         for role in ("pool", "validation", "held_out")
@@ -193,7 +193,7 @@ def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
 
 
 def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callable[[str], object]) -> Iterator[_Job]:
-    """The missing runs, with what they need made as they come up."""
+    """Yield the missing runs, with what they need made as they come up."""
     scenarios = {scenario.name: scenario for scenario in recipe.scenarios}
     arms: dict[str, Arm] = {arm.name: arm for arm in recipe.arms}
     choices: dict[str, Choices] = {}
@@ -222,7 +222,7 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callab
 
 
 def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
-    """Lines as they are done; with several workers no more jobs are prepared ahead than can run."""
+    """Yield lines as they are done; with several workers no more jobs are prepared ahead than can run."""
     if workers == 1:
         yield from map(run, jobs)
         return
@@ -248,7 +248,7 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
 
 
 def begin_worker() -> None:
-    """Workers say nothing: bars would be drawn over each other, and of Ctrl-C the parent tells."""
+    """Silence a worker: bars would be drawn over each other, and of Ctrl-C the parent tells."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from transformers.utils import logging
 
@@ -257,7 +257,7 @@ def begin_worker() -> None:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    """One line, on the disk before anything else happens."""
+    """Put one line on the disk before anything else happens."""
     whole = sealed(line)
     try:
         content = json.dumps(whole, ensure_ascii=False).encode() + b"\n"
@@ -277,7 +277,7 @@ def _cut_off_half_a_line(path: Path) -> None:
 
 
 def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The finished runs; half a last line is none.
+    """Return the finished runs; half a last line is none.
 
     Raises:
         InputError: it has another line, or one that was changed since it was written.

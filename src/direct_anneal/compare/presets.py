@@ -120,7 +120,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
 
 
 def _records(corpus: Corpus, text_field: Any, most: int) -> list[dict[str, Any]]:
-    """At most so many documents, in the order of hashes of their ids."""
+    """Read at most so many documents, in the order of hashes of their ids."""
     ids, domains = corpus.index["id"].to_pylist(), corpus.index["domain"].to_pylist()
     order = hashed_order(ids)
     kept = set(order[:most])

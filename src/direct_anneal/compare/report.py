@@ -97,7 +97,7 @@ def write_report(directory: Path) -> Path:
 
 
 def _content(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """All that the page shows."""
+    """Return all that the page shows."""
     lines = _lines(recipe, directory)
     groups = _groups(lines, recipe["reference"])
     if not groups:
@@ -191,7 +191,7 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
 
 
 def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
-    """Caveats that a careful reader of a comparison would ask about."""
+    """List caveats that a careful reader of a comparison would ask about."""
     doubts = []
     rows = [row for group in groups for row in group.rows]
     fewest = min(row.num_seeds for row in rows)

@@ -86,7 +86,7 @@ class Choices:
         return corpus
 
     def budget(self, fraction: float) -> int:
-        """Tokens to choose."""
+        """Return how many tokens to choose."""
         return _share(fraction, int(self.pool.num_tokens.sum()))
 
     def choice(self, arm: Arm, fraction: float, seed: int, inputs: str) -> Choice:
@@ -132,7 +132,7 @@ class Choices:
         return choice
 
     def gradients(self, features: Path) -> tuple[SketchedGradients, SketchedGradients]:
-        """Gradients of pool and validation set, from a run of `with_features`."""
+        """Return gradients of pool and validation set, from a run of `with_features`."""
         run = RunDir.open(features)
         return (
             run.features("pool", ngrams=False, corpus=self.pool),
@@ -192,7 +192,7 @@ class Choices:
         return take(scores, candidates, num_tokens=self.budget(fraction))
 
     def with_features(self, arm: Arm) -> tuple[Path, float]:
-        """A run of `select` with all that the arm looks at, complete.
+        """Run `select` with all that the arm looks at, or return such a run that is complete.
 
         Arms with the same sketch share one, and what none of them looks at is not computed. A path that is walked in a
         way of its own has a run of its own.
@@ -246,7 +246,7 @@ class Choices:
         return self._evidence(arm).seconds(baseline) + walking
 
     def _evidence(self, arm: Arm) -> Evidence:
-        """Losses and embeddings; the path is the one that `select` walks, unless the arm has options for it."""
+        """Return losses and embeddings; the path is the one that `select` walks, unless the arm has options for it."""
         device = {name: value for name, value in self._recipe.select.items() if name == "device"}
         directory = self.directory / "evidence"
         walk, losses = PathConfig(), directory / "path"  # of embeddings, which need none

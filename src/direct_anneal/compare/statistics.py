@@ -75,7 +75,7 @@ class Row:
 
 
 def key_of(line: Line) -> Key:
-    """Scenario, model, fraction and replay share of a line; lines from before there was replay have none of it."""
+    """Return a line's scenario, model, fraction and replay share, which lines from before there was replay lack."""
     return line["scenario"], line["model"], float(line["fraction"]), float(line.get("replay", 0.0))
 
 
@@ -89,7 +89,7 @@ def with_others(line: Line) -> Line:
 
 
 def by_arm(lines: Sequence[Line]) -> dict[Key, dict[str, dict[int, Line]]]:
-    """Key → arm → seed → line, in the order in which they first come."""
+    """Group lines: key → arm → seed → line, in the order in which they first come."""
     groups: dict[Key, dict[str, dict[int, Line]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         groups[key_of(line)][line["arm"]][line["seed"]] = with_others(line)
@@ -132,7 +132,7 @@ def table(lines: Sequence[Line], reference: str) -> list[Row]:
 
 
 def paired_difference(runs: Mapping[int, Line], others: Mapping[int, Line], measure: str) -> Difference | None:
-    """Runs minus others, paired by seed; None where no seed is in both."""
+    """Return runs minus others, paired by seed; None where no seed is in both."""
     seeds = sorted(set(runs) & set(others))
     return paired([runs[seed][measure] for seed in seeds], [others[seed][measure] for seed in seeds])
 

@@ -57,7 +57,7 @@ def import_plugin(module: str) -> None:
 
 
 def ratios(name: str, given: object) -> tuple[float, ...]:
-    """Budget ratios of a frontier, from numbers or a text such as "0.1,0.5"; none of them stands for a grid."""
+    """Parse the budget ratios of a frontier, from numbers or a text such as "0.1,0.5"; none stands for a grid."""
     texts = given if isinstance(given, list | tuple) else re.split(",", str(given))
     try:
         found = tuple(float(text) for text in texts if str(text).strip())

@@ -29,7 +29,7 @@ BATCH_TOKENS = 8192
 
 
 def files_by_name(name: str, given: object) -> dict[str, str]:
-    """Benchmark → file, from a mapping or from texts "benchmark=file"."""
+    """Parse benchmark → file, from a mapping or from texts "benchmark=file"."""
     found = {}
     for benchmark, path in pairs(given):
         fits = isinstance(benchmark, str) and isinstance(path, str | PathLike) and bool(benchmark) and bool(str(path))

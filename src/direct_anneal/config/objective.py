@@ -80,7 +80,7 @@ class ObjectiveConfig:
         return self
 
     def options(self) -> dict[str, Any]:
-        """Its options by name, as JSON takes them."""
+        """Return the options by name, as JSON takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 

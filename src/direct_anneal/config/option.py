@@ -214,7 +214,7 @@ def affecting(config: type, *what: Affects) -> frozenset[str]:
 
 
 def by_name(config: type, args: tuple[Any, ...], given: Mapping[str, Any], caller: str | None = None) -> dict[str, Any]:
-    """Positional and named values by name.
+    """Return positional and named values by name.
 
     Raises:
         TypeError: a name is unknown, with the nearest known one, or given twice; a required one is missing; there are

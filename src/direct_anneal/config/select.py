@@ -174,7 +174,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
         return content | {"objective": self.chosen_objective.name, "objective_options": own or None}
 
     def size_of(self, num_tokens: NDArray[np.int64]) -> tuple[int | None, int | None]:
-        """K or B, for a pool of documents of these lengths, shape (N,).
+        """Return K or B, for a pool of documents of these lengths, shape (N,).
 
         Raises:
             InputError: the pool is too small.
@@ -213,7 +213,7 @@ class SolveConfig(EngineConfig, ChoiceConfig):
     trust_remote_code: bool = trust_option()
 
     def __post_init__(self) -> None:
-        """The values are checked together with those of the run."""
+        """Check nothing here: the values are checked together with those of the run."""
 
 
 # These change what is made of the features, not the features.

@@ -50,7 +50,7 @@ def overwrite_option(help: str = "replace an earlier run in the output directory
 
 
 def track_option(group: str = "") -> Any:
-    """The tracker that gets a run's numbers."""
+    """Return the tracker that gets a run's numbers."""
     return option(
         default="none",
         affects="nothing",

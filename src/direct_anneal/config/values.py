@@ -117,7 +117,7 @@ def _settled(kind: Any, given: Any) -> Any:
 
 
 def amounts(name: str, given: object) -> dict[str, int | float]:
-    """Domain → amount, from a mapping or from texts "domain=amount", in the order of domains.
+    """Parse domain → amount, from a mapping or from texts "domain=amount", in the order of domains.
 
     Raises:
         InputError: a part is neither a share in 0.0..1.0 nor a whole number.

@@ -67,7 +67,7 @@ class Entry:
 
 
 class _Record:
-    """Whatever the pickle says of an object, kept and not acted upon."""
+    """Record of what the pickle says of an object, kept and not acted upon."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments

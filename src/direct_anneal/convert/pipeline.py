@@ -147,7 +147,7 @@ def _skeleton(described: Checkpoint) -> nn.Module:
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """By name; of weights that are tied the first, as `parameters` has them."""
+    """Return weights by name; of those that are tied the first, as `parameters` has them."""
     kept: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     for name, weight in state.items():
@@ -206,7 +206,7 @@ def _shards(tensors: dict[str, Entry], naming: Naming) -> Iterator[list[str]]:
 def _write_optimizer(
     directory: Path, source: Path, entries: dict[str, Entry], naming: Naming, model: nn.Module
 ) -> bool:
-    """optimizer.pt, where there are moments for every parameter; whether there are."""
+    """Write optimizer.pt where there are moments for every parameter; return whether there are."""
     groups = trainer_groups(model)
     prefix = next((p for p in ("optimizer.", "") if any(name.startswith(f"{p}state.") for name in entries)), None)
     if prefix is None:

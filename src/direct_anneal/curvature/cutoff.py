@@ -58,7 +58,7 @@ def widest_gap(eigenvalues: Float) -> int:
 
 
 def fixed_number(count: int) -> Elbow:
-    """s = count, or all r directions where there are fewer.
+    """Take s = count, or all r directions where there are fewer.
 
     Raises:
         ValueError: the count is below 1.

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, the model has no dropout, and its attention can be differentiated twice, which fused kernels cannot."""
+    """Turn off dropout, and fused kernels of attention, which cannot be differentiated twice."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -33,7 +33,7 @@ class CrossFit:
 
 
 def cross_fit(values: ArrayLike, halves: tuple[Spectrum, Spectrum], num_bands: int = 1) -> CrossFit:
-    """Stiff costs in sample and held out, whichever estimator the halves' spectra came from.
+    """Compute stiff costs in sample and held out, whichever estimator the halves' spectra came from.
 
     Args:
         values: Z, shape (M, R): gradients, raw or unit, around zero or their mean.

@@ -181,7 +181,7 @@ class MatrixFree:
         return eigenvalues[kept], vectors[:, kept]
 
     def _sketched(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-        """S v for each column, shape (R, k)."""
+        """Return S v for each column, shape (R, k)."""
         projection = self._sketcher.projection
         projection.begin(vectors.shape[1])
         for name, piece in self._pieces(torch.from_numpy(np.ascontiguousarray(vectors.T))).items():
@@ -189,7 +189,7 @@ class MatrixFree:
         return projection.finish().cpu().numpy().astype(np.float64).T
 
     def _pieces(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Vectors of D entries, shape (..., D), cut into tensors of the parameters' shapes."""
+        """Return vectors of D entries, shape (..., D), cut into tensors of the parameters' shapes."""
         sizes = [leaf.numel() for leaf in self._leaves.values()]
         moved = torch.split(vectors.to(self._sketcher.device), sizes, dim=-1)
         return {

@@ -93,7 +93,7 @@ class Spectrum:
         return self.eigenvectors[:, : self.num_stiff]
 
     def stiff_cost(self, values: ArrayLike) -> Float:
-        """Curvature-weighted energy of each sample in the stiff subspace, a_i = Σ_{j≤s} λ_j (v_jᵀ z_i)².
+        """Return the curvature-weighted energy of each sample in the stiff subspace, a_i = Σ_{j≤s} λ_j (v_jᵀ z_i)².
 
         Args:
             values: Z, shape (N, R).
@@ -147,17 +147,17 @@ class Spectrum:
         return np.stack([energies[:, band].sum(axis=1) for band in bands], axis=1)
 
     def _stiff_energies(self, values: ArrayLike) -> Float:
-        """λ_j (v_jᵀ z_i)², shape (N, s)."""
+        """Return λ_j (v_jᵀ z_i)², shape (N, s)."""
         along = np.asarray(values, dtype=np.float64) @ self.stiff
         return np.square(along) * self.eigenvalues[: self.num_stiff]
 
     def flat(self, values: ArrayLike) -> Float:
-        """F z = z − V Vᵀ z for each row, shape (N, R): what the stiff directions leave. Cost O(N R s)."""
+        """Return F z = z − V Vᵀ z for each row, shape (N, R): what the stiff directions leave. Cost O(N R s)."""
         z = np.asarray(values, dtype=np.float64)
         return z - (z @ self.stiff) @ self.stiff.T
 
     def apply(self, filter: Callable[[Float], Float], vectors: ArrayLike) -> Float:
-        """f(H̃) v for a function f of curvature; the null space of H̃ is filtered with f(0).
+        """Return f(H̃) v for a function f of curvature; the null space of H̃ is filtered with f(0).
 
         Args:
             vectors: v, shape (R,), or columns of them, shape (R, k).

@@ -156,7 +156,7 @@ def _named(source: Source, record: CacheRecord) -> State:
 
 
 def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Unique ids, (N,), and which samples had to be qualified for it, (N,) bool.
+    """Return unique ids, (N,), and which samples had to be qualified for it, (N,) bool.
 
     Without an id of its own a sample is called source:row. Of equal ids the first stays, the others become
     id@source:row; should that be taken too, once more.
@@ -173,7 +173,7 @@ def _unique_ids(given: pa.Array, source: pa.DictionaryArray, row: pa.Array) -> t
 
 
 def _repeated(ids: pa.Array) -> np.ndarray:
-    """True if an equal id stands earlier, (N,) bool."""
+    """Mark where an equal id stands earlier, (N,) bool."""
     # Codes are given out in order of first appearance: a first one exceeds all before it.
     codes: np.ndarray = ids.dictionary_encode().indices.to_numpy()
     repeated = np.zeros(len(codes), dtype=bool)

@@ -76,7 +76,7 @@ class IssueSummary:
             file.writelines(self.listing())
 
     def left_out(self) -> str:
-        """For messages: how many records were not used, by kind, as in "3 no-text, 1 too-short"; empty if all were."""
+        """Describe the records that were not used, by kind, as "3 no-text, 1 too-short"; empty if all were."""
         return ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(self.counts) if kind in REJECTIONS)
 
     def places(self, kind: str, limit: int = MAX_PLACES) -> list[Issue]:

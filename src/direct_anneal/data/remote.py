@@ -168,7 +168,7 @@ def _found(system: Any, root: str, pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def _beside(system: Any, address: str) -> dict[str, str]:
-    """Files that belong to a file of tokens that was named alone."""
+    """Return files that belong to a file of tokens that was named alone."""
     found = {}
     for name in companions(address):
         with suppress(FileNotFoundError):

@@ -20,7 +20,7 @@ class TokenizerLike(Protocol):
     """The protocol of a tokenizer; those of Hugging Face fit."""
 
     def __call__(self, texts: list[str], /) -> Mapping[str, Any]:
-        """Returns {"input_ids": a list of token ids for each text}."""
+        """Return {"input_ids": a list of token ids for each text}."""
         ...
 
 
@@ -81,6 +81,6 @@ def text_tokenizer(load: Callable[[], Any], special_tokens: SpecialTokens) -> Te
 
 
 def _specials(tokenizer: Any) -> dict[str, int]:
-    """Special tokens by how they are written."""
+    """Return special tokens by how they are written."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     return {token.content: number for number, token in added.items() if token.special and token.content}

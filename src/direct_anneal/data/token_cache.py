@@ -201,7 +201,7 @@ def reusable_records(caches: Sequence[TokenCache], sources: Sequence[Source]) ->
 
 
 def damaged_caches(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Files of caches in a directory that are not what they were, and what is wrong with each. Cost: reads them all."""
+    """Yield each file of a directory's caches that is not what it was, and what is wrong with it. Cost: reads all."""
     if not directory.is_dir():
         yield directory, "no documents are there"
         return
@@ -270,7 +270,7 @@ def write_cache(
 
 
 def remove_strangers(directory: Path, caches: Iterable[TokenCache]) -> None:
-    """Removes caches other than these, and temporaries; files that no cache could own stay."""
+    """Remove caches other than these, and temporaries; files that no cache could own stay."""
     keys = {cache.key for cache in caches}
     for path in directory.iterdir():
         name = _OURS.fullmatch(path.name)
@@ -301,7 +301,7 @@ def read_index(cache: TokenCache, record: CacheRecord) -> pa.Table:
 
 
 class _IndexWriter:
-    """Writes <key>.parquet in bounded memory and hashes what identifies its samples."""
+    """Writer of <key>.parquet in bounded memory, which hashes what identifies its samples."""
 
     def __init__(self, path: Path) -> None:
         self.num_samples = 0

@@ -123,7 +123,7 @@ def is_for_training(text: str) -> bool:
 
 
 def generated_documents(domain: str, num_documents: int, *, seed: int, for_training: bool) -> Iterator[str]:
-    """Distinct documents of a domain in `generated.GENERATORS`, all of one half."""
+    """Yield distinct documents of a domain in `generated.GENERATORS`, all of one half."""
     rng = random.Random(f"{seed} {domain} {for_training}")
     seen: set[str] = set()
     while len(seen) < num_documents:

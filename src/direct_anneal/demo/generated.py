@@ -25,7 +25,7 @@ _THINGS = ("apples", "books", "candles", "marbles", "pencils", "plates", "shells
 
 
 def arithmetic(rng: random.Random) -> str:
-    """Small sums: in digits, in words, or as a story of two people."""
+    """Make small sums: in digits, in words, or as a story of two people."""
     form = rng.choice((_sum_in_digits, _sum_in_words, _sum_as_story))
     return "\n".join(form(rng) for _ in range(rng.randint(3, 8)))
 
@@ -87,7 +87,7 @@ def _small_tables() -> list[tuple[str, list[str]]]:
 
 
 def logs(rng: random.Random) -> str:
-    """Web server logs: regular text that teaches a model next to nothing."""
+    """Make web server logs: regular text that teaches a model next to nothing."""
     moment = datetime(2024, 1, 1) + timedelta(seconds=rng.randrange(365 * 86_400))
     lines = []
     for _ in range(rng.randint(3, 9)):
@@ -105,7 +105,7 @@ GENERATORS: dict[str, Callable[[random.Random], str]] = {"arithmetic": arithmeti
 
 
 def noise(rng: random.Random) -> str:
-    """Characters, or made-up words, without any order: a broken decoder's output."""
+    """Make characters, or made-up words, without any order: a broken decoder's output."""
     if rng.random() < 0.5:
         return "".join(rng.choices(string.printable[:95] + "éßøñ§±µ¿", k=rng.randint(150, 900)))
     alphabet = string.ascii_letters + string.digits
@@ -145,7 +145,7 @@ _BOILERPLATE = (
 
 
 def boilerplate(rng: random.Random) -> str:
-    """Banners and notices that stand on every page, with another company or year in them."""
+    """Make banners and notices that stand on every page, with another company or year in them."""
     paragraphs = rng.choices(_BOILERPLATE, k=rng.randint(1, 3))
     words = {"company": rng.choice(_COMPANIES), "year": rng.randint(1998, 2025), "number": rng.randint(2, 900)}
     return "\n\n".join(paragraph.format(**words) for paragraph in paragraphs)

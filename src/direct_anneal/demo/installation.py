@@ -97,7 +97,7 @@ def _docs(tree: ast.Module) -> Iterator[str]:
 
 
 def _definitions(parent: ast.Module | ast.ClassDef) -> Iterator[_Definition]:
-    """Classes and functions down to methods; those inside function bodies belong to the function around them."""
+    """Yield classes and functions down to methods; those inside function bodies belong to the function around them."""
     for node in parent.body:
         if isinstance(node, _Definition):
             yield node
@@ -106,7 +106,7 @@ def _definitions(parent: ast.Module | ast.ClassDef) -> Iterator[_Definition]:
 
 
 def _code(parent: ast.Module | ast.ClassDef, lines: list[str]) -> Iterator[str]:
-    """Functions and small classes without their docstrings; a class too long for one document gives its methods."""
+    """Yield functions and small classes without docstrings; a class too long for one document gives its methods."""
     for node in parent.body:
         if not isinstance(node, _Definition):
             continue

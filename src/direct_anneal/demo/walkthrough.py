@@ -107,7 +107,7 @@ def _meaning(manifest: dict[str, Any]) -> str:
 
 
 def _side_by_side(manifest: dict[str, Any]) -> Table:
-    """Shares of the target and of damage in the pool, and in what each objective chooses of it."""
+    """Return shares of the target and of damage in the pool, and in what each objective chooses of it."""
     rows = {
         "the pool": _counts(manifest, "pool"),
         "energy, as published": _beside(manifest, "energy"),
@@ -136,7 +136,7 @@ def _differences(manifest: dict[str, Any]) -> str:
 
 
 def _beside(manifest: dict[str, Any], objective: str) -> dict[str, int]:
-    """Documents of each domain that another objective would choose."""
+    """Return documents of each domain that another objective would choose."""
     found: dict[str, int] = next(entry["domains"] for entry in manifest["beside"] if entry["objective"] == objective)
     return found
 

@@ -58,7 +58,7 @@ def held_out(
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Rank correlation; 0 where one of the two is constant."""
+    """Return the rank correlation; 0 where one of the two is constant."""
     a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (one, other))
     scale = float(np.sqrt(np.sum(a**2) * np.sum(b**2)))
     return float(np.sum(a * b)) / scale if scale > 0 else 0.0

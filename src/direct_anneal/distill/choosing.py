@@ -76,7 +76,7 @@ def choose(
 
 
 def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) -> tuple[int, str]:
-    """The size of the choice and its unit: "documents" or "size".
+    """Return the size of the choice and its unit: "documents" or "size".
 
     Raises:
         InputError: the pool is too small.
@@ -124,7 +124,7 @@ def cut_of(out: Path, parts: Sequence[Part], histogram: pa.Table, budget: int, u
 
 
 def _in_bin(path: Path, bin: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Scores, rows and sizes of the documents in a bin."""
+    """Read scores, rows and sizes of the documents in a bin."""
     table = pq.read_table(path, columns=["score", "row", "size"])
     inside = bins_of(table["score"].to_numpy()) == bin
     return table["score"].to_numpy()[inside], table["row"].to_numpy()[inside], table["size"].to_numpy()[inside]
@@ -133,7 +133,7 @@ def _in_bin(path: Path, bin: int) -> tuple[NDArray[np.float32], NDArray[np.int64
 def limits_of(
     config: CutConfig, histogram: pa.Table, budget: int, unit: str, tokens_per_size: float
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Floors and ceilings in the unit of the cut.
+    """Convert floors and ceilings to the unit of the cut.
 
     Raises:
         InputError: the pool has no such domain, or more domains than are told apart.
@@ -163,7 +163,7 @@ def limits_of(
 
 
 def _in_bins(out: Path, parts: Sequence[Part], bins: set[int]) -> pa.Table:
-    """The documents in some bins, of all parts. Cost: a read of all scores."""
+    """Read the documents in some bins, of all parts. Cost: a read of all scores."""
     wanted, tables = np.array(sorted(bins), dtype=np.uint32), []
     for part in parts:
         table = pq.read_table(part.path(out, "parquet"))

@@ -74,7 +74,7 @@ def folds_of(ids: Sequence[str]) -> NDArray[np.int64]:
 
 
 def normal_scores(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks as quantiles of the normal distribution, (N,): the order counts, and no tail outweighs the rest."""
+    """Return ranks as quantiles of the normal distribution, (N,): the order counts; no tail outweighs the rest."""
     return np.asarray(ndtri((rankdata(values) - 0.5) / len(values)))
 
 
@@ -85,7 +85,7 @@ def fit(
     folds: NDArray[np.int64],
     advance: Callable[[int], object] = lambda _: None,
 ) -> Fitted:
-    """Least squares by conjugate gradients, stopped where documents that are left out gain no more.
+    """Fit least squares by conjugate gradients, stopped where documents that are left out gain no more.
 
     Each of the folds is predicted by a fit to the others, of whose steps the next fold decides. The fit to all takes
     their median. Frequencies are scaled by the root of their root mean square, so that rare n-grams count more than
@@ -125,7 +125,7 @@ def fit(
 
 
 def _scaled(shares: Any, counts: NDArray[np.int64]) -> tuple[Any, NDArray[np.float64]]:
-    """The matrix that is fitted, (N, P + L + 1), and what its first P columns were multiplied by."""
+    """Return the matrix that is fitted, (N, P + L + 1), and what its first P columns were multiplied by."""
     num_documents, num_places = shares.shape
     present = np.bincount(shares.indices, minlength=num_places)
     squares = np.bincount(shares.indices, weights=shares.data**2, minlength=num_places)
@@ -142,7 +142,7 @@ def _scaled(shares: Any, counts: NDArray[np.int64]) -> tuple[Any, NDArray[np.flo
 
 
 def _best_steps(matrix: Any, target: NDArray[np.float64], shown: NDArray[np.bool_], judged: NDArray[np.bool_]) -> int:
-    """After how many steps of a fit to those shown those judged are predicted best; at least one."""
+    """Count the steps of a fit to those shown after which those judged are predicted best; at least one."""
     rows, wanted, mean = matrix[judged], target[judged], float(target[shown].mean())
     best, least = 1, np.inf
     for step, solution in enumerate(islice(_steps(matrix[shown], target[shown] - mean), MAX_STEPS), start=1):
@@ -179,5 +179,5 @@ def _steps(matrix: Any, target: NDArray[np.float64]) -> Iterator[NDArray[np.floa
 
 
 def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Inner product whose bits do not depend on the threads of a BLAS."""
+    """Return the inner product whose bits do not depend on the threads of a BLAS."""
     return float(np.add.reduce(one * other))

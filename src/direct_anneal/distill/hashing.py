@@ -56,7 +56,7 @@ def tokens(ids: NDArray[np.integer]) -> NDArray[np.uint64]:
 def places(
     hashes: NDArray[np.uint64], bounds: NDArray[np.int64], bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in [0, 2^bits) of each document's words and pairs of neighbours: U of the first, then U − n of the second.
+    """Return the places in [0, 2^bits) of each document's U words, then of its U − n pairs of neighbours.
 
     Returns:
         places of all words, (U,), and of the pair that begins at each word, (U,), −1 where a document ends.

@@ -23,19 +23,19 @@ SCHEMA = pa.schema([("domain", pa.string()), ("bin", pa.uint32()), ("documents",
 
 
 def bins_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """The bin of each score, (n,); larger scores have larger ones."""
+    """Return the bin of each score, (n,); larger scores have larger ones."""
     return _ordered(scores) >> _SHIFT
 
 
 def lower_edge(bin: int) -> float:
-    """The least number in a bin."""
+    """Return the least number in a bin."""
     ordered = np.array([bin], dtype=np.uint32) << _SHIFT
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered).astype(np.uint32)
     return float(bits.view(np.float32)[0])
 
 
 def _ordered(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Whole numbers in the order of the scores; −0 is 0."""
+    """Return whole numbers in the order of the scores; −0 is 0."""
     bits = (scores + np.float32(0)).view(np.uint32)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32)
 
@@ -69,7 +69,7 @@ def counted(
 
 
 def added(tables: Iterable[pa.Table]) -> pa.Table:
-    """The histogram of everything, in the same order. Cost: O(rows), as long as the sum has few of them."""
+    """Add histograms, in the same order. Cost: O(rows), as long as the sum has few of them."""
     held: list[pa.Table] = [SCHEMA.empty_table()]
     for table in tables:
         held.append(table)
@@ -79,7 +79,7 @@ def added(tables: Iterable[pa.Table]) -> pa.Table:
 
 
 def of_whole(tables: Iterable[pa.Table], max_domains: int) -> tuple[pa.Table, int]:
-    """The histogram of a pool, and how many domains it has; beyond `max_domains` all are one, of null.
+    """Return the histogram of a pool, and how many domains it has; beyond `max_domains` all are one, of null.
 
     A file's name is the domain of documents that name none: there can be as many as files.
     """
@@ -125,7 +125,7 @@ class Cut:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cut:
-        """The cut that `asdict` and JSON made this of.
+        """Return the cut that `asdict` and JSON made this of.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.
@@ -171,7 +171,7 @@ class Cut:
 
 
 def cut(histogram: pa.Table, budget: int, unit: str) -> tuple[Cut, int | None]:
-    """The highest bins that fit into a budget as a whole, and the bin that no longer does, if there is one.
+    """Take the highest bins that fit into a budget as a whole; name the bin that no longer does, if there is one.
 
     Args:
         unit: "documents" or "size", which the budget counts.
@@ -200,7 +200,7 @@ def refined(
     budget: int,
     unit: str,
 ) -> Cut:
-    """The exact cut: the documents of the bin below it, (n,), are taken one by one while they fit."""
+    """Make a cut exact: the documents of the bin below it, (n,), are taken one by one while they fit."""
     order = np.lexsort((rows, parts, -scores.astype(np.float64)))
     costs = sizes[order] if unit == "size" else np.ones(len(order), dtype=np.int64)
     spent = made.size if unit == "size" else made.documents

@@ -63,7 +63,7 @@ class Part:
     state: Any
 
     def path(self, out: Path, ending: str) -> Path:
-        """One of the part's files."""
+        """Return the path of one of the part's files."""
         return out / SCORES / f"{self.number:05d}.{ending}"
 
 
@@ -206,7 +206,7 @@ def _domain(name: str, found: _Found, source: Source) -> int:
 
 
 def _scored(block: _Block, scorer: Scorer, found: _Found) -> _Columns:
-    """Rows, domains, sizes and scores of the documents that have a score."""
+    """Return rows, domains, sizes and scores of the documents that have a score."""
     if scorer.unit == "words":
         text, bounds = joined(block.texts)
         scores = scorer.score_texts(text, bounds)

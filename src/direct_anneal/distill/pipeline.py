@@ -89,7 +89,7 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> dict[str, 
 
 
 def _target(run: RunDir, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Positions in the pool of the documents that have a score, what they have, larger is better, and who is chosen."""
+    """Return the documents that have a score: positions, the score (larger is better), and who is chosen."""
     path, table = run.path / EVIDENCE, run.evidence()
     fits = [
         field.name
@@ -108,7 +108,7 @@ def _target(run: RunDir, name: str) -> tuple[NDArray[np.int64], NDArray[np.float
 def _hashed(
     run: RunDir, positions: NDArray[np.int64], unit: Unit, advance: Advance
 ) -> tuple[list[Hashed], NDArray[np.int64]]:
-    """Hashes of these documents, block after block, and the size of each: bytes of its text, or its tokens."""
+    """Hash these documents, block after block; return the size of each, too: bytes of its text, or its tokens."""
     pool = run.corpus("pool")
     if unit == "tokens":
         return [
@@ -139,7 +139,7 @@ def _hashed_tokens(documents: list[NDArray[np.int64]], advance: Advance) -> Hash
 
 
 def _scorer(unit: Unit, weights: NDArray[np.float64], lengths: NDArray[np.float64], card: dict[str, Any]) -> Scorer:
-    """The fit with whole numbers for weights."""
+    """Round the fit's weights to whole numbers."""
     largest = float(np.abs(weights).max())
     scale = largest / _LARGEST if largest > 0 else 1.0
     return Scorer(

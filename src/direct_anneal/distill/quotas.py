@@ -45,7 +45,7 @@ class _Group:
         return int(np.searchsorted(-self.bins, -bin, side="right"))
 
     def cut(self, count: int) -> Cut:
-        """The best so many bins as a whole."""
+        """Take the best so many bins as a whole."""
         return Cut(
             threshold=lower_edge(int(self.bins[count - 1])) if count else None,
             last=None,
@@ -70,7 +70,7 @@ def cut_with_quotas(
     ceilings: Mapping[str, int],
     read: Read | None,
 ) -> Cut:
-    """The best choice of at most `budget` that keeps floors and ceilings; in whole bins, or exact.
+    """Choose the best of at most `budget` that keeps floors and ceilings; in whole bins, or exact.
 
     Args:
         histogram: by domain and bin.
@@ -161,7 +161,7 @@ def _whole_reaches(groups: list[_Group]) -> tuple[list[_Reach], list[_Reach]]:
 
 
 def _exact_reaches(groups: list[_Group], read: Read) -> tuple[list[_Reach], list[_Reach]]:
-    """To the very document, where a floor or a ceiling lies within a bin."""
+    """Return reaches to the very document, where a floor or a ceiling lies within a bin."""
     asked: list[tuple[_Group, bool, int, int]] = []  # group, of the floor, bins as a whole, amount
     for group in groups:
         low = max(int(np.searchsorted(group.spent, group.floor, side="left")) - 1, 0)
@@ -182,7 +182,7 @@ def _exact_reaches(groups: list[_Group], read: Read) -> tuple[list[_Reach], list
 
 
 def _ordered(found: pa.Table, group: _Group | None) -> pa.Table:
-    """A group's documents, or all, best first, then in the pool's order."""
+    """Sort a group's documents, or all: best first, then in the pool's order."""
     if group is not None and group.name is not None:
         found = found.filter(pc.equal(found["domain"], group.name))
     keys = [("score", "descending"), ("part", "ascending"), ("row", "ascending")]
@@ -194,7 +194,7 @@ def _costs(found: pa.Table, unit: str) -> NDArray[np.int64]:
 
 
 def _further(made: Cut, taken: pa.Table) -> Cut:
-    """The same with these documents, which come next."""
+    """Extend the cut by these documents, which come next."""
     if not len(taken):
         return made
     last = taken.slice(len(taken) - 1).to_pylist()[0]
@@ -207,7 +207,7 @@ def _further(made: Cut, taken: pa.Table) -> Cut:
 
 
 def _clipped(group: _Group, low: _Reach, high: _Reach, bin: int) -> Cut:
-    """All bins down to `bin`, but no less than the floor and no more than the ceiling."""
+    """Take all bins down to `bin`, but no less than the floor and no more than the ceiling."""
     count = group.through(bin)
     spent = int(group.spent[count])
     return low.cut if spent <= low.spent else high.cut if spent >= high.spent else group.cut(count)

@@ -136,7 +136,7 @@ def length_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def joined(texts: Sequence[bytes]) -> tuple[bytes, NDArray[np.int64]]:
-    """Texts end to end, and where each begins: (n + 1,)."""
+    """Join texts end to end; return where each begins, too: (n + 1,)."""
     bounds = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in texts], out=bounds[1:])
     return b"".join(texts), bounds

@@ -144,7 +144,7 @@ def _fields(config: ScoreConfig) -> Fields:
 
 
 def _described(parts: Sequence[Part]) -> list[Any]:
-    """The listing of the pool, as JSON gives it back."""
+    """Return the listing of the pool, as JSON gives it back."""
     described: list[Any] = json.loads(json.dumps([[str(part.source), part.state] for part in parts]))
     return described
 

@@ -105,7 +105,7 @@ class ActorMap(Generic[Item, Result]):
                 self._ray.kill(actor)
 
     def _worker(self) -> Any:
-        """One that has nothing to do; begun where there is none."""
+        """Return a worker that has nothing to do; begin one where there is none."""
         if self._ray is None:
             ray = self._connection.enter_context(connected(self._address, self._num_workers, _STORE_BYTES))
             self._num_workers = self._num_workers or room_for(ray, "GPU" if self._gpu else "CPU")
@@ -117,7 +117,7 @@ class ActorMap(Generic[Item, Result]):
         return self._idle.pop() if self._idle else self._actor.remote(self._builder)
 
     def _finished(self, busy: list[Any]) -> list[Any]:
-        """Some of the results, one at least.
+        """Wait for some of the results, one at least.
 
         Raises:
             InputError: the cluster has had no room for a worker for a long time.

@@ -20,7 +20,7 @@ _SETTINGS = 4  # kind of an HTTP/2 frame
 
 @contextmanager
 def connected(address: str | None, workers: int | None, store_bytes: int) -> Iterator[Any]:
-    """Ray, connected while this lasts.
+    """Connect Ray while this lasts.
 
     Args:
         address: of a cluster, as `ray start` prints it, or "auto"; where left out, that of the environment's

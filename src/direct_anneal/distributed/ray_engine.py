@@ -25,7 +25,7 @@ _FINAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno
 
 
 class RayEngine:
-    """Makes shards on a cluster: one model a worker, one shard at a time each.
+    """Engine that makes shards on a cluster: one model a worker, one shard at a time each.
 
     Which worker makes a shard does not matter to its bytes. A shard whose worker is lost is begun again by another,
     unless it had been committed; another worker is started in its place.

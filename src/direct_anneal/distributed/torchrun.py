@@ -30,7 +30,7 @@ _PATIENCE = timedelta(days=365)
 
 
 class Group:
-    """Makes shards with all processes of the group; the engine of the first one.
+    """Engine of the first process of a group, all of which make shards.
 
     Args:
         build_sketcher: called by every process; goes there pickled.
@@ -87,7 +87,7 @@ class Group:
         return []
 
     def coverage(self) -> Coverage | None:
-        """The coverage of the parameters; None if every shard was there already."""
+        """Return the coverage of the parameters; None if every shard was there already."""
         return None if self._built is None else self._built.describe()
 
 
@@ -127,7 +127,7 @@ def serve() -> None:
 
 
 def sketched_together(sketcher: GradientSketcher, batches: Sequence[list[Window]]) -> Iterator[Sketches]:
-    """The sketches of all batches in order, on the CPU of the first process; the others get none.
+    """Yield the sketches of all batches in order, on the CPU of the first process; the others get none.
 
     Raises:
         InputError: a batch does not fit into memory.

@@ -55,7 +55,7 @@ class Made:
 
 
 class Worker:
-    """Holds the model, once it has started."""
+    """Process that holds the model, once it has started."""
 
     def start(self, build_sketcher: Callable[[], GradientSketcher]) -> Coverage:
         """Load the model; which way every parameter goes."""

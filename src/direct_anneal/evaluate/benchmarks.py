@@ -136,7 +136,7 @@ def binomial_score(num_right: int, num_items: int, chance: float) -> BenchmarkSc
 
 
 def _lm_eval(lm: Any, name: str, records: Sequence[dict[str, Any]]) -> int:
-    """Number of items that lm-eval counts as right."""
+    """Return the number of items that lm-eval counts as right."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -168,7 +168,7 @@ def _lm_eval(lm: Any, name: str, records: Sequence[dict[str, Any]]) -> int:
 
 
 def _humaneval(lm: Any, records: Sequence[dict[str, Any]]) -> int:
-    """Programs that pass their tests, one greedy try each (pass@1)."""
+    """Count programs that pass their tests, one greedy try each (pass@1)."""
     from lm_eval.api.instance import Instance
 
     options = {"until": _STOPS, "max_gen_toks": lm.max_length // 2, "do_sample": False}

@@ -128,7 +128,7 @@ def _nats(
     batch_tokens: int,
     advance: Callable[[int], object],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Negative log-likelihood of each document in nats, and its predicted tokens, both (N,)."""
+    """Return the negative log-likelihood of each document in nats, and its predicted tokens, both (N,)."""
     nats, num_tokens = np.zeros(corpus.num_samples), np.zeros(corpus.num_samples, dtype=np.int64)
     device = next(model.parameters()).device
     was_training = model.training

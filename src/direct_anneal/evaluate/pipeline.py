@@ -117,7 +117,7 @@ def read_held_out(
     fields: Fields,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Corpus:
-    """Held-out documents as a corpus; its tokens lie below `directory`, and are used again while nothing changes."""
+    """Read held-out documents as a corpus; its tokens lie below `directory`, and are used again if nothing changed."""
     return prepare(
         sources,
         role="data",

@@ -51,7 +51,7 @@ class Records:
         return self._file.read(int(self._starts[position + 1] - self._starts[position]))
 
     def remove(self) -> None:
-        """Nothing can be taken out after it."""
+        """Remove the copies; nothing can be taken out after it."""
         self._file.close()
         self._path.unlink()
 

@@ -37,7 +37,7 @@ class Content:
         return position if self.rows is None else self.rows[position]
 
     def num_prompt(self, positions: np.ndarray) -> np.ndarray:
-        """Leading tokens of these documents that are not predicted, (K,) int64."""
+        """Count the leading tokens of these documents that are not predicted, (K,) int64."""
         return np.asarray(self.corpus.num_prompt[[self.row(position) for position in positions.tolist()]])
 
     def has(self, positions: np.ndarray) -> np.ndarray:

@@ -84,12 +84,12 @@ class Shard(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing may be added after it."""
+        """Finish; nothing may be added after it."""
         ...
 
 
 class Writer(Protocol):
-    """Writes documents in order."""
+    """Writer of documents in order."""
 
     def add(self, document: Document) -> tuple[str, int]:
         """Write it; return the file's name and the place in it."""

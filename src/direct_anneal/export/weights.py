@@ -113,7 +113,7 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
 
 
 def _edges(histogram: pa.Table, buckets: int) -> NDArray[np.float32]:
-    """Least scores of all buckets but the lowest, ascending: edges of bins, so that parts are nearly equal."""
+    """Find the least scores of all buckets but the lowest, ascending: edges of bins, so that parts are nearly equal."""
     by_bin = histogram.group_by("bin", use_threads=False).aggregate([("documents", "sum")]).sort_by("bin")
     before = np.cumsum(by_bin["documents_sum"].to_numpy())
     wanted = np.arange(1, buckets) * before[-1] / buckets
@@ -140,7 +140,7 @@ def _table(cells: pa.Table) -> pa.Table:
 
 
 def _olmo_core(shares: Shares) -> str:
-    """`SourceMixtureList` of olmo_core.data.source_mixture; its ratios must add up to 1."""
+    """Write a `SourceMixtureList` of olmo_core.data.source_mixture; its ratios must add up to 1."""
     sources = [
         {"source_name": path, "target_ratio": share, "paths": [f"{path}/*.npy"]}
         for path, share in _rounded(shares).items()
@@ -149,20 +149,20 @@ def _olmo_core(shares: Shares) -> str:
 
 
 def _megatron(shares: Shares) -> str:
-    """`--data-path` of Megatron-LM: weight and prefix in turn."""
+    """Write Megatron-LM's `--data-path`: weight and prefix in turn."""
     words = [f"{share!r} {shlex.quote(path)}" for path, share in _rounded(shares).items()]
     return "--data-path \\\n" + " \\\n".join(f"  {word}" for word in words) + "\n"
 
 
 def _nanotron(shares: Shares) -> str:
-    """Folders of a stage and their weights, in one order."""
+    """Write the folders of a stage and their weights, in one order."""
     rounded = _rounded(shares)
     dataset = {"dataset_folder": list(rounded), "dataset_weights": list(rounded.values())}
     return _yaml({"data_stages": [{"data": {"dataset": dataset}}]})
 
 
 def _levanter(shares: Shares) -> str:
-    """Levanter's mixture of datasets: `configs` and `train_weights` of the same names."""
+    """Write Levanter's mixture of datasets: `configs` and `train_weights` of the same names."""
     rounded = _rounded(shares)
     configs = {path: {"train_urls": [f"{path}/*.jsonl.gz"]} for path in rounded}
     return _yaml({"data": {"configs": configs, "train_weights": dict(rounded)}})

@@ -28,7 +28,7 @@ class BatchTooLargeError(Exception):
 
 
 def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
-    """The sketches of a batch, the longest window first.
+    """Sketch a batch, the longest window first.
 
     Raises:
         BatchTooLargeError: it does not fit into memory, and is more than one window.
@@ -49,7 +49,7 @@ def sketched(sketcher: GradientSketcher, batch: list[Window]) -> Sketches:
 
 
 def found_batch_tokens(sketcher: GradientSketcher, longest: NDArray[np.int64]) -> int:
-    """A size that should fit: on a GPU the largest power of two within a share of its memory.
+    """Find a size that should fit: on a GPU the largest power of two within a share of its memory.
 
     On a CPU `BATCH_TOKENS`, and more where the projection is drawn anew for each batch.
 

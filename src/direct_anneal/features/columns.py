@@ -89,7 +89,7 @@ class ColumnStore:
 
     @classmethod
     def open(cls, directory: Path | str) -> ColumnStore:
-        """The store that lies there, whatever its fingerprint.
+        """Return the store that lies there, whatever its fingerprint.
 
         Raises:
             InputError: there is none that can be read.
@@ -120,12 +120,12 @@ class ColumnStore:
         return -(-self.num_samples // self._rows_per_shard)
 
     def rows(self, shard: int) -> range:
-        """The positions in the corpus that a shard holds."""
+        """Return the positions in the corpus that a shard holds."""
         first = shard * self._rows_per_shard
         return range(first, min(first + self._rows_per_shard, self.num_samples))
 
     def missing(self) -> list[int]:
-        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
+        """Return shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
         return [shard for shard in range(self.num_shards) if _damage(self._place, self._digest, self._header, shard)]
 
     def write(self, shard: int, ids: pa.Array, values: Mapping[str, NDArray[np.float64]]) -> None:
@@ -153,7 +153,7 @@ class ColumnStore:
         self._place.write(_name(shard, "json"), json.dumps(record, indent=1).encode())
 
     def read(self) -> dict[str, NDArray[np.float64]]:
-        """Every column whole, (N,). Every shard must be committed."""
+        """Return every column whole, (N,). Every shard must be committed."""
         parts = [
             pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=list(self.columns))
             for shard in range(self.num_shards)
@@ -173,7 +173,7 @@ class ColumnStore:
         self._place.write(f"columns.{name}.json", json.dumps(sealed(content), indent=1).encode())
 
     def kept(self, name: str) -> dict[str, Any] | None:
-        """A record that `keep` wrote, if there is one and it is whole."""
+        """Return a record that `keep` wrote, if there is one and it is whole."""
         return _kept(self._place, f"columns.{name}.json")
 
     def _discard(self) -> None:
@@ -185,7 +185,7 @@ class ColumnStore:
 
 
 def verify_columns(directory: Path) -> Iterator[Finding]:
-    """Everything amiss in the columns that lie there, by shard. Nothing is written. Cost: reads them once."""
+    """Yield everything amiss in the columns that lie there, by shard. Nothing is written. Cost: reads them once."""
     place = Directory(directory)
     header = _read_json(place, HEADER)
     try:
@@ -216,7 +216,7 @@ def _digest_of(header: Mapping[str, Any]) -> str:
 
 
 def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) -> str | None:
-    """Why a shard does not count; None where it is there, whole, and this store's."""
+    """Return why a shard does not count; None where it is there, whole, and this store's."""
     record = _read_json(place, _name(shard, "json"))
     if record is None:
         return f"{_name(shard, 'json')} is not there, or no record"
@@ -234,7 +234,7 @@ def _damage(place: Place, digest: str, header: Mapping[str, Any], shard: int) ->
 
 
 def _read_json(place: Place, name: str) -> dict[str, Any] | None:
-    """An object; None where there is none that can be read."""
+    """Read an object; None where there is none that can be read."""
     try:
         content = parse(place.read(name))
     except (FileNotFoundError, IsADirectoryError, ValueError):
@@ -250,7 +250,7 @@ def _kept(place: Place, name: str) -> dict[str, Any] | None:
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The fields in which two headers differ."""
+    """Return the fields in which two headers differ."""
     there, here = ({**header, **header.get("fingerprint", {})} for header in (found, wanted))
     keys = [key for key in {**here, **there} if key != "fingerprint" and there.get(key) != here.get(key)]
     return ", ".join(keys) or "its fingerprint"

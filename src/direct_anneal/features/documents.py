@@ -47,7 +47,7 @@ class Documents:
         return cls(table.drop_columns(["tokens", "num_prompt"]), tokens, table["num_prompt"].to_numpy())
 
     def to_bytes(self) -> memoryview:
-        """An Arrow stream, for another process."""
+        """Return the documents as an Arrow stream, for another process."""
         ends = np.cumsum([0, *map(len, self.tokens)], dtype=np.int64)
         values = np.concatenate([np.empty(0, np.int64), *self.tokens]).astype(np.uint32)
         tokens = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values))

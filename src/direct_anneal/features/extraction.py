@@ -59,14 +59,14 @@ class Extraction:
         return Documents.of(self.corpus, self.store.rows(shard))
 
     def shrink(self, batch_tokens: int) -> None:
-        """A larger batch did not fit into memory: keep this size, and say so."""
+        """Keep this size, and say so: a larger batch did not fit into memory."""
         self.batch_tokens = min(self.batch_tokens, batch_tokens)
         self.store.keep_batch_tokens(self.asked, self.batch_tokens)
         self.store.remember([_SMALLER_BATCHES])
 
 
 class Engine(Protocol):
-    """Makes shards, wherever that may be."""
+    """Maker of shards, wherever that may be."""
 
     def find_batch_tokens(self, longest: np.ndarray) -> int:
         """See `found_batch_tokens`."""
@@ -79,11 +79,11 @@ class Engine(Protocol):
         """
 
     def coverage(self) -> Coverage | None:
-        """The coverage of the parameters; None if every shard was there already."""
+        """Return the coverage of the parameters; None if every shard was there already."""
 
 
 class Local:
-    """This process, one shard after the other.
+    """Engine in this process: one shard after the other.
 
     Args:
         build_sketcher: called only where something is to be made.
@@ -180,7 +180,7 @@ Sketch = Callable[[GradientSketcher, Sequence[list[Window]]], Iterator[Sketches]
 def batches_of(
     documents: Documents, sketcher: GradientSketcher, max_length: int, batch_tokens: int
 ) -> list[list[Window]]:
-    """The batches that a shard's documents are sketched in."""
+    """Return the batches that a shard's documents are sketched in."""
     windows = windows_of(documents.tokens, max_length=max_length, num_prompt=documents.num_prompt)
     return list(batches(windows, batch_tokens, length_switches(sketcher.model)))
 

@@ -79,7 +79,7 @@ class SketchedGradients:
         return cls([], np.full(len(samples), np.nan), samples, quarantined)
 
     def without(self, rows: NDArray[np.bool_], reasons: Sequence[str | None]) -> SketchedGradients:
-        """The same with more documents left out.
+        """Return the same with more documents left out.
 
         Args:
             rows: of the usable ones, which are, (n,) bool.
@@ -110,12 +110,12 @@ class SketchedGradients:
         return len(self.norms)
 
     def dense(self) -> NDArray[np.float64]:
-        """Z with its norms, shape (n, R), float64, in memory."""
+        """Return Z with its norms, shape (n, R), float64, in memory."""
         return np.concatenate(self.units).astype(np.float64) * self.norms[:, None]
 
 
 def _only(store: FeatureStore, usable: NDArray[np.bool_]) -> list[StoredRows | NDArray[np.float16]]:
-    """A store's blocks, of the rows that can be used."""
+    """Select the rows of a store's blocks that can be used."""
     return [
         block.only(kept) if isinstance(block, StoredRows) else block[kept]
         for shard, block in enumerate(store.features())

@@ -23,7 +23,8 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio
 
 
 def ngram_rows(documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Each document's distinct tokens and pairs of neighbours, as log(1 + count) with random signs at four places.
+    """Return each document's distinct tokens and pairs of neighbours, as log(1 + count) with random signs at four
+    places.
 
     A random projection of a document's vector of log counts, of unit length: inner products of rows are, up to noise
     of about 1/√L, the cosines of those vectors.
@@ -72,7 +73,7 @@ def _fill(rows: NDArray[np.float64], documents: Sequence[NDArray[np.int64]]) -> 
 def _counted(
     documents: Sequence[NDArray[np.int64]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct n-grams of each document, in order of their hashes; which document's, and how often. (U,) each."""
+    """Return each document's distinct n-grams, ordered by hash; which document's, and how often. (U,) each."""
     sizes = np.array([len(tokens) for tokens in documents])
     tokens = np.concatenate(documents).astype(np.uint64)
     spare = np.empty_like(tokens)
@@ -107,7 +108,7 @@ def ngrams_of(
     advance: Callable[[int], object] = lambda _: None,
     wanted: Callable[[int], bool] = lambda _: True,
 ) -> FeatureStore:
-    """The store of a corpus's rows, one for each document, with what it lacks made now.
+    """Return the store of a corpus's rows, one for each document, with what it lacks made now.
 
     Args:
         rows_per_shard: as that of the gradients beside which they are to stand.
@@ -131,7 +132,7 @@ def ngrams_of(
 
 
 def ngram_store(directory: Path, corpus: Corpus, *, rows_per_shard: int, replace: bool = False) -> FeatureStore:
-    """The store of a corpus's rows, whatever is in it. Arguments and errors as of `ngrams_of`."""
+    """Return the store of a corpus's rows, whatever is in it. Arguments and errors as of `ngrams_of`."""
     return FeatureStore(
         directory,
         num_samples=corpus.num_samples,
@@ -143,7 +144,7 @@ def ngram_store(directory: Path, corpus: Corpus, *, rows_per_shard: int, replace
 
 
 def ngram_shard(documents: Documents) -> ShardRows:
-    """The rows of one shard: there is no loss, and all are of one length."""
+    """Return the rows of one shard: there is no loss, and all are of one length."""
     count = len(documents.tokens)
     return ShardRows(
         features=ngram_rows(documents.tokens).astype(np.float16),
@@ -154,7 +155,7 @@ def ngram_shard(documents: Documents) -> ShardRows:
 
 
 def _mix(numbers: NDArray[np.uint64], spare: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), in place: every bit depends on every other."""
+    """Finalise as SplitMix64 does (Steele et al., OOPSLA 2014), in place: every bit depends on every other."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
         np.bitwise_xor(numbers, np.right_shift(numbers, np.uint64(shift), out=spare), out=numbers)
         if factor is not None:

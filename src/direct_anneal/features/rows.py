@@ -46,7 +46,7 @@ class StoredRows:
         return replace(self, kept=np.flatnonzero(kept) if self.kept is None else self.kept[kept])
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float16]:
-        """Rows by slice or position, in memory. Cost: one read, from the first to the last of them.
+        """Return rows by slice or position, in memory. Cost: one read, from the first to the last of them.
 
         Raises:
             InputError: the file is shorter than it was, or gone.

@@ -31,7 +31,7 @@ class Place(Protocol):
         """List all files, in no order; none if the place does not exist yet."""
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises FileNotFoundError where there is none."""
+        """Return a whole file. Raises FileNotFoundError where there is none."""
 
     def blocked(self, name: str) -> bool:
         """True if a directory stands in the place of a file."""
@@ -52,7 +52,7 @@ def is_url(place: str) -> bool:
 
 
 def place_at(place: Path | str) -> Place:
-    """The place of that path or URL.
+    """Return the place of that path or URL.
 
     Raises:
         InputError: it is a URL of a kind that is unknown here, or whose library is not installed.
@@ -144,7 +144,7 @@ class Url:
 
     @contextmanager
     def _reaching(self, missing: type[OSError] = UnreachableError) -> Iterator[None]:
-        """Each of fsspec's libraries has errors of its own for a network or a permission that is lacking."""
+        """Turn each library's own errors for a network or a permission that is lacking into OSError."""
         try:
             yield
         except missing:

@@ -124,7 +124,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, directory: Path | str) -> FeatureStore:
-        """The complete store that lies there, whatever its fingerprint. Cost: reads it once.
+        """Return the complete store that lies there, whatever its fingerprint. Cost: reads it once.
 
         Raises:
             InputError: there is none, or shards are missing or damaged.
@@ -142,7 +142,7 @@ class FeatureStore:
 
     @classmethod
     def open_partial(cls, directory: Path | str) -> FeatureStore:
-        """The store that lies there, whichever of its shards are. Reads the header alone, and writes nothing.
+        """Return the store that lies there, whichever of its shards are. Reads the header alone, and writes nothing.
 
         Raises:
             InputError: there is none.
@@ -166,19 +166,19 @@ class FeatureStore:
         return self.header.num_shards
 
     def rows(self, shard: int) -> range:
-        """The positions in the corpus that a shard holds."""
+        """Return the positions in the corpus that a shard holds."""
         return self.header.rows(shard)
 
     def files(self, shard: int) -> list[str]:
-        """Names of a shard's files, the record last."""
+        """Return names of a shard's files, the record last."""
         return [file_name(shard, suffix) for suffix in ("npy", "parquet", "json")]
 
     def beside(self) -> list[str]:
-        """Names of the files that are there beside the shards."""
+        """Return names of the files that are there beside the shards."""
         return sorted({HEADER, *ASIDE} & set(self._place.names()))
 
     def missing(self) -> list[int]:
-        """Shards to compute: never committed, or damaged since. Cost: reads every committed shard once.
+        """Return shards to compute: never committed, or damaged since. Cost: reads every committed shard once.
 
         Raises:
             InputError: a directory stands where a file must be written.
@@ -203,21 +203,21 @@ class FeatureStore:
         write_shard(self._place, self.header, shard, content)
 
     def features(self) -> Sequence[StoredRows | NDArray[np.float16]]:
-        """All rows, a block for each shard, in the corpus's order; in memory where the store lies at a URL. Every shard
-        must be committed."""
+        """Return all rows, a block for each shard, in the corpus's order; in memory where the store lies at a URL.
+        Every shard must be committed."""
         size = self.header.sketch_size
         shapes = [(len(self.rows(shard)), size) for shard in range(self.num_shards)]
         return [self._place.rows(file_name(shard, "npy"), shape) for shard, shape in enumerate(shapes)]
 
     def samples(self) -> pa.Table:
-        """All sidecars as one table of N rows. Every shard must be committed."""
+        """Return all sidecars as one table of N rows. Every shard must be committed."""
         names = (file_name(shard, "parquet") for shard in range(self.num_shards))
         return pa.concat_tables(pq.read_table(pa.BufferReader(self._place.read(name))) for name in names)
 
     def fetched(
         self, directory: Path, *, replace: bool = False, advance: Callable[[int], object] = lambda _: None
     ) -> FeatureStore:
-        """A copy in a directory, complete as this one must be. What is there and whole is not fetched again.
+        """Return a copy in a directory, complete as this one must be. What is there and whole is not fetched again.
 
         Args:
             replace: discard a store of another fingerprint that lies there.
@@ -267,7 +267,7 @@ class FeatureStore:
         self._keep(BATCHES, {"asked": asked, "used": used})
 
     def batch_tokens(self, asked: int | None) -> int | None:
-        """The size that was kept for this request, if any."""
+        """Return the size that was kept for this request, if any."""
         kept = self._kept(BATCHES)
         return kept["used"] if kept is not None and kept["asked"] == asked and kept["used"] > 0 else None
 
@@ -277,14 +277,14 @@ class FeatureStore:
 
     @staticmethod
     def quarantine_lines(samples: pa.Table) -> str:
-        """The listing that `list_quarantined` writes."""
+        """Return the listing that `list_quarantined` writes."""
         return "".join(json.dumps(row) + "\n" for row in samples.to_pylist())
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         self._place.write(name, json.dumps(sealed(content)).encode())
 
     def _kept(self, name: str) -> dict[str, Any] | None:
-        """A record beside the shards; None where there is none.
+        """Return a record beside the shards; None where there is none.
 
         Raises:
             InputError: it is damaged.
@@ -333,7 +333,8 @@ def not_finite(losses: NDArray[np.float64], norms: NDArray[np.float64]) -> list[
 
 
 def _difference(place: Place, header: Header) -> str | None:
-    """In which fields the header that lies there differs from the one wanted; None where there is no other store's.
+    """Return in which fields the header that lies there differs from the one wanted; None where there is no other
+    store's.
 
     A header that is lost or cannot be read is no difference where every record there is of the store wanted.
     """
@@ -349,7 +350,7 @@ def _difference(place: Place, header: Header) -> str | None:
 
 
 def _header(place: Place) -> dict[str, Any] | None:
-    """The content of a header, be it of another format; None where there is none, or none that can be read."""
+    """Return the content of a header, be it of another format; None where there is none, or none that can be read."""
     try:
         content = parse(place.read(HEADER))
         return content if isinstance(content["fingerprint"], dict) else None

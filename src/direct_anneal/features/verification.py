@@ -86,7 +86,7 @@ class Header:
 
     @classmethod
     def read(cls, place: Place) -> Header:
-        """The header that lies there.
+        """Return the header that lies there.
 
         Raises:
             DamagedError: there is none, or none of this format.
@@ -129,7 +129,7 @@ class Header:
         return -(-self.num_samples // self.rows_per_shard)
 
     def rows(self, shard: int) -> range:
-        """The positions in the corpus that a shard holds."""
+        """Return the positions in the corpus that a shard holds."""
         first = shard * self.rows_per_shard
         return range(first, min(first + self.rows_per_shard, self.num_samples))
 
@@ -140,7 +140,7 @@ def file_name(shard: int, suffix: str) -> str:
 
 
 def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryview]) -> dict[str, Any]:
-    """The commit record of a shard: its number, its store, and the size and digest of each file."""
+    """Return the commit record of a shard: its number, its store, and the size and digest of each file."""
     return {
         "shard": shard,
         "store": header.digest,
@@ -150,7 +150,7 @@ def make_record(header: Header, shard: int, files: Mapping[str, bytes | memoryvi
 
 
 def damages(place: Place, header: Header, *, norms: bool = False) -> Iterator[tuple[int, DamagedError]]:
-    """The shards that do not count, in order, with what is wrong: not there, not whole, or not this store's.
+    """Yield the shards that do not count, in order, with what is wrong: not there, not whole, or not this store's.
 
     Args:
         norms: also look at every row. That takes three times what the rest does, and finds nothing but shards that were
@@ -219,7 +219,7 @@ class Finding:
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """Everything amiss in the store that lies there, by shard. Nothing is written. Cost: reads the store once."""
+    """Yield everything amiss in the store that lies there, by shard. Nothing is written. Cost: reads the store once."""
     place = Directory(directory)
     try:
         header = Header.read(place)
@@ -250,7 +250,7 @@ def verify(directory: Path) -> Iterator[Finding]:
 
 
 def read_aside(place: Place, name: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """A record that a store keeps beside its shards.
+    """Return a record that a store keeps beside its shards.
 
     Earlier versions wrote them without a seal, remarks as a bare list: such a one must have these very members.
 
@@ -297,7 +297,7 @@ def _record(place: Place, header: Header, shard: int) -> dict[str, Any]:
 
 
 def _content(place: Place, name: str, expected: Any) -> bytes:
-    """A file, if it is what its record says."""
+    """Return a file, if it is what its record says."""
     if not isinstance(expected, dict):
         raise DamagedError(f"its record says neither size nor sha256 of {name}")
     try:

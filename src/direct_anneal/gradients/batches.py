@@ -233,7 +233,7 @@ def _require_callable(loss_fn: Any, model: nn.Module, batch: Any) -> None:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihoods in nats, (B, T) float32 or better, and their slopes in the logits, (B, T, V).
+    """Return the negative log-likelihoods in nats, (B, T) float32 or better, and their slopes in the logits, (B, T, V).
 
     Both in one pass over the logits, chunk by chunk, in float32: autograd would take several and hold a copy for each.
     """

@@ -38,7 +38,7 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The elements of the outermost lists of modules: a transformer's layers."""
+    """Yield the elements of the outermost lists of modules: a transformer's layers."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from child

@@ -94,7 +94,7 @@ class Capture:
 
     @contextmanager
     def into(self, projection: Projection, batch_size: int, num_positions: int) -> Iterator[None]:
-        """Within, a forward and backward pass adds every layer's gradients to the projection; then hooks are gone."""
+        """Add every layer's gradients of a forward and backward pass to the projection; the hooks go at the end."""
         self._layout = _Layout(batch_size, num_positions)
         hooks = {"linear": self._linear, "embedding": self._embedding, "elementwise": self._elementwise}
         handles = [
@@ -108,7 +108,7 @@ class Capture:
                 handle.remove()
 
     def _by_sample(self, layer: Layer, activations: Tensor) -> Tensor:
-        """Activations as (B, positions, features), whether or not batch and positions came flattened."""
+        """Return activations as (B, positions, features), whether or not batch and positions came flattened."""
         b, t = self._layout.batch_size, self._layout.num_positions
         if activations.dim() >= 3 and activations.shape[0] == b:
             return activations.reshape(b, -1, activations.shape[-1])
@@ -118,7 +118,7 @@ class Capture:
 
     @staticmethod
     def _require_tensor(layer: Layer, output: object) -> None:
-        """Subclasses may return more: a router its scores beside its choice, a fused norm its residual."""
+        """Refuse other output than a tensor; subclasses may allow more, as a router's scores beside its choice."""
         if not isinstance(output, Tensor):
             raise UnexpectedLayoutError(layer.name)
 
@@ -200,7 +200,8 @@ class Capture:
 
     @torch.no_grad()
     def _slope_in_weight(self, module: nn.Module, x: Tensor) -> Tensor:
-        """∂output/∂weight of a module that is affine in its weight, entry by entry: its value at 1 less that at 0.
+        """Return ∂output/∂weight of a module that is affine in its weight, entry by entry: its value at 1 less that at
+        0.
 
         So one line serves LayerNorm, RMSNorm and the (1 + weight) of Gemma alike, with the module's own arithmetic.
         Most are zero at 0 (and bias 0), whatever their input: seen once, this is not computed again.

@@ -24,7 +24,7 @@ _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_nor
 
 
 class Preconditioned(Projection):
-    """S diag(scale): rescales each gradient entry by entry, then hands it to another projection.
+    """Projection S diag(scale): gradients are rescaled entry by entry before another projection gets them.
 
     A scale for each entry does not pass through a sum over tokens, so that here each sample's gradient of a linear
     layer is formed, one at a time; for a look-up (an embedding) it is not needed.
@@ -73,7 +73,7 @@ class Preconditioned(Projection):
 
 
 def optimizer_fingerprint(path: str | None) -> str | None:
-    """sha256 of an optimiser's saved state; None where there is none.
+    """Return sha256 of an optimiser's saved state; None where there is none.
 
     Raises:
         InputError: it cannot be read.

@@ -110,7 +110,7 @@ class Fold:
         self._places = (entries + torch.tensor(self._shifts, device=device)[runs]) % places
 
     def __call__(self, values: Tensor) -> Tensor:
-        """P v along the last dimension, in float32: (..., m) → (..., p)."""
+        """Return P v along the last dimension, in float32: (..., m) → (..., p)."""
         if values.device.type != "cpu":
             # One product there is faster than many additions. In bfloat16 the signs are exact, sums are float32 inside,
             # and rounded once: 2⁻⁹ of a factor, far below the sketch's own error. float16 could overflow.
@@ -126,7 +126,7 @@ class Fold:
         return folded
 
     def of_one_hot(self, indices: Tensor) -> Tensor:
-        """P e_i for integers i: (...) → (..., p)."""
+        """Return P e_i for integers i: (...) → (..., p)."""
         return _one_hot(self._places[indices], self.places) * self._signs[indices, None]
 
     @functools.cached_property
@@ -193,7 +193,7 @@ class TwoSided(Projection):
         return self._reduced[:, first:last]
 
     def squared_norms(self) -> Tensor:
-        """Σ ‖part‖² over all parameters, (B,)."""
+        """Return Σ ‖part‖² over all parameters, (B,)."""
         return self._reduced.square().sum(1)
 
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class DenseGaussian(Projection):
             values.addmm_(gradients[:, start - first : stop - first], part)
 
     def _block(self, name: str, block: int) -> Tensor:
-        """S transposed for the `block`-th `_block_entries` entries of a parameter, (entries, R)."""
+        """Return S transposed for the `block`-th `_block_entries` entries of a parameter, (entries, R)."""
         if (name, block) in self._kept:
             return self._kept[name, block]
         left = math.prod(self.shapes[name]) - block * self._block_entries
@@ -307,7 +307,7 @@ class GivenRows(DenseGaussian):
 
 
 def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
-    """Σ_t e_token valuesᵀ for each sample, (B, count, n), of the tokens in 0..count−1; the others are left out."""
+    """Return Σ_t e_token valuesᵀ for each sample, (B, count, n), of the tokens in 0..count−1; others are left out."""
     summed = values.new_zeros(len(tokens) * count, values.shape[-1])
     inside = (tokens >= 0) & (tokens < count)
     places = tokens + count * torch.arange(len(tokens), device=tokens.device)[:, None]
@@ -316,7 +316,7 @@ def _summed_by_token(tokens: Tensor, values: Tensor, count: int) -> Tensor:
 
 @functools.cache
 def _normal_quantiles() -> Tensor:
-    """Midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1; float32."""
+    """Return midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1; float32."""
     quantiles = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
     return torch.from_numpy(quantiles / np.sqrt(np.square(quantiles).mean())).float()
 

@@ -60,7 +60,7 @@ class Sketches:
 
 
 class GradientSketcher:
-    """Turns samples into sketches of their gradients, for less than a training step.
+    """Sketcher of samples' gradients, for less than a training step.
 
     Weights are frozen and no weight gradient is formed; each layer's factors are projected as they pass (see
     `gradients.projections`). On its first batch the fast path is checked against plain autograd, parameter by

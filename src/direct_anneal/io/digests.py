@@ -16,12 +16,12 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads: hashing and reading release th
 
 
 def sha256(content: bytes | memoryview | str) -> str:
-    """sha256 of content as hex digits; text counts as UTF-8."""
+    """Return sha256 of content as hex digits; text counts as UTF-8."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:
-    """sha256 of a regular file's content. Cost: reads it once, in bounded memory, at 1 GB/s and more from memory.
+    """Return the sha256 of a regular file's content. Cost: one read in bounded memory, 1 GB/s and more from memory.
 
     Raises:
         OSError: it is not there, or cannot be read.
@@ -77,12 +77,12 @@ def _joined(parts: list[bytes | None]) -> str | None:
 
 
 def short_hash(content: bytes | memoryview | str, size: int = 16, key: str = "") -> str:
-    """blake2b of content as `2 * size` hex digits, for names and keys; text counts as UTF-8."""
+    """Return blake2b of content as `2 * size` hex digits, for names and keys; text counts as UTF-8."""
     return short_digest(content, size, key).hex()
 
 
 def short_digest(content: bytes | memoryview | str, size: int = 16, key: str = "") -> bytes:
-    """blake2b of content, `size` bytes."""
+    """Return blake2b of content, `size` bytes."""
     raw = content.encode() if isinstance(content, str) else content
     return hashlib.blake2b(raw, digest_size=size, key=key.encode()).digest()
 

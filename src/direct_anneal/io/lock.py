@@ -126,7 +126,7 @@ def _settled(out: Path, wanted: dict[str, Any], record: str, overwrite: bool) ->
 
 
 def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """A clause on what two runs differ in: up to three members, those first that both have."""
+    """Return a clause on what two runs differ in: up to three members, those first that both have."""
     changed = [name for name in wanted if name in found and found[name] != wanted[name]]
     names = changed + [name for name in (*wanted, *found) if (name in found) != (name in wanted)]
     shown = ", ".join(sanitized(name, 40) for name in names[:3])
@@ -135,7 +135,7 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _locked(out: Path) -> int:
-    """The lock file's descriptor, locked. A file of ours and no other: nothing is written through a link."""
+    """Return the lock file's descriptor, locked. A file of ours and no other: nothing is written through a link."""
     path = out / LOCK
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     while True:

@@ -60,7 +60,7 @@ def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def parse(content: bytes | str) -> Any:
-    """JSON within our limits: UTF-8, no NaN or infinity, no depth that exhausts a stack.
+    """Parse JSON within our limits: UTF-8, no NaN or infinity, no depth that exhausts a stack.
 
     Raises:
         RecordError: it is not.
@@ -155,7 +155,7 @@ def write_record(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seal(content: Mapping[str, Any]) -> str:
-    """sha256 of the content as JSON with sorted keys and no spaces."""
+    """Return sha256 of the content as JSON with sorted keys and no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(text.encode("ascii")).hexdigest()
 

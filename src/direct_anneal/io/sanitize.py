@@ -28,7 +28,7 @@ def sanitized(text: str, limit: int | None = None) -> str:
 
 
 def sanitized_json(text: str) -> str:
-    """JSON text with the same characters escaped as JSON does, so that a reader finds them and a terminal does not."""
+    """Escape the same characters as JSON does, so that a reader finds them and a terminal does not."""
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

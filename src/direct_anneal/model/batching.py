@@ -105,7 +105,7 @@ def windows_of(
 
 
 def num_predicted(labels: Tokens, max_length: int) -> int:
-    """n: all labels of a document but the first of each window."""
+    """Return n: all labels of a document but the first of each window."""
     later = np.arange(len(labels)) % max_length > 0
     return int(np.sum(later & (labels != IGNORED_LABEL)))
 

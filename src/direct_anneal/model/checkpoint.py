@@ -129,7 +129,7 @@ class Checkpoint:
         return self.special_tokens.separator
 
     def window(self, max_length: int | None) -> int:
-        """T, tokens of a window: what was asked for, else the context, at most 2,048.
+        """Return T, tokens of a window: what was asked for, else the context, at most 2,048.
 
         Raises:
             InputError: it is less than two tokens, or more than the context.
@@ -205,11 +205,11 @@ class Checkpoint:
         return self._read("tokenizer", AutoTokenizer, self.directory)
 
     def weights_fingerprint(self) -> str:
-        """sha256 over config.json, weights and code: equal for equal files, wherever they lie. Reads them all."""
+        """Return sha256 over config.json, weights and code: equal for equal files anywhere. Reads them all."""
         return _digest([self.directory / "config.json", *self._files((*WEIGHTS, _CODE))])
 
     def tokenizer_fingerprint(self) -> str:
-        """sha256 over the tokenizer's files and code; of nothing where there is none."""
+        """Return sha256 over the tokenizer's files and code; of nothing where there is none."""
         return _digest(self._files((*_TOKENIZER, _CODE)))
 
     def _files(self, patterns: tuple[str, ...]) -> list[Path]:

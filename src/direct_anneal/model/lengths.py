@@ -52,7 +52,7 @@ def _configs(model: Any) -> Iterator[Any]:
 
 
 def _ropes(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Rotary settings: one for all layers, or one for each kind of layer."""
+    """Yield rotary settings: one for all layers, or one for each kind of layer."""
     for name in ("rope_parameters", "rope_scaling"):
         stated = getattr(config, name, None)
         if isinstance(stated, Mapping):

@@ -71,7 +71,7 @@ def require_causal(model: nn.Module, ids: Tensor) -> None:
 
 
 def predictions(model: nn.Module, ids: Tensor) -> Tensor:
-    """Logits, (B, T, V), for ids (B, T).
+    """Return logits, (B, T, V), for ids (B, T).
 
     Raises:
         InputError: there are none of that shape.

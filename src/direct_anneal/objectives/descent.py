@@ -31,7 +31,7 @@ class DescentConfig(FilteredObjective):
         return self.budgeted(inputs, counted, features, objective="descent", target=self._target(inputs, counted))
 
     def _target(self, inputs: Inputs, counted: Counted) -> Float:
-        """f(H̃) z̄, shape (R,)."""
+        """Return f(H̃) z̄, shape (R,)."""
         mean: Float = counted.validation.mean(axis=0)
         if self.filter == "none":
             return mean

@@ -68,13 +68,13 @@ class Built:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def budget(self, ratio: float) -> float | Float:
-        """Absolute budgets of a ratio, as a problem takes them."""
+        """Return absolute budgets of a ratio, as a problem takes them."""
         if self.units is None:
             return np.inf
         return budget_of(ratio, self.units)
 
     def ratio(self, budget: float | Float) -> float:
-        """Absolute budgets as a ratio, infinite where there is none; of several bands the largest."""
+        """Return absolute budgets as a ratio, infinite where there is none; of several bands the largest."""
         if self.units is None:
             return np.inf
         ratios = np.divide(budget, self.units, out=np.zeros_like(self.units), where=self.units > 0)
@@ -147,12 +147,12 @@ class Inputs:
         return self._column("samples", role)
 
     def gradients(self, role: str) -> Gradients:
-        """Sketched gradients; the validation set's in the order of the estimate's halves."""
+        """Return sketched gradients; the validation set's in the order of the estimate's halves."""
         found: Gradients = self._column("gradients", role)
         return found
 
     def ngrams(self, role: str) -> Blocks:
-        """Hashed n-grams, rows of unit norm in blocks of shape (n_b, L), in the order of the gradients."""
+        """Return hashed n-grams, rows of unit norm in blocks of shape (n_b, L), in the order of the gradients."""
         found: Blocks = self._column("ngrams", role)
         return found
 
@@ -208,7 +208,7 @@ class Inputs:
         return Built(problem, units, facts or {}, remarks, columns or {})
 
     def _mask(self, name: str) -> NDArray[np.bool_]:
-        """Forced samples, (N,)."""
+        """Return forced samples, (N,)."""
         assert self.num_tokens is not None
         mask = np.zeros(len(self.num_tokens), dtype=bool)
         given = self._constraints.get(name)
@@ -223,6 +223,6 @@ class Inputs:
 
 
 def budget_of(ratio: float, units: Float) -> float | Float:
-    """τ = ratio · unit: one number, or with several bands one for each, shape (m,)."""
+    """Return τ = ratio · unit: one number, or with several bands one for each, shape (m,)."""
     budgets = ratio * units if np.isfinite(ratio) else np.full_like(units, np.inf)
     return float(budgets[0]) if len(units) == 1 else budgets

@@ -64,7 +64,7 @@ class MatchingConfig(FilteredObjective):
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:
-        """W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R)."""
+        """Return W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R)."""
         size = counted.matrix.shape[1]
         if self.filter_curvature == "validation":
             delta = self.delta(inputs)
@@ -75,7 +75,7 @@ class MatchingConfig(FilteredObjective):
 
 
 def known_share(mean: Float, squared_norms: Float, validation: Float) -> float:
-    """Positive-part James–Stein shrinkage of the mean difference, in [0, 1].
+    """Return positive-part James–Stein shrinkage of the mean difference, in [0, 1].
 
         1 − (tr C_val / M + tr C_pool / N) / ‖z̄ − x̄‖²
 

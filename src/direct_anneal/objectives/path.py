@@ -191,12 +191,14 @@ class PathObjective(SelectionObjective):
                 )
 
     def _restrained(self, losses: PathLosses) -> Float:
-        """Drops along the restrained paths, (N, k)."""
+        """Return drops along the restrained paths, (N, k)."""
         found = losses.restrained_drops
         return self._there("num_restrained", found)
 
     def _costs(self, losses: PathLosses) -> Float:
-        """A_ib = Σ_{j in b} λ_j ⟨v_j, ∇ℓ_i⟩² of each band b, (N, m), bands of like energy as sketched costs have."""
+        """Return A_ib = Σ_{j in b} λ_j ⟨v_j, ∇ℓ_i⟩² of each band b, (N, m), bands of like energy as sketched costs
+        have.
+        """
         slopes = self._there("num_restrained", losses.slopes)
         eigenvalues = np.array(losses.described["restrained"])
         if self.bands > len(eigenvalues):
@@ -210,7 +212,7 @@ class PathObjective(SelectionObjective):
         return spectrum.band_costs(slopes, self.bands)
 
     def _beside(self, losses: PathLosses) -> dict[str, Float]:
-        """Columns of the restrained path: progress along it, and what the stiff directions add to the plain one."""
+        """Return columns of the restrained path: progress along it, and what the stiff directions add."""
         found = losses.restrained_drops
         if found is None:
             return {}
@@ -270,7 +272,7 @@ class PathObjective(SelectionObjective):
 
 
 def _reach(progress: Float, left_out: NDArray[np.bool_], inputs: Inputs) -> Float:
-    """Progress along each path of a selection of this size that looks at no other, (k,).
+    """Return progress along each path of a selection of this size that looks at no other, (k,).
 
     Args:
         progress: of each document along each path, as it counts, (N, k).

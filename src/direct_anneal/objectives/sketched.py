@@ -127,7 +127,7 @@ class BudgetedObjective(SelectionObjective):
         )
 
     def _as_counted(self, z: Float) -> Float:
-        """x of the validation set: its gradients, or their directions."""
+        """Return x of the validation set: its gradients, or their directions."""
         if self.gradients == "raw":
             return z
         lengths = np.linalg.norm(z, axis=1, keepdims=True)
@@ -237,12 +237,12 @@ class FilteredObjective(SketchedObjective):
         return SketchedObjective.resolved(settled, curvature)
 
     def delta(self, inputs: Inputs) -> float:
-        """δ of the validation set's curvature."""
+        """Return δ of the validation set's curvature."""
         assert self.damping is not None
         return self.damping * float(inputs.estimate.whole.eigenvalues[0])
 
     def damped_curvature(self, counted: Counted) -> Float:
-        """H̃ + δ of the pool, or of both, shape (R, R), positive definite."""
+        """Return H̃ + δ of the pool, or of both, shape (R, R), positive definite."""
         x, (num_samples, size) = counted.validation, counted.matrix.shape
         moment = counted.matrix.gram() / num_samples
         if self.filter_curvature == "both":
@@ -254,7 +254,7 @@ class FilteredObjective(SketchedObjective):
 
 
 def largest_eigenvalue(moment: Float) -> float:
-    """λ₁ of a positive semidefinite matrix, shape (n, n), to rounding.
+    """Return λ₁ of a positive semidefinite matrix, shape (n, n), to rounding.
 
     Source: Lanczos iteration (ARPACK, through SciPy) from a fixed vector; small matrices whole. Cost: some dozens of
     products with a vector.

@@ -66,6 +66,6 @@ def _solve(objective: SelectionObjective, built: Built) -> Selection:
 
 
 def rounded_up(ratio: float) -> str:
-    """Three digits, never below: what is suggested must work."""
+    """Round to three digits, never below: what is suggested must work."""
     unit = 10.0 ** (np.floor(np.log10(ratio)) - 2)
     return f"{np.ceil(ratio / unit + 1e-9) * unit:.6g}"

@@ -38,7 +38,7 @@ def clusters_of(
     batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> NDArray[np.int64]:
-    """The cluster of each document, (M,): 0 the largest, and fewer than `count` where some would be tiny.
+    """Return the cluster of each document, (M,): 0 the largest, and fewer than `count` where some would be tiny.
 
     They depend on ids, documents and weights, not on the order that documents come in.
 
@@ -64,7 +64,7 @@ def clusters_of(
 def mean_gradients(
     model: nn.Module, texts: Texts, max_length: int, batch_tokens: int, advance: Callable[[int], object]
 ) -> Float:
-    """Sketched gradients of each document's mean token loss, (M, R); zeros where nothing is predicted."""
+    """Return sketched gradients of each document's mean token loss, (M, R); zeros where nothing is predicted."""
     sketcher = GradientSketcher(model, SKETCH_SIZE, reduction="sum")
     sums, predicted = np.zeros((texts.num_samples, SKETCH_SIZE)), np.zeros(texts.num_samples)
     windows = windows_of(texts.contents, max_length=max_length, num_prompt=texts.num_prompt)
@@ -78,7 +78,7 @@ def mean_gradients(
 
 
 def alike(gradients: Float, count: int) -> NDArray[np.int64]:
-    """Spherical k-means of what gradients' directions do not have in common, labels (M,), the largest cluster first.
+    """Cluster by spherical k-means what gradients' directions do not share; labels (M,), the largest cluster first.
 
     The best of 8 starts, each drawn as k-means++ draws (Arthur and Vassilvitskii, 2007), from a fixed seed. A cluster
     below a quarter of an even share is dissolved, the smallest first, and its documents join the next best.
@@ -106,7 +106,7 @@ def alike(gradients: Float, count: int) -> NDArray[np.int64]:
 
 
 def _started(directions: Float, count: int, generator: np.random.Generator) -> Float:
-    """Centres to begin with, each drawn in proportion to its distance from those before."""
+    """Draw centres to begin with, each in proportion to its distance from those before."""
     chosen = [int(generator.integers(len(directions)))]
     while len(chosen) < min(count, len(directions)):
         gaps = np.clip(1 - (directions @ directions[chosen].T).max(axis=1), 0.0, None)
@@ -119,7 +119,7 @@ def _started(directions: Float, count: int, generator: np.random.Generator) -> F
 
 
 def _settled(directions: Float, centres: Float) -> tuple[float, Float]:
-    """Σ of cosines to the nearest centre, and the centres, after rounds of Lloyd's algorithm on the sphere."""
+    """Return Σ of cosines to the nearest centre, and the centres, after rounds of Lloyd's algorithm on the sphere."""
     labels: NDArray[np.intp] | None = None
     for _ in range(_ROUNDS):
         nearest = (directions @ centres.T).argmax(axis=1)

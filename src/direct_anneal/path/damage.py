@@ -76,7 +76,7 @@ def word_starts(tokenizer: Any, vocab_size: int) -> NDArray[np.bool_]:
 
 
 def shuffled(tokens: Tokens, starts: NDArray[np.bool_], name: str) -> Tokens:
-    """The same words in random order, which a hash of `name` decides; the first, which may be a mark, stays."""
+    """Shuffle the words by a hash of `name`; the first, which may be a mark, stays."""
     begins = starts[tokens].copy()
     if len(begins):
         begins[0] = True
@@ -87,7 +87,7 @@ def shuffled(tokens: Tokens, starts: NDArray[np.bool_], name: str) -> Tokens:
 
 
 def _runs(tokens: Tokens) -> NDArray[np.uint64]:
-    """A number for each run of 8 tokens, (T − 7,); the same wherever that run stands."""
+    """Number each run of 8 tokens, (T − 7,); the same wherever that run stands."""
     count = max(0, len(tokens) - RUN + 1)
     numbers = np.zeros(count, np.uint64)
     for offset in range(RUN):
@@ -107,7 +107,7 @@ def _covered(marked: NDArray[np.bool_], length: int) -> float:
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every bit depends on every other."""
+    """Finalise as SplitMix64 does (Steele et al., OOPSLA 2014): every bit depends on every other."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

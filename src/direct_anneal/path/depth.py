@@ -45,12 +45,12 @@ class Depth:
 
 
 def plain_curve(fold: Sequence[tuple[float, float]]) -> list[list[float | None]]:
-    """A curve for JSON, which has no word for a loss that is not finite: null."""
+    """Convert a curve for JSON, which has no word for a loss that is not finite: null."""
     return [[share, loss if np.isfinite(loss) else None] for share, loss in fold]
 
 
 def known_curve(content: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
-    """A curve as `plain_curve` wrote it; a loss that was not finite is infinite.
+    """Read a curve that `plain_curve` wrote; a loss that was not finite is infinite.
 
     Raises:
         TypeError, ValueError: it is none.
@@ -59,7 +59,7 @@ def known_curve(content: Sequence[Sequence[float | None]]) -> list[tuple[float, 
 
 
 def points(num_steps: int, count: int) -> list[int]:
-    """Steps at which the left-out loss is taken: 0, and about `count` more up to the last."""
+    """Return steps at which the left-out loss is taken: 0, and about `count` more up to the last."""
     return sorted({0, *(round(num_steps * place / count) for place in range(1, count + 1))})
 
 
@@ -70,7 +70,7 @@ def has_turned(losses: Sequence[float]) -> bool:
 
 
 def deepest(curves: Mapping[float, Sequence[Sequence[tuple[float, float]]]]) -> Depth:
-    """The rate and depth of the lowest left-out loss, mean over the folds.
+    """Choose the rate and depth of the lowest left-out loss, mean over the folds.
 
     Args:
         curves: by rate, of each fold (share of the steps, left-out loss), the start first. A walk that was given up

@@ -34,7 +34,7 @@ class Texts:
 
     @classmethod
     def of(cls, corpus: Corpus) -> Texts:
-        """All documents of a corpus. Cost: reads them."""
+        """Read all documents of a corpus into memory."""
         ids: list[str] = corpus.index["id"].to_pylist()
         return cls(ids, [corpus.tokens(row) for row in range(corpus.num_samples)], corpus.num_prompt)
 
@@ -58,7 +58,7 @@ class Texts:
         return self.contents[i]
 
     def of_folds(self, num_folds: int) -> NDArray[np.int64]:
-        """The fold of each document, (M,): dealt out in the order of hashes of ids, so that folds are of equal size.
+        """Deal documents out to folds, (M,), in the order of hashes of ids, so that folds are of equal size.
 
         Documents with the same tokens are in one fold, or a left-out one would have been seen.
         """
@@ -72,12 +72,12 @@ class Texts:
 
 
 def key_of(tokens: Tokens) -> bytes:
-    """A hash that documents share when they have the same tokens."""
+    """Return a hash that documents share when they have the same tokens."""
     return hashlib.blake2b(np.ascontiguousarray(tokens, dtype="<i8").tobytes(), digest_size=16).digest()
 
 
 def overlap(pool: Corpus, validation: Texts) -> dict[int, list[int]]:
-    """Documents of the pool whose tokens are also a validation document's: which ones of those, by pool position.
+    """Find the pool's documents whose tokens are also a validation document's: which of those, by pool position.
 
     Cost: reads the pool's tokens once where some length agrees.
     """

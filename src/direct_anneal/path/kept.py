@@ -27,7 +27,7 @@ def keep_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
 
 
 def checked_note(path: Path) -> dict[str, str]:
-    """The words beside kept tensors. Cost: reads the whole file, in threads.
+    """Return the words beside kept tensors. Cost: reads the whole file, in threads.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -50,7 +50,7 @@ def checked_note(path: Path) -> dict[str, str]:
 
 
 def damaged_kept(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Each file in a directory of kept tensors and records that is not whole, and what is wrong with it."""
+    """Yield each file in a directory of kept tensors and records that is not whole, and what is wrong with it."""
     checks = {".safetensors": checked_note, ".json": read_sealed}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if path.suffix not in checks:

@@ -54,7 +54,7 @@ class PathLosses:
         return len(self.start)
 
     def only(self, rows: NDArray[np.bool_]) -> PathLosses:
-        """Rows of some documents, (N,) bool."""
+        """Select the rows of some documents, (N,) bool."""
         return self.take(np.flatnonzero(rows))
 
     def take(self, rows: NDArray[np.intp]) -> PathLosses:
@@ -90,7 +90,7 @@ class PathLosses:
 
     @property
     def reasons(self) -> list[str | None]:
-        """Why a document has no progress: "nothing predicted", "nan" or "infinite"; None where it has."""
+        """Reason for which a document has no progress: "nothing predicted", "nan" or "infinite"; None where it has."""
         nan = np.asarray(np.isnan(self._all).any(axis=1))
         return [
             None if fine else "nothing predicted" if not count else "nan" if bad else "infinite"
@@ -135,7 +135,7 @@ class PathLosses:
 
     @classmethod
     def load(cls, directory: Path | str, fingerprint: Mapping[str, Any] | None = None) -> PathLosses:
-        """The losses that `save` wrote.
+        """Return the losses that `save` wrote.
 
         Args:
             fingerprint: that they must have; any where left out.

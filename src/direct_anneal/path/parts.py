@@ -48,7 +48,7 @@ class Part:
     def walks(
         self, config: PathConfig, folds: NDArray[np.int64], shared: Mapping[int, Sequence[int]]
     ) -> dict[str, NDArray[np.intp]]:
-        """Walks that are needed, by name, each with its documents."""
+        """Return walks that are needed, by name, each with its documents."""
         whole = {f"{self.prefix}whole": self.rows} if config.scored_ends == "whole" else {}
         if whole and not self.shared(shared):
             return whole
@@ -68,7 +68,7 @@ class Part:
 
 
 def parts_of(validation: Corpus, run: Walks) -> dict[str, Part]:
-    """The parts of the validation set that have a path of their own, by name."""
+    """Return the parts of the validation set that have a path of their own, by name."""
     config = run.config
     if config.paths == "one":
         return {"validation": Part("", np.arange(validation.num_samples))}
@@ -85,7 +85,7 @@ def parts_of(validation: Corpus, run: Walks) -> dict[str, Part]:
 
 
 def described(parts: Mapping[str, Part], ids: Sequence[str]) -> dict[str, dict[str, object]]:
-    """For the manifest: the number of each part's documents, and the ids of some."""
+    """Describe the parts for the manifest: each one's number of documents, and the ids of some."""
     return {
         name: {"documents": len(part.rows), "ids": sorted(ids[row] for row in part.rows)[:_SHOWN]}
         for name, part in parts.items()
@@ -93,7 +93,7 @@ def described(parts: Mapping[str, Part], ids: Sequence[str]) -> dict[str, dict[s
 
 
 def _clusters(run: Walks) -> NDArray[np.int64]:
-    """The cluster of each validation document, (M,); kept once found, so that a run goes on with the same."""
+    """Return the cluster of each validation document, (M,); kept once found, so that a run goes on with the same."""
     record = run.directory / _CLUSTERS
     try:
         kept = read_sealed(record)

@@ -172,7 +172,7 @@ def _losses_at_ends(
     folds: NDArray[np.int64],
     suffix: str,
 ) -> NDArray[np.float64]:
-    """Mean losses of every document at the end of each part's path, (N, k).
+    """Compute mean losses of every document at the end of each part's path, (N, k).
 
     Args:
         needed: names of each part's walks.
@@ -191,7 +191,7 @@ def _losses_at_ends(
 
 
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
-    """Signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
+    """Look for signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
     work = Work(role="pool", unit="tokens")
     with run.stages.stage("Repetition", "documents", 3 * pool.num_samples, work=work) as advance:
         repeated = np.zeros(pool.num_samples)
@@ -208,7 +208,7 @@ def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, N
 
 
 def _moments(config: PathConfig, model: nn.Module) -> Moments | None:
-    """Adam's moments as the checkpoint's own training left them, where asked for."""
+    """Load Adam's moments as the checkpoint's own training left them, where asked for."""
     if config.optimizer is None:
         return None
     try:

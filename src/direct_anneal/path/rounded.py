@@ -42,7 +42,7 @@ class Rounded(nn.Module):
         self.codes = (rows / self.scales[:, None]).round().to(torch.int8)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., in) → (..., out)."""
+        """Return (..., in) → (..., out)."""
         found = nn.functional.linear(inputs, self.codes.to(inputs.dtype)) * self.scales.to(inputs.dtype)
         return found if self.bias is None else found + self.bias
 

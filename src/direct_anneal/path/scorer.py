@@ -65,7 +65,7 @@ Elsewhere = Callable[[Iterable[Shard]], Iterator[Found | None]]
 
 
 class Scorer:
-    """Computes shards with one model, which it moves to each one's point.
+    """Computation of shards with one model, which moves to each one's point.
 
     Args:
         model: moved in place.
@@ -90,7 +90,9 @@ class Scorer:
         self._slopes: Slopes | None = None
 
     def __call__(self, shard: Shard) -> Found | None:
-        """Columns `nats`, `predicted`, `head`; or `slope_0` and on. None where a batch does not fit into memory."""
+        """Compute columns `nats`, `predicted`, `head`, or `slope_0` and on; None where a batch does not fit into
+        memory.
+        """
         self._move(shard.point)
         device = next(self._model.parameters()).device.type
         options = {"max_length": self._max_length, "batch_tokens": shard.batch_tokens}
@@ -122,5 +124,5 @@ class Scorer:
 
 
 def slope_name(place: int) -> str:
-    """The column of slopes along a direction."""
+    """Return the column of slopes along a direction."""
     return f"slope_{place}"

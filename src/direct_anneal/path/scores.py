@@ -69,12 +69,12 @@ class Scores:
         self._sent.clear()
 
     def at(self, name: str, weights: Path | None) -> Sums:
-        """Losses of every document with these weights, or at θ_s."""
+        """Compute the losses of every document with these weights, or at θ_s."""
         label = "Losses at the start" if weights is None else f"Losses at the path's end ({name})"
         return Sums(**self._passed(name, label, COLUMNS, weights=weights))
 
     def mixed(self, starts: NDArray[np.bool_]) -> Sums:
-        """Losses at θ_s of every document's beginning, its words in random order.
+        """Compute the losses at θ_s of every document's beginning, its words in random order.
 
         Args:
             starts: which tokens begin a word, (V,).
@@ -82,7 +82,7 @@ class Scores:
         return Sums(**self._passed(_MIXED, "Losses of shuffled words", COLUMNS, starts=starts))
 
     def slopes(self, count: int) -> NDArray[np.float64]:
-        """Slopes of every document's loss at θ_s along the run's stiff directions, (N, k).
+        """Compute the slopes of every document's loss at θ_s along the run's stiff directions, (N, k).
 
         Args:
             count: k.
@@ -135,7 +135,7 @@ class Scores:
         return store.read()
 
     def _point(self, weights: Path | None, directions: Path | None) -> Point:
-        """A point whose files can be read by whoever computes: here below the run, elsewhere beside the losses."""
+        """Return a point whose files the computer can read: here below the run, elsewhere beside the losses."""
         files = [path for path in (weights, directions) if path is not None]
         if self._elsewhere is None:
             place = str(self._run.directory)
@@ -153,7 +153,7 @@ class Scores:
         )
 
     def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
-        """Contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
+        """Read contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
         contents = [self._pool.tokens(row) for row in rows]
         prompts = self._pool.num_prompt[_span(rows)]
         if starts is None:
@@ -257,7 +257,7 @@ def score_by_others(
 
 
 def scoring_model(run: Walks) -> nn.Module:
-    """The run's model, to be moved; with rounded weights a copy of it."""
+    """Return the run's model, to be moved; with rounded weights a copy of it."""
     return run.model if run.config.scored_weights == "float" else round_weights(copy.deepcopy(run.model))
 
 

@@ -65,7 +65,7 @@ def losses_of(
     batch_tokens: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Sums:
-    """Summed nats and number of the predicted tokens of each document.
+    """Sum the nats of each document's predicted tokens, and count them.
 
     A document that is longer than `max_length` is cut into windows, whose nats are added. One that predicts nothing,
     being empty or of a single token, has 0 of both. A loss that is not finite stays as the model gave it.
@@ -106,7 +106,7 @@ def losses_of(
 
 
 def token_nats(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood at each place in nats, (B, T) float64, 0 where nothing is predicted.
+    """Return the negative log-likelihood at each place in nats, (B, T) float64, 0 where nothing is predicted.
 
     Softmax in float32 whatever the model's precision, a chunk of places at a time.
 

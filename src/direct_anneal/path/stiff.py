@@ -29,7 +29,7 @@ _MOST_DOCUMENTS = 256
 
 
 class OffStiff:
-    """Removes from each step what lies in some orthonormal directions, or damps it there.
+    """Restraint that removes from each step what lies in some orthonormal directions, or damps it there.
 
     Args:
         eigenvalues: of the directions, (k,) descending, nats over squared parameters.
@@ -57,7 +57,7 @@ def off_stiff(
     share: float = 0.0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> OffStiff:
-    """The stiffest eigen-directions of the GGN of the mean loss over (some of) these documents, at the model's weights.
+    """Find the stiffest eigen-directions of the GGN of the mean loss over (some of) these documents, at these weights.
 
     Args:
         model: in float32 or float64.
@@ -118,7 +118,7 @@ class Slopes:
         batch_tokens: int,
         advance: Callable[[int], object] = lambda _: None,
     ) -> NDArray[np.float64]:
-        """Shape (n, k); NaN where a document predicts nothing.
+        """Compute the slopes, (n, k); NaN where a document predicts nothing.
 
         Args:
             contents, num_prompt, max_length, batch_tokens, advance: as of `path.scoring.losses_of`.
@@ -154,7 +154,7 @@ def keep_directions(path: Path, found: OffStiff, mark: str) -> None:
 
 
 def kept_directions(path: Path, mark: str, share: float) -> OffStiff | None:
-    """Directions that `keep_directions` wrote under this mark, on the CPU; None where there are none."""
+    """Return directions that `keep_directions` wrote under this mark, on the CPU; None where there are none."""
     note = kept_note(path, mark)
     if note is None:
         return None

@@ -62,7 +62,7 @@ class Steps:
 
 
 class Restraint(Protocol):
-    """Changes a step before it is taken."""
+    """Change of a step before it is taken."""
 
     def __call__(self, update: Tensors) -> None:
         """Change θ(t+1) − θ(t), by parameter name, in place."""
@@ -135,7 +135,7 @@ def keep_weights(path: Path, model: nn.Module, note: Mapping[str, str]) -> None:
 
 
 def kept_note(path: Path, mark: str) -> dict[str, str] | None:
-    """The words beside kept tensors of this mark; None where there are none that are whole."""
+    """Return the words beside kept tensors of this mark; None where there are none that are whole."""
     try:
         note = checked_note(path)
     except (OSError, RecordError):
@@ -170,7 +170,7 @@ def _adam(parameters: Mapping[str, Tensor], steps: Steps) -> torch.optim.AdamW:
 
 
 def _accumulate(model: nn.Module, windows: PackedWindows, chosen: Sequence[int]) -> float:
-    """Gradients of the mean token loss over these windows, into the parameters; the loss itself."""
+    """Add gradients of the mean token loss over these windows to the parameters; return the loss itself."""
     items = [windows[index] for index in chosen]
     ids = torch.stack([item["input_ids"] for item in items])
     labels = torch.stack([item["labels"] for item in items])

@@ -86,11 +86,11 @@ class Walks:
         return max(1, tokens // self.window)
 
     def steps_of(self, texts: Texts, passes: float) -> int:
-        """Steps of so many passes over these documents."""
+        """Count the steps of so many passes over these documents."""
         return max(1, round(passes * int(texts.num_tokens.sum()) / (self.batch_size * self.window)))
 
     def mark_of(self, rows: NDArray[np.intp], steps: Steps, *, is_restrained: bool = False) -> str:
-        """A hash of all that one walk depends on."""
+        """Return a hash of all that one walk depends on."""
         content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}, is_restrained]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -131,7 +131,7 @@ class Walks:
 
 
 def folds_of(run: Walks) -> NDArray[np.int64]:
-    """The fold of each validation document, (M,)."""
+    """Return the fold of each validation document, (M,)."""
     folds = run.texts.of_folds(max(1, run.config.num_folds))
     if run.config.num_folds and len(np.unique(folds)) < run.config.num_folds:
         raise InputError(
@@ -196,7 +196,7 @@ def _kept_depth(record: Path, mark: str) -> Depth | None:
 def _searched(
     run: Walks, folds: NDArray[np.int64], fold: int, rate: float, advance: Callable[[int], object]
 ) -> list[tuple[float, float]]:
-    """(share of the steps, loss of the left-out fold) along a walk on the other folds; kept once done."""
+    """Return (share of the steps, loss of the left-out fold) along a walk on the other folds; kept once done."""
     rows, left_out = np.flatnonzero(folds != fold), run.texts.take(np.flatnonzero(folds == fold))
     num_steps = run.steps_of(run.texts.take(rows), run.config.max_passes)
     steps = _steps(run, rate, num_steps)
@@ -235,7 +235,7 @@ def _searched(
 
 
 def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restraint: OffStiff | None = None) -> Path:
-    """The weights at the end of a walk on these documents; walked where they are not there.
+    """Walk on these documents, and return the weights at the end; the kept ones where they are there.
 
     Args:
         restraint: of its steps; its walk needs a name of its own.
@@ -296,6 +296,6 @@ def _windows(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
 
 
 def losses_at(run: Walks, texts: Texts) -> Sums:
-    """Losses of these documents where the model stands."""
+    """Compute the losses of these documents where the model stands."""
     tokens = BATCH_TOKENS[torch.device(run.config.device).type]
     return losses_of(run.model, texts.contents, texts.num_prompt, max_length=run.max_length, batch_tokens=tokens)

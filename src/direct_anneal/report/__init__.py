@@ -11,7 +11,7 @@ __all__ = ["print_frontier", "print_summary", "try_report", "write_report"]
 
 
 def write_report(run: str | Path) -> Path:
-    """`report.page.write_report`, whose libraries are loaded when a page is written, and not before."""
+    """Call `report.page.write_report`, whose libraries are loaded when a page is written, and not before."""
     from direct_anneal.report import page
 
     return page.write_report(run)

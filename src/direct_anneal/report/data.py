@@ -133,7 +133,7 @@ def gather(run: Path) -> Findings:
 
 
 def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[Excerpt]]:
-    """Rows of the table are samples of the corpus."""
+    """Pick excerpts; rows of the table are samples of the corpus."""
     order = pc.sort_indices(table["rank"]).to_numpy()  # nulls last
     order = order[: len(table) - table["rank"].null_count]
     mean, count = pc.mean(table["stiff_cost"]).as_py(), pc.sum(table["selected"]).as_py()
@@ -159,7 +159,7 @@ def _excerpts(table: pa.Table, pool: Corpus, text_field: str) -> dict[str, list[
 
 
 def _listed(table: pa.Table, order: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """Places of the documents in the table, in the order of rank.
+    """Choose the places of the documents in the table, in the order of rank.
 
     Chosen ones and others in even steps of rank, and the first of each domain, of the 100 largest.
 

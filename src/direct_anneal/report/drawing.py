@@ -60,7 +60,7 @@ def colour(name: str) -> str:
 
 
 def draw(name: str, plot: Callable[[Figure, bool], object], *, wide: int, narrow: int, alt: str) -> Markup:
-    """A figure for both widths, of which the style sheet shows one.
+    """Draw a figure for both widths, of which the style sheet shows one.
 
     Args:
         name: unique on its page.
@@ -85,7 +85,7 @@ def draw(name: str, plot: Callable[[Figure, bool], object], *, wide: int, narrow
 
 
 def _inline(document: str, kind: str, alt: str) -> Markup:
-    """The SVG element alone, without what would leak into the page: its style sheet, fonts, size and counted ids."""
+    """Take the SVG element without its style sheet, fonts, size and counted ids, which would leak into the page."""
     body = document[document.index("<svg") :]
     body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]+"', "<g", body)

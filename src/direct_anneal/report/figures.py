@@ -24,7 +24,7 @@ Float = NDArray[np.float64]
 
 
 def spectrum(findings: Findings) -> Markup:
-    """Curvature along each direction, in sample and held out, and where stiff ends."""
+    """Draw curvature along each direction, in sample and held out, and where stiff ends."""
     entry = findings.manifest["spectrum"]
     eigenvalues, stiff = np.array(entry["eigenvalues"]), entry["num_stiff"]
     places = np.arange(1, len(eigenvalues) + 1)
@@ -62,7 +62,7 @@ def _lowest(entry: dict[str, Any]) -> float:
 
 
 def trade_off(findings: Findings) -> Markup:
-    """Stiff cost against flat progress, a point for each document or for some in even steps of rank."""
+    """Draw stiff cost against flat progress, a point for each document or for some in even steps of rank."""
     usable = findings.usable
     cost, score, selected = (usable[name].to_numpy() for name in ("stiff_cost", "score", "selected"))
     if findings.manifest["objective"]["name"] == "matching":  # of which no document is 0, but the average one
@@ -99,7 +99,7 @@ def trade_off(findings: Findings) -> Markup:
 
 
 def shifts(findings: Findings) -> Markup:
-    """Loss and length, of the pool and of what was chosen."""
+    """Draw loss and length, of the pool and of what was chosen."""
     table, usable = findings.table, findings.usable
     parts = (
         ("Loss, nats a token", usable["loss"].to_numpy(), usable["selected"].to_numpy(), False),
@@ -189,7 +189,7 @@ def largest_domains(choices: Iterable[Mapping[str, int]]) -> list[str]:
 
 
 def _count_ticks(axes: Axes) -> None:
-    """Powers of ten, and three times these where there is room, as whole numbers."""
+    """Mark powers of ten, and three times these where there is room, as whole numbers."""
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if high > 3e2 * low else (1.0, 3.0)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -197,7 +197,7 @@ def _count_ticks(axes: Axes) -> None:
 
 
 def _multiple_ticks(axes: Axes) -> None:
-    """Multiples of something, as 0.3 or 10."""
+    """Mark multiples of something, as 0.3 or 10."""
     low, high = axes.get_xlim()
     subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,) if high > 3e3 * low else (1.0, 3.0)
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs))

@@ -49,7 +49,7 @@ def write_page(directory: Path, page: str) -> Path:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page of ours. Texts in it are shown as they are, whatever they hold; only `Markup` is taken for HTML."""
+    """Render a page of ours. Texts in it are shown as they are, whatever they hold; only `Markup` is taken for HTML."""
     return _environment().get_template(template).render(version=version("direct-anneal"), **content) + "\n"
 
 
@@ -73,13 +73,13 @@ def _count(number: int | None) -> str:
 
 
 def _share(part: float, digits: int = 1) -> str:
-    """A fraction in per cent; what is there is never shown as nothing."""
+    """Format a fraction in per cent; what is there is never shown as nothing."""
     smallest = 10.0 ** -(digits + 2)
     return f"< {smallest:.{digits}%}" if 0 < part < smallest / 2 else f"{part:.{digits}%}"
 
 
 def _figure(number: float, digits: int = 4) -> str:
-    """Significant digits, with the thousands apart."""
+    """Format significant digits, with the thousands apart."""
     shown = f"{number:,.0f}" if abs(number) >= 10 ** (digits - 1) else f"{number:.{digits}g}"
     return shown.replace("-", "−")
 
@@ -101,13 +101,13 @@ def _sentence(text: str) -> str:
 
 
 def _script() -> tuple[Markup, str]:
-    """The page's one script, and its digest: a browser runs nothing else (content security policy)."""
+    """Return the page's one script, and its digest: a browser runs nothing else (content security policy)."""
     source = resources.files("direct_anneal.report").joinpath("templates", "documents.js").read_text(encoding="utf-8")
     return Markup(source), b64encode(new_sha256(source.encode()).digest()).decode()
 
 
 def _selection(findings: Findings) -> dict[str, Any]:
-    """The variables of the template."""
+    """Return the variables of the template."""
     manifest = findings.manifest
     points = _frontier(manifest)
     kinds = figures.largest_domains(row["counts"] for row in points)
@@ -141,7 +141,7 @@ def _selection(findings: Findings) -> dict[str, Any]:
 
 
 def _domains(entries: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
-    """Rows of the table, by how many were chosen, with shares of pool, selection and validation set."""
+    """Return rows of the table, by how many were chosen, with shares of pool, selection and validation set."""
     order = sorted(entries, key=lambda name: (-entries[name]["selected"], -entries[name]["pool"], name))
     rows: list[dict[str, Any]] = [{"name": name, **entries[name]} for name in order[:MAX_DOMAINS]]
     if rest := order[MAX_DOMAINS:]:
@@ -164,7 +164,7 @@ def _aimed(entries: dict[str, dict[str, int]]) -> dict[str, float]:
 
 
 def _frontier(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for `figures.budgets`: the feasible budgets that were traced, and this selection's own."""
+    """Return rows for `figures.budgets`: the feasible budgets that were traced, and this selection's own."""
     points = {
         row["ratio"]: (row["objective"], {entry["domain"]: entry["selected"] for entry in row["domains"]})
         for row in manifest.get("frontier", [])

@@ -49,7 +49,7 @@ def print_summary(manifest: dict[str, Any], out: Path, console: Console) -> None
 
 
 def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
-    """The shift, the verdict, and the checks behind it."""
+    """Return the shift, the verdict, and the checks behind it."""
     lines = []
     if len(domains) > 1:
         shown = ", ".join(f"{escape(name)} {pool:.0%} → {chosen:.0%}" for name, chosen, pool in moved(domains, 4))
@@ -63,7 +63,7 @@ def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _figures(manifest: dict[str, Any]) -> list[str]:
-    """The method's own figures, for those who read them."""
+    """Return the method's own figures, for those who read them."""
     return [
         _shifts(manifest),
         *([_replay(manifest["replay"])] if "replay" in manifest else []),
@@ -125,7 +125,7 @@ def _composition(domains: dict[str, dict[str, int]]) -> Table:
 
 
 def _cells(entry: dict[str, int], pool: int, selected: int) -> tuple[str, ...]:
-    """Counts and shares of one domain; its rate is selected over pool, with – where the pool has none."""
+    """Format counts and shares of one domain; its rate is selected over pool, with – where the pool has none."""
     return (
         f"{entry['pool']:,}",
         f"{entry['pool'] / pool:.1%}",

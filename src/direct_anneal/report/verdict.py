@@ -68,7 +68,7 @@ def judge(manifest: Mapping[str, Any], run: Path) -> Verdict:
 
 
 def moved(domains: Mapping[str, Mapping[str, int]], most: int = 5) -> list[tuple[str, float, float]]:
-    """The domains whose share changed most: name, share of the choice, share of the pool; the largest gain first."""
+    """Find the domains whose share changed most: name, share of the choice and of the pool; the largest gain first."""
     pool, chosen = (max(1, sum(entry[role] for entry in domains.values())) for role in ("pool", "selected"))
     shares = [
         (name, entry["selected"] / chosen, entry["pool"] / pool)
@@ -80,7 +80,7 @@ def moved(domains: Mapping[str, Mapping[str, int]], most: int = 5) -> list[tuple
 
 
 def _left_out(pool: Mapping[str, Any]) -> Check:
-    """Documents that could not be used, of those that were read."""
+    """Judge how many of the documents that were read could not be used."""
     lost = ("bad-line", "no-text", "empty-text", "too-short", "bad-prompt", "nothing-to-predict", "bad-tokens")
     count = sum(pool["incidents"][kind]["count"] for kind in lost if kind in pool["incidents"])
     count += pool["quarantined"]["count"]

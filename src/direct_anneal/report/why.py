@@ -1,4 +1,4 @@
-"""Why a document was chosen or left out: where it stands in the pool, part by part."""
+"""Reasons for which a document was chosen or left out: where it stands in the pool, part by part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Standing:
 
     @staticmethod
     def _score(usable: pa.Table) -> tuple[str, ...]:
-        """The score tells where a document stands only if the chosen ones have more of it.
+        """Say where the score puts a document, if the chosen ones have more of it.
 
         An objective that fills up a mix gives little to what the choice already has.
         """

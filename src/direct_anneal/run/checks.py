@@ -52,7 +52,7 @@ HARDLY_MORE = 1.25  # times the selection, that the pool holds
 
 
 def of_chooser(config: SelectConfig, tokens: Tokenisation) -> list[str]:
-    """True if another model chose, and whose tokens are counted."""
+    """Say that another model chose, and whose tokens are counted."""
     if config.chooser is None:
         return []
     whose = ", whose tokenizer is another: sizes in tokens are the chooser's" if tokens.is_foreign else ""
@@ -60,7 +60,7 @@ def of_chooser(config: SelectConfig, tokens: Tokenisation) -> list[str]:
 
 
 def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
-    """True if a part of the gradient was left out."""
+    """Warn of a part of the gradient that was left out."""
     excluded = [way for way in coverage["ways"] if way["way"] == EXCLUDED] if coverage is not None else []
     return [
         f"{way['num_parameters']:,} parameters are left out of the gradients: {way['share']:.1%} of all entries, "
@@ -71,7 +71,7 @@ def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
 
 
 def of_spectrum(spectrum: Spectrum, *, known_in_part: bool) -> list[str]:
-    """True if the split into stiff and flat can be relied upon.
+    """Warn of a split into stiff and flat that cannot be relied upon.
 
     Args:
         known_in_part: only some leading eigenpairs were sought.
@@ -113,7 +113,7 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
 
 
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
-    """True if the answer is the one that was asked for."""
+    """Warn where the answer is not quite the one that was asked for."""
     doubts = []
     if least is not None:
         asked = getattr(config.chosen_objective, "budget_ratio", None)
@@ -132,7 +132,7 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
 
 
 def of_size(selection: Selection, samples: pa.Table) -> list[str]:
-    """True if there was much to choose from."""
+    """Warn where there was not much to choose from."""
     tokens = samples["num_tokens"].to_numpy()
     held, whole = int(tokens[selection.indices].sum()), int(tokens.sum())
     doubts = []
@@ -145,7 +145,7 @@ def of_size(selection: Selection, samples: pa.Table) -> list[str]:
 
 
 def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
-    """True if the choice is better than chance, and than everything, by its own measure.
+    """Warn where the choice is no better than chance, or than everything, by its own measure.
 
     Random selections are of the same size, and keep no other constraint; the mean over all of them is known without a
     draw, since of a sum's square it is that of its mean and its variance. Cost: two passes over the features.

@@ -52,7 +52,7 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
 
 
 def coverage_entry(coverage: Coverage) -> dict[str, Any]:
-    """Coverage of the parameters, with shares of entries and of the squared gradient norm."""
+    """Return the coverage of the parameters, with shares of entries and of the squared gradient norm."""
     return {
         "entries": coverage.entries,
         "ways": [
@@ -69,7 +69,7 @@ def coverage_entry(coverage: Coverage) -> dict[str, Any]:
 
 
 def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
-    """Pool against selection by domain, and what shifted: losses in nats per token, lengths in tokens."""
+    """Compare pool and selection by domain, and what shifted: losses in nats per token, lengths in tokens."""
     chosen = evidence.filter(evidence["selected"])
     usable = evidence.filter(evidence["rank"].is_valid())  # the loss of an outlier would be the mean
     domains: dict[str, dict[str, int]] = {}
@@ -115,7 +115,7 @@ def spectrum_entry(
 def budget_entry(
     objective: SelectionObjective, built: Built, selection: Selection, *, relaxed: bool
 ) -> dict[str, Any] | None:
-    """Budget allowed, used and possible: absolute (for each band where there are several), and as ratios.
+    """Return budget allowed, used and possible: absolute (for each band where there are several), and as ratios.
 
     The ratio and the limits are null where there is no budget, and all of it where nothing has a stiff cost.
     """
@@ -183,7 +183,7 @@ def _plain(budget: Any) -> float | list[float | None] | None:
 
 
 def _finite(number: float) -> float | None:
-    """Null stands for no limit."""
+    """Return null in the place of no limit."""
     return number if np.isfinite(number) else None
 
 

@@ -267,7 +267,7 @@ class RunFiles:
         return SketchedGradients.load(store, corpus.index, words)
 
     def evidence(self, columns: list[str] | None = None) -> pa.Table:
-        """selection.parquet, N rows in the pool's order, as the run wrote it to the last byte.
+        """Read selection.parquet, N rows in the pool's order, as the run wrote it to the last byte.
 
         Raises:
             InputError: it is missing or damaged.

@@ -75,7 +75,7 @@ class RunDir(RunFiles):
             self._write_marker(config, tokens)
 
     def difference(self, config: FeaturesConfig, tokens: Tokenisation) -> str | None:
-        """In what a finished run that lies there was configured otherwise; None where there is none such."""
+        """Say in what a finished run that lies there was configured otherwise; None where there is none such."""
         if not self.is_finished:
             return None
         wanted = _resolved(config, tokens)

@@ -112,7 +112,7 @@ def _loops(corpus: Corpus, places: NDArray[np.intp]) -> dict[str, int]:
 
 
 def _measure(facts: Mapping[str, Any]) -> list[Check]:
-    """True if the choice is better than random documents, which a constraint can prevent."""
+    """Judge whether the choice is better than random documents, which a constraint can prevent."""
     return [Check("Gain", "bad", text) for text in facts["by_its_own_measure"]]
 
 

@@ -104,7 +104,7 @@ def _results(run: RunDir) -> Iterator[Finding]:
 
 
 def _options(run: RunDir) -> Iterator[Finding]:
-    """options.json, which nothing reads but people: it must say what the run's own records say."""
+    """Check options.json, which nothing reads but people: it must say what the run's own records say."""
     path = run.path / OPTIONS_FILE
     try:
         found = read_record(path)

@@ -30,7 +30,7 @@ def require_text(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> None:
 
 
 def models_of(tokens: Tokenisation, chooser: str) -> dict[str, str]:
-    """Fingerprints of the model that will be annealed, and of the one that chose where it is another.
+    """Return fingerprints of the model that will be annealed, and of the one that chose where it is another.
 
     Args:
         chooser: fingerprint of what chose.

@@ -23,7 +23,7 @@ from direct_anneal.solver import Quota
 def constraints(
     config: SelectConfig, samples: pa.Table, num_selected: int | None, token_budget: int | None
 ) -> dict[str, Any]:
-    """`SelectionProblem`'s quotas and forced samples.
+    """Return `SelectionProblem`'s quotas and forced samples.
 
     Args:
         samples: the pool's usable samples, with id and domain.

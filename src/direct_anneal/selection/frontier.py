@@ -29,7 +29,7 @@ def trace(
     samples: pa.Table,
     advance: Advance = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Objective and composition for each budget, ascending.
+    """Choose for each budget, ascending; return objective and composition.
 
     Args:
         objective: solves.

@@ -93,7 +93,7 @@ def losses_along(
 
 @dataclass(frozen=True)
 class ScorerBuilder:
-    """Builds what computes losses along the path on another machine, where the same model and the same of us must be.
+    """Builder, on another machine, of what computes losses along the path; the same model and package must be there.
 
     Attributes:
         config: the run's, with absolute paths.
@@ -128,7 +128,7 @@ class ScorerBuilder:
 def _elsewhere(
     config: SelectConfig, options: PathObjective, checkpoint: Checkpoint, tokens: Tokenisation
 ) -> AbstractContextManager[Elsewhere | None]:
-    """The workers that compute losses; None where this process does."""
+    """Return the workers that compute losses; None where this process does."""
     if config.engine == "local":
         return nullcontext()
     from direct_anneal.distributed import ActorMap
@@ -168,7 +168,7 @@ def require_columns(config: SelectConfig, run: RunDir) -> None:
 
 
 def home_of(run: RunDir, config: FeaturesConfig) -> Path | str:
-    """Directory of a run's losses: with its features."""
+    """Return the directory of a run's losses: with its features."""
     return run.path / "features" / LOSSES if config.features is None else f"{config.features.rstrip('/')}/{LOSSES}"
 
 

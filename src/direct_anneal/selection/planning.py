@@ -90,7 +90,7 @@ def plan(config: SelectConfig) -> Plan:
 
 
 def estimated(config: SelectConfig, clock: Clock = time.perf_counter) -> Plan:
-    """`plan`, timed by any clock: `time.process_time` for what one thread took."""
+    """Run `plan`, timed by any clock: `time.process_time` for what one thread took."""
     check_machine(config)
     require_device(config.device)  # whatever the engine: the model runs here
     with TemporaryDirectory(prefix="direct-anneal-") as scratch:

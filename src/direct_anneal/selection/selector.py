@@ -27,7 +27,7 @@ from direct_anneal.solver import Quota, Selection
 
 
 class DirectSelector:
-    """Chooses rows of an array: `fit` on the validation set's features, `select` among the pool's.
+    """Selector of an array's rows: `fit` on the validation set's features, `select` among the pool's.
 
     Features are gradients, sketched or not, or whatever stands for them. Parameters are kept as they are given, and
     checked when they are used; `get_params`, `set_params` and `sklearn.base.clone` work as on any estimator.

@@ -56,7 +56,7 @@ Configured = TypeVar("Configured", bound=FeaturesConfig)
 
 @dataclass(frozen=True)
 class SketcherBuilder:
-    """Builds a run's sketcher, and checks it against the model.
+    """Builder of a run's sketcher, which it checks against the model.
 
     Attributes:
         config: the run's.
@@ -353,13 +353,13 @@ class Sketching:
 
 
 def there(config: Configured) -> Configured:
-    """The configuration for another machine: the same, with absolute paths."""
+    """Return the configuration for another machine: the same, with absolute paths."""
     chooser, optimizer = (None if path is None else _absolute(path) for path in (config.chooser, config.optimizer))
     return replace(config, model=_absolute(config.model), chooser=chooser, optimizer=optimizer)
 
 
 def unreachable(error: UnreachableError) -> InputError:
-    """The error of a place for features that cannot be reached, in the user's words."""
+    """Return the error of a place for features that cannot be reached, in the user's words."""
     return InputError(
         field="features",
         must="be a place that can be read and written",

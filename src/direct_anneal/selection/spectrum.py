@@ -109,7 +109,7 @@ def estimate_curvature(
     build_sketcher: Callable[[], GradientSketcher],
     advance: Callable[[int], object],
 ) -> Estimate:
-    """Spectra of the whole validation set and its halves, split at the elbow.
+    """Estimate spectra of the whole validation set and its halves, split at the elbow.
 
     Args:
         corpus: the validation set's documents.

@@ -24,7 +24,7 @@ _KEY = "direct-anneal"  # of our part in trainer_state.json; no callback's class
 
 
 class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings no types
-    """Trains on a selection of a pool, which is made again every `every` steps with the model as it then is.
+    """Training on a selection of a pool, which is made again every `every` steps with the model as it then is.
 
     Trainer fetches a batch ahead, so that a selection made after step n is trained on from step n + 2. Within one
     selection samples come in an order drawn from the seed, all of them before any comes again. The same seed gives the
@@ -141,7 +141,7 @@ class _Chosen(Dataset[Mapping[str, Any]]):
 
 
 def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels, each (B, T), padded on the right."""
+    """Return input_ids, attention_mask and labels, each (B, T), padded on the right."""
     ids = [torch.as_tensor(sample["input_ids"]) for sample in samples]
     labels = [torch.as_tensor(sample.get("labels", sample["input_ids"])) for sample in samples]
     return {

@@ -52,7 +52,7 @@ class Ascent:
 def maximise_energy(
     features: FeatureMatrix, polytope: Polytope
 ) -> tuple[NDArray[np.bool_], Float, float, list[Ascent]]:
-    """Successive convex approximation from several starts, crossings of their ends, then swaps, keeping the best.
+    """Ascend by successive convex approximation from several starts, cross their ends, then swap, keeping the best.
 
     Each step linearises at w, c = 2 X Xᵀ w, and solves the linear problem exactly; since the objective is convex it
     never falls. The sums and differences of the best ends are starts of the next round, until a round brings nothing:

@@ -129,7 +129,7 @@ class Sum:
         return cls(values, floor - slack, ceiling + slack, limit.name)
 
     def holds(self, total: Any) -> Any:
-        """True if a total, or each of several, lies within."""
+        """Tell whether a total, or each of several, lies within."""
         return (self.floor <= total) & (total <= self.ceiling)
 
 
@@ -212,7 +212,7 @@ class Polytope(ABC):
         return Rows(matrix, np.array(lower), np.array(upper), tuple(names), len(bounded), len(self.linear))
 
     def reduced(self, gain: Float, multipliers: Float) -> Float:
-        """c − Aᵀμ, shape (N,)."""
+        """Return c − Aᵀμ, shape (N,)."""
         return gain - self.rows.matrix.T @ multipliers if len(multipliers) else gain
 
     def max_count(self) -> float:
@@ -235,7 +235,7 @@ class Polytope(ABC):
         return weights
 
     def _largest(self, value: Float) -> Mask:
-        """Forced samples, and of the free ones those where value is largest, K in all; ties by order."""
+        """Choose forced samples, and of the free ones those where value is largest, K in all; ties by order."""
         if len(self.free) < len(value):
             value = np.where(self.forced_in, np.inf, np.where(self.forced_out, -np.inf, value))
         threshold = nth_largest(value, self._count)
@@ -246,7 +246,7 @@ class Polytope(ABC):
         return taken
 
     def price(self, value: Float, *, full: bool) -> float:
-        """ν, what a unit of capacity is worth to a filling by value: what its last sample gives for it.
+        """Return ν, what a unit of capacity is worth to a filling by value: what its last sample gives for it.
 
         Where the filling need not be full it is at least 0.
         """

@@ -76,7 +76,7 @@ class OneBudget(Polytope):
         return Relaxed(self._mix(over, within), value, multipliers, rounding)
 
     def _dual(self, gain: Float, guess: float, *, full: bool) -> tuple[_Filling, _Filling, float, float]:
-        """Two optimal fillings on either side of the budget (or one, twice), the optimum and its multiplier.
+        """Find two optimal fillings on either side of the budget (or one, twice), the optimum and its multiplier.
 
         The search starts from fillings for multipliers near `guess`, or where that is 0 for none and for infinity.
         `full` fillings use capacity up; others leave out what gains nothing. Leaves the reduced gain, c − μ a, behind.
@@ -127,7 +127,7 @@ class OneBudget(Polytope):
             last = is_over
 
     def _sums(self, weights: Float | Mask, *values: Float) -> list[float]:
-        """Σ v_i w_i for each of the values."""
+        """Return Σ v_i w_i for each of the values."""
         np.copyto(self._terms, weights)
         return [float(self._terms @ each) for each in values]
 
@@ -144,12 +144,12 @@ class OneBudget(Polytope):
         return weights + min(max(share, 0.0), 1.0) * np.subtract(end, weights, dtype=np.float64)
 
     def _round(self, over: _Filling, within: _Filling) -> Mask:
-        """By samples, an integer selection near the optimum that keeps the budget."""
+        """Round to an integer selection near the optimum, by samples, that keeps the budget."""
         gained, lost, fit = self._exchange(over, within)
         return _swapped(within.weights, gained[:fit], lost[:fit])
 
     def _exchange(self, over: _Filling, within: _Filling) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
-        """By samples, from `within` to `over`, who comes in for whom, pair by pair; and how many the budget allows."""
+        """Pair by samples who of `over` comes in for whom of `within`; return how many the budget allows, too."""
         gained, lost = np.flatnonzero(over.weights > within.weights), np.flatnonzero(over.weights < within.weights)
         # Cheapest gains first, against the dearest losses: the most exchanges fit before the budget is used up.
         gained = gained[np.lexsort((self._place[gained], self._cost[gained]))]

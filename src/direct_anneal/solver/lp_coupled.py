@@ -84,7 +84,7 @@ class Coupled(Polytope):
         return Relaxed(found.weights, value, found.multipliers, partial(near, self, wanted, found.weights, distance))
 
     def _optimum(self, program: _Program) -> _Optimum | None:
-        """Optimal weights with their multipliers; None where there are no feasible ones."""
+        """Find the optimal weights with their multipliers; None where there are no feasible ones."""
         core, settled = self._zoom(program)
         while True:
             found = program.solve(core, settled)
@@ -184,18 +184,18 @@ class _Program:
         self._size_unit = float(polytope.weight.max())
 
     def reduced(self, found: _Optimum) -> Float:
-        """c − Aᵀμ − ν s, shape (N,)."""
+        """Return c − Aᵀμ − ν s, shape (N,)."""
         priced: Float = self._rows.matrix.T @ found.multipliers + found.price * self._polytope.weight
         return self._gain - priced
 
     def largest(self, found: _Optimum) -> float:
-        """Magnitude of the terms of the reduced gain; its rounding is relative to that."""
+        """Return the magnitude of the terms of the reduced gain; its rounding is relative to that."""
         return float(np.abs(self._gain).max() + np.abs(found.price) * self._size_unit)
 
     def solve(
         self, core: NDArray[np.intp], settled: Float, stands_for: Float | None = None, *, give: bool = False
     ) -> _Optimum | None:
-        """Over the core, each of whose samples stands for one or so many.
+        """Solve over the core, each of whose samples stands for one or so many.
 
         Args:
             give: let limits give way at a high price, so that multipliers tell what is in the way.

@@ -95,7 +95,7 @@ class Part:
     kept: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the rows that were read here."""
+        """Leave out the rows that were read here."""
         return {name: value for name, value in vars(self).items() if name != "_whole"}
 
     @property
@@ -182,7 +182,7 @@ class _RowMap:
         return rows if self._removed is None else rows - (rows @ self._removed) @ self._removed.T
 
     def transposed(self, rows: Float) -> Float:
-        """u Wᵀ for each; F is symmetric."""
+        """Return u Wᵀ for each; F is symmetric."""
         return self(rows) if self._mapped is None else np.asarray(rows @ self._mapped.T)
 
 
@@ -251,7 +251,7 @@ class FeatureMatrix:
         return other
 
     def dot(self, directions: Float) -> Float:
-        """X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
+        """Return X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
         # X U = Z (W U), one small product instead of N.
         flat = np.ascontiguousarray(np.atleast_2d(self._map.transposed(directions.T)))  # (k, R)
         out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
@@ -262,7 +262,7 @@ class FeatureMatrix:
         return out.T if directions.ndim == 2 else out[0]
 
     def weighted_sum(self, weights: Float) -> Float:
-        """Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
+        """Return Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
         total = np.zeros((self._stored, *weights.shape[1:]))
         items = (
             (part, weights[place] if self._scale is None else (weights[place].T * self._scale[place]).T)
@@ -273,7 +273,7 @@ class FeatureMatrix:
         return self._map(total.T).T
 
     def gram(self) -> Float:
-        """Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
+        """Return Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
         together = -(-len(self._parts) // _GRAMS)
         runs = (slice(first, first + together) for first in range(0, len(self._parts), together))
         total = np.zeros((self._stored, self._stored))
@@ -282,7 +282,7 @@ class FeatureMatrix:
         return self._map(self._map(total).T)
 
     def rows(self, indices: ArrayLike) -> Float:
-        """x_i for each index, shape (len(indices), R); read here."""
+        """Return x_i for each index, shape (len(indices), R); read here."""
         indices = np.asarray(indices, dtype=np.intp)
         out = self._parts[0].at(indices) if len(self._parts) == 1 and self._parts[0].in_memory else self._read(indices)
         if self._scale is not None:
@@ -290,7 +290,7 @@ class FeatureMatrix:
         return self._map(out)
 
     def _read(self, indices: NDArray[np.intp]) -> Float:
-        """z_i for each index, from the blocks."""
+        """Return z_i for each index, from the blocks."""
         out = np.empty((len(indices), self._stored))
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for b in np.unique(owner):
@@ -299,8 +299,8 @@ class FeatureMatrix:
         return out
 
     def squared_norms(self) -> Float:
-        """‖x_i‖² for every sample, shape (N,); not to be written to. Cost: one pass, 2 N R S, or 2 N R R' where mapped;
-        the first time."""
+        """Return ‖x_i‖² for every sample, shape (N,); not to be written to. Cost: one pass, 2 N R S, or 2 N R R' where
+        mapped; the first time."""
         return self._squared_norms
 
     @cached_property
@@ -309,7 +309,7 @@ class FeatureMatrix:
         return out if self._scale is None else out * np.square(self._scale)
 
     def of_rows(self, function: Callable[[Float], Float], block_bytes: int) -> Float:
-        """f(z_i) of every row, scaled but not mapped, shape (N, m), by a function from rows (n, R) to (n, m).
+        """Return f(z_i) of every row, scaled but not mapped, shape (N, m), by a function from rows (n, R) to (n, m).
 
         Args:
             block_bytes: about how much of the rows, in float64, the function is given at a time.

@@ -128,7 +128,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells progress, stops at a loss that is no number, at Ctrl-C and at SIGTERM, and marks checkpoints as whole."""
+    """Watch on a run: tells progress, stops at a NaN loss, at Ctrl-C and SIGTERM, marks whole checkpoints."""
 
     def __init__(self, advance: Callable[[int], object], step_tokens: int, log: Log) -> None:
         self._advance, self._step_tokens, self._log = advance, step_tokens, log

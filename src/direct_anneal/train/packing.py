@@ -111,7 +111,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         return self._num_windows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Window `index`: input_ids (T,), and labels (T,), of which the first has nothing to be predicted from."""
+        """Return window `index`: input_ids (T,), and labels (T,), the first of which nothing predicts."""
         if not 0 <= index < self._num_windows:
             raise IndexError(f"window {index} of {self._num_windows}")
         start, stop = index * self._window, (index + 1) * self._window
@@ -139,7 +139,7 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         return tokens
 
     def _num_prompt(self, place: int) -> int:
-        """Leading tokens of the document there that are not to be predicted."""
+        """Count the leading tokens of the document there that are not to be predicted."""
         if self._predict_prompts:
             return 0
         return int(self._corpora[int(self._owner[place])].num_prompt[int(self._document[place])])

@@ -60,7 +60,7 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
 
 
 def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
-    """Token type from the metadata; from the layout where there is none, or none of ours."""
+    """Return the token type from the metadata; from the layout where there is none, or none of ours."""
     metadata = metadata_of(path)
     if metadata.is_file():
         with metadata.open("rb") as file:
@@ -96,7 +96,7 @@ class Datatrove(Tokenised):
 
 
 class DatatroveWriter:
-    """Writes path.ds, its index and its metadata. Memory: 8 bytes a document.
+    """Writer of path.ds, its index and its metadata. Memory: 8 bytes a document.
 
     Args:
         tokenizer: the name that the metadata gives; readers take no more than the tokens' size from it.

@@ -103,7 +103,7 @@ class Megatron(Tokenised):
     suffixes = (".bin",)
 
     def recognises(self, path: Path) -> bool:
-        """Other binaries bear the ending, too."""
+        """Look at the index beside it: other binaries bear the ending, too."""
         return index_of(path).is_file()
 
     def files(self, path: Path) -> list[Path]:
@@ -117,7 +117,7 @@ class Megatron(Tokenised):
 
 
 class MegatronWriter:
-    """Writes path.bin and path.idx, a sequence for each document. Memory: 4 bytes a document."""
+    """Writer of path.bin and path.idx, a sequence for each document. Memory: 4 bytes a document."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
         self.paths = [path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")]

@@ -60,7 +60,7 @@ class Memmap(Tokenised):
     suffixes = (".npy",)
 
     def recognises(self, path: Path) -> bool:
-        """Other arrays bear the ending, too."""
+        """Look at the beginning: other arrays bear the ending, too."""
         try:
             return not has_header(path)
         except OSError:  # to be told of where it is opened
@@ -74,7 +74,7 @@ class Memmap(Tokenised):
 
 
 class MemmapWriter:
-    """Writes one such file, path.npy."""
+    """Writer of one such file, path.npy."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
         self.paths = [path.with_name(path.name + ".npy")]
@@ -86,5 +86,5 @@ class MemmapWriter:
         self._file.write(tokens.astype(self._dtype).tobytes())
 
     def close(self) -> None:
-        """Nothing may be added after it."""
+        """Finish the file; nothing may be added after it."""
         self._file.close()

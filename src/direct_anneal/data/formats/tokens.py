@@ -15,7 +15,7 @@ from direct_anneal.io.atomic import flush_to_disk, temporary_directory
 
 
 class TokenWriter(Protocol):
-    """Writes one file of tokens, and what goes with it.
+    """Writer of one file of tokens, and what goes with it.
 
     Attributes:
         paths: the files, that of the tokens first.
@@ -28,7 +28,7 @@ class TokenWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing may be added after it."""
+        """Finish the file; nothing may be added after it."""
         ...
 
 

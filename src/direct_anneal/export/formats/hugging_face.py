@@ -80,7 +80,7 @@ def open_dataset(directory: Path, setting: Setting) -> Writer:
 
 
 def dataset_snippet(exported: Exported) -> str:
-    """For transformers' Trainer."""
+    """Return a snippet for transformers' Trainer."""
     share = exported.share
     collator = (
         "DataCollatorForSeq2Seq(tokenizer)  # pads input_ids and labels"

@@ -27,7 +27,7 @@ _AXIS_TYPES = ("<u1", "<u2", "<u4")
 
 
 class _Sequences:
-    """Cuts documents into samples and these into shards. Memory: a shard."""
+    """Cutter of documents into samples and these into shards. Memory: a shard."""
 
     def __init__(self, directory: Path, setting: Setting) -> None:
         self._directory = directory
@@ -51,7 +51,7 @@ class _Sequences:
         self._shards: list[dict[str, Any]] = []
 
     def add(self, document: Document) -> tuple[str, int]:
-        """Its place is a token of the shard's sequences, joined: the sequence is place // T."""
+        """Add a document; its place is a token of the shard's sequences, joined: the sequence is place // T."""
         place = _name(len(self._shards)), self._num_tokens + len(self._pending)
         tokens = np.concatenate([self._pending, document.tokens])
         whole = len(tokens) - len(tokens) % self._window
@@ -108,7 +108,7 @@ def open_mds(directory: Path, setting: Setting) -> Writer:
 
 
 def mds_snippet(exported: Exported) -> str:
-    """For LLM Foundry's configuration."""
+    """Return a snippet for LLM Foundry's configuration."""
     out, setting, share = exported.out, exported.setting, exported.share
     chosen = (
         f"        chosen: {{local: {out}}}"

@@ -76,12 +76,12 @@ def open_tables(directory: Path, setting: Setting) -> Writer:
 
 
 def lines_snippet(exported: Exported) -> str:
-    """For whatever reads with `datasets`."""
+    """Return a snippet for whatever reads with `datasets`."""
     return _snippet(exported, "json", "part-*.jsonl")
 
 
 def tables_snippet(exported: Exported) -> str:
-    """For whatever reads with `datasets`."""
+    """Return a snippet for whatever reads with `datasets`."""
     return _snippet(exported, "parquet", "part-*.parquet")
 
 

@@ -91,7 +91,7 @@ def open_nanotron(directory: Path, setting: Setting) -> Writer:
 
 
 def olmo_snippet(exported: Exported) -> str:
-    """For OLMo-core's training script."""
+    """Return a snippet for OLMo-core's training script."""
     out, setting, share = exported.out, exported.setting, exported.share
     dtype = smallest(setting.vocab_size).name
     common = f"""\
@@ -134,7 +134,7 @@ dataset = NumpyFSLDatasetConfig.from_src_mix(
 
 
 def megatron_snippet(exported: Exported) -> str:
-    """For Megatron-LM's command line: each file weighs as many tokens as it holds."""
+    """Return a snippet for Megatron-LM's command line: each file weighs as many tokens as it holds."""
     out, share, files = exported.out, exported.share, exported.files
     total = sum(num_tokens for _, num_tokens in files)
     lines = [f"    {share * tokens / total:.6g} {out}/{name.removesuffix('.bin')} \\" for name, tokens in files]
@@ -144,7 +144,7 @@ def megatron_snippet(exported: Exported) -> str:
 
 
 def nanotron_snippet(exported: Exported) -> str:
-    """For the stage of nanotron's configuration."""
+    """Return a snippet for the stage of nanotron's configuration."""
     out, share, vocab_size = exported.out, exported.share, exported.setting.vocab_size
     folders, weights = (f"[{out}]", "[1.0]") if share == 1 else (f"[{out}, STABLE]", f"[{share:g}, {1 - share:g}]")
     return f"""\
