@@ -1,4 +1,4 @@
-"""How far the estimators of curvature agree on trained models, and how far each has learned its samples.
+"""Agreement of the estimators of curvature on trained models, and how far each has learned its samples.
 
     python benchmarks/curvature.py [--validation M] [--pool N] [--tokens T] [--pairs K] [--model DIR ...]
 

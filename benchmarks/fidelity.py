@@ -1,4 +1,4 @@
-"""What a sketch does to a selection: two-sided sizes p and R against exact gradients, beside the dense Gaussian.
+"""Effect of a sketch on a selection: two-sided sizes p and R against exact gradients, beside the dense Gaussian.
 
     python benchmarks/fidelity.py [--pool N] [--validation M] [--seeds S] [--cost] [--figure FILE.svg]
 
@@ -178,7 +178,7 @@ class Outcome:
         self.chosen = {objective: solve(problem).indices for objective, problem in self.problems.items()}
 
     def compare(self, other: Outcome) -> Row:
-        """How near another outcome comes to this exact one."""
+        """Measure how near another outcome comes to this exact one."""
         stiff = self.spectrum.num_stiff
         overlap = float(np.linalg.norm(self.left[:, :stiff].T @ other.left[:, :stiff])) ** 2 / stiff
         return {
@@ -203,7 +203,7 @@ class Outcome:
         return row
 
     def judge_chance(self) -> Row:
-        """What random selections of the same size get."""
+        """Measure random selections of the same size."""
         rng = np.random.default_rng(0)
         count, number = len(self.chosen["energy"]), len(self.cost)
         rows = [self.judge(dict.fromkeys(self.chosen, rng.permutation(number)[:count])) for _ in range(100)]

@@ -76,7 +76,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def ended(words: list[str], log: Path, *, drawn: bool = True) -> str:
-    """How a command ends, in a process of its own."""
+    """Return how a command ends, in a process of its own."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(words, log, drawn))
     process.start()
     started = time.monotonic()
@@ -129,7 +129,7 @@ def spent() -> float:
 
 
 def write_other_formats(world: Path) -> None:
-    """What `write_world` leaves out: arrays, tables of text, other codecs; and pools of tokens, in a directory each."""
+    """Write arrays, tables of text and other codecs; and pools of tokens, in a directory each."""
     records = documents(12, seed=4, prefix="o")
     lines = [
         ",".join(records[0]).encode(),

@@ -1,4 +1,4 @@
-"""What a sketch costs on a GPU, against training, the frozen floor, and what the device can multiply.
+"""Cost of a sketch on a GPU, against training, the frozen floor, and what the device can multiply.
 
     python benchmarks/gpu.py [--batch-tokens N] [--repeats N] [--toy]
 
@@ -72,7 +72,7 @@ def in_turns(steps: dict[str, Step], repeats: int, device: torch.device) -> dict
 
 
 def peak_bytes(run: Step, device: torch.device) -> int:
-    """Of one step, beyond what is held before it; 0 on a CPU, where gradients.py measures that."""
+    """Peak of one step beyond what is held before it; 0 on a CPU, where gradients.py measures that."""
     if device.type != "cuda":
         return 0
     before = torch.cuda.memory_allocated(device)
@@ -88,7 +88,7 @@ def matrix_peak(device: torch.device, size: int) -> float:
 
 
 def needed_flops(model: nn.Module, ids: Tensor) -> float:
-    """Of one sketch: forward, and backward through activations; each token meets half of the others in attention."""
+    """FLOPs of one sketch, forward and backward through activations; a token meets half of the others in attention."""
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     looked_up.discard(id(model.get_output_embeddings().weight))
     matrices = sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in looked_up)

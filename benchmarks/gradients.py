@@ -1,4 +1,4 @@
-"""What a sketch costs: ratios to a training step's forward and backward, and to the floor with frozen weights.
+"""Cost of a sketch: ratios to a training step's forward and backward, and to the floor with frozen weights.
 
     python benchmarks/gradients.py [--repeats N] [--factor-size P]
     python benchmarks/gradients.py --beside-bergson      the same in an environment of its own that has Bergson, too
@@ -167,7 +167,7 @@ def drawn_anew(model: nn.Module, ids: Tensor) -> None:
 
 
 def dense_gain() -> float:
-    """How many times cheaper a sample is in a batch of 64 under one dense Gaussian than with one of its own."""
+    """Compute how many times cheaper a sample is in a batch of 64 under one dense Gaussian than with one of its own."""
     model = build("llama")
     ids = random_tokens(DENSE_BATCH)
     sketcher = GradientSketcher(model, DENSE_SKETCH, "gaussian")

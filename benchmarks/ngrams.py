@@ -1,4 +1,4 @@
-"""What rows of n-grams cost beside tokenising, and beside a loop over documents with numpy's calls for each."""
+"""Cost of rows of n-grams beside tokenising, and beside a loop over documents with numpy's calls for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scoring documents costs beside a bare forward pass, how much of it is padding, and what a path costs in all.
+"""Cost of scoring documents beside a bare forward pass, how much of it is padding, and cost of a path in all.
 
     OMP_NUM_THREADS=1 python benchmarks/path.py [CHECKPOINT [documents [device]]]
 

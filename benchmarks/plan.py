@@ -1,4 +1,4 @@
-"""How near `plan` comes to what `select` then takes: predicted over actual, of time, disk and memory.
+"""Accuracy of `plan` against what `select` then takes: predicted over actual, of time, disk and memory.
 
     python benchmarks/plan.py [--out DIR]
 

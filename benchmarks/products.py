@@ -1,4 +1,4 @@
-"""What the solver's products send where tasks of a cluster carry them out, and what a task costs the driver.
+"""Traffic of the solver's products where tasks of a cluster carry them out, and a task's cost to the driver.
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--size 1024] [--tasks 500]
 
@@ -73,7 +73,7 @@ def count(size: int) -> None:
 
 
 def nothing(item: int) -> int:
-    """Of a task that does nothing."""
+    """Task that does nothing."""
     return item
 
 

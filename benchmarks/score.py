@@ -1,4 +1,4 @@
-"""What scoring costs: processor time a byte, by stages, and its growth with the number of documents.
+"""Cost of scoring: processor time a byte, by stages, and its growth with the number of documents.
 
 The text is real where ../shared/data is, else words as frequent as words are. With --growth 7 a pool of up to 10^7
 documents is scored (hard links of one file, so that it takes no room), and the exponent of its processor time is

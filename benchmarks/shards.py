@@ -1,4 +1,4 @@
-"""What a shard costs whoever hands it out, writes it and checks it, beside the sketches: processor time and bytes.
+"""Cost of a shard to whoever hands it out, writes it and checks it, beside the sketches: processor time and bytes.
 
 Those are the constants of docs/scaling.md. 1,024 documents of 1,000 tokens, R = 2048.
 """

@@ -55,7 +55,7 @@ def sketch(S: Float, gradients: Float) -> Float:
 
 @dataclass(frozen=True)
 class StiffAndFlat:
-    """What Algorithm 1 hands to Algorithm 2, and the spectrum it came from."""
+    """Output of Algorithm 1 for Algorithm 2, and the spectrum it came from."""
 
     eigenvalues: Float  # (R,), descending, zeros and rounding below zero included
     eigenvectors: Float  # (R, R), columns in the same order
@@ -89,7 +89,7 @@ def algorithm_1(validation: Float, pool: Float, energy: float = 0.945) -> StiffA
 
 @dataclass(frozen=True)
 class Answer:
-    """What Algorithm 2 returns from one start, with the check that the paper leaves out."""
+    """Output of Algorithm 2 from one start, with the check that the paper leaves out."""
 
     weights: Float  # (N,), of the relaxed problem
     selected: NDArray[np.intp]  # (K,), ascending: the K largest weights

@@ -146,7 +146,7 @@ def test_selections_are_at_least_as_good_as_every_feasible_literal_answer(case: 
 
 
 def test_literal_rounding_breaks_the_budget() -> None:
-    """Why the integer answer is checked: the K largest weights of a feasible answer often break its budget."""
+    """The integer answer is checked for this: the K largest weights of a feasible answer often break its budget."""
     answers = [(answer, both(case).split.cost) for case in CASES for answer in literal_answers(case)]
     for answer, cost in answers:
         # Dykstra's projections end slightly outside, less than 1e-5 of τ was seen.

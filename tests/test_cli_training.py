@@ -25,7 +25,7 @@ def test_anneal_then_evaluate(checkpoint: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_what_is_left_out_is_told(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As of a selection whose sources name their text differently."""
+    """A selection whose sources name their text differently says so, too."""
     records = documents(20, seed=3)
     data = write_jsonl(tmp_path / "data.jsonl", records[:12] + [{"body": record["text"]} for record in records[12:]])
     for command, more in (("anneal", ["--learning-rate", "0.01", "--epochs", "1"]), ("evaluate", [])):

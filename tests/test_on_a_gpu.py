@@ -1,4 +1,4 @@
-"""What runs on a GPU gives what the processor gives: sketches, a whole selection, annealing, evaluation.
+"""Agreement of GPU and processor: sketches, a whole selection, annealing, evaluation.
 
 B samples, R sketch size.
 """

@@ -1,4 +1,4 @@
-"""What a person sees of an object: one short line, and in a notebook HTML that domains cannot break out of."""
+"""Objects as people see them: one short line, and in a notebook HTML that domains cannot break out of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 class _Tags(HTMLParser):
-    """Which elements there are; complains of such that are not closed in their order."""
+    """Parser that lists the elements, and complains of such that are not closed in their order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a user writes, checked strictly with the package: public names carry their types, and mistakes are found.
+"""Code as a user writes it, checked strictly with the package: public names carry their types, and mistakes are found.
 
 An ignored mistake that no longer is one is an error of mypy's itself.
 """

@@ -79,7 +79,7 @@ LEADING = ("random", "path", "blend", "matching", "influence", "quality-classifi
 
 @dataclass(frozen=True)
 class Documents:
-    """What a scenario is written from.
+    """Documents that a scenario is written from.
 
     Attributes:
         pool, validation, scored: records; `scored` are of the target.
@@ -234,7 +234,7 @@ def recipe(
     fractions: tuple[float, ...] = (FRACTION,),
     replay: tuple[float, ...] = REPLAY,
 ) -> dict[str, Any]:
-    """What `direct-anneal compare` is given."""
+    """Recipe for `direct-anneal compare`."""
     on_device = {} if device == "cpu" else {"device": device, "dtype": PRECISION[device]}
     return {
         "model": str(model),

@@ -55,7 +55,7 @@ class Task:
         return list(self._items(data, self.seen))[: self.num_seen]
 
     def test(self, data: Path) -> list[Item]:
-        """What models are scored on: no item of the validation set."""
+        """Items that models are scored on: no item of the validation set."""
         items = list(self._items(data, self.scored))
         return (items[self.num_seen :] if self.scored == self.seen else items)[: self.num_scored]
 

@@ -1,4 +1,4 @@
-"""What the package itself chooses on a scenario of the grid, in a process of its own."""
+"""Choices of the package itself on a scenario of the grid, in a process of its own."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class Grid:
         self.say(f"{name}: {bench.pool.num_samples} documents scored along paths")
 
     def next_stack(self) -> Stack | None:
-        """What is worthiest now; scores further scenarios once the first runs of all others are under way."""
+        """Return what is worthiest now; scores further scenarios once the first runs of all others are under way."""
         given = self.given
         for bench in self.benches.values():
             bench.gather()

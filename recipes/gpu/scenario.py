@@ -232,7 +232,7 @@ class Bench:
         return np.flatnonzero(take(scores, self.candidates, num_tokens=max(2, round(cell.fraction * total))))
 
     def _selection_seconds(self, arm: str) -> float:
-        """What an arm's choice took: its walks of all paths together, the package's own process, or nothing."""
+        """Seconds that an arm's choice took: its walks of all paths together, the package's own process, or nothing."""
         walked = self.path_seconds if arm.startswith(("path", "conditional")) else 0.0
         return walked + self.seconds.get("influence" if "influence" in arm else arm, 0.0)
 

@@ -76,7 +76,7 @@ def load_moments(path: Path, weights: Weights) -> tuple[Weights, Weights, float]
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: to all but norms."""
+    """True if weight decay applies: to all but norms."""
     return "norm" not in name
 
 
@@ -124,7 +124,7 @@ def token_losses(model: Llama, weights: Weights, ids: torch.Tensor) -> torch.Ten
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How runs are trained: the names and defaults of `anneal`."""
+    """Options of training: the names and defaults of `anneal`."""
 
     learning_rate: float
     schedule: ScheduleName = "linear"

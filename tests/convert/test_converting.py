@@ -129,7 +129,7 @@ def test_the_tokenizer_comes_along_and_large_models_in_several_files(tmp_path, m
 
 
 def test_a_checkpoint_in_parts(tmp_path):
-    """As several processes save it: each tensor in pieces, here by moving them apart by hand."""
+    """A checkpoint as several processes save it: each tensor in pieces, here by moving them apart by hand."""
     from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 

@@ -12,7 +12,7 @@ from selection.tiny import files_below
 
 
 class KilledError(BaseException):
-    """As a kill: nothing is tidied up after it."""
+    """Stand-in for a kill: nothing is tidied up after it."""
 
 
 def test_killed_after_any_shard_it_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

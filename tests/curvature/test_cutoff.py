@@ -1,4 +1,4 @@
-"""Where stiff ends, how it is cut into bands, and what is held out: against loops over the definitions.
+"""Cutoff, bands and held-out costs against loops over the definitions.
 
 M validation samples, N samples, R sketch size, s stiff directions, m bands.
 """

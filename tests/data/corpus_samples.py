@@ -1,4 +1,4 @@
-"""What the corpus tests share: a tokenizer that counts, files in every format, and `prepare` with small defaults."""
+"""Shared by the tests of corpora: a tokenizer that counts, files in every format, and `prepare` with small defaults."""
 
 from __future__ import annotations
 

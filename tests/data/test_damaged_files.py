@@ -62,7 +62,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_or_refused(path, layout=None, named=None):
-    """How many records come; -1 where the file is refused, in one line that names it, or one of those it has."""
+    """Count the records that come; -1 where the file is refused, in one line that names it, or one of those it has."""
     refusal, count = "", -1
     try:
         [source] = expand([str(path)], "pool", layout)

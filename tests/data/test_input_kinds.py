@@ -1,4 +1,4 @@
-"""What people name as a pool: read, or refused for its true cause; nothing in a directory is left out unsaid."""
+"""Pools as people name them: read, or refused for its true cause; nothing in a directory is left out unsaid."""
 
 from __future__ import annotations
 

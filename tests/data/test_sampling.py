@@ -1,4 +1,4 @@
-"""How much there is, from the beginnings of files."""
+"""Estimates of how much there is, from the beginnings of files."""
 
 from __future__ import annotations
 

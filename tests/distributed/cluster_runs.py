@@ -1,4 +1,4 @@
-"""What workers of a test's cluster run: found by name in every process."""
+"""Tasks for workers of a test's cluster: found by name in every process."""
 
 from __future__ import annotations
 

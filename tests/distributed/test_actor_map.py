@@ -31,7 +31,7 @@ class TaskError(Exception):
 
 
 class Cluster:
-    """As much of Ray as the map asks for; results become ready in random order.
+    """Stand-in for Ray, as far as the map needs it; results become ready in random order.
 
     Args:
         lost: which calls lose their actor, counted from 0 over all.

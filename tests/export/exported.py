@@ -1,4 +1,4 @@
-"""What an export should hold, and what it holds, read without the package."""
+"""Wanted and actual content of an export, read without the package."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def provenance(out: Path) -> list[dict[str, Any]]:
-    """Where each document went, in the order in which they were written."""
+    """Return each document's place, in the order in which they were written."""
     rows: list[dict[str, Any]] = pq.read_table(out / "provenance.parquet").to_pylist()
     return rows
 
 
 def with_end(tokens: list[int]) -> list[int]:
-    """As a trainer wants them that cuts windows out of documents end to end."""
+    """Join tokens for a trainer that cuts windows out of documents end to end."""
     return tokens if tokens[-1] == EOS else [*tokens, EOS]
 
 

@@ -260,7 +260,7 @@ class TestRunsThatMeanHarm:
         return tmp_path / "run"
 
     def change(self, path: Path, **fields: object) -> None:
-        """As somebody who knows the format would: with the seal that goes with it."""
+        """Change it as somebody would who knows the format: with the seal that goes with it."""
         path.write_text(json.dumps(sealed(json.loads(path.read_text()) | fields)))
 
     def test_the_model_that_it_names_is_not_opened(self, copy, tmp_path, model):

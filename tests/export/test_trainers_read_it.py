@@ -1,4 +1,4 @@
-"""What trainers' own libraries read from an export, and our readers from what those libraries write.
+"""Exports read by trainers' own libraries, and their files by our readers.
 
 The libraries are heavy, and at odds with each other's dependencies: `make test-formats` gives them an environment of
 their own. Elsewhere each of these tests is skipped, and says so.
@@ -124,7 +124,7 @@ class TestMegatron:
 
 
 class _Tokenizer:
-    """What Megatron's data set asks of one."""
+    """Tokenizer as Megatron's data set needs it."""
 
     eod = EOS
     pad = EOS

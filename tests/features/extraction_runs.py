@@ -1,4 +1,4 @@
-"""What the extraction tests, and the processes that they kill, have in common."""
+"""Shared by the extraction tests and the processes that they kill."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def naive_row(tokens: list[int]) -> np.ndarray:
 
 
 def cosine(first: list[int], second: list[int]) -> float:
-    """Of the two vectors of log(1 + count) over tokens and pairs of neighbours, one by one."""
+    """Cosine of the two vectors of log(1 + count) over tokens and pairs of neighbours, one by one."""
     found = []
     for tokens in (first, second):
         counts = Counter([*((token,) for token in tokens), *itertools.pairwise(tokens)])

@@ -1,4 +1,4 @@
-"""What each process does over which a test spreads a model; importable, as processes of their own need it."""
+"""Work of each process over which a test spreads a model; importable, as processes of their own need it."""
 
 from __future__ import annotations
 

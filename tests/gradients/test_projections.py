@@ -199,7 +199,7 @@ def test_blocks_drawn_anew_are_those_kept(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_blocks_in_chunks_are_one_matrix(rows: int, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a block is cut is part of what defines S; however it is cut, both forms of a gradient meet the same S."""
+    """Cuts of a block are part of the definition of S: for each, both forms of a gradient meet the same S."""
     monkeypatch.setattr(projections, "_BLOCK_BYTES", 4 * 16 * 9 * rows)
     monkeypatch.setattr(projections, "_GRADIENT_BYTES", 4 * 3 * 9 * 2)  # two rows at a time: pieces end inside blocks
     if not cached:
@@ -245,7 +245,7 @@ def test_a_fold_lays_runs_over_its_places(size: int, places: int) -> None:
 
 
 def test_a_fold_errs_no_more_than_a_gaussian() -> None:
-    """Of two entries in different runs each of p places is as likely: the variance of ⟨Pu, Pv⟩ follows exactly."""
+    """Each of p places is as likely for two entries in different runs: the variance of ⟨Pu, Pv⟩ follows exactly."""
     size, places, draws = 24, 8, 4000
     generator = np.random.default_rng(0)
     u, v = generator.standard_normal((2, size)).astype(np.float32)
@@ -275,7 +275,7 @@ def test_long_sides_get_more_places() -> None:
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float16, 1e-6), (torch.bfloat16, 2**-7)])
 def test_a_fold_is_its_matrix_in_every_precision(dtype: torch.dtype, rounding: float) -> None:
-    """What runs on a CPU, additions, is what other devices do: a product with the matrix."""
+    """Additions, on a CPU, give the same as a product with the matrix, on other devices."""
     values = torch.randn(5, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
     folded = fold(70, 16)
     product = (values @ folded._matrix.T.to(dtype)).float()  # rounded once to the dtype, twice at most

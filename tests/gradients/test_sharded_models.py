@@ -20,7 +20,7 @@ WAIT_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Of every process."""
+    """Results of every process."""
     directory = tmp_path_factory.mktemp("sharded")
     processes = [start(sketched_in_parts, rank, directory) for rank in range(NUM_PROCESSES)]
     for process in processes:

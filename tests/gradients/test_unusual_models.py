@@ -214,7 +214,7 @@ class Positions(Toy):
 
 
 class InPlace(Toy):
-    """What an embedding or a layer returned is changed in place, as plain autograd allows."""
+    """Model that changes in place what a layer returned, as plain autograd allows."""
 
     def embedded(self, ids: Tensor) -> Tensor:
         x = super().embedded(ids)

@@ -151,7 +151,7 @@ def exact_gradients(model: nn.Module, rows: Sequence[Tensor], labels: Sequence[T
 
 
 def expected(sketcher: GradientSketcher, rows: Sequence[Tensor], labels: Sequence[Tensor] | None = None) -> Float:
-    """What the sketches must be, shape (B, R): S g, with g of the same weights in float64."""
+    """Compute what the sketches must be, shape (B, R): S g, with g of the same weights in float64."""
     model = copy.deepcopy(sketcher.model).double()
     if isinstance(model, transformers.MixtralForCausalLM):
         model.set_experts_implementation("eager")  # the grouped product has no float64

@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_reports(without_reports: None) -> None:
-    """Of all that is here."""
+    """Leave out reports in all tests here."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What tests of the path share: tiny corpora, a run, and one that is killed."""
+"""Shared by the tests of the path: tiny corpora, a run, and one that is killed."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ OFF: dict[str, Any] = {"max_repeated": 1.0, "max_common": 1.0, "min_order": -0.9
 
 
 def docstrings() -> list[str]:
-    """What functions and classes of the standard library say of themselves, in an order of our own."""
+    """Read docstrings of the standard library's functions and classes, in an order of our own."""
     found = set()
     for name in MODULES:
         for _, member in inspect.getmembers(importlib.import_module(name)):

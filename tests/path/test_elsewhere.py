@@ -71,7 +71,7 @@ def builder(checkpoint: Path, **options: Any) -> ScorerBuilder:
 
 
 def sent(value: Any) -> Any:
-    """As it arrives in another process."""
+    """Send it through pickle, as another process gets it."""
     return pickle.loads(pickle.dumps(value))  # noqa: S301 (our own)
 
 

@@ -39,7 +39,7 @@ def gpt2() -> Any:
 
 
 def test_layers_are_rounded_row_by_row_and_a_tied_head_stays() -> None:
-    """Of GPT-2, whose Conv1D holds its weights the other way round."""
+    """GPT-2 is the hard case: its Conv1D holds its weights the other way round."""
     model, ids = gpt2(), torch.arange(12)[None]
     exact = gpt2().double()
     with torch.no_grad():

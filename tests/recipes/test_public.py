@@ -17,7 +17,7 @@ NAME = "toy/checkpoints"
 
 
 def write_cache(cache: Path) -> None:
-    """What the hub's library leaves: snapshots by commit, and branches that name them."""
+    """Write what the hub's library leaves: snapshots by commit, and branches that name them."""
     repository = cache / f"models--{NAME.replace('/', '--')}"
     for branch, seed in (("stage1-step-100", 0), ("stage1-step-200", 1)):
         commit = f"{seed:040x}"

@@ -1,4 +1,4 @@
-"""What the recipes for small checkpoints, scenarios and the grid do beside calling the package."""
+"""Recipes for small checkpoints, scenarios and the grid, as far as they do not just call the package."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from selection.pools import write_world
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_reports(without_reports: None) -> None:
-    """Of all that is here."""
+    """Leave out reports in all tests here."""
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def write_world(directory: Path) -> Path:
 
 
 def options_of(model: Path, directory: Path, out: Path) -> dict[str, Any]:
-    """Of `select` over directory/pool and directory/validation.jsonl, but for the size."""
+    """Options of `select` over directory/pool and directory/validation.jsonl, but for the size."""
     return {
         "model": model,
         "pool": str(directory / "pool"),

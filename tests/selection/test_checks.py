@@ -1,4 +1,4 @@
-"""What a run warns of."""
+"""Warnings of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_pool_that_holds_the_validation_set_is_told(checkpoint: Path, world: P
 
 
 def test_a_validation_set_like_the_pool_is_told(checkpoint: Path, tmp_path: Path) -> None:
-    """Of one distribution, what sets the means apart is chance; of other domains, it is not."""
+    """Chance sets the means of one distribution apart; between domains it is more than chance."""
     (tmp_path / "pool").mkdir()
     write_jsonl(tmp_path / "pool" / "part.jsonl", documents(200, seed=2, prefix="p"))
     told, known = {}, {}

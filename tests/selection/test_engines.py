@@ -1,4 +1,4 @@
-"""What `--engine`, `--workers` and `--features` ask for, where that cannot be had."""
+"""Engines, workers and places for features that cannot be had."""
 
 from __future__ import annotations
 

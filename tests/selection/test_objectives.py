@@ -282,7 +282,7 @@ def test_every_choice_defines_the_run() -> None:
 
 class TestCurvature:
     def chosen(self, checkpoint: Path, world: Path, out: Path, curvature: str, **options: Any) -> Run:
-        """Of few documents and directions, since each takes some dozens of products."""
+        """Select with few documents and directions, since each takes some dozens of products."""
         few = out.parent / "few.jsonl"
         if not few.exists():
             write_validation(few, count=8)

@@ -1,4 +1,4 @@
-"""What a selection will take: exact where it can be, and of each part of a run. benchmarks/plan.py measures."""
+"""Plans of a selection: exact where they can be, and of each part of a run. benchmarks/plan.py measures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_of_what_it_reads_whole_it_knows_everything(checkpoint: Path, world: Pat
 
 
 def test_windows_and_flops(checkpoint: Path, tmp_path: Path) -> None:
-    """Of one document of two and a half windows, by hand."""
+    """One document of two and a half windows, by hand."""
     length = 2 * CONTEXT + CONTEXT // 2
     write_jsonl(tmp_path / "pool", [{"text": "x" * length}]).rename(tmp_path / "pool.jsonl")
     write_jsonl(tmp_path / "validation.jsonl", documents(8, seed=1))

@@ -235,7 +235,7 @@ class TestInterrupted:
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("left", ["features/coverage.json.tmp", "selected.jsonl.gz.tmp", "frontier.parquet.tmp"])
 def test_what_a_kill_left_half_written_goes(checkpoint: Path, world: Path, done: Run, out: Path, left: str) -> None:
-    """Whether or not the next run writes the same file."""
+    """Leftovers go, be the next run one that writes the same file or not."""
     (out / left).write_bytes(b"half")
     chosen(checkpoint, world, out)
     assert files_below(out).keys() == files_below(done.out).keys()
@@ -252,7 +252,7 @@ def test_a_kill_before_the_directory_is_marked_leaves_it_free(
 
 
 def test_a_run_that_failed_leaves_no_result_of_another(checkpoint: Path, world: Path, out: Path) -> None:
-    """What lies in `out` must be what direct-anneal.json there says."""
+    """Results in `out` must be those that direct-anneal.json there names."""
     with pytest.raises(InputError, match="least feasible"):
         chosen(checkpoint, world, out, budget_ratio=1e-3, overwrite=True)
     asked = json.loads((out / "direct-anneal.json").read_text())

@@ -30,7 +30,7 @@ def domain(pool: int, selected: int) -> dict[str, int]:
 
 
 def a_manifest(**changes: Any) -> dict[str, Any]:
-    """Of a choice that nothing speaks against."""
+    """Manifest of a choice that nothing speaks against."""
     return {
         "num_selected": 100,
         "objective": {"name": "matching", "known": 0.9},

@@ -54,7 +54,7 @@ def column(out: Path, name: str) -> np.ndarray:
 
 
 def fits(out: Path, budget_of_tokens: int | None = None) -> np.ndarray:
-    """Which of the samples left out could still be added within the stiff budget, and within the tokens."""
+    """Mark samples left out that could still be added within the stiff budget and the tokens."""
     selected, cost, tokens = column(out, "selected"), column(out, "stiff_cost"), column(out, "num_tokens")
     room = manifest(out)["budget"]["limit"] * (1 - BUDGET_RTOL) - cost[selected].sum()
     left = math.inf if budget_of_tokens is None else budget_of_tokens - tokens[selected].sum()

@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a tiny checkpoint, documents to choose from, and processes that can be killed."""
+"""Shared by the tests of whole runs: a tiny checkpoint, documents to choose from, and processes that can be killed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evidence(out: Path) -> pa.Table:
 
 
 def manifest(out: Path) -> dict[str, Any]:
-    """What the run says of itself."""
+    """Read the run's manifest."""
     content: dict[str, Any] = json.loads((out / "manifest.json").read_text())
     return content
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Pickling:
-    """As the built-in `map`, through copies of everything, as if it went to another process and came back.
+    """Stand-in for the built-in `map`, through copies of everything, as if it went to another process and came back.
 
     Attributes:
         sent, received: bytes of each item and each result, in order.

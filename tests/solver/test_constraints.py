@@ -307,7 +307,7 @@ class TestInfeasible:
         assert 20 <= refused <= 75
 
     def relax_and_solve(self, instance: Instance, error: InfeasibleError) -> None:
-        """What counting alone refuses may hide something else; that is named next, and at the last all is feasible."""
+        """Counting alone may hide another cause; that is named next, and at the last all is feasible."""
         for _ in range(6):
             for relaxation in error.relaxations:
                 assert relaxation.name in str(error) or relaxation.name.startswith("the sum of")

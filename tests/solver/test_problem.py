@@ -1,4 +1,4 @@
-"""What SelectionProblem refuses, and why it says so."""
+"""Problems that SelectionProblem refuses, and the reasons it gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the annealing tests share."""
+"""Shared by the annealing tests."""
 
 from __future__ import annotations
 

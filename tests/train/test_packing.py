@@ -46,7 +46,7 @@ def whole_epochs(corpus: Corpus, epochs: int) -> int:
 
 
 def is_made_of(tokens: NDArray[np.int64], texts: list[bytes]) -> bool:
-    """Whether the tokens are these texts end to end in some order, each once (longest match, no text is a prefix)."""
+    """True if the tokens are these texts end to end in some order, each once (longest match, no text is a prefix)."""
     left, rest = Counter(texts), tokens.astype(np.uint8).tobytes()
     while rest:
         fitting = [text for text in left if left[text] and rest.startswith(text)]

@@ -241,7 +241,7 @@ class Choices:
         return any(seen.get(name) for name in ((names,) if isinstance(names, str) else names))
 
     def _known_before(self, arm: Arm, baseline: Baseline) -> float:
-        """Seconds that a baseline's losses and embeddings took, as far as they are there."""
+        """Return the seconds that a baseline's losses and embeddings took, as far as they are there."""
         walking = self.with_features(ALONG)[1] if baseline.needs_losses and not arm.options else 0.0
         return self._evidence(arm).seconds(baseline) + walking
 
