@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from direct_anneal.errors import InputError
+from direct_anneal.io.digests import short_hash
 from direct_anneal.io.redaction import redacted
 
 PROJECT = "direct-anneal"
@@ -74,7 +74,7 @@ def tracking(name: str, out: Path, config: Mapping[str, Any]) -> Iterator[Log]:
 
 def _identity(out: Path, config: dict[str, Any]) -> str:
     content = json.dumps([str(out.resolve()), config], sort_keys=True)
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    return short_hash(content, 8)
 
 
 def _tensorboard(out: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], object]]:

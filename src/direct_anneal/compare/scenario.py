@@ -6,7 +6,6 @@ same sketch), choices/ARM-FRACTION-SEED-INPUTS/ (the chosen documents, and choic
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -30,8 +29,8 @@ from direct_anneal.distill import read_scorer
 from direct_anneal.distill.pipeline import distil
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
-from direct_anneal.io.atomic import replacing
-from direct_anneal.io.digests import short_digest
+from direct_anneal.io.digests import short_digest, short_hash
+from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
@@ -98,8 +97,8 @@ class Choices:
         name = f"{arm.name}-{fraction:g}-{seed if arm.is_seeded else 'any'}-{inputs}"
         directory = self.directory / "choices" / name
         record = directory / "choice.json"
-        if record.exists():
-            return Choice(**json.loads(record.read_text(encoding="utf-8")))
+        if (made := _kept(record)) is not None:
+            return Choice(**made)
         features, looking = self.with_features(arm) if arm.needs_gradients and arm.distil is None else (None, 0.0)
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
@@ -127,8 +126,7 @@ class Choices:
             domains=dict(sorted(domains.items())),
             seconds=round(seconds, 3),
         )
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
+        write_record(record, asdict(choice))
         return choice
 
     def gradients(self, features: Path) -> tuple[SketchedGradients, SketchedGradients]:
@@ -293,7 +291,7 @@ def _share(fraction: float, num_tokens: int) -> int:
 
 
 def _key(options: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return short_hash(json.dumps(options, sort_keys=True), 4)
 
 
 @contextmanager
@@ -306,9 +304,7 @@ def _adding_seconds(directory: Path, part: str) -> Iterator[None]:
     finally:
         path = _seconds_path(directory, part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            record = {"seconds": before + time.monotonic() - started, "whole": whole}
-            temporary.write_text(json.dumps(record), encoding="utf-8")
+        write_record(path, {"seconds": before + time.monotonic() - started, "whole": whole})
 
 
 def _seconds(directory: Path, part: str) -> float:
@@ -320,9 +316,19 @@ def _has(directory: Path, part: str) -> bool:
 
 
 def _recorded(directory: Path, part: str) -> dict[str, Any]:
-    path = _seconds_path(directory, part)
-    record: dict[str, Any] = {"seconds": 0.0, "whole": False}
-    return record | json.loads(path.read_text(encoding="utf-8")) if path.exists() else record
+    return {"seconds": 0.0, "whole": False} | (_kept(_seconds_path(directory, part)) or {})
+
+
+def _kept(record: Path) -> dict[str, Any] | None:
+    """Read a record of ours; None where there is none."""
+    try:
+        return read_record(record)
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        raise InputError(
+            subject=str(record), must="be as it was written", got=f"but it {error}", do="remove it: it is made again"
+        ) from error
 
 
 def _seconds_path(directory: Path, part: str) -> Path:

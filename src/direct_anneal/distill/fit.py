@@ -5,7 +5,6 @@ N documents, P places, L + 1 lengths.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +18,7 @@ from scipy.stats import rankdata
 
 from direct_anneal.distill.hashing import places
 from direct_anneal.distill.scorer import LENGTHS, length_of
+from direct_anneal.io.digests import short_digest
 
 FOLDS = 5
 MAX_STEPS = 40
@@ -69,7 +69,7 @@ def frequencies(hashed: Sequence[Hashed], bits: int) -> Any:
 
 def folds_of(ids: Sequence[str]) -> NDArray[np.int64]:
     """Assign each document to a fold by a hash of its id: (N,)."""
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    digests = (short_digest(name, 8) for name in ids)
     return np.array([int.from_bytes(digest) % FOLDS for digest in digests], dtype=np.int64)
 
 

@@ -5,7 +5,6 @@ Below OUT/scores: 00042.parquet, 00042.histogram.parquet and 00042.json, for sou
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from direct_anneal.distill.histogram import added, counted
 from direct_anneal.distill.scorer import Scorer, joined
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.records import read_record
 
 SCORES = "scores"
@@ -97,7 +97,7 @@ def is_scored(out: Path, part: Part, scorer: str) -> bool:
     try:
         record = read_record(part.path(out, "json"))
         return bool(record["source"] == str(part.source) and record["scorer"] == scorer) and all(
-            _digest(part.path(out, ending)) == record["files"][ending] for ending in _FILES
+            sha256_of_file(part.path(out, ending)) == record["files"][ending] for ending in _FILES
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -144,7 +144,7 @@ def score_part(
         "size": size,
         "unit": "bytes" if scorer.unit == "words" else "tokens",
         "issues": dict(sorted(found.issues.items())),
-        "files": {ending: _digest(part.path(out, ending)) for ending in _FILES},
+        "files": {ending: sha256_of_file(part.path(out, ending)) for ending in _FILES},
     }
     with replacing(part.path(out, "json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -229,8 +229,3 @@ def _flushed(writer: pq.ParquetWriter, held: list[_Columns], names: list[str], h
     named = pa.DictionaryArray.from_arrays(domains, pa.array(names, pa.string()))
     writer.write_table(pa.table([rows, named, sizes, scores], schema=SCHEMA), row_group_size=_ROW_GROUP)
     return added([histogram, counted(domains.astype(np.int64), names, scores, sizes)])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

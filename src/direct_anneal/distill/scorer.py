@@ -24,6 +24,7 @@ from direct_anneal.config.distil import CountedUnit as Unit
 from direct_anneal.distill.hashing import places, tokens, words
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.digests import sha256
 from direct_anneal.io.records import RecordError, read_content, read_sealed, write_record
 
 FORMAT = 1
@@ -159,7 +160,7 @@ def write_scorer(scorer: Scorer, out: Path) -> None:
         "unit": scorer.unit,
         "bits": scorer.bits,
         "scale": scorer.scale,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": sha256(content),
         **scorer.card,
     }
     write_record(out / CARD, card)
@@ -186,7 +187,7 @@ def read_scorer(directory: str | Path) -> Scorer:
         raise _unfit(directory, f"{name} cannot be read ({error.strerror})") from error
     if card.get("format") != FORMAT:
         raise _unfit(directory, f"{CARD} is not of format {FORMAT}")
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+    if sha256(content) != card.get("sha256"):
         raise _unfit(directory, f"{WEIGHTS} is not the file that {CARD} was written with")
     try:
         arrays = load(content)

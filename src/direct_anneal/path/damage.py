@@ -15,7 +15,6 @@ Source: ours; docs/path.md has what they catch and what they cost.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.data import Corpus
+from direct_anneal.io.digests import short_digest
 
 RUN = 8  # tokens
 FEWEST_DOCUMENTS = 4
@@ -81,7 +81,7 @@ def shuffled(tokens: Tokens, starts: NDArray[np.bool_], name: str) -> Tokens:
     if len(begins):
         begins[0] = True
     words = np.split(tokens, np.flatnonzero(begins)[1:])
-    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    seed = int.from_bytes(short_digest(name, 8), "little")
     rest: Sequence[int] = np.random.Generator(np.random.Philox(key=seed)).permutation(max(0, len(words) - 1)).tolist()
     return np.concatenate([*words[:1], *(words[1 + place] for place in rest)]) if words else tokens
 

@@ -5,7 +5,6 @@ M validation documents, N of the pool, k folds.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.data import Corpus
+from direct_anneal.io.digests import short_digest
 
 Tokens = NDArray[np.int64]
 
@@ -66,14 +66,14 @@ class Texts:
         first: dict[bytes, str] = {}
         for key, name in zip(keys, self.ids, strict=True):
             first[key] = min(first.get(key, name), name)
-        dealt = sorted(first, key=lambda key: hashlib.blake2b(first[key].encode(), digest_size=16).digest())
+        dealt = sorted(first, key=lambda key: short_digest(first[key]))
         place = {key: position % num_folds for position, key in enumerate(dealt)}
         return np.array([place[key] for key in keys], dtype=np.int64)
 
 
 def key_of(tokens: Tokens) -> bytes:
     """Return a hash that documents share when they have the same tokens."""
-    return hashlib.blake2b(np.ascontiguousarray(tokens, dtype="<i8").tobytes(), digest_size=16).digest()
+    return short_digest(np.ascontiguousarray(tokens, dtype="<i8").tobytes())
 
 
 def overlap(pool: Corpus, validation: Texts) -> dict[int, list[int]]:

@@ -6,7 +6,6 @@ N documents of the pool, n of one shard, k directions.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ColumnStore
 from direct_anneal.features.storage import place_at
+from direct_anneal.io.digests import sha256
 from direct_anneal.path.damage import HEAD_TOKENS, shuffled
 from direct_anneal.path.documents import Texts, Tokens
 from direct_anneal.path.rounded import round_weights
@@ -112,7 +112,7 @@ class Scores:
             "dtype": run.config.dtype,
             "weights": run.config.scored_weights,
             "point": name,
-            "words": None if starts is None else hashlib.sha256(np.packbits(starts).tobytes()).hexdigest(),
+            "words": None if starts is None else sha256(np.packbits(starts).tobytes()),
         }
         store = ColumnStore(
             f"{self._home}/{name}",

@@ -5,7 +5,6 @@ M documents of the validation set, k folds.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from direct_anneal.errors import InputError, option
+from direct_anneal.io.digests import sha256
 from direct_anneal.io.records import read_sealed, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path.config import PathConfig
@@ -92,7 +92,7 @@ class Walks:
     def mark_of(self, rows: NDArray[np.intp], steps: Steps, *, is_restrained: bool = False) -> str:
         """Return a hash of all that one walk depends on."""
         content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}, is_restrained]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(content, sort_keys=True))
 
     @cached_property
     def restraint(self) -> OffStiff | None:
