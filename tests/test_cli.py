@@ -571,7 +571,7 @@ class TestCheckpoints:
         weights = load_file(model / "model.safetensors")
         weights["model.norm.weight"].fill_(float("nan"))
         save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-        assert "gradients of the validation must be finite" in desk.refused(model=model)
+        assert "gradients of the validation set must be finite" in desk.refused(model=model)
 
 
 class TestForeignCode:

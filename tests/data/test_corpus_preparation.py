@@ -397,7 +397,7 @@ def test_a_source_that_changes_under_the_reader_is_refused(tmp_path):
 def test_a_corpus_without_samples_is_refused_with_reasons(tmp_path):
     write_lines(tmp_path / "a.jsonl", [b'{"text": ""}', b"bad", b"", b"bad"])
     with pytest.raises(
-        InputError, match=r"the validation must .* of 3 records in 1 sources .*2 bad-line, 1 empty-text"
+        InputError, match=r"the validation set must .* of 3 records in 1 sources .*2 bad-line, 1 empty-text"
     ):
         prepared(tmp_path / "out", "a.jsonl", role="validation")
     write_lines(tmp_path / "a.jsonl", [b"bad", b'{"content": "text", "url": "u"}'])

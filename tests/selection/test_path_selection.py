@@ -77,7 +77,7 @@ def test_can_be_reported(run: Path) -> None:
     print_summary(manifest(run), run, told)
     assert "stiff" not in told.export_text()
     page = write_report(run).read_text(encoding="utf-8")
-    assert "what the model learns on its way to the target" in page
+    assert "the largest drop of loss while the model learns the target" in page
     assert "Progress against stiff cost" not in page
 
 
@@ -214,4 +214,6 @@ def test_stiff_directions_bound_what_is_chosen(checkpoint: Path, world: Path, tm
     shown = Console(record=True, width=200, file=StringIO())
     print_summary(told, tmp_path / "run", shown)
     assert "of the stiff budget used" in shown.export_text()
-    assert "what the model learns on its way to the target" in write_report(tmp_path / "run").read_text("utf-8")
+    assert "the largest drop of loss while the model learns the target" in write_report(tmp_path / "run").read_text(
+        "utf-8"
+    )

@@ -35,6 +35,7 @@ def a_manifest(**changes: Any) -> dict[str, Any]:
         "num_selected": 100,
         "objective": {"name": "matching", "known": 0.9},
         "spectrum": {"stiff_cost_in_sample": 1.2, "stiff_cost_held_out": 1.0},
+        "budget": {"ratio": 1.0},
         "composition": {"domains": {"a": domain(500, 60), "b": domain(500, 40)}},
         "corpora": {"pool": {"documents": 1000, "incidents": {}, "quarantined": {"count": 0}}},
         "safety": {
@@ -80,7 +81,7 @@ SAFE = a_manifest()["safety"]
             {"objective": {"name": "path", "path": {"left_out_gain": 0.4}, "damaged": {"loops": 400, "lists": 9}}},
             "Damage",
             "look",
-            "these are 400 of 1,000",
+            "excluded 400 of 1,000 documents",
         ),
         ({"composition": {"domains": {"a": domain(1000, 100)}}}, "Concentration", "unknown", "the pool has one domain"),
         (
@@ -130,6 +131,19 @@ def test_each_check(changes: dict[str, Any], name: str, state: str, says: str) -
     if state in ("look", "bad"):
         assert verdict.state == state
         assert name.lower() in verdict.sentence
+
+
+def test_an_overfitted_spectrum_counts_only_where_the_choice_depends_on_it() -> None:
+    overfitted = {"stiff_cost_in_sample": 19.0, "stiff_cost_held_out": 1.0}
+
+    def states(**changes: Any) -> dict[str, str]:
+        manifest = a_manifest(spectrum=overfitted, **changes)
+        return {check.name: check.state for check in safety_checks(manifest)}
+
+    assert states()["Curvature"] == "look"
+    assert states(budget=None, objective={"name": "energy", "filter": "flat"})["Curvature"] == "look"
+    assert "Curvature" not in states(budget=None)
+    assert "Curvature" not in states(budget={"ratio": None}, objective={"name": "matching", "filter": "newton"})
 
 
 def test_a_run_of_before_has_fewer_checks() -> None:

@@ -221,7 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
                 "--config",
                 default=argparse.SUPPRESS,
                 metavar="FILE",
-                help="YAML or JSON of these options, such as options.json of an earlier run; flags go before it",
+                help="YAML or JSON of these options, such as options.json of an earlier run; flags override it",
             )
         add_flags(its, command.config)
         add_output_flags(its, writes=command.writes is not None)

@@ -87,7 +87,7 @@ class Output:
                 yield
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """Return the last object of a job that is done."""
+        """Print the last object of a job that is done."""
         if self._json:
             self._write({"event": "result", **result})
 

@@ -23,7 +23,7 @@ def _demo(options: dict[str, Any]) -> dict[str, Any]:
 DEMO = Command(
     name="demo",
     help="run an example that comes with the package",
-    description="Run a selection on a small model and 1,200 documents that come with the package, and explain the "
+    description="Run a selection on a small model and 500 documents that come with the package, and explain the "
     "result. It takes two or three minutes.",
     config=DemoConfig,
     run=_demo,

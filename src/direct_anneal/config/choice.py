@@ -136,7 +136,7 @@ class ConstraintsConfig:
     )
     quota_unit: Unit | None = option(
         default=None,
-        unset="as the size is given",
+        unset="the unit of the size",
         affects="solving",
         group=CONSTRAINTS,
         help="unit of floors and ceilings",
@@ -169,7 +169,7 @@ class GeneralTextConfig:
         affects="solving",
         group=GENERAL,
         metavar="X",
-        help="least mean effect on the retained text, as a multiple of that of random documents",
+        help="least mean effect of the choice on the retained text, as a multiple of random documents' effect",
     )
 
     replay: float | None = option(
@@ -178,7 +178,7 @@ class GeneralTextConfig:
         affects="solving",
         group=GENERAL,
         metavar="SHARE",
-        help="share of all tokens for general text: random documents of the pool, written beside the selection",
+        help="also write random documents of the pool, so that they make up this share of all tokens",
     )
 
 
@@ -193,21 +193,21 @@ class ChoiceConfig(GeneralTextConfig, ConstraintsConfig, CurvatureConfig, Object
         follows=("objective",),
         group=GROUP,
         metavar="NAME=VALUE",
-        help="options that only this objective has",
+        help="options of this objective alone",
     )
     plugin: Texts = option(
         default=(),
         affects="solving",
         group=GROUP,
         metavar="MODULE",
-        help="import this Python module first; it registers objectives",
+        help="Python module to import first; it registers objectives or formats",
     )
     beside: Texts = option(
         default=(),
         affects="solving",
         group=GROUP,
         metavar="NAME",
-        help="also show what these objectives would have chosen",
+        help="also show what these objectives would choose",
     )
     relax_budget: bool = option(
         default=False,
@@ -222,5 +222,5 @@ class ChoiceConfig(GeneralTextConfig, ConstraintsConfig, CurvatureConfig, Object
         affects="nothing",
         group=GROUP,
         metavar="X1,X2,...",
-        help="also compute objective and composition for these budget ratios; without values for eight",
+        help="also compute objective and domains for these budget ratios; for eight if none is given",
     )

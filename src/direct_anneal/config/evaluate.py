@@ -49,7 +49,7 @@ class EvaluateConfig(RecordFields):
     model: PathText = option(reads="checkpoint", group=DATA, metavar="DIR", help="checkpoint directory, or hub name")
     revision: str | None = revision_option("result")
     subfolder: str | None = subfolder_option("result")
-    out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
+    out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="directory of the scores")
     data: Texts = option(default=(), reads="documents", group=DATA, metavar="GLOB", help="held-out documents with text")
     benchmarks: FilesByName = option(
         default_factory=dict,

@@ -48,7 +48,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="CKPT",
-        help="smaller checkpoint that chooses for the model: tokens, gradients, losses and curvature are its own",
+        help="smaller checkpoint that chooses for the model: its tokens, gradients, losses and curvature are used",
     )
     pool: Texts = option(
         reads="documents",
@@ -62,7 +62,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="GLOB",
-        help="documents of what the model should be good at",
+        help="the target: documents like those that the model should be good at",
     )
     retain: OptionalTexts = option(
         default=None,
@@ -71,7 +71,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="GLOB",
-        help="text that must not get worse: a selection helps it at least as much as random documents; needs gradients",
+        help="text that must not get worse: the choice helps it at least as much as random documents do",
     )
     out: PathText = option(affects="nothing", group=DATA, metavar="DIR", help="the run's directory")
     prompt_field: OptionalNames = option(
@@ -79,11 +79,11 @@ class FeaturesConfig(EngineConfig, RecordFields):
         affects="features",
         group=DATA,
         metavar="NAME",
-        help="field with the prompt, which precedes the text and is not predicted; or several",
+        help="field with a prompt, which the model sees before the text and does not predict; or several",
     )
     token_dtype: Literal["uint16", "uint32"] | None = option(
         default=None,
-        unset="as the vocabulary needs",
+        unset="by the size of the vocabulary",
         affects="features",
         group=DATA,
         help="type of the tokens in .npy, and in .ds without metadata",

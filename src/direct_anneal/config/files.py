@@ -41,7 +41,9 @@ class ExportConfig:
         kw_only=False, reads="run", metavar="RUN_DIR", help="the directory of a finished select or solve"
     )
     to: TrainerFormat = option(help="the trainer's format")
-    out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
+    out: PathText = option(
+        affects="nothing", metavar="DIR", help="new directory for the export; it is written completely or not at all"
+    )
     shard_size: OptionalBytes = option(
         default=None,
         settle=num_bytes,
@@ -102,7 +104,11 @@ class ConvertConfig:
     model_config: PathText = option(
         reads="path", metavar="PATH", help="the model's config.json, or its directory; a tokenizer there is copied"
     )
-    out: PathText = option(affects="nothing", metavar="DIR", help="new directory for it, made whole or not at all")
+    out: PathText = option(
+        affects="nothing",
+        metavar="DIR",
+        help="new directory for the checkpoint; it is written completely or not at all",
+    )
 
 
 @configuration
@@ -134,8 +140,10 @@ class CompareConfig:
         metavar="RUN_DIR",
         help="directory of a finished select, from which a recipe is written",
     )
-    preset: Literal["quick", "standard"] = option(default="quick", help="number of documents, seeds and replay shares")
-    workers: int = option(default=1, affects="nothing", metavar="W", help="runs side by side")
+    preset: Literal["quick", "standard"] = option(
+        default="quick", help="how many documents, seeds and replay shares the recipe has"
+    )
+    workers: int = option(default=1, affects="nothing", metavar="W", help="training runs at the same time")
     track: TrackerName = track_option()
 
     def __post_init__(self) -> None:
@@ -166,7 +174,7 @@ class VerifyConfig:
     """Options of `verify`."""
 
     directory: PathText = option(
-        kw_only=False, metavar="DIR", help="a run's directory, its features/, or one store in there"
+        kw_only=False, metavar="DIR", help="a run's directory, its features/, or one store below that"
     )
 
 
@@ -183,7 +191,7 @@ class ReportConfig:
 class DemoConfig:
     """Options of `demo`."""
 
-    out: PathText = option(default="runs/demo", affects="nothing", metavar="DIR", help="the run's directory")
+    out: PathText = option(default="runs/demo", affects="nothing", metavar="DIR", help="directory of the demo")
 
 
 @configuration
@@ -191,7 +199,10 @@ class InitConfig:
     """Options of `init`."""
 
     command: Literal["select", "features", "plan", "solve", "anneal", "evaluate"] = option(
-        default="select", kw_only=False, metavar="COMMAND", help="whose options"
+        default="select",
+        kw_only=False,
+        metavar="COMMAND",
+        help="the command to write the options of: select, features, plan, solve, anneal or evaluate",
     )
     out: OptionalPath = option(
         default=None, unset="COMMAND.yaml", affects="nothing", metavar="FILE", help="the file to write"

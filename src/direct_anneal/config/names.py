@@ -17,3 +17,10 @@ SpecialTokens = Literal["text", "keep", "drop"]
 
 PAPER_SHARE = 0.945  # of the spectrum's energy; arXiv:2605.31175, Algorithm 1
 SKETCH_SIZE = 2048  # R; arXiv:2605.31175, its experiments
+
+_CORPORA = {"validation": "validation set", "retain": "retained text"}
+
+
+def corpus_name(role: str) -> str:
+    """Return the name of a corpus for people: "validation set" for the role "validation"."""
+    return _CORPORA.get(role, role)

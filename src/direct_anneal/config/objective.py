@@ -30,11 +30,11 @@ TARGET_SCALE = 8.0
 # Modules of `direct_anneal.objectives`, each of which registers what it is named for and is imported when asked for;
 # with what the help says of it.
 BUILT_IN = {
-    "matching": "mean gradient closest to the validation set's",
-    "descent": "largest decrease of the validation loss, document by document",
-    "energy": "the paper's, the longest sum of flat gradients",
+    "matching": "a mean gradient as close as possible to the validation set's",
+    "descent": "the largest decrease of the validation loss, each document by itself",
+    "energy": "the paper's: the longest sum of gradients without their stiff part",
     "path": "the largest drop of loss along the descent path",
-    "blend": "ranks by path and by influence, added",
+    "blend": "the best sum of two ranks, by path and by influence",
 }
 
 

@@ -56,7 +56,7 @@ class GradientOptions:
         follows=("objective",),
         group=GROUP,
         metavar="C",
-        help="of matching: 1 aims at the validation set's mean, larger values lie farther from the pool's",
+        help="for matching: distance of its target from the pool's mean; 1 is the validation set's mean",
     )
     filter: Filter | None = option(
         default=None,
@@ -64,7 +64,7 @@ class GradientOptions:
         affects="solving",
         follows=("objective",),
         group=GROUP,
-        help="gain of a direction: newton 1 / (curvature + damping), flat 0 if stiff and else 1, none 1",
+        help="weight of a direction: newton 1 / (curvature + damping); flat 0 if it is stiff, else 1; none 1",
     )
     damping: float | None = option(
         default=None,
@@ -73,7 +73,7 @@ class GradientOptions:
         follows=("objective", "filter"),
         group=GROUP,
         metavar="D",
-        help="damping of the filter newton, in units of the largest curvature",
+        help="damping in the filter newton, as a multiple of the largest curvature",
     )
     filter_curvature: FilterCurvature | None = option(
         default=None,
@@ -81,7 +81,7 @@ class GradientOptions:
         affects="solving",
         follows=("objective", "filter", "curvature"),
         group=GROUP,
-        help="documents whose gradients give the curvature of the filter newton",
+        help="documents from which the filter newton takes the curvature",
     )
     gradients: Gradients | None = option(
         default=None,
@@ -96,7 +96,7 @@ class GradientOptions:
         unset="raw",
         affects="solving",
         group=GROUP,
-        help="stiff cost of gradients as they are, or around their mean",
+        help="compute the stiff cost from gradients as they are, or from their difference to the mean",
     )
     bands: int | None = option(
         default=None,
@@ -104,7 +104,7 @@ class GradientOptions:
         affects="solving",
         group=GROUP,
         metavar="M",
-        help="stiff budgets, for parts of equal energy of the spectrum",
+        help="split the stiff directions into M parts of equal energy, each with a budget of its own",
     )
     budget_ratio: Ratio | None = option(
         default=None,
@@ -113,14 +113,14 @@ class GradientOptions:
         follows=("objective",),
         group=GROUP,
         metavar="X",
-        help="stiff budget per selected document, in units of the reference's mean stiff cost, or none",
+        help="limit on the mean stiff cost of the choice, as a multiple of the reference's mean; or none",
     )
     budget_reference: Reference | None = option(
         default=None,
         unset="pool",
         affects="solving",
         group=GROUP,
-        help="whose mean stiff cost; of validation, held out",
+        help="documents whose mean stiff cost is the unit of the budget; validation documents are held out",
     )
 
 
@@ -136,7 +136,7 @@ class ObjectiveOptions(GradientOptions):
         follows=("objective", "filter", "filter_curvature", "gradients", "curvature"),
         group=GROUP,
         metavar="B",
-        help="weight of n-grams of tokens, relative to gradients, whose weight is 1",
+        help="weight of n-grams of tokens; gradients have the weight 1",
     )
 
 

@@ -28,14 +28,16 @@ class CutConfig:
     """
 
     fraction: float | None = option(
-        default=None, group=_SIZE, metavar="F", help="write the best documents: this share of them"
+        default=None, group=_SIZE, metavar="F", help="write this share of the documents: the best"
     )
-    num_samples: int | None = option(default=None, group=_SIZE, metavar="K", help="number of documents instead")
+    num_samples: int | None = option(
+        default=None, group=_SIZE, metavar="K", help="write this number of the best documents"
+    )
     num_tokens: int | None = option(
         default=None,
         group=_SIZE,
         metavar="B",
-        help="number of tokens instead; for text an estimate from its bytes, with the ratio of the distilled run",
+        help="write about this number of tokens; for text they are estimated from its bytes",
     )
     floors: Amounts = option(
         default_factory=dict,
@@ -55,7 +57,7 @@ class CutConfig:
     )
     exact: bool = option(default=False, group=_SIZE, help="cut exactly at the size, not at the edge of a bin of scores")
     workers: int | None = option(
-        default=None, unset="one a core", affects="nothing", group=MACHINE, metavar="W", help="processes"
+        default=None, unset="one for each core", affects="nothing", group=MACHINE, metavar="W", help="processes"
     )
 
     def __post_init__(self) -> None:
@@ -104,16 +106,16 @@ class ScoreConfig(CutConfig):
         help="run as job I of N (0 to N - 1): only the sources I, I + N, I + 2 N, ...; merge puts the jobs together",
     )
     text_field: Names = option(
-        default="text", group=DATA, metavar="NAME", help="field with the text, or several: the first that a record has"
+        default="text", group=DATA, metavar="NAME", help="field with the text; of several, the first that a record has"
     )
     domain_field: Names = option(
         default="domain",
         group=DATA,
         metavar="NAME",
-        help="field with the domain, or several; the file's name where there is none",
+        help="field with the domain; a record without one has its file's name",
     )
     token_dtype: Literal["uint16", "uint32"] = option(
-        default="uint32", group=DATA, help="type of the tokens in files that do not state it"
+        default="uint32", group=DATA, help="type of the tokens in files that do not state one"
     )
     eos_id: int | None = option(
         default=None, group=DATA, metavar="ID", help="token that ends a document in headerless files of tokens"

@@ -50,7 +50,7 @@ def overwrite_option(help: str = "replace an earlier run in the output directory
 
 
 def track_option(group: str = "") -> Any:
-    """Return the tracker that gets a run's numbers."""
+    """Declare the tracker that gets a run's numbers."""
     return option(
         default="none",
         affects="nothing",
@@ -65,7 +65,7 @@ def device_option() -> Any:
 
 
 def max_length_option(group: str, affects: Affects = "result") -> Any:
-    """Return tokens of a window."""
+    """Declare the length of a window in tokens."""
     return option(
         default=None,
         unset="the context, at most 2048",
@@ -84,7 +84,7 @@ def elbow_option() -> Any:
         follows=("num_stiff",),
         group=CURVATURE,
         metavar="E",
-        help="share of the curvature that counts as stiff; or gap: cut where the spectrum falls most",
+        help="the stiff directions hold this share of the curvature; or gap: cut where the spectrum falls most",
     )
 
 
@@ -97,27 +97,27 @@ class RecordFields:
         affects="features",
         group=DATA,
         metavar="NAME",
-        help="field with the text, or several: the first that a record has",
+        help="field with the text; of several, the first that a record has",
     )
     id_field: Names = option(
         default="id",
         affects="features",
         group=DATA,
         metavar="NAME",
-        help="field with the id, or several; file:row where there is none",
+        help="field with the id; a record without one is called file:row",
     )
     domain_field: Names = option(
         default="domain",
         affects="features",
         group=DATA,
         metavar="NAME",
-        help="field with the domain, or several; the file's name where there is none",
+        help="field with the domain; a record without one has its file's name",
     )
     special_tokens: SpecialTokens = option(
         default="text",
         affects="features",
         group=DATA,
-        help="special tokens in texts: read as ordinary text, keep as tokens, or drop the documents",
+        help="special tokens in texts: read them as text, keep them as tokens, or drop the document",
     )
 
 
@@ -138,11 +138,11 @@ class EngineConfig:
     )
     workers: int | None = option(
         default=None,
-        unset="one a GPU, or core",
+        unset="one for each GPU, or core",
         affects="nothing",
         group=MACHINE,
         metavar="W",
-        help="number of Ray workers; each holds a model, or solves parts of the problem",
+        help="number of Ray workers; each holds a model, or solves a part of the problem",
     )
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class WeightsConfig:
     paths: str = option(
         default="DATA/{source}/{bucket}",
         metavar="TEMPLATE",
-        help="path of the data of a source and bucket, for the configuration",
+        help="path of each source's and bucket's data, as the configuration names it",
     )
     out: OptionalPath = option(
         default=None, unset="not written", affects="nothing", metavar="FILE", help="Parquet file for the table"

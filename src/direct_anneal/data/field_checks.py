@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from direct_anneal.config.names import corpus_name
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.data.fields import Fields, names_in, told
 from direct_anneal.data.sources import Source
@@ -54,8 +55,8 @@ def nothing_usable(sources: Sequence[Source], records: Sequence[CacheRecord], ro
         counts.update(record.incidents)
     happened = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all files are empty"
     message = (
-        f"the {role} must hold at least one usable sample, but of {sum(record.num_records for record in records)} "
-        f"records in {len(records)} sources none is ({happened})"
+        f"the {corpus_name(role)} must hold at least one usable sample, but of "
+        f"{sum(record.num_records for record in records)} records in {len(records)} sources none is ({happened})"
     )
     if counts["no-text"]:
         names = ", ".join(fields_there(sources)) or "no fields"

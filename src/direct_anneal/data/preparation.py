@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from direct_anneal.config.names import corpus_name
 from direct_anneal.data.corpus import Corpus, assemble
 from direct_anneal.data.documents import tokenized_documents
 from direct_anneal.data.field_checks import nothing_usable
@@ -183,7 +184,7 @@ def reopen(
             if corpus.fingerprint == fingerprint:
                 return corpus
     raise InputError(
-        subject=f"the {role}",
+        subject=f"the {corpus_name(role)}",
         must="be as it was when its features were computed",
         got=f"but files, tokenizer, options or the working directory, which names are relative to, have changed, or "
         f"{directory} is damaged or of an earlier version ({wrong})",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from direct_anneal.config.names import corpus_name
 from direct_anneal.data.formats import (
     FORMATS,
     SAVED_DATASET,
@@ -139,7 +140,7 @@ def expand(
             should; a dataset has an indices mapping; something is unreadable or has a name that is not UTF-8.
     """
     if not patterns:
-        raise InputError(f"the {role} needs at least one file, but none was named")
+        raise InputError(f"the {corpus_name(role)} needs at least one file, but none was named")
     sources: dict[Path, Source] = {}
     listing = _Listing(layout or TokenLayout())
     for pattern in patterns:
@@ -171,7 +172,9 @@ def _remote(pattern: str, role: str, cache: Path | None, listing: _Listing) -> l
         found = [source for path in _matches(str(directory / inner)) for source in listing.at(path)]
         return [replace(source, name=f"{url}/{_within(source.path, directory)}") for source in found]
     if cache is None:
-        raise InputError(f"the {role} must lie on this machine or the hub for this command, but {pattern} does not")
+        raise InputError(
+            f"the {corpus_name(role)} must lie on this machine or the hub for this command, but {pattern} does not"
+        )
     return [
         Source(remote.path, format.name, listing.layout if format.tokenised else None, remote=remote, name=remote.name)
         for remote, format in listed(pattern, cache)

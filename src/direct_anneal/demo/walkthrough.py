@@ -42,8 +42,8 @@ def run_demo(directory: Path, *, console: Console) -> None:
         [bold]The situation.[/] A model of a million parameters is at the end of its stable phase, and annealing is
         next. There is a pool of {pool:,} documents, from this Python installation or made up: documentation, code,
         comments, tables, sums, logs. {damaged:,} of them ({damaged / pool:.0%}) are damaged on purpose:
-        {", ".join(sorted(DAMAGED))}. The model should get better at {" and ".join(TARGET)}. Only a validation set of
-        these two says so. Which {FRACTION:.0%} of the pool should the model see last?
+        {", ".join(sorted(DAMAGED))}. The model should get better at {" and ".join(TARGET)}. The tool learns
+        that only from a validation set of these two. Which {FRACTION:.0%} of the pool should the model see last?
         """,
     )
     files: dict[str, Any] = {"pool": [str(path) for path in corpus.pool], "validation": str(corpus.validation)}
@@ -62,12 +62,12 @@ def run_demo(directory: Path, *, console: Console) -> None:
     _say(console, _meaning(run.manifest))
     console.print()
     console.print(_side_by_side(run.manifest))
-    _say(console, _differences(run.manifest))
+    _say(console, _differences())
     _say(
         console,
         """
-        [bold]What to try next.[/] The same pool under the published objective. What was computed is kept, so it takes
-        seconds:
+        [bold]What to try next.[/] Choose from the same pool by the published objective. Gradients are kept, so that
+        takes seconds:
         """,
     )
     program = _program()
@@ -78,8 +78,8 @@ def run_demo(directory: Path, *, console: Console) -> None:
     _say(
         console,
         """
-        Then your own checkpoint and pool, with a validation set of a few hundred documents of what your model should
-        be good at:
+        Then use your own checkpoint and pool, with a validation set of a few hundred documents that show what your
+        model should be good at:
         """,
     )
     _show(
@@ -98,11 +98,11 @@ def _meaning(manifest: dict[str, Any]) -> str:
     return f"""
         [bold]What that means.[/] {wanted:.0%} of the choice is {" and ".join(TARGET)} (pool:
         {_share(in_pool, TARGET):.0%}).
-        {broken:.0%} is damaged (pool: {_share(in_pool, DAMAGED):.0%}). The objective, {objective["name"]}, asks for
-        {objective["goal"]}. The published objective, energy, asks only that gradients add up to a long sum, in
-        whichever direction. Damaged text has large gradients. At the same size, energy would choose
+        {broken:.0%} is damaged (pool: {_share(in_pool, DAMAGED):.0%}). The objective here is {objective["name"]}: it
+        looks for {objective["goal"]}. The published objective, energy, looks for gradients with a long sum, in any
+        direction. Damaged text has large gradients. At the same size, energy would choose
         {_share(other, TARGET):.0%} {" and ".join(TARGET)} and {_share(other, DAMAGED):.0%} damaged text. Open
-        report.html in a browser before you spend compute: it shows the choice in figures, and the documents.
+        report.html in a browser before you train on a choice: it shows figures and the documents.
         """
 
 
@@ -124,14 +124,14 @@ def _side_by_side(manifest: dict[str, Any]) -> Table:
     return table
 
 
-def _differences(manifest: dict[str, Any]) -> str:
+def _differences() -> str:
     (rate,), passes = PATH["learning_rates"], PATH["max_passes"]
-    signs = sum(manifest["objective"]["damaged"].values())
     return f"""
-        The path anneals the model on the validation set for a moment and takes the documents whose loss falls most; it
-        needs no gradient of the pool. It left out {signs:,} documents that repeat themselves or others, or read no
-        better than their words in random order. For the time's sake it walked here once, at rate {rate:g}, for
-        {passes:g} pass; by default it looks for rate and depth on folds of the validation set, in walks of 3 passes.
+        The objective path anneals a copy of the model on the validation set for a short while. It takes the documents
+        whose loss falls most, and needs no gradients of the pool. It leaves out documents that look damaged; the notes
+        above count them. To save time, the demo makes a single walk at rate {rate:g}, for {passes:g} pass. By default,
+        rate and length are found by cross-validation, in walks of up to 3 passes. The default objective, blend, adds
+        influence, which is measured with gradients.
         """
 
 
@@ -164,6 +164,6 @@ def _say(console: Console, paragraph: str) -> None:
 
 
 def _show(console: Console, command: str) -> None:
-    """Return a command on one line, however long, so that it can be copied."""
+    """Print a command on one line, however long, so that it can be copied."""
     console.print()
     console.print("  " + command, highlight=False, markup=False, soft_wrap=True)

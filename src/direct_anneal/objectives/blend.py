@@ -34,8 +34,8 @@ class BlendConfig(BudgetedObjective):
     """
 
     name: ClassVar[str] = "blend"
-    goal: ClassVar[str] = "progress along the descent path and influence on the validation loss"
-    meaning: ClassVar[str] = "its rank by drop of loss along the descent path and its rank by influence, added"
+    goal: ClassVar[str] = "a large drop of loss along the descent path and a large influence on the validation loss"
+    meaning: ClassVar[str] = "the sum of its ranks by drop of loss along the descent path and by influence"
 
     influence_weight: float = 1.0
 

@@ -22,8 +22,8 @@ class DescentConfig(FilteredObjective):
     """
 
     name: ClassVar[str] = "descent"
-    goal: ClassVar[str] = "the most descent on the validation loss"
-    meaning: ClassVar[str] = "its progress down the validation loss"
+    goal: ClassVar[str] = "the largest decrease of the validation loss"
+    meaning: ClassVar[str] = "how far it lowers the validation loss"
 
     def build(self, inputs: Inputs) -> Built:
         counted = self.counted(inputs)

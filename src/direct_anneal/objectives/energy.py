@@ -21,7 +21,7 @@ class EnergyConfig(SketchedObjective):
 
     name: ClassVar[str] = "energy"
     goal: ClassVar[str] = "the longest sum of gradients in flat directions"
-    meaning: ClassVar[str] = "the length of its gradient along the selection's summed flat gradient"
+    meaning: ClassVar[str] = "the length of its gradient along the sum of the selection's flat gradients"
 
     filter: Filter = "flat"
     gradients: Gradients = "raw"

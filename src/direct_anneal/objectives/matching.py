@@ -31,8 +31,8 @@ class MatchingConfig(FilteredObjective):
     """
 
     name: ClassVar[str] = "matching"
-    goal: ClassVar[str] = "a mix nearer to the validation set, at little cost in stiff directions"
-    meaning: ClassVar[str] = "its share in what the selection still lacks of its target"
+    goal: ClassVar[str] = "a mix closer to the validation set, at little cost in stiff directions"
+    meaning: ClassVar[str] = "how far it brings the selection closer to the target"
 
     target_scale: float = TARGET_SCALE
 

@@ -69,7 +69,7 @@ class PathObjective(SelectionObjective):
     """
 
     name: ClassVar[str] = "path"
-    goal: ClassVar[str] = "what the model learns on its way to the target"
+    goal: ClassVar[str] = "the largest drop of loss while the model learns the target"
     meaning: ClassVar[str] = "the drop of its loss as the checkpoint is annealed on the validation set"
     not_beside: ClassVar[frozenset[str]] = frozenset({"bands", "budget_ratio"})  # of gradients' costs, which it has not
     budget_reference: ClassVar[str] = "pool"
@@ -253,15 +253,15 @@ class PathObjective(SelectionObjective):
         left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
         counts = {name: int(found.sum()) for name, found in signs.items()}
         told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        remark = f"pool: {int(left_out.sum()):,} documents left out, they look damaged: {told}"
+        remark = f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}"
         return left_out, counts, [remark] if told else []
 
     def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
         """Return documents with a sign of damage, (N,) each, by what it is."""
         return {
             "repeat themselves": losses.repeated > self.max_repeated,
-            "say what many others say": losses.common > self.max_common,
-            "are read no better than the same words in random order": losses.order < self.min_order,  # NaN is not
+            "share most of their text with others": losses.common > self.max_common,
+            "are predicted no better than with their words shuffled": losses.order < self.min_order,  # NaN is not
         }
 
     def _path_options(self, **others: object) -> PathConfig:

@@ -70,7 +70,7 @@ class Scores:
 
     def at(self, name: str, weights: Path | None) -> Sums:
         """Compute the losses of every document with these weights, or at θ_s."""
-        label = "Losses at the start" if weights is None else f"Losses at the path's end ({name})"
+        label = "Losses of the pool at the start" if weights is None else f"Losses of the pool at the end ({name})"
         return Sums(**self._passed(name, label, COLUMNS, weights=weights))
 
     def mixed(self, starts: NDArray[np.bool_]) -> Sums:

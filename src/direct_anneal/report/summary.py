@@ -53,7 +53,7 @@ def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
     lines = []
     if len(domains) > 1:
         shown = ", ".join(f"{escape(name)} {pool:.0%} → {chosen:.0%}" for name, chosen, pool in moved(domains, 4))
-        lines.append(_line("Chosen", f"shares that moved most, pool → choice: {shown}"))
+        lines.append(_line("Chosen", f"largest shifts, pool → choice: {shown}"))
     lines.append(_line("Verdict", f"[bold]{escape(verdict.sentence)}[/]"))
     for check in verdict.checks:
         lines.append(
@@ -113,7 +113,7 @@ def _composition(domains: dict[str, dict[str, int]]) -> Table:
         padding=(0, 1),
     )
     table.add_column("domain", overflow="fold")  # a name is never cut
-    for heading in ("pool", "share", "selected", "share", "rate", "tokens", "validation"):
+    for heading in ("pool", "share", "chosen", "share", "of domain", "tokens", "validation"):
         table.add_column(heading, justify="right", no_wrap=True)
     largest = sorted(domains, key=lambda name: (-domains[name]["selected"], name))
     for name in largest[:_MAX_DOMAINS]:
@@ -125,7 +125,7 @@ def _composition(domains: dict[str, dict[str, int]]) -> Table:
 
 
 def _cells(entry: dict[str, int], pool: int, selected: int) -> tuple[str, ...]:
-    """Format counts and shares of one domain; its rate is selected over pool, with – where the pool has none."""
+    """Format counts and shares of one domain; the share of it that was chosen, with – where the pool has none."""
     return (
         f"{entry['pool']:,}",
         f"{entry['pool'] / pool:.1%}",

@@ -85,6 +85,8 @@ def _left_out(pool: Mapping[str, Any]) -> Check:
     count = sum(pool["incidents"][kind]["count"] for kind in lost if kind in pool["incidents"])
     count += pool["quarantined"]["count"]
     read = pool["documents"] + count - pool["quarantined"]["count"]
+    if not count:
+        return Check("Reading", "good", f"all {read:,} records of the pool could be used")
     told = f"{count:,} of {read:,} records of the pool could not be used"
     if count > LEFT_OUT * read:
         return Check("Reading", "look", told + ". The notes say why, and manifest.json names the first of them")
@@ -94,13 +96,13 @@ def _left_out(pool: Mapping[str, Any]) -> Check:
 def _expectation(manifest: Mapping[str, Any]) -> str:
     gain = manifest["objective"].get("path", {}).get("left_out_gain")
     told = (
-        "Not measured yet. A choice helps where the pool differs from the target, and costs a little on other text. "
-        "compare measures both on small runs, against random documents."
+        "Not measured yet. A choice usually helps if the pool differs from the target, and costs something on other text. "
+        "compare measures both on small training runs, against random documents."
     )
     if gain is not None:
         told += (
-            f" For scale: annealing on the validation set itself lowered the loss of unseen target text by {gain:.3f} "
-            "nats a token. Documents of the pool will gain less."
+            f" For scale: annealing on the validation set itself lowered the loss of target text that was left out by "
+            f"{gain:.3f} nats a token. Documents of the pool will gain less."
         )
     return told
 
@@ -110,8 +112,10 @@ def _steps(run: Path, *, with_replay: bool) -> list[Step]:
     name = shlex.quote(str(run))
     export = shlex.quote(f"{run}-export")
     return [
-        Step("See on small runs whether it pays", f"direct-anneal compare --from {name}"),
-        Step("Write it for your trainer", f"direct-anneal export {name} --to olmo-core{part} --out {export}"),
+        Step("Measure on small training runs whether it pays", f"direct-anneal compare --from {name}"),
+        Step(
+            "Write it for a trainer, here OLMo-core", f"direct-anneal export {name} --to olmo-core{part} --out {export}"
+        ),
     ]
 
 

@@ -20,20 +20,20 @@ from direct_anneal.run.sources import Tokenisation
 from direct_anneal.solver import FeatureMatrix, Selection, SelectionProblem
 
 ISSUES = {
-    "bad-line": "lines left out, they are not JSON objects",
-    "no-text": "documents left out, they have neither text nor input_ids",
-    "empty-text": "documents left out, their text is empty",
-    "too-short": "documents left out, they have fewer than two tokens and predict nothing",
-    "bad-prompt": "documents left out, their prompt is not of the text's kind",
-    "nothing-to-predict": "documents left out, nothing follows their prompt that could be predicted",
-    "no-prompt": "documents without a prompt, predicted whole",
-    "bad-tokens": "documents left out, their input_ids are not in the model's vocabulary",
-    "truncated": "files used up to where they are cut off",
-    "special-dropped": "documents left out, special tokens stand in their text",
-    "special-tokens": "documents hold special tokens in their text (--special-tokens text, keep or drop)",
-    "odd-id": "documents named by their place, their id is neither a string nor an integer",
-    "duplicate-id": "documents kept under a qualified id, theirs was taken",
-    "over-long": "documents longer than the window, split into windows and averaged by tokens",
+    "bad-line": "lines left out: not JSON objects",
+    "no-text": "documents left out: neither text nor input_ids",
+    "empty-text": "documents left out: empty text",
+    "too-short": "documents left out: fewer than two tokens, so nothing to predict",
+    "bad-prompt": "documents left out: prompt and text are not both strings or both tokens",
+    "nothing-to-predict": "documents left out: nothing to predict after the prompt",
+    "no-prompt": "documents have no prompt, so all of their text is predicted",
+    "bad-tokens": "documents left out: input_ids outside the model's vocabulary",
+    "truncated": "files are cut off, and are used up to there",
+    "special-dropped": "documents left out: special tokens in their text",
+    "special-tokens": "documents have special tokens in their text (--special-tokens says how these are read)",
+    "odd-id": "documents are called file:row, because their id is neither a string nor an integer",
+    "duplicate-id": "documents were given another id, because theirs was taken",
+    "over-long": "documents are longer than the window and are split into windows",
 }
 
 QUARANTINE = {
@@ -52,15 +52,15 @@ HARDLY_MORE = 1.25  # times the selection, that the pool holds
 
 
 def of_chooser(config: SelectConfig, tokens: Tokenisation) -> list[str]:
-    """Say that another model chose, and whose tokens are counted."""
+    """Note that another model chose, and whose tokens are counted."""
     if config.chooser is None:
         return []
-    whose = ", whose tokenizer is another: sizes in tokens are the chooser's" if tokens.is_foreign else ""
+    whose = ". Their tokenizers differ: sizes in tokens are the chooser's" if tokens.is_foreign else ""
     return [f"{redacted(config.chooser)} chose for {redacted(config.model)}{whose}"]
 
 
 def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
-    """Warn of a part of the gradient that was left out."""
+    """Note parts of the gradient that were left out."""
     excluded = [way for way in coverage["ways"] if way["way"] == EXCLUDED] if coverage is not None else []
     return [
         f"{way['num_parameters']:,} parameters are left out of the gradients: {way['share']:.1%} of all entries, "
@@ -70,24 +70,26 @@ def of_coverage(coverage: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def of_validation(count: int) -> list[str]:
+    """Warn where the validation set has few documents."""
+    if count >= FEW_VALIDATION:
+        return []
+    return [f"only {count} validation documents, so target and curvature are rough estimates. Use several hundred"]
+
+
 def of_spectrum(spectrum: Spectrum, *, known_in_part: bool) -> list[str]:
-    """Warn of a split into stiff and flat that cannot be relied upon.
+    """Warn where the split into stiff and flat is unreliable.
 
     Args:
         known_in_part: only some leading eigenpairs were sought.
     """
-    doubts = []
-    count, rank = spectrum.num_validation, len(spectrum.eigenvalues)
-    if count < FEW_VALIDATION:
-        doubts.append(
-            f"only {count} validation documents, so the spectrum is a rough estimate. Several hundred are better"
-        )
-    if spectrum.num_stiff > rank / 2:
-        doubts.append(
-            f"{spectrum.num_stiff} of {rank} directions count as stiff, which leaves few flat ones. "
-            f"{'Raise --num-eigenpairs' if known_in_part else 'Add validation documents'}, or lower --elbow"
-        )
-    return doubts
+    rank = len(spectrum.eigenvalues)
+    if spectrum.num_stiff <= rank / 2:
+        return []
+    return [
+        f"{spectrum.num_stiff} of {rank} directions count as stiff, which leaves few flat ones. "
+        f"{'Raise --num-eigenpairs' if known_in_part else 'Add validation documents'}, or lower --elbow"
+    ]
 
 
 def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[str]:
@@ -97,7 +99,7 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
         counts = Counter(gradients.quarantined["reason"].to_pylist())
         reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
         doubts.append(
-            f"{role}: {len(gradients.quarantined):,} documents left out, their gradients are unusable: {reasons} "
+            f"{role}: {len(gradients.quarantined):,} documents left out, because their gradients are unusable: {reasons} "
             f"(the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.issues.to_manifest().items():
@@ -106,14 +108,14 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
     if empty:
         more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
         doubts.append(
-            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used. If their text has another "
-            "name, add it: --text-field text content"
+            f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used. If the text is in "
+            "another field, name it, too: --text-field text content"
         )
     return doubts
 
 
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
-    """Warn where the answer is not quite the one that was asked for."""
+    """Warn where the selection is not what was asked for: a relaxed budget, tokens that were not filled."""
     doubts = []
     if least is not None:
         asked = getattr(config.chosen_objective, "budget_ratio", None)
@@ -125,27 +127,27 @@ def of_selection(selection: Selection, pool: SketchedGradients, config: SelectCo
         held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
         if held < UNFILLED * config.num_tokens:
             doubts.append(
-                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. The constraints leave no "
-                "document that fits into the rest"
+                f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. No other "
+                "document fits under the constraints"
             )
     return doubts
 
 
 def of_size(selection: Selection, samples: pa.Table) -> list[str]:
-    """Warn where there was not much to choose from."""
+    """Warn where the selection is most of the pool."""
     tokens = samples["num_tokens"].to_numpy()
     held, whole = int(tokens[selection.indices].sum()), int(tokens.sum())
     doubts = []
     if whole < HARDLY_MORE * held:
         doubts.append(
             f"the selection is {held / whole:.0%} of the pool's tokens, so there was hardly anything to choose "
-            "from. Choose fewer, or give a larger pool"
+            "from. Choose fewer documents, or give a larger pool"
         )
     return doubts
 
 
 def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
-    """Warn where the choice is no better than chance, or than everything, by its own measure.
+    """Warn where the selection is worse than random documents, or the whole pool, by the objective's own value.
 
     Random selections are of the same size, and keep no other constraint; the mean over all of them is known without a
     draw, since of a sum's square it is that of its mean and its variance. Cost: two passes over the features.
@@ -162,15 +164,15 @@ def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
     spread = count * share * (1 - share) * within  # of the sum of a random sample without replacement
     sign = {"energy": 1.0, "descent": 0.0, "matching": -1.0}[problem.objective]
     by_chance, of_all = _value(problem, share * total) + sign * spread, _value(problem, total)
-    own, doubts = f"by its own measure the selection ({selection.objective:.4g})", []
+    own, doubts = f"by the objective's own value the selection ({selection.objective:.4g})", []
     if selection.objective < by_chance:
         doubts.append(
-            f"{own} is worse than random documents of the same size ({by_chance:.4g} in the mean): constraints leave "
-            "none that is better, so relax them, or choose at random"
+            f"{own} is worse than random documents of the same size ({by_chance:.4g} on average). Relax a constraint, "
+            "or choose at random"
         )
     if problem.objective == "matching" and selection.objective < of_all:
         doubts.append(
-            f"{own} is worse than the whole pool ({of_all:.4g}): choose more documents, or give a larger pool"
+            f"{own} is worse than the whole pool ({of_all:.4g}). Choose more documents, or give a larger pool"
         )
     return doubts
 

@@ -85,7 +85,14 @@ def safety_checks(manifest: Mapping[str, Any]) -> list[Check]:
     found.append(_concentration(manifest["composition"]["domains"]))
     if facts is not None:
         found.append(overlap_check(facts["in_validation"]))
-    return [*found, _target(manifest["objective"]), *_curvature(manifest["spectrum"])]
+    found.append(_target(manifest["objective"]))
+    return [*found, *_curvature(manifest["spectrum"])] if uses_stiff_split(manifest) else found
+
+
+def uses_stiff_split(manifest: Mapping[str, Any]) -> bool:
+    """True if the choice depends on which directions are stiff: by a budget, or by the filter flat."""
+    budget = manifest.get("budget") or {}
+    return budget.get("ratio") is not None or manifest["objective"].get("filter") == "flat"
 
 
 def overlap_check(count: int) -> Check:
@@ -95,8 +102,8 @@ def overlap_check(count: int) -> Check:
     return Check(
         "Overlap",
         "look",
-        f"{count:,} documents of the pool are in the validation set, too. They steer their own choice, and scores on "
-        "that set will look better than they are. Take them out of one of the two",
+        f"{count:,} documents of the pool are in the validation set, too. They favour themselves, and scores on that set "
+        "will look too good. Remove them from one of the two",
     )
 
 
@@ -112,7 +119,7 @@ def _loops(corpus: Corpus, places: NDArray[np.intp]) -> dict[str, int]:
 
 
 def _measure(facts: Mapping[str, Any]) -> list[Check]:
-    """Judge whether the choice is better than random documents, which a constraint can prevent."""
+    """List what the objective's own value says against the choice: a constraint can make it worse than random."""
     return [Check("Gain", "bad", text) for text in facts["by_its_own_measure"]]
 
 
@@ -120,21 +127,19 @@ def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     pool, selected = (facts["loops"][role] for role in ("pool", "selected"))
     share = selected["found"] / max(1, selected["looked_at"])
     told = (
-        f"{selected['found']:,} of {selected['looked_at']:,} chosen documents looked at repeat their own phrases for "
-        f"more than half of their length (pool: {pool['found']:,} of {pool['looked_at']:,})"
+        f"{selected['found']:,} of {selected['looked_at']:,} chosen documents consist mostly of repeated phrases "
+        f"(pool: {pool['found']:,} of {pool['looked_at']:,})"
     )
     documents = manifest["corpora"]["pool"]["documents"]
     if left_out := max(manifest["objective"].get("damaged", {}).values(), default=0):
-        told += "; documents with signs of damage were left out of the choice, the notes count them"
+        told += ". Documents that look damaged were left out; the notes count them"
     if left_out > MANY_LEFT_OUT * documents:
-        told += (
-            f". For one sign alone these are {left_out:,} of {documents:,}. See whether the pool is made of templates"
-        )
+        told += f". A single sign excluded {left_out:,} of {documents:,} documents. See whether the pool consists of templates"
         return Check("Damage", "look", told)
     if share > FEW_LOOPS:
         told += (
-            ". Read some of them: code, tables and licences may do so without damage. Remove damaged ones from the "
-            "pool, or list their ids in a file for --force-out"
+            ". Read some of them: code, tables and licences repeat themselves without being damaged. Remove damaged "
+            "ones from the pool, or list their ids in a file for --force-out"
         )
     return Check("Damage", _graded(share, FEW_LOOPS, MANY_LOOPS), told)
 
@@ -142,7 +147,7 @@ def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
 def _duplicates(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     count, chosen = facts["repeats"]["selected"], manifest["num_selected"]
     share = count / max(1, chosen)
-    told = f"{count:,} of {chosen:,} chosen documents repeat another one token for token"
+    told = f"{count:,} of {chosen:,} chosen documents are exact copies of another one"
     if share > FEW_REPEATS:
         told += ". Deduplicate the pool and choose again"
     return Check("Duplicates", _graded(share, FEW_REPEATS, MANY_REPEATS), told)
@@ -151,12 +156,12 @@ def _duplicates(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
 def _concentration(domains: Mapping[str, Mapping[str, int]]) -> Check:
     pool, chosen = (sum(entry[f"{role}_tokens"] for entry in domains.values()) for role in ("pool", "selected"))
     if sum(entry["pool"] > 0 for entry in domains.values()) < 2:
-        return Check("Concentration", "unknown", "the pool has one domain, so that nothing can be said of a mix")
+        return Check("Concentration", "unknown", "the pool has one domain, so a mix cannot be judged")
     largest = max(sorted(domains), key=lambda name: domains[name]["selected_tokens"])
     share, in_pool = domains[largest]["selected_tokens"] / max(1, chosen), domains[largest]["pool_tokens"] / pool
     told = f"the largest domain, {largest}, is {share:.0%} of the chosen tokens and {in_pool:.0%} of the pool's"
     if share >= CONCENTRATED > in_pool:
-        told += ". The model would see little else: limit it with --ceiling, or mix random documents in when you train"
+        told += ". The model would see little else. Limit it with --ceiling, or mix in random documents when you train"
         return Check("Concentration", "look", told)
     return Check("Concentration", "good", told)
 
@@ -171,9 +176,12 @@ def _target(objective: Mapping[str, Any]) -> Check:
         return Check("Target", "look" if more else "good", told + more)
     path = objective.get("path", {})
     if (gain := path.get("left_out_gain")) is None:
-        return Check(
-            "Target", "unknown", f"objective {objective['name']} does not measure how well its target is known"
+        why = (
+            "not measured, because no validation text was left out of the walk"
+            if path
+            else f"objective {objective['name']} does not measure how well the target is known"
         )
+        return Check("Target", "unknown", why)
     error = path.get("left_out_gain_stderr")
     told = (
         f"annealing on the validation set lowers the loss of validation text that was left out by {gain:.3f}"
@@ -181,7 +189,7 @@ def _target(objective: Mapping[str, Any]) -> Check:
         + " nats a token"
     )
     if error is not None and gain < 2 * error:
-        return Check("Target", "look", told + ". That is within noise: add validation documents")
+        return Check("Target", "look", told + ". That is within noise. Add validation documents")
     return Check("Target", "good", told)
 
 
@@ -190,7 +198,7 @@ def _curvature(spectrum: Mapping[str, Any]) -> list[Check]:
     if not held_out:
         return []
     ratio = spectrum["stiff_cost_in_sample"] / held_out
-    told = f"the stiff cost of validation documents is {ratio:.1f} times as high in the spectrum's sample as held out"
+    told = f"stiff costs are {ratio:.1f} times as high on the documents that the spectrum was made from as on others"
     if ratio > OVERFIT:
         told = f"the spectrum is overfitted: {told}. Add validation documents, or lower --elbow"
         return [Check("Curvature", "look", told)]

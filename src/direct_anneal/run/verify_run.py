@@ -1,4 +1,4 @@
-"""True if everything of a run on disk is what it was when it was written. Nothing is changed."""
+"""Check every file of a run on disk against its digest. Nothing is changed."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _again(job: Path) -> str:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Return the same file under another name where the file system can, else a copy."""
+    """Link a file under another name where the file system can, else copy it."""
     if not source.exists():
         return
     with replacing(target) as temporary:

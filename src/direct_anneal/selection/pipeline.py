@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.names import corpus_name
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import Corpus, check_fields, check_writable, prepare, readers_of
@@ -28,7 +29,7 @@ from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
 from direct_anneal.run.layout import RETAIN, ROLES, roles_of
 from direct_anneal.run.run_dir import RunDir
-from direct_anneal.run.safety import num_shared, safety_checks, safety_facts
+from direct_anneal.run.safety import num_shared, safety_checks, safety_facts, uses_stiff_split
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
 from direct_anneal.selection.chooser import models_of, require_text
 from direct_anneal.selection.constraints import constraints
@@ -136,7 +137,9 @@ def reading(
     with RunDir.create(out, config, tokens) as run:
         corpora = {}
         for role in sources:
-            with stages.stage(f"Reading the {role}", "documents", work=Work(role=role, unit="documents")) as advance:
+            with stages.stage(
+                f"Reading the {corpus_name(role)}", "documents", work=Work(role=role, unit="documents")
+            ) as advance:
                 corpora[role] = read(
                     sources[role],
                     role=role,
@@ -283,8 +286,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
 
     found += [*checks.of_chooser(config, known.tokens), *checks.of_coverage(known.origin.coverage())]
     if curvature is not None:
-        known_in_part = config.eigenpairs is not None
-        found += checks.of_spectrum(curvature.estimate.whole, known_in_part=known_in_part)
+        found += checks.of_validation(curvature.estimate.whole.num_validation)
     found += [*of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
     found += checks.of_size(selection, known.pool.samples)
     content = {
@@ -319,6 +321,8 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
         "files": [*files, *general],
         "timings": stages.seconds,
     }
+    if curvature is not None and uses_stiff_split(content):
+        found += checks.of_spectrum(curvature.estimate.whole, known_in_part=config.eigenpairs is not None)
     found += [check.text for check in safety_checks(content) if check.state in ("look", "bad")]
     if known.origin.path.resolve() != run.path.resolve():
         content["features_of"] = str(known.origin.path)

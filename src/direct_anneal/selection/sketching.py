@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.names import corpus_name
 from direct_anneal.data import Corpus
 from direct_anneal.distributed import Group
 from direct_anneal.errors import InputError, option
@@ -201,7 +202,7 @@ class Sketching:
         store.list_quarantined(gradients.quarantined.select(manifest.QUARANTINE_COLUMNS))
         if not len(gradients):
             raise InputError(
-                subject=f"gradients of the {role}",
+                subject=f"gradients of the {corpus_name(role)}",
                 must="be finite",
                 got=f"but all {corpus.num_samples} are NaN or infinite",
                 do=f"the checkpoint is damaged, or overflows in its precision (try {option('dtype')} float32)",
@@ -253,7 +254,7 @@ class Sketching:
         tokens, documents = int(corpus.num_tokens.sum()), ("documents", corpus.num_samples)
         work = Work(role=role, unit="tokens", gradients=1)
         with (
-            self._stages.stage(f"Gradients of the {role}", "tokens", tokens, documents, work) as advance,
+            self._stages.stage(f"Gradients of the {corpus_name(role)}", "tokens", tokens, documents, work) as advance,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always", SlowPathWarning)
@@ -277,7 +278,9 @@ class Sketching:
         self._found += [remark for remark in store.remarks() if remark not in self._found]
         if config.features is not None:
             work = Work(role=role, unit="documents")
-            with self._stages.stage(f"Fetching the {role}'s", "shards", store.num_shards, work=work) as advance:
+            with self._stages.stage(
+                f"Fetching the features of the {corpus_name(role)}", "shards", store.num_shards, work=work
+            ) as advance:
                 store = store.fetched(self._home(role), replace=config.overwrite, advance=advance)
         if (coverage := engine.coverage()) is not None:
             self._run.write_coverage(manifest.coverage_entry(coverage))
@@ -287,7 +290,9 @@ class Sketching:
         self, role: str, corpus: Corpus, rows_per_shard: int, wanted: Callable[[int], bool] = lambda _: True
     ) -> FeatureStore:
         work = Work(role=role, unit="tokens")
-        with self._stages.stage(f"N-grams of the {role}", "documents", corpus.num_samples, work=work) as advance:
+        with self._stages.stage(
+            f"N-grams of the {corpus_name(role)}", "documents", corpus.num_samples, work=work
+        ) as advance:
             home = self._home(f"{role}-ngrams")
             return ngrams_of(
                 home,

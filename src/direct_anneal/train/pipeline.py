@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from direct_anneal.config.anneal import AnnealConfig
+from direct_anneal.config.names import corpus_name
 from direct_anneal.config.options import keep
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
@@ -163,7 +164,7 @@ def _read(
     work: Path,
     shown: Progress,
 ) -> Corpus:
-    with shown.stage(f"Reading the {role}", "documents") as advance:
+    with shown.stage(f"Reading the {corpus_name(role)}", "documents") as advance:
         corpus = prepare(
             sources,
             role=role,
