@@ -100,7 +100,7 @@ class TestThePage:
         options = {"objective": "descent", "num_tokens": 700, "bands": 2, "num_stiff": 4, "beside": "energy"}
         run = reported(select_again(done.out, out=tmp_path / "out", **options))
         text = harmless(content(run)).text
-        assert "the most descent on the validation loss" in text
+        assert "the largest decrease of the validation loss" in text
         assert "--objective energy" in text
 
 

@@ -99,8 +99,8 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
         counts = Counter(gradients.quarantined["reason"].to_pylist())
         reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
         doubts.append(
-            f"{role}: {len(gradients.quarantined):,} documents left out, because their gradients are unusable: {reasons} "
-            f"(the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
+            f"{role}: {len(gradients.quarantined):,} documents left out, because their gradients are unusable: "
+            f"{reasons} (the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.issues.to_manifest().items():
         doubts.append(f"{role}: {entry['count']:,} {ISSUES[kind]} ({PLACES.format(role)})")

@@ -102,8 +102,8 @@ def overlap_check(count: int) -> Check:
     return Check(
         "Overlap",
         "look",
-        f"{count:,} documents of the pool are in the validation set, too. They favour themselves, and scores on that set "
-        "will look too good. Remove them from one of the two",
+        f"{count:,} documents of the pool are in the validation set, too. They favour themselves, and scores on "
+        "that set will look too good. Remove them from one of the two",
     )
 
 
@@ -134,7 +134,10 @@ def _damage(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Check:
     if left_out := max(manifest["objective"].get("damaged", {}).values(), default=0):
         told += ". Documents that look damaged were left out; the notes count them"
     if left_out > MANY_LEFT_OUT * documents:
-        told += f". A single sign excluded {left_out:,} of {documents:,} documents. See whether the pool consists of templates"
+        told += (
+            f". A single sign excluded {left_out:,} of {documents:,} documents. See whether the pool consists of "
+            "templates"
+        )
         return Check("Damage", "look", told)
     if share > FEW_LOOPS:
         told += (
