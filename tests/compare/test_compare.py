@@ -243,7 +243,12 @@ class TestRuns:
     def test_from_the_command_line(self, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
         _, out, _ = done
         assert main(["compare", str(out.parent / "recipe.yaml"), "--out", str(out)]) == 0
-        assert "| direct | 2 |" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert [line.split()[:3] for line in said.splitlines() if line.split()[:1] == ["direct"]] == [
+            ["direct", "0%", "2"]
+        ]
+        assert said.index("before annealing") < said.index("Verdict") < said.index(" direct against random at 0%")
+        assert said.splitlines()[-1] == f"Written to {out}: report.html, table.md, pareto.svg, runs.jsonl"
         assert "| direct | 2 |" in (out / "table.md").read_text()
         assert (out / "pareto.svg").read_text().startswith("<?xml")
 

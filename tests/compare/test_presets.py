@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.compare import read_recipe
-from direct_anneal.compare.presets import TARGET, write_recipe
+from direct_anneal.compare.presets import TARGET, _options_of_arm, write_recipe
 from direct_anneal.errors import InputError
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import select
@@ -56,6 +56,40 @@ def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run
     before = again.read_bytes()
     write_recipe(run, "quick", tmp_path)
     assert again.read_bytes() == before
+
+
+def test_the_prompts_of_a_benchmark_go_along(checkpoint: Path, tmp_path: Path) -> None:
+    questions = [
+        {**record, "question": f"q {number} ? "}
+        for number, record in enumerate(documents(8, seed=34, prefix="v", domains=("prose",)))
+    ]
+    write_jsonl(tmp_path / "pool.jsonl", documents(20, seed=33, prefix="p"))
+    write_jsonl(tmp_path / "questions.jsonl", questions)
+    select(
+        model=str(checkpoint),
+        pool=str(tmp_path / "pool.jsonl"),
+        validation=str(tmp_path / "questions.jsonl"),
+        prompt_field="question",
+        out=tmp_path / "run",
+        fraction=0.25,
+        objective="descent",
+        sketch_size=SKETCH_SIZE,
+    )
+    recipe = read_recipe(write_recipe(tmp_path / "run", "quick", tmp_path / "out"))
+    assert recipe.prompt_field == "prompt"
+    (scenario,) = recipe.scenarios
+    parts = {
+        role: [json.loads(line) for path in getattr(scenario, role) for line in Path(path).read_text().splitlines()]
+        for role in ("pool", "validation", "held_out")
+    }
+    asked = {record["id"]: record["question"] for record in questions}
+    told = {record["id"]: record["prompt"] for part in parts.values() for record in part if "prompt" in record}
+    assert told == asked
+
+
+def test_a_checkpoints_own_code_is_not_allowed_by_a_run() -> None:
+    """A run may come from a stranger."""
+    assert _options_of_arm({"trust_remote_code": True, "elbow": 0.5}) == {"elbow": 0.5}
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from direct_anneal.config.files import CompareConfig
 
 
 def _compare(options: dict[str, Any]) -> dict[str, Any]:
+    from rich.console import Console
+
     from direct_anneal.compare import compare, read_recipe
     from direct_anneal.compare.presets import write_recipe
     from direct_anneal.compare.report import write_report, write_results
+    from direct_anneal.compare.summary import print_results
     from direct_anneal.report import try_report
 
     quieten_transformers()
@@ -21,11 +24,11 @@ def _compare(options: dict[str, Any]) -> dict[str, Any]:
     path = config.recipe or write_recipe(Path(str(config.run)), config.preset, out)
     recipe = read_recipe(path)
     lines = compare(recipe, out, workers=config.workers, track=config.track)
-    text = write_results(recipe, lines, out)
-    print(text)
+    rows, verdicts = write_results(recipe, lines, out)
     try_report(out, write_report)
-    files = ["runs.jsonl", "table.md", "pareto.svg", "report.html"]
-    print(f"{out}/{', '.join(files)}")
+    print_results(rows, verdicts, recipe.reference, Console())
+    files = ["report.html", "table.md", "pareto.svg", "runs.jsonl"]
+    print(f"\nWritten to {out}: {', '.join(files)}")
     return {"command": "compare", "out": str(out), "num_runs": len(lines), "files": files}
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts
+from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts_at
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import hashed_order
@@ -27,12 +27,18 @@ from direct_anneal.train.pipeline import load_optimizer_state
 PresetName = Literal["quick", "standard"]
 
 TARGET = "target"  # domain of the validation documents
+PROMPT = "prompt"  # field of the prompts
 OPTIMIZER = "optimizer.pt"
 _RATE = 3e-4  # where the checkpoint says nothing of its own
 _FEWEST_VALIDATION = 8
-# Options of a run that say where and how, not what is chosen; the comparison sets them itself.
-_NOT_OF_AN_ARM = {"model", "pool", "validation", "retain", "retain_floor", "out", "overwrite"}
-_NOT_OF_AN_ARM |= {"num_samples", "num_tokens", "fraction"}
+# Options of a run that say where and how, not what is chosen, or that the comparison sets itself. A run that allowed a
+# checkpoint's own code does not allow it here.
+_NOT_OF_AN_ARM = {
+    *("model", "revision", "subfolder", "trust_remote_code", "max_length", "device", "batch_tokens"),
+    *("pool", "validation", "retain", "retain_floor", "text_field", "id_field", "domain_field", "prompt_field"),
+    *("num_samples", "num_tokens", "fraction", "replay", "force_in", "force_out"),
+    *("out", "overwrite", "features", "engine", "workers", "ray_address"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     manifest = RunDir.open(run).manifest
     asked: dict[str, Any] = manifest["config"]
     size = PRESETS[preset]
-    checkpoint = Checkpoint(asked["model"])
-    names = Fields(text=asked["text_field"], id=asked["id_field"], domain=asked["domain_field"])
+    checkpoint = Checkpoint(asked["model"], revision=asked["revision"], subfolder=asked["subfolder"])
+    names = Fields(**{role: asked[f"{role}_field"] for role in ("text", "id", "domain", "prompt")})
     files = out / "documents"
     documents = {}
     for role in ("pool", "validation"):
@@ -82,7 +88,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
             directory=files / "corpus" / role,
         )
         most = size.pool + size.general if role == "pool" else corpus.num_samples
-        documents[role] = _records(corpus, names.text, most)
+        documents[role] = _records(corpus, names, most)
     validation, pool = documents["validation"], documents["pool"]
     if len(validation) < _FEWEST_VALIDATION:
         raise InputError(
@@ -100,6 +106,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     scenario = {role: [str(_write(files / f"{role}.jsonl", records))] for role, records in parts.items()}
     content = {
         "model": str(checkpoint.directory),
+        **({PROMPT + "_field": PROMPT} if names.prompt else {}),
         "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
         "arms": {
             "random": {"baseline": "random"},
@@ -119,13 +126,23 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     return path
 
 
-def _records(corpus: Corpus, text_field: Any, most: int) -> list[dict[str, Any]]:
+def _records(corpus: Corpus, names: Fields, most: int) -> list[dict[str, Any]]:
     """Read at most so many documents, in the order of hashes of their ids."""
     ids, domains = corpus.index["id"].to_pylist(), corpus.index["domain"].to_pylist()
-    order = hashed_order(ids)
-    kept = set(order[:most])
-    found = {i: text for i, text in enumerate(texts(corpus, text_field)) if i in kept}
-    return [{"id": ids[i], "domain": domains[i], "text": found[i]} for i in order[:most]]
+    order = [int(i) for i in hashed_order(ids)[:most]]
+    texts = texts_at(corpus, order, names.text)
+    prompts = texts_at(corpus, order, names.prompt) if names.prompt else {}
+    if lacking := next((ids[i] for i in order if texts[i] is None), None):
+        raise InputError(
+            subject="documents of the run",
+            must="have their text, to be divided anew",
+            got=f"but {lacking} has tokens alone",
+            do="write a recipe by hand, with files of tokens",
+        )
+    return [
+        {"id": ids[i], "domain": domains[i], "text": texts[i], **({PROMPT: prompts[i]} if prompts.get(i) else {})}
+        for i in order
+    ]
 
 
 def _general(domain: str) -> str:
@@ -154,10 +171,10 @@ def _fraction(manifest: dict[str, Any]) -> float:
 def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the run's options that its choice depends on, but for those that name documents or are their defaults."""
     plain = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
-    left_out = _NOT_OF_AN_ARM | {"text_field", "id_field", "domain_field", "prompt_field", "max_length", "device"}
-    left_out |= {"force_in", "force_out", "features", "engine", "workers", "ray_address", "batch_tokens"}
     return {
-        name: value for name, value in asked.items() if name not in left_out and name in plain and value != plain[name]
+        name: value
+        for name, value in asked.items()
+        if name not in _NOT_OF_AN_ARM and name in plain and value != plain[name]
     }
 
 

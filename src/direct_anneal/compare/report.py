@@ -15,7 +15,7 @@ from direct_anneal.compare.fronts import fronts
 from direct_anneal.compare.pipeline import RESULTS, known_runs
 from direct_anneal.compare.statistics import Row, key_of, table
 from direct_anneal.compare.tables import markdown, plot_pareto
-from direct_anneal.compare.verdicts import GUARD, recommendation, verdicts
+from direct_anneal.compare.verdicts import GUARD, Verdict, recommendation, verdicts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.records import read_record, write_record
@@ -59,8 +59,10 @@ def keep_recipe(recipe: Recipe, directory: Path) -> None:
     write_record(directory / RECIPE, json.loads(json.dumps(asdict(recipe), default=dict)))
 
 
-def write_results(recipe: Recipe, lines: Sequence[dict[str, Any]], out: Path) -> str:
-    """Write table.md and pareto.svg of finished runs, keep the recipe beside them, and return the table's text."""
+def write_results(
+    recipe: Recipe, lines: Sequence[dict[str, Any]], out: Path
+) -> tuple[Sequence[Row], Sequence[Verdict]]:
+    """Write table.md and pareto.svg of finished runs, and keep the recipe beside them; return rows and verdicts."""
     rows = table(lines, recipe.reference)
     judged = verdicts(lines, against_of(asdict(recipe)), recipe.guard)
     text = markdown(rows, recipe.reference, fronts(lines, recipe.reference), judged)
@@ -68,7 +70,7 @@ def write_results(recipe: Recipe, lines: Sequence[dict[str, Any]], out: Path) ->
         temporary.write_text(text, encoding="utf-8")
     plot_pareto(rows, out / "pareto.svg")
     keep_recipe(recipe, out)
-    return text
+    return rows, judged
 
 
 def write_report(directory: Path) -> Path:

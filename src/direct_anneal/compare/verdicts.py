@@ -48,7 +48,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict as one line of text."""
         place = f"{self.arm} against {self.against} at {self.replay:.0%} replay"
-        figures = f"target {_said(self.target)}, others {_said(self.others)}"
+        figures = f"target {difference_text(self.target)}, others {difference_text(self.others)}"
         if self.decision != "inconclusive":
             return f"{self.decision}: {place}: {figures}"
         more = f"about {self.seeds} seeds would decide" if self.seeds else f"more than {MOST_SEEDS} seeds would decide"
@@ -119,7 +119,7 @@ def recommendation(found: Sequence[Verdict]) -> list[str]:
             best = min(adopted, key=lambda one: one.target.mean)
             said.append(
                 f"{scenario}, {model}: adopt {best.arm}, {best.fraction:.0%} of the pool with {best.replay:.0%} "
-                f"replay: target {_said(best.target)}, others {_said(best.others)} against {first}"
+                f"replay: target {difference_text(best.target)}, others {difference_text(best.others)} against {first}"
             )
         elif any(one.decision == "inconclusive" for one in own if one.against == first):
             said.append(
@@ -145,7 +145,8 @@ def _seeds_for(difference: Difference, distance: float) -> int | None:
     return None
 
 
-def _said(difference: Difference) -> str:
+def difference_text(difference: Difference) -> str:
+    """Write a difference with its interval, where it has one."""
     if difference.low is None or difference.high is None:
         return f"{difference.mean:+.4f}"
     return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
