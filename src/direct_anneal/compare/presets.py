@@ -104,9 +104,8 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
         raise InputError(subject="the run's pool", must="have at least 5 documents", got=f"but has {len(pool)}")
     parts = {"pool": pool[count:], "validation": seen, "held_out": scored + general}
     scenario = {role: [str(_write(files / f"{role}.jsonl", records))] for role, records in parts.items()}
-    content = {
+    content: dict[str, Any] = {
         "model": str(checkpoint.directory),
-        **({PROMPT + "_field": PROMPT} if names.prompt else {}),
         "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
         "arms": {
             "random": {"baseline": "random"},
@@ -119,6 +118,8 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
         "select": {"max_length": asked["max_length"], "device": asked["device"]},
         "anneal": {**_annealing(checkpoint), "device": asked["device"]},
     }
+    if names.prompt:
+        content["prompt_field"] = PROMPT
     path = out / "recipe.yaml"
     out.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
