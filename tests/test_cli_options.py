@@ -235,7 +235,7 @@ def test_flags_are_texts_until_their_option_says_more() -> None:
 
 
 class TestInit:
-    @pytest.mark.parametrize("command", ["select", "features", "plan", "solve", "anneal", "evaluate"])
+    @pytest.mark.parametrize("command", [each.name for each in COMMANDS if each.takes_file])
     def test_the_file_has_every_option_and_only_those_that_must_be_given_are_set(
         self, tmp_path: Path, command: str
     ) -> None:

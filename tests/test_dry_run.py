@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.cli import COMMANDS, main
+from direct_anneal.cli.init import template
 from direct_anneal.io.lock import LOCK, MARK
 from selection.tiny import SKETCH_SIZE, documents, write_jsonl
 
@@ -17,27 +18,39 @@ pytestmark = pytest.mark.usefixtures("without_reports")
 
 @pytest.fixture(scope="module")
 def desk(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with documents, and a finished run of everything that is cheap."""
+    """A directory with documents and a finished run, "select"."""
     directory = tmp_path_factory.mktemp("desk")
     write_jsonl(directory / "pool.jsonl", documents(60, seed=11))
     write_jsonl(directory / "validation.jsonl", documents(8, seed=12, prefix="v"))
     (directory / "optimizer.pt").touch()
+    (directory / "given").mkdir()
+    words = words_of(directory, checkpoint)["select"]
+    assert main(["select", *words, "--out", str(directory / "select"), "--quiet"]) == 0
     return directory
 
 
 def words_of(desk: Path, checkpoint: Path) -> dict[str, list[str]]:
-    """A command line that works for each command, in the order in which they need each other."""
-    pool, run = str(desk / "pool.jsonl"), str(desk / "select")
+    """A command line that works for each command that writes, but for --out, or passes for one in a dry run."""
+    pool, run, given = (str(desk / name) for name in ("pool.jsonl", "select", "given"))
     made = ["--model", str(checkpoint), "--pool", pool, "--validation", str(desk / "validation.jsonl")]
     made += ["--sketch-size", str(SKETCH_SIZE)]
     choose = ["--objective", "matching", "--fraction", "0.25", "--replay", "0.5"]
     return {
         "select": [*made, *choose],
         "features": made,
+        "solve": [run, "--fraction", "0.5"],
+        "report": [run],
         "export": [run, "--to", "jsonl"],
+        "distil": [run],
+        "score": ["--scorer", given, "--pool", pool, "--fraction", "0.5"],
+        "merge": [given, "--fraction", "0.5"],
+        "weights": [run, "--to", "megatron"],
+        "convert": [given, "--model-config", str(checkpoint)],
         "anneal": ["--model", str(checkpoint), "--data", pool, "--epochs", "1", "--learning-rate", "0.001"],
         "evaluate": ["--model", str(checkpoint), "--data", pool],
+        "compare": ["--from", run],
         "init": [],
+        "demo": [],
     }
 
 
@@ -48,19 +61,48 @@ def state_of(directory: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_it_changes_nothing_and_names_the_files_that_are_written(
-    desk: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", [each.name for each in COMMANDS if each.writes is not None])
+def test_no_command_writes_anything(
+    desk: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.chdir(desk)
+    before = state_of(desk)
+    own_place = name in ("report", "merge", "compare", "init", "demo", "weights")  # with or without --out
+    out = [] if own_place else ["--out", str(desk / "new")]
+    assert main([name, *words_of(desk, checkpoint)[name], *out, "--dry-run"]) == 0, capsys.readouterr().err
+    assert state_of(desk) == before
+    assert f"Dry run of {name}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [each.name for each in COMMANDS if each.takes_file and each.writes is not None])
+def test_a_file_of_init_is_taken_once_its_gaps_are_filled(
+    desk: Path, checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    values = {"out": tmp_path / "new", "model": checkpoint, "pool": desk / "pool.jsonl", "data": desk / "pool.jsonl"}
+    values |= {"validation": desk / "validation.jsonl", "scorer": desk / "given"}
+    text = template(next(each for each in COMMANDS if each.name == name))
+    for option, value in {**values, "learning_rate": 0.001}.items():
+        text = text.replace(f"\n{option}: FILL-IN\n", f"\n{option}: {value}\n")
+    (tmp_path / "options.yaml").write_text(text)
+    flags = {
+        "select": ["--fraction", "0.25"],
+        "solve": [str(desk / "select")],
+        "anneal": ["--epochs", "1"],
+        "evaluate": ["--data", str(desk / "pool.jsonl")],
+    }
+    assert main([name, *flags.get(name, []), "--config", str(tmp_path / "options.yaml"), "--dry-run"]) == 0
+
+
+def test_it_names_the_files_that_are_written(desk: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("select", "export", "anneal", "init"):  # one of each kind: the others take seconds
         words = words_of(desk, checkpoint)[name]
         line = [name, *words, "--out", str(desk / name), "--log-format", "json"]
-        before = state_of(desk)
         assert main([*line, "--dry-run"]) == 0, capsys.readouterr().err
-        assert state_of(desk) == before, name
         told = json.loads(capsys.readouterr().err.splitlines()[-1])
         assert told["dry_run"] is True
         assert told["writes"] == str(desk / name)
-        assert main(line) == 0, capsys.readouterr().err
+        if name != "select":  # which is there
+            assert main(line) == 0, capsys.readouterr().err
         capsys.readouterr()
         if (desk / name).is_dir():
             made = {path.name + "/" * path.is_dir() for path in (desk / name).iterdir()} - {MARK, LOCK}

@@ -27,6 +27,6 @@ DEMO = Command(
     "result. It takes two or three minutes.",
     config=DemoConfig,
     run=_demo,
-    writes=Writes(files=("data/", "selection/", "path/"), earlier=None),
+    writes=Writes(files=("data/", "selection/"), earlier=None),
     takes_file=False,
 )

@@ -116,14 +116,14 @@ def _place(writes: Writes, config: Any, command: str) -> tuple[str | None, str]:
     if writes.earlier is None:
         if writes.option == "out" and (out / MARK).exists():
             raise InputError(field="out", must="be new, empty or an earlier comparison", got=f"but {out} holds a run")
-        return value, "there already; what is missing is added"
+        return value, "exists; what is missing is added"
     if not any((out / name).exists() for name in writes.earlier):
         kinds = f"new, empty or of an earlier {command}" if writes.earlier else "new or empty"
         raise InputError(field="out", must=f"be {kinds}", got=f"but {out} holds other files", do="choose another")
     if overwrite:
         return value, "holds an earlier result, which is replaced where it differs"
     if writes.resumes:
-        return value, "holds an earlier result; with the same options it is gone on with, with others it is refused"
+        return value, "holds an earlier result: the same options continue it, others are refused"
     raise InputError(f"{out} holds an earlier {command}: choose another directory, or allow overwriting")
 
 

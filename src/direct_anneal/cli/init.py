@@ -26,7 +26,7 @@ def _init(options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(field="out", must="be a new file", got=f"but {out} is there", do="choose another name")
     with replacing(out) as temporary:
         temporary.write_text(template(command), encoding="utf-8")
-    print(f"{out}: fill in what has no #, then direct-anneal {command.name} --config {out}")
+    print(f"{out} is written. Fill in the lines without #, then: direct-anneal {command.name} --config {out}")
     return {"command": "init", "out": str(out)}
 
 
@@ -34,7 +34,7 @@ def template(command: Command) -> str:
     """Return a file of all options of a command: the required ones to fill in, the others with their defaults, as
     comments.
     """
-    lines = [f"# Options of direct-anneal {command.name}. Flags go before this file. Remove a # to set an option."]
+    lines = [f"# Options of direct-anneal {command.name}. Flags override this file. Remove a # to set an option."]
     group = None
     for each in sorted(in_order(command.config), key=lambda each: not each.required):
         if each.meta.argument or each.meta.python_only:

@@ -198,11 +198,11 @@ class DemoConfig:
 class InitConfig:
     """Options of `init`."""
 
-    command: Literal["select", "features", "plan", "solve", "anneal", "evaluate"] = option(
+    command: Literal["select", "features", "plan", "solve", "score", "anneal", "evaluate"] = option(
         default="select",
         kw_only=False,
         metavar="COMMAND",
-        help="the command to write the options of: select, features, plan, solve, anneal or evaluate",
+        help="command to write the options of: select, features, plan, solve, score, anneal or evaluate",
     )
     out: OptionalPath = option(
         default=None, unset="COMMAND.yaml", affects="nothing", metavar="FILE", help="the file to write"
