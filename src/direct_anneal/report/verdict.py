@@ -28,7 +28,7 @@ class Verdict:
     Attributes:
         state: the worst of the checks'.
         sentence: the judgement in one sentence.
-        checks: question by question.
+        checks: question by question, the worst first.
         expectation: what is known of the gain.
         steps: what to do next.
         others: warnings of the run that no check repeats.
@@ -48,7 +48,7 @@ def judge(manifest: Mapping[str, Any], run: Path) -> Verdict:
     Args:
         run: its directory, as commands name it.
     """
-    checks = [*safety_checks(manifest), _left_out(manifest["corpora"]["pool"])]
+    checks = sorted([*safety_checks(manifest), _left_out(manifest["corpora"]["pool"])], key=_severity)
     told = {check.text for check in checks}
     bad, look = ([check.name.lower() for check in checks if check.state == state] for state in ("bad", "look"))
     if bad:
@@ -117,6 +117,10 @@ def _steps(run: Path, *, with_replay: bool) -> list[Step]:
             "Write it for a trainer, here OLMo-core", f"direct-anneal export {name} --to olmo-core{part} --out {export}"
         ),
     ]
+
+
+def _severity(check: Check) -> int:
+    return ("bad", "look", "unknown", "good").index(check.state)
 
 
 def _listed(names: list[str]) -> str:
