@@ -48,7 +48,7 @@ ALSO = {
     "baselines": {"sklearn"},
     "evaluate": {"yaml", "lm_eval"},
     "export": {"yaml", "huggingface_hub"},
-    "compare": {"yaml", "matplotlib", "markupsafe"},
+    "compare": {"yaml", "rich", "matplotlib", "markupsafe"},
 }
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
