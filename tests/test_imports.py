@@ -138,6 +138,40 @@ def test_the_core_needs_no_more_than_a_bare_node_has() -> None:
     assert set().union(*(_libraries(path) for path in MODULES if _part(path) in CORE)) <= CORE_NEEDS
 
 
+def test_the_core_draws_nothing() -> None:
+    """The command line asks for reports; what computes a choice knows of none, nor of what draws."""
+    for path in MODULES:
+        if _part(path) not in {"cli", "compare", "demo", "report"}:
+            assert "report" not in _parts_imported(path), path
+            assert not _libraries(path) & {"matplotlib", "jinja2"}, path
+
+
+def test_readers_of_a_run_do_not_know_how_it_was_made() -> None:
+    makers = {"selection", "objectives", "gradients", "curvature", "solver", "features", "path", "model"}
+    for path in MODULES:
+        if _part(path) in {"report", "export"}:
+            assert not _parts_imported(path) & makers, path
+
+
+def test_only_the_rooms_of_a_run_read_its_files() -> None:
+    """Elsewhere their names serve to see whether they are there, never to read them."""
+    names = {"MANIFEST", "EVIDENCE", "FRONTIER", "COVERAGE", "OPTIONS_FILE"}
+    files = {"manifest.json", "selection.parquet", "frontier.parquet", "coverage.json", "options.json"}
+    readers = {"read_record", "read_sealed", "read_content", "read_table", "read_metadata", "ParquetFile", "loads"}
+    readers |= {"load", "open", "read_text", "read_bytes"}
+    found = []
+    for path in MODULES:
+        if _part(path) == "run":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in readers:
+                words = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+                texts = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                if words & names or texts & files:
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
 def test_the_face_offers_what_it_lists() -> None:
     for name in direct_anneal.__all__:
         assert getattr(direct_anneal, name).__module__.startswith("direct_anneal.")
