@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 import direct_anneal
-from direct_anneal.cli import main
+from direct_anneal.cli import _parsed, main
+from direct_anneal.cli.flags import values
+from direct_anneal.config.option import settled
 from direct_anneal.demo import write_demo_corpus
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -83,6 +85,24 @@ def test_the_tutorial_from_the_benchmark_to_the_trainer(
     assert sorted(map(int, re.findall(r">(\d+) chosen</text>", picture))) == sorted(
         entry["selected"] for entry in counts.values()
     )
+
+
+def printed_commands(text: str) -> list[str]:
+    """Return what follows `direct-anneal` on lines of code and in code within a line."""
+    found, fenced = re.findall(r"`direct-anneal ([a-z]+ [^`]*)`", text), False
+    for line in text.replace("\\\n", " ").splitlines():
+        fenced ^= line.startswith("```")
+        if command := re.match(r"( *)(?:torchrun .*? -m direct_anneal|direct-anneal) +([a-z].*)", line):
+            found += [command[2]] if fenced or len(command[1]) == 4 else []
+    return found
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_commands_that_pages_print_are_ones(page: Path) -> None:
+    """Options and their values; the lab log aside, which tells of the commands as they were."""
+    for line in printed_commands(page.read_text(encoding="utf-8")) if page.stem != "log" else ():
+        command, given = _parsed([word for word in shlex.split(line, comments=True) if word != "..."])
+        settled(command.config, values(command.config, {k: v for k, v in given.items() if k != "dry_run"}))
 
 
 def test_pictures_of_pages_are_there() -> None:
