@@ -26,8 +26,10 @@ from direct_anneal.path.damage import (
     FEWEST_HEAD_TOKENS,
     HEAD_TOKENS,
     common_shares,
+    num_shuffles,
+    order_chances,
     repeated_share,
-    shuffled,
+    shuffles,
     word_starts,
 )
 
@@ -159,7 +161,8 @@ class Bench:
         self.common = common_shares(self.pool)
         self.told = self.pool.num_tokens >= FEWEST_HEAD_TOKENS
         self.heads = [Text(tokens[:HEAD_TOKENS], 1) for tokens in contents]
-        self.mixed = [Text(shuffled(head.tokens, starts, name), 1) for head, name in zip(self.heads, ids, strict=True)]
+        pairs = zip(self.heads, ids, strict=True)
+        self.mixed = [Text(tokens, 1) for head, name in pairs for tokens in shuffles(head.tokens, starts, name)]
         self.scores: dict[str, NDArray[np.float64]] = {}
         self.rows: dict[str, NDArray[np.int64]] = {}
         self.gathered = 0  # when the package's choices that are known were written
@@ -183,10 +186,13 @@ class Bench:
         heads = text_losses(
             model, stacked(weights, 1), [*self.heads, *self.mixed], window=WINDOW, batch_tokens=batch_tokens
         )[0]
-        count = len(self.heads)
-        order = np.where(self.told, 1 - heads[:count] / np.maximum(heads[count:], 1e-9), 1.0)
+        count = num_shuffles(np.minimum(self.pool.num_tokens, HEAD_TOKENS))
+        mixed = np.split(heads[len(count) :], np.cumsum(count)[:-1])
+        mean = np.array([each.mean() for each in mixed])
+        deviation = np.array([each.std(ddof=1) if len(each) > 1 else 0.0 for each in mixed])
+        order = np.where(self.told, order_chances(heads[: len(count)], mean, deviation, count), 1.0)
         # As the objective `path` leaves it out by default.
-        self.fine = (self.repeated <= 0.5) & (self.common <= 0.7) & (order >= 0.05)
+        self.fine = (self.repeated <= 0.5) & (self.common <= 0.7) & (order >= 0.93)
         own = embeddings(model, weights, self.pool, WINDOW, batch_tokens)
         target = embeddings(model, weights, self.validation, WINDOW, batch_tokens)
         self.scores["embedding similarity"] = largest_cosines(own, target)

@@ -62,7 +62,7 @@ def test_every_flipped_bit_is_detected_or_without_effect(run: Path) -> None:
 @pytest.fixture(scope="module")
 def path_run(checkpoint: Path, run: Path) -> Path:
     """A run by the descent path: its losses, and weights that are kept at the path's end."""
-    quick = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": -0.99}
+    quick = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": 1e-9}
     return chosen(checkpoint, run.parent, run.parent / "path", objective="path", objective_options=quick).out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,16 @@ import numpy as np
 import pytest
 
 from data.corpus_samples import prepared
-from direct_anneal.path.damage import FEWEST_DOCUMENTS, RUN, common_shares, repeated_share, shuffled, word_starts
+from direct_anneal.path.damage import (
+    FEWEST_DOCUMENTS,
+    RUN,
+    common_shares,
+    num_shuffles,
+    order_chances,
+    repeated_share,
+    shuffles,
+    word_starts,
+)
 from selection.tiny import byte_tokenizer, write_jsonl
 
 RNG = np.random.default_rng(3)
@@ -67,11 +78,44 @@ def test_words_are_shuffled_whole_and_the_first_stays() -> None:
     starts = word_starts(tokenizer, 300)
     text = "so it goes on and on until the end of it"
     tokens = np.array(tokenizer(text)["input_ids"], dtype=np.int64)
-    mixed = shuffled(tokens, starts, "some id")
-    words = tokenizer.decode(mixed).split(" ")
-    assert sorted(words) == sorted(text.split(" "))
-    assert words != text.split(" ")
-    assert words[0] == "so"
-    assert np.array_equal(mixed, shuffled(tokens, starts, "some id"))
-    assert not np.array_equal(mixed, shuffled(tokens, starts, "another"))
-    assert len(shuffled(np.zeros(0, np.int64), starts, "")) == 0
+    mixed = shuffles(tokens, starts, "some id")
+    assert len(mixed) == num_shuffles(np.array([len(tokens)]))[0] == 3
+    for each in mixed:
+        words = tokenizer.decode(each).split(" ")
+        assert sorted(words) == sorted(text.split(" "))
+        assert words != text.split(" ")
+        assert words[0] == "so"
+    assert len({each.tobytes() for each in mixed}) == 3
+    assert np.array_equal(mixed, shuffles(tokens, starts, "some id"))
+    assert not np.array_equal(mixed, shuffles(tokens, starts, "another"))
+    assert [len(each) for each in shuffles(np.zeros(0, np.int64), starts, "")] == [0] * 8
+
+
+def test_tokens_are_shuffled_where_there_are_no_words() -> None:
+    tokens = np.arange(100, 200)
+    (mixed,) = shuffles(tokens, np.zeros(300, dtype=bool), "some id")
+    assert sorted(mixed) == tokens.tolist()
+    assert mixed[0] == 100
+    assert (mixed != tokens).sum() > 80
+
+
+def test_few_documents_without_order_seem_to_have_one() -> None:
+    """A document among its own shuffles: r + 1 draws of one distribution, whose deviation is not the assumed one."""
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 4, 8):
+        for deviation in (0.02, 0.03, 0.04):
+            nats = 50 * (1 + deviation * rng.normal(size=(20_000, count + 1)))
+            rest = nats[:, 1:]
+            own = rest.std(axis=1, ddof=1) if count > 1 else np.zeros(20_000)
+            found = order_chances(nats[:, 0], rest.mean(axis=1), own, np.full(20_000, count))
+            assert (found >= 0.93).mean() < 0.15
+            assert deviation > 0.03 or (found >= 0.93).mean() < 0.08  # 0.07, five standard errors
+
+
+def test_order_is_the_formula() -> None:
+    nats, shuffled = 40.0, [50.0, 52.0, 47.0]
+    mean = sum(shuffled) / 3
+    squares = sum((each / mean - 1) ** 2 for each in shuffled)
+    z = (1 - nats / mean) / math.sqrt((squares + 4 * 0.03**2) / 6 * (1 + 1 / 3))
+    given = (np.array([nats]), np.array([mean]), np.array([np.std(shuffled, ddof=1)]), np.array([3]))
+    assert order_chances(*given) == pytest.approx(statistics.NormalDist().cdf(z))

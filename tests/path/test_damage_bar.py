@@ -1,4 +1,4 @@
-"""Damage that a path leaves out: a fifth of a small pool of real text is damaged, in four ways, and none is chosen."""
+"""Damage that a path leaves out: a quarter of a small pool of real text is damaged, in five ways; none is chosen."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MODULES = (
     "urllib.parse",
     "zipfile",
 )
-KINDS = ("shuffled", "random words", "loop", "notice")
-EACH = 5  # a twentieth of the pool each
+KINDS = ("shuffled", "short", "random words", "loop", "notice")
+EACH = 4  # a twentieth of the pool each
 NOTICE = "All rights reserved. Terms of use apply. Please sign in or contact us about cookies on this site. Page "
 # All but how the damaged are told apart; the bar is for what the default limits leave in.
 QUICK: dict[str, Any] = {"learning_rates": (1e-3,), "num_folds": 0, "max_passes": 1.0}
-OFF: dict[str, Any] = {"max_repeated": 1.0, "max_common": 1.0, "min_order": -0.99}
+OFF: dict[str, Any] = {"max_repeated": 1.0, "max_common": 1.0, "min_order": 1e-9}
 
 
 def docstrings() -> list[str]:
@@ -62,6 +62,7 @@ def damaged(texts: list[str], rng: random.Random) -> list[dict[str, str]]:
         phrase = " ".join(rng.sample(words, 12))
         made = {
             "shuffled": " ".join(rng.sample(own, len(own))),
+            "short": " ".join(rng.sample(own[:12], min(12, len(own)))),
             "random words": " ".join(rng.choices(words, k=60)),
             "loop": " ".join(6 * [phrase]),
             "notice": 2 * NOTICE + str(place),
@@ -73,7 +74,7 @@ def damaged(texts: list[str], rng: random.Random) -> list[dict[str, str]]:
 @pytest.mark.parametrize("target", ["domain", "task"])
 def test_no_kind_has_a_tenth_of_its_share(tmp_path: Path, target: str) -> None:
     texts, rng = docstrings(), random.Random(1)
-    pool, validation = texts[: 16 * EACH], texts[16 * EACH :][:40]
+    pool, validation = texts[: 15 * EACH], texts[15 * EACH :][:40]
     assert len(validation) == 40
     if target == "task":
         validation = [f"Question: what is {text.split()[0]}?\nAnswer: {text[:120]}" for text in validation]
@@ -93,8 +94,8 @@ def test_no_kind_has_a_tenth_of_its_share(tmp_path: Path, target: str) -> None:
     assert chosen_of(tmp_path / "run") > 0  # without limits some of it is
     select_again(tmp_path / "run", out=tmp_path / "limited", objective="path", objective_options=QUICK)
     assert chosen_of(tmp_path / "limited") == 0
-    left = evidence(tmp_path / "limited").to_pandas().query("domain == 'text'")
-    assert (left["order"] < 0.05).mean() < 0.05  # of what is whole, next to nothing is left out
+    whole = evidence(tmp_path / "limited").to_pandas().query("domain == 'text'")
+    assert (whole["order"] < 0.93).mean() < 0.03  # of what is whole, next to nothing is left out
 
 
 def chosen_of(run: Path) -> int:

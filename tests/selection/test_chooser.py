@@ -164,7 +164,7 @@ def test_with_retained_text_the_floor_is_in_the_choosers_gradients(
 def test_by_the_path(checkpoint: Path, large: Path, world: Path, tmp_path: Path) -> None:
     given = {
         "objective": "path",
-        "objective_options": {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": -1.0},
+        "objective_options": {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": 0.0},
         "fraction": 0.5,
     }
     select(model=large, chooser=checkpoint, **given, **options(world, tmp_path / "for-another"))

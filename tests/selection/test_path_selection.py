@@ -38,7 +38,7 @@ def selected(checkpoint: Path, world: Path, out: Path, **options: Any) -> Any:
         "validation": str(world / "validation.jsonl"),
         "out": out,
         "objective": "path",
-        "objective_options": {**QUICK, "min_order": -0.99},  # random weights read nothing better for its order
+        "objective_options": {**QUICK, "min_order": 1e-9},  # random weights read nothing better for its order
         "sketch_size": 32,
     }
     if not {"num_tokens", "num_samples"} & options.keys():
@@ -165,7 +165,7 @@ def test_several_paths_share_the_selection(checkpoint: Path, world: Path, tmp_pa
         *documents(12, seed=5, prefix="t", domains=("table",)),
     ]
     write_jsonl(tmp_path / "validation.jsonl", both)
-    quick = {**QUICK, "paths": "domains", "parts": "matching", "min_order": -1.0}
+    quick = {**QUICK, "paths": "domains", "parts": "matching", "min_order": 0.0}
     selected(
         checkpoint,
         world,
@@ -200,7 +200,7 @@ def test_verify_looks_at_the_losses(run: Path, tmp_path: Path) -> None:
 
 def test_stiff_directions_bound_what_is_chosen(checkpoint: Path, world: Path, tmp_path: Path) -> None:
     """Columns of the restrained path, a budget in bands, its frontier, `solve` at another one, and the report."""
-    own = {**QUICK, "min_order": -1.0, "num_restrained": 3}
+    own = {**QUICK, "min_order": 0.0, "num_restrained": 3}
     selected(checkpoint, world, tmp_path / "run", objective_options=own, budget_ratio=0.8, frontier=(0.8, 2.0))
     table, told = evidence(tmp_path / "run"), manifest(tmp_path / "run")
     plain, restrained, stiff = (table[name].to_numpy() for name in ("path", "path_restrained", "path_stiff"))

@@ -60,7 +60,7 @@ class PathObjective(SelectionObjective):
         parts: how several paths count together, "sum" or "matching".
         max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
         max_common: of its tokens, the largest share in runs that several documents have.
-        min_order: of its loss, the least share by which its words' order must help.
+        min_order: the least chance that the same words in random order are read worse; 0 looks at none.
         part_floor: f; where there are several paths, progress along each is at least that of an average choice of this
             size, and f times what the best choice for that path alone would add.
 
@@ -90,7 +90,7 @@ class PathObjective(SelectionObjective):
     budget_ratio: Ratio = "none"
     max_repeated: float = 0.5
     max_common: float = 0.7
-    min_order: float = 0.05
+    min_order: float = 0.93
     part_floor: float | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class PathObjective(SelectionObjective):
         self._path_options()  # which checks them
         for field in ("max_repeated", "max_common"):
             require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
-        require(-1 <= self.min_order < 1, "min_order", "in [-1, 1)", self.min_order)
+        require(0 <= self.min_order < 1, "min_order", "in [0, 1)", self.min_order)
         floor = self.part_floor
         require(floor is None or 0 <= floor < 1, "part_floor", "at least 0 and below 1", floor)
         ratio = self.budget_ratio
@@ -128,7 +128,7 @@ class PathObjective(SelectionObjective):
             device=config.device,
             dtype=dtype,
             optimizer=config.optimizer,
-            read_order=self.min_order > -1,
+            read_order=self.min_order > 0,
         )
 
     def build(self, inputs: Inputs) -> Built:

@@ -23,7 +23,14 @@ from direct_anneal.io.digests import sha256
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
-from direct_anneal.path.damage import FEWEST_HEAD_TOKENS, common_shares, repeated_share, word_starts
+from direct_anneal.path.damage import (
+    FEWEST_HEAD_TOKENS,
+    common_shares,
+    num_shuffles,
+    order_chances,
+    repeated_share,
+    word_starts,
+)
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
@@ -33,7 +40,7 @@ from direct_anneal.path.scoring import Sums
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
 from direct_anneal.progress import Progress, Work
 
-VERSION = 1  # of what the stored numbers mean
+VERSION = 2  # of what the stored numbers mean
 
 
 def descend(
@@ -79,8 +86,8 @@ def descend(
 
     Source: ours; relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and target-aligned paths
     (arXiv:2605.09404).
-    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"), and with `read_order` one over the
-    first 128 tokens of each document; beside the walks: at most `max_passes` (len(learning_rates) + k) passes of
+    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"), and with `read_order` one over at
+    most 128 tokens of each document; beside the walks: at most `max_passes` (len(learning_rates) + k) passes of
     training over the validation set. Restrained paths take a forward pass more for each, and a gradient of each
     document. Memory: the model twice in float32, and Adam's moments.
     """
@@ -202,8 +209,8 @@ def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, N
     order = np.full(pool.num_samples, np.nan)
     if run.config.read_order and run.checkpoint.has_tokenizer:
         mixed = scores.mixed(word_starts(run.checkpoint.load_tokenizer(), run.checkpoint.vocab_size))
-        told = (mixed.predicted >= FEWEST_HEAD_TOKENS - 1) & (mixed.nats > 0)
-        order[told] = 1 - start.head[told] / mixed.nats[told]
+        chances = order_chances(start.head, mixed["nats"], mixed["deviation"], num_shuffles(scores.heads))
+        order = np.where(mixed["predicted"] >= FEWEST_HEAD_TOKENS - 1, chances, np.nan)
     return {"repeated": repeated, "common": common, "order": order}
 
 

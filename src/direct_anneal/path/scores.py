@@ -20,7 +20,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ColumnStore
 from direct_anneal.features.storage import place_at
 from direct_anneal.io.digests import sha256
-from direct_anneal.path.damage import HEAD_TOKENS, shuffled
+from direct_anneal.path.damage import HEAD_TOKENS, num_shuffles, shuffles
 from direct_anneal.path.documents import Texts, Tokens
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, slope_name
@@ -30,6 +30,7 @@ from direct_anneal.path.walks import DIRECTIONS, Walks
 from direct_anneal.progress import Work
 
 COLUMNS = ("nats", "predicted", "head")
+MIXED_COLUMNS = ("nats", "deviation", "predicted")
 _MIXED, _SLOPES = "shuffled", "slopes"
 
 
@@ -44,6 +45,9 @@ class Scores:
         home: below it lie the stores.
         wanted: what the path depends on.
         rows_per_shard, replace, elsewhere: as for `descend`.
+
+    Attributes:
+        heads: tokens of each document whose order is looked at, (N,).
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Scores:
         self._run, self._pool, self._home, self._wanted = run, pool, home, wanted
         self._rows_per_shard, self._replace, self._elsewhere = rows_per_shard, replace, elsewhere
         self._sent: set[str] = set()
+        # Of a second window the model has not seen what is before it.
+        self.heads: NDArray[np.int64] = np.minimum(pool.num_tokens, min(HEAD_TOKENS, run.max_length))
 
     def __enter__(self) -> Scores:
         return self
@@ -75,11 +81,13 @@ class Scores:
 
     def mixed(self, starts: NDArray[np.bool_]) -> Sums:
         """Compute the losses at θ_s of every document's beginning, its words in random order.
+    def mixed(self, starts: NDArray[np.bool_]) -> Found:
+        """Nats at θ_s of every document's beginning, its words in random order: mean and deviation over shuffles.
 
         Args:
             starts: which tokens begin a word, (V,).
         """
-        return Sums(**self._passed(_MIXED, "Losses of shuffled words", COLUMNS, starts=starts))
+        return self._passed(_MIXED, "Losses of shuffled words", MIXED_COLUMNS, starts=starts)
 
     def slopes(self, count: int) -> NDArray[np.float64]:
         """Compute the slopes of every document's loss at θ_s along the run's stiff directions, (N, k).
@@ -123,7 +131,9 @@ class Scores:
             replace=self._replace,
         )
         missing = store.missing()
-        lengths = pool.num_tokens if starts is None else np.minimum(pool.num_tokens, HEAD_TOKENS)
+        lengths = pool.num_tokens
+        if starts is not None:
+            lengths = self.heads * num_shuffles(self.heads)
         total = int(lengths.sum())
         share = total / max(1, int(pool.num_tokens.sum()))
         forward, backward = (share, 0.0) if directions is None else (0.0, share)
@@ -154,13 +164,16 @@ class Scores:
 
     def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
         """Read contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
+        """Contents and prompts of a shard's documents; with `starts` shuffles of their beginnings, one's together."""
         contents = [self._pool.tokens(row) for row in rows]
         prompts = self._pool.num_prompt[_span(rows)]
         if starts is None:
             return contents, prompts
         names: list[str] = self._pool.index["id"][rows.start : rows.stop].to_pylist()
-        heads = [shuffled(tokens[:HEAD_TOKENS], starts, name) for tokens, name in zip(contents, names, strict=True)]
-        return heads, np.zeros_like(prompts)
+        heads = [tokens[:length] for tokens, length in zip(contents, self.heads[_span(rows)].tolist(), strict=True)]
+        pairs = zip(heads, names, strict=True)
+        mixed = [head for tokens, name in pairs for head in shuffles(tokens, starts, name)]
+        return mixed, np.zeros(len(mixed), dtype=prompts.dtype)
 
     def _fill(
         self,
@@ -187,6 +200,8 @@ class Scores:
             for shard, found in zip(waiting, self._computed(shards(), advance), strict=True):
                 made, rows = given.pop(shard), store.rows(shard)
                 if found is not None:
+                    if starts is not None:
+                        found = _over_shuffles(found, num_shuffles(self.heads[_span(rows)]))
                     store.write(shard, ids.slice(rows.start, len(rows)), found)
                     if self._elsewhere is not None:
                         advance(made.num_tokens)
@@ -254,6 +269,15 @@ def score_by_others(
                 batch_tokens=BATCH_TOKENS[device],
             )
         end_loss[rows] = found.means
+
+
+def _over_shuffles(found: Found, count: NDArray[np.int64]) -> Found:
+    """Return mean and deviation of nats over each document's shuffles, of which there are `count`, (n,)."""
+    first = np.cumsum(count) - count
+    mean = np.add.reduceat(found["nats"], first) / count
+    squares = np.add.reduceat((found["nats"] - np.repeat(mean, count)) ** 2, first)
+    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
+    return {"nats": mean, "deviation": deviation, "predicted": found["predicted"][first]}
 
 
 def scoring_model(run: Walks) -> nn.Module:
