@@ -139,7 +139,7 @@ def test_plan_of_a_path(
                 validation=str(world / "validation.jsonl"),
                 out=tmp_path / "out",
                 objective="path",
-                objective_options=QUICK,
+                objective_options={**QUICK, "min_order": 1e-9},
                 fraction=0.25,
             )
         )

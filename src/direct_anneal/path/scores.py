@@ -79,10 +79,8 @@ class Scores:
         label = "Losses of the pool at the start" if weights is None else f"Losses of the pool at the end ({name})"
         return Sums(**self._passed(name, label, COLUMNS, weights=weights))
 
-    def mixed(self, starts: NDArray[np.bool_]) -> Sums:
-        """Compute the losses at θ_s of every document's beginning, its words in random order.
     def mixed(self, starts: NDArray[np.bool_]) -> Found:
-        """Nats at θ_s of every document's beginning, its words in random order: mean and deviation over shuffles.
+        """Compute nats at θ_s of every document's beginning, its words shuffled: mean and deviation over shuffles.
 
         Args:
             starts: which tokens begin a word, (V,).
@@ -163,8 +161,7 @@ class Scores:
         )
 
     def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
-        """Read contents and prompts of a shard's documents; with `starts` their shuffled beginnings."""
-        """Contents and prompts of a shard's documents; with `starts` shuffles of their beginnings, one's together."""
+        """Read contents and prompts of a shard's documents; with `starts` all shuffles of their beginnings."""
         contents = [self._pool.tokens(row) for row in rows]
         prompts = self._pool.num_prompt[_span(rows)]
         if starts is None:
