@@ -193,10 +193,10 @@ def test_columns_in_great_depth_and_number(tmp_path):
 def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, make):
     for name in ("a.jsonl", "a.parquet", "a.npy", "a.json"):
         make(tmp_path / name)
-        passed_over: list = []
+        skipped: list = []
         (tmp_path / "real.jsonl").write_text('{"text": "a text"}\n')
-        assert [str(source) for source in expand(["."], "pool", None, passed_over)] == ["real.jsonl"]
-        assert [path.name for path in passed_over] == [name]
+        assert [str(source) for source in expand(["."], "pool", None, skipped)] == ["real.jsonl"]
+        assert [path.name for path in skipped] == [name]
         with pytest.raises(InputError):
             expand([name], "pool")
         (tmp_path / name).unlink()

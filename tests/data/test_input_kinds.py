@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.corpus_samples import prepared, texts, write_records
-from direct_anneal.data import Fields, TokenLayout, check_fields, expand, tell_passed_over, write_selected
+from direct_anneal.data import Fields, TokenLayout, check_fields, describe_skipped, expand, write_selected
 from direct_anneal.data.formats import FORMATS
 from direct_anneal.errors import InputError
 
@@ -114,13 +114,13 @@ def test_what_a_directory_holds_besides_is_said(tmp_path):
     (pool / "config.json").write_text('{\n "layers": 3\n}')
     (pool / "more.json").write_text('{"text": "a line"}\n{"text": "another"}\n')
     np.save(pool / "array.npy", np.zeros(3))
-    passed_over: list = []
-    sources = expand(["pool"], "pool", None, passed_over)
+    skipped: list = []
+    sources = expand(["pool"], "pool", None, skipped)
     assert [str(source) for source in sources] == ["pool/a.jsonl", "pool/more.json"]
-    assert {path.name for path in passed_over} == {
+    assert {path.name for path in skipped} == {
         *("README.md", "b.xml", ".secret.jsonl", "lone.idx", "_SUCCESS", "config.json", "array.npy")
     }
-    said = tell_passed_over(passed_over)
+    said = describe_skipped(skipped)
     assert "7 files of the directories passed over" in said
     for part in ("1 .md", "1 .xml", "1 .idx", "1 hidden", "1 without an ending", "1 .json that hold no documents"):
         assert part in said
@@ -133,9 +133,9 @@ def test_what_a_directory_holds_besides_is_said(tmp_path):
 def test_bounds_beside_headerless_tokens_are_no_csv(tmp_path):
     np.array([1, 2, 0], "<u2").tofile(tmp_path / "a.npy")
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"0,3,id,web\n", mtime=0))
-    passed_over: list = []
-    assert [str(source) for source in expand(["."], "pool", None, passed_over)] == ["a.npy"]
-    assert passed_over == []
+    skipped: list = []
+    assert [str(source) for source in expand(["."], "pool", None, skipped)] == ["a.npy"]
+    assert skipped == []
 
 
 @pytest.mark.parametrize(

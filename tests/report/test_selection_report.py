@@ -70,12 +70,12 @@ class TestThePage:
         table = pa.table({"score": [1.0, 2.0, 3.0, 4.0], "path": [4.0, 3.0, 2.0, None], "stiff_cost": [1.0] * 4})
         assert (
             Standing(table.append_column("selected", [[True, True, False, False]]))
-            .told({"path": 2.0})
+            .described({"path": 2.0})
             .startswith("loss")
         )
         standing = Standing(table.append_column("selected", [[False, False, True, True]]))
-        assert standing.told({"score": 4.0, "path": None, "stiff_cost": 1.0}) == "score in the top 25%"
-        told = standing.told({"score": 1.0, "path": 4.0, "stiff_cost": 1.0})
+        assert standing.described({"score": 4.0, "path": None, "stiff_cost": 1.0}) == "score in the top 25%"
+        told = standing.described({"score": 1.0, "path": 4.0, "stiff_cost": 1.0})
         assert told == "score in the bottom 25%, loss drop along the path in the top 33%"
 
     def test_is_one_small_file_that_is_made_again_to_the_same_bytes(self, done: Run, tmp_path: Path) -> None:

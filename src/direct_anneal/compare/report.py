@@ -106,7 +106,7 @@ def _content(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:
         raise InputError(f"a report needs at least one annealed arm, but {directory} has none yet: let compare go on")
     shown = [_shown(number, group, recipe["reference"]) for number, group in enumerate(groups)]
     judged = verdicts(lines, against_of(recipe), recipe.get("guard", GUARD))
-    content: dict[str, Any] = {"recipe": recipe, "groups": shown, "doubts": _doubts(recipe, groups), "lines": lines}
+    content: dict[str, Any] = {"recipe": recipe, "groups": shown, "caveats": _caveats(recipe, groups), "lines": lines}
     return content | {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
 
 
@@ -192,35 +192,35 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
     }
 
 
-def _doubts(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
+def _caveats(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     """List caveats that a careful reader of a comparison would ask about."""
-    doubts = []
+    caveats = []
     rows = [row for group in groups for row in group.rows]
     fewest = min(row.num_seeds for row in rows)
     if fewest < len(recipe["seeds"]):
-        doubts.append(f"not every run is finished: an arm has {fewest} of {len(recipe['seeds'])} seeds")
+        caveats.append(f"not every run is finished: an arm has {fewest} of {len(recipe['seeds'])} seeds")
     if fewest < FEW_SEEDS:
-        doubts.append(
+        caveats.append(
             f"seeds: {fewest}. That gives {'no interval' if fewest == 1 else 'wide intervals'}, and a lucky order of "
             "training can pass for a better choice"
         )
     compared = sum(row.target_difference is not None for row in rows)
     if compared > 1:
-        doubts.append(
+        caveats.append(
             f"{compared} differences to {recipe['reference']} are looked at, and no p-value is corrected for that: at "
             f"0.05, {compared * 0.05:.2g} of them would pass by chance alone"
         )
     forgetting = [row.arm for row in rows if _is(row.target_difference, -1) and _is(row.others_difference, 1)]
     if forgetting:
-        doubts.append(
+        caveats.append(
             f"better than {recipe['reference']} on the target, and worse on others: "
             f"{', '.join(dict.fromkeys(forgetting))}"
         )
-    doubts.append(
+    caveats.append(
         "seeds vary the order of training and what is random in a choice, but pool, validation set and checkpoint are "
         "one each"
     )
-    return doubts
+    return caveats
 
 
 def _is(difference: Any, sign: int) -> bool:

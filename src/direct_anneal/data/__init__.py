@@ -15,7 +15,7 @@ from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Issue
 from direct_anneal.data.preparation import ISSUES_FILE, prepare, readers_of, reopen
 from direct_anneal.data.sampling import Part, sample
-from direct_anneal.data.sources import Source, expand, tell_passed_over
+from direct_anneal.data.sources import Source, describe_skipped, expand
 from direct_anneal.data.texts import chosen_records, texts, texts_at
 from direct_anneal.data.token_cache import damaged_caches
 from direct_anneal.data.write import check_writable, write_rows, write_selected
@@ -35,13 +35,13 @@ __all__ = [
     "check_writable",
     "chosen_records",
     "damaged_caches",
+    "describe_skipped",
     "expand",
     "listed",
     "prepare",
     "readers_of",
     "reopen",
     "sample",
-    "tell_passed_over",
     "texts",
     "texts_at",
     "value_of",

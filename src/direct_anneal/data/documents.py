@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from direct_anneal.data.fields import TOKENS_FIELD, Fields, told, value_at, value_of
+from direct_anneal.data.fields import TOKENS_FIELD, Fields, quoted, value_at, value_of
 from direct_anneal.data.issues import Issue
 from direct_anneal.data.sources import BadRecord, Source
 from direct_anneal.data.special_tokens import TextTokenizer
@@ -69,12 +69,12 @@ def _document(source: Source, row: int, record: Mapping[str, Any] | BadRecord, f
     if not isinstance(text, str):
         text = None
     if text is None and tokens is None:
-        detail = f"neither a string in {told(fields.text)} nor tokens in {TOKENS_FIELD!r}"
+        detail = f"neither a string in {quoted(fields.text)} nor tokens in {TOKENS_FIELD!r}"
         return Issue(kind="no-text", source=str(source), row=row, detail=detail)
     prompt = value_of(record, fields.prompt)
     if prompt is not None and isinstance(prompt, str) != (text is not None):
         wanted = "a string, as the text is" if text is not None else "tokens, as the document is"
-        detail = f"{told(fields.prompt)} must hold {wanted}, but holds {type(prompt).__name__}"
+        detail = f"{quoted(fields.prompt)} must hold {wanted}, but holds {type(prompt).__name__}"
         return Issue(kind="bad-prompt", source=str(source), row=row, detail=detail)
     if prompt is not None and text is not None and not text.strip():
         detail = f"a prompt of {len(prompt)} characters, and nothing after it"
@@ -127,7 +127,7 @@ def _finished(
                 detail = f"an id that is neither a string nor an integer but {entry.strange_id}: named by its place"
                 yield Issue(kind="odd-id", source=str(source), row=entry.row, detail=detail)
             if options.fields.prompt and entry.prompt is None:
-                detail = f"nothing in {told(options.fields.prompt)}: kept, and predicted whole"
+                detail = f"nothing in {quoted(options.fields.prompt)}: kept, and predicted whole"
                 yield Issue(kind="no-prompt", source=str(source), row=entry.row, detail=detail)
             if len(tokens) > options.max_length:
                 detail = f"{len(tokens)} tokens, more than {options.max_length}: kept, to be split into windows"

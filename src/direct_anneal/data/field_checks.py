@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from direct_anneal.config.names import corpus_name
 from direct_anneal.data.corpus import Corpus
-from direct_anneal.data.fields import Fields, names_in, told
+from direct_anneal.data.fields import Fields, names_in, quoted
 from direct_anneal.data.sources import Source
 from direct_anneal.data.token_cache import CacheRecord
 from direct_anneal.errors import InputError, flag
@@ -37,14 +37,14 @@ def check_fields(fields: Fields, corpora: Mapping[str, Corpus]) -> list[str]:
             raise InputError(
                 field=option,
                 must="name a field that some record has",
-                got=f"but none has {told(names)}",
+                got=f"but none has {quoted(names)}",
                 do=f"take one of {', '.join(there[:_FIELDS_TOLD])}, or leave the option out",
             )
         instead = "; its file names are used" if option == "domain_field" else ""
-        remarks += [f"{role}: no record has {told(names)} ({flag(option)}){instead}" for role in lacking]
+        remarks += [f"{role}: no record has {quoted(names)} ({flag(option)}){instead}" for role in lacking]
         never = [name for name in names if not any(seen.get(name) for seen in known.values())]
         if never:
-            remarks.append(f"no record has {told(never)}, one of the names of {flag(option)}")
+            remarks.append(f"no record has {quoted(never)}, one of the names of {flag(option)}")
     return remarks
 
 
@@ -60,7 +60,7 @@ def nothing_usable(sources: Sequence[Source], records: Sequence[CacheRecord], ro
     )
     if counts["no-text"]:
         names = ", ".join(fields_there(sources)) or "no fields"
-        wrong = told(fields.text)
+        wrong = quoted(fields.text)
         return (
             f"{message}: no record has {wrong}; name the field that holds the text with {named('text_field')}; "
             f"the first record has {names}"

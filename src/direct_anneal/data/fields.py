@@ -94,10 +94,10 @@ def names_in(record: Mapping[str, Any], depth: int = _DEEPEST) -> Iterator[str]:
             yield str(name)
 
 
-def told(names: Names | None) -> str:
+def quoted(names: Names | None) -> str:
     """Return the names quoted and joined by "or", for messages.
 
-    >>> told(("text", "content"))
+    >>> quoted(("text", "content"))
     "'text' or 'content'"
     """
     return " or ".join(map(repr, listed(names)))

@@ -20,7 +20,7 @@ from direct_anneal.data.token_cache import (
     Options,
     TokenCache,
     cache_of,
-    remove_strangers,
+    remove_unknown,
     reusable_records,
     write_cache,
 )
@@ -103,7 +103,7 @@ def prepare(
         raise InputError(nothing_usable(sources, records, role, fields))
     corpus = assemble(sources, caches, records, options, directory)
     corpus.issues.write(directory / ISSUES_FILE)
-    remove_strangers(directory, caches)
+    remove_unknown(directory, caches)
     return corpus
 
 

@@ -26,7 +26,7 @@ from direct_anneal.data.formats.tables import STATE_FILE, dataset_files
 from direct_anneal.data.remote import Remote, hub_snapshot, is_remote, listed
 from direct_anneal.errors import InputError
 
-__all__ = ["BadRecord", "Source", "State", "expand", "tell_passed_over"]
+__all__ = ["BadRecord", "Source", "State", "describe_skipped", "expand"]
 
 State = tuple[tuple[str, int, int], ...]
 
@@ -120,7 +120,7 @@ def expand(
     patterns: Sequence[str],
     role: str,
     layout: TokenLayout | None = None,
-    passed_over: list[Path] | None = None,
+    skipped: list[Path] | None = None,
     cache: Path | None = None,
 ) -> list[Source]:
     """Return the sources that the patterns name, sorted by path, each real file once however often it is named.
@@ -133,7 +133,7 @@ def expand(
         role: what the sources are for ("pool", "validation"), for the messages.
         layout: of files of tokens; 32-bit tokens and no end token where left out.
         cache: where files behind URLs are fetched to, when they are first read.
-        passed_over: gets the files and hidden directories of directories that are not read; `tell_passed_over` says so.
+        skipped: gets the files and hidden directories of directories that are not read; `describe_skipped` says so.
 
     Raises:
         InputError: a pattern matches nothing; a file's extension is unknown; a DatasetDict stands where one split
@@ -149,7 +149,7 @@ def expand(
         else:
             found = [source for path in _matches(pattern) for source in listing.at(path)]
         if not found:
-            said = tell_passed_over(listing.passed_over)
+            said = describe_skipped(listing.skipped)
             raise InputError(
                 f"every {role} pattern must match a file, but {pattern!r} matches none in {Path.cwd()}: "
                 f"check it, and quote globs; {f'{said}; ' if said else ''}supported are {supported()}"
@@ -158,10 +158,10 @@ def expand(
             real = source.path.resolve() if source.remote is None else source.path
             # The spelling that stays must not depend on the order in which the patterns were named.
             sources[real] = min(sources.get(real, source), source, key=str)
-    if passed_over is not None:
+    if skipped is not None:
         # Not resolved: links may lead nowhere, or round and round.
         read = {source.path.absolute() for source in sources.values()}
-        passed_over += [path for path in dict.fromkeys(listing.passed_over) if path.absolute() not in read]
+        skipped += [path for path in dict.fromkeys(listing.skipped) if path.absolute() not in read]
     return sorted(sources.values(), key=str)
 
 
@@ -185,10 +185,10 @@ def _within(path: Path, directory: Path) -> str:
     return path.absolute().relative_to(directory.absolute()).as_posix()
 
 
-def tell_passed_over(paths: Sequence[Path]) -> str:
+def describe_skipped(paths: Sequence[Path]) -> str:
     """Count the files passed over, by their endings: "3 files passed over (2 .md, 1 .txt)"; empty if none.
 
-    >>> tell_passed_over([Path("a/README.md"), Path("a/LICENSE"), Path("b/README.md")])
+    >>> describe_skipped([Path("a/README.md"), Path("a/LICENSE"), Path("b/README.md")])
     '3 files of the directories passed over (2 .md, 1 without an ending), first a/README.md'
     """
     if not paths:
@@ -223,7 +223,7 @@ class _Listing:
 
     def __init__(self, layout: TokenLayout) -> None:
         self.layout = layout
-        self.passed_over: list[Path] = []
+        self.skipped: list[Path] = []
 
     def at(self, path: Path, above: tuple[Path, ...] = (), *, met: bool = False) -> list[Source]:
         """Return the sources of one path."""
@@ -270,7 +270,7 @@ class _Listing:
         for entry in entries:
             if entry.name.startswith(".") or not (entry.is_dir() or self._is_documents(entry)):
                 if main_file(entry) is None:  # else it is read with that
-                    self.passed_over.append(entry)
+                    self.skipped.append(entry)
             else:
                 found += self.at(entry, (*above, real), met=True)
         return found

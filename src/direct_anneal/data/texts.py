@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from direct_anneal.data.corpus import Corpus
-from direct_anneal.data.fields import Names, listed, told, value_of
+from direct_anneal.data.fields import Names, listed, quoted, value_of
 from direct_anneal.data.sources import BadRecord
 from direct_anneal.errors import InputError
 
@@ -25,7 +25,7 @@ def texts(corpus: Corpus, field: Names = "text") -> Iterator[str]:
         if not isinstance(text, str):
             source, row = (corpus.index[column][position].as_py() for column in ("source", "row"))
             raise InputError(
-                f"{source} must hold text in {told(field)} for this, but its row {row} has tokens alone: "
+                f"{source} must hold text in {quoted(field)} for this, but its row {row} has tokens alone: "
                 "give documents with their text"
             )
         yield text

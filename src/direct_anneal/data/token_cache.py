@@ -269,7 +269,7 @@ def write_cache(
     return record
 
 
-def remove_strangers(directory: Path, caches: Iterable[TokenCache]) -> None:
+def remove_unknown(directory: Path, caches: Iterable[TokenCache]) -> None:
     """Remove caches other than these, and temporaries; files that no cache could own stay."""
     keys = {cache.key for cache in caches}
     for path in directory.iterdir():

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
-from direct_anneal.data.sources import tell_passed_over
+from direct_anneal.data.sources import describe_skipped
 from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove, write_chosen
 from direct_anneal.distill.histogram import Cut, of_whole
 from direct_anneal.distill.parts import MAX_DOMAINS, SCORES, Part, is_scored, score_part
@@ -121,12 +121,12 @@ def is_of_scores(config: MergeConfig) -> bool:
 
 
 def _parts(patterns: Sequence[str], layout: TokenLayout, out: Path, note: Callable[[str], object]) -> list[Part]:
-    passed_over: list[Path] = []
-    expanded = expand(patterns, "pool", layout, passed_over, out / _FETCHED)
+    skipped: list[Path] = []
+    expanded = expand(patterns, "pool", layout, skipped, out / _FETCHED)
     sources = [source for source in expanded if source.remote is not None or not _is_below(source, out)]
     if not sources:
         raise InputError(field="pool", must=f"lie outside {option('out')}", got=f"but all of it is below {out}")
-    if said := tell_passed_over([path for path in passed_over if not path.resolve().is_relative_to(out.resolve())]):
+    if said := describe_skipped([path for path in skipped if not path.resolve().is_relative_to(out.resolve())]):
         note(f"pool: {said}")
     return [Part(number=number, source=source, state=source.state()) for number, source in enumerate(sources)]
 

@@ -43,7 +43,7 @@ class Standing:
         told = chosen.any() and not chosen.all() and np.median(score[chosen]) > np.median(score[~chosen])
         return ("score",) if told else ()
 
-    def told(self, row: dict[str, Any]) -> str:
+    def described(self, row: dict[str, Any]) -> str:
         """Say where a row of the table stands, as "score in the top 1 %, stiff cost in the top 40 %"."""
         found = []
         for name, values in self._columns.items():

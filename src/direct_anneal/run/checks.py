@@ -94,56 +94,56 @@ def of_spectrum(spectrum: Spectrum, *, known_in_part: bool) -> list[str]:
 
 def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[str]:
     """List the documents left out of a corpus, or kept with a remark."""
-    doubts = []
+    warnings = []
     if len(gradients.quarantined):
         counts = Counter(gradients.quarantined["reason"].to_pylist())
         reasons = ", ".join(f"{counts[reason]:,} {told}" for reason, told in QUARANTINE.items() if counts[reason])
-        doubts.append(
+        warnings.append(
             f"{role}: {len(gradients.quarantined):,} documents left out, because their gradients are unusable: "
             f"{reasons} (the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.issues.to_manifest().items():
-        doubts.append(f"{role}: {entry['count']:,} {ISSUES[kind]} ({PLACES.format(role)})")
+        warnings.append(f"{role}: {entry['count']:,} {ISSUES[kind]} ({PLACES.format(role)})")
     empty = [str(source) for source, size in zip(corpus.sources, np.diff(corpus.bounds), strict=True) if not size]
     if empty:
         more = f" and {len(empty) - MAX_SOURCES:,} more" if len(empty) > MAX_SOURCES else ""
-        doubts.append(
+        warnings.append(
             f"{role}: no document of {', '.join(empty[:MAX_SOURCES])}{more} can be used. If the text is in "
             "another field, name it, too: --text-field text content"
         )
-    return doubts
+    return warnings
 
 
 def of_selection(selection: Selection, pool: SketchedGradients, config: SelectConfig, least: float | None) -> list[str]:
     """Warn where the selection is not what was asked for: a relaxed budget, tokens that were not filled."""
-    doubts = []
+    warnings = []
     if least is not None:
         asked = getattr(config.chosen_objective, "budget_ratio", None)
-        doubts.append(
+        warnings.append(
             f"the budget was relaxed. A ratio of {asked} is infeasible at this size; the least feasible one is "
             f"{least:.4g}, and {RELAXED_MARGIN:g} times that was used"
         )
     if config.num_tokens is not None:
         held = int(pool.samples["num_tokens"].to_numpy()[selection.indices].sum())
         if held < UNFILLED * config.num_tokens:
-            doubts.append(
+            warnings.append(
                 f"the selection holds {held:,} of the {config.num_tokens:,} tokens asked for. No other "
                 "document fits under the constraints"
             )
-    return doubts
+    return warnings
 
 
 def of_size(selection: Selection, samples: pa.Table) -> list[str]:
     """Warn where the selection is most of the pool."""
     tokens = samples["num_tokens"].to_numpy()
     held, whole = int(tokens[selection.indices].sum()), int(tokens.sum())
-    doubts = []
+    warnings = []
     if whole < HARDLY_MORE * held:
-        doubts.append(
+        warnings.append(
             f"the selection is {held / whole:.0%} of the pool's tokens, so there was hardly anything to choose "
             "from. Choose fewer documents, or give a larger pool"
         )
-    return doubts
+    return warnings
 
 
 def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
@@ -164,17 +164,17 @@ def of_measure(selection: Selection, problem: SelectionProblem) -> list[str]:
     spread = count * share * (1 - share) * within  # of the sum of a random sample without replacement
     sign = {"energy": 1.0, "descent": 0.0, "matching": -1.0}[problem.objective]
     by_chance, of_all = _value(problem, share * total) + sign * spread, _value(problem, total)
-    own, doubts = f"by the objective's own value the selection ({selection.objective:.4g})", []
+    own, warnings = f"by the objective's own value the selection ({selection.objective:.4g})", []
     if selection.objective < by_chance:
-        doubts.append(
+        warnings.append(
             f"{own} is worse than random documents of the same size ({by_chance:.4g} on average). Relax a constraint, "
             "or choose at random"
         )
     if problem.objective == "matching" and selection.objective < of_all:
-        doubts.append(
+        warnings.append(
             f"{own} is worse than the whole pool ({of_all:.4g}). Choose more documents, or give a larger pool"
         )
-    return doubts
+    return warnings
 
 
 def _value(problem: SelectionProblem, total: NDArray[np.float64]) -> float:

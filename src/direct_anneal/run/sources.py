@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from direct_anneal.config.features import FeaturesConfig
-from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, expand, tell_passed_over
+from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, describe_skipped, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.model.checkpoint import Checkpoint
 
@@ -81,8 +81,8 @@ def sources_of(
         cache: where files behind URLs are fetched to; in the run's directory where left out.
     """
     layout = tokens.layout(config)
-    passed_over: list[Path] = []
-    expanded = expand(getattr(config, role), role, layout, passed_over, cache or out / "fetched")
+    skipped: list[Path] = []
+    expanded = expand(getattr(config, role), role, layout, skipped, cache or out / "fetched")
     sources = [
         source for source in expanded if source.remote or not source.path.resolve().is_relative_to(out.resolve())
     ]
@@ -92,7 +92,7 @@ def sources_of(
         )
     if len(sources) < len(expanded):
         found.append(f"{role}: {len(expanded) - len(sources)} files left out, they lie below {out}")
-    if said := tell_passed_over([path for path in passed_over if not path.absolute().is_relative_to(out.absolute())]):
+    if said := describe_skipped([path for path in skipped if not path.absolute().is_relative_to(out.absolute())]):
         found.append(f"{role}: {said}")
     if any(source.format == HEADERLESS for source in sources) and layout.assumed():
         found.append(f"{role}: headerless tokens: {layout.assumed()}")

@@ -38,9 +38,9 @@ from direct_anneal.selection.flops import flops, num_windows
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.pipeline import Documents, choose, computed, reading
-from direct_anneal.selection.rows_alike import rows_alike
 from direct_anneal.selection.spectrum import curvature_of
 from direct_anneal.selection.stages import Clock, Stages
+from direct_anneal.selection.synthetic_rows import synthetic_rows
 
 NUM_SAMPLED = 1024  # records that are read of each corpus
 _FIRST_TOKENS = 4096  # of each corpus, that the model sees at first
@@ -225,7 +225,7 @@ class _Rehearsal:
         trial = replace(trial, fraction=max(share, 1 / count), out=str(home))
         try:
             with RunDir.create(home, trial, documents.tokens) as run:
-                choose(trial, run, rows_alike(known, documents.corpora), stages, [])
+                choose(trial, run, synthetic_rows(known, documents.corpora), stages, [])
         except InputError as error:
             self._remarks.append(f"choosing and writing are not counted, there is no choice among the sample: {error}")
         else:

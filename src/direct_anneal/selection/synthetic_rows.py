@@ -20,7 +20,7 @@ from direct_anneal.selection.known import Known
 from direct_anneal.solver import Block
 
 
-def rows_alike(known: Known, corpora: Mapping[str, Corpus]) -> Known:
+def synthetic_rows(known: Known, corpora: Mapping[str, Corpus]) -> Known:
     """Build what might be known of other documents: each has what one of these has, mixed with another's directions.
 
     Args:
