@@ -160,6 +160,13 @@ def test_modules_that_pages_name_are_there() -> None:
     assert not [name for name in named if not any((place / name[1]).exists() for place in places)]
 
 
+def test_the_architecture_names_every_room() -> None:
+    package = Path(direct_anneal.__file__).parent
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    named = set(re.findall(r"`(\w+)`", (DOCS / "architecture.md").read_text(encoding="utf-8")))
+    assert rooms - named == {"__init__", "__main__"}
+
+
 def test_the_site_has_every_page() -> None:
     """A page that the navigation does not name is found by nobody."""
     navigation = tomllib.loads((DOCS.parent / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
