@@ -36,6 +36,7 @@ FUNCTIONS = {
     "evaluate": "direct_anneal.evaluate.pipeline:evaluate",
 }
 HEAVY = {"torch", "transformers", "pyarrow", "scipy", "numpy", "safetensors", "matplotlib", "rich", "yaml", "jinja2"}
+HEAVY |= {"multiprocessing"}
 
 
 def function_of(command: str) -> Any:

@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any, NoReturn
 
 from direct_anneal.cli.anneal import ANNEAL
@@ -151,10 +150,24 @@ def _hang_up() -> None:
 def _bug(output: Output) -> int:
     output.trace()
     return output.failure(
-        f"this is a bug in direct-anneal {version('direct-anneal')}: please report it with the lines above and the "
-        "command; what was done is kept",
+        f"this is a bug in {_version()}: please report it with the lines above and the command; what was done is kept",
         EXIT_BUG,
     )
+
+
+def _version() -> str:
+    from importlib.metadata import version  # takes as long to load as all options
+
+    return f"direct-anneal {version('direct-anneal')}"
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **given)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(_version())
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -210,7 +223,7 @@ def build_parser() -> argparse.ArgumentParser:
         "compare measures on small runs whether the choice pays, and export writes it for a trainer. "
         "`direct-anneal COMMAND --help` has the options of a command.",
     )
-    parser.add_argument("--version", action="version", version=f"direct-anneal {version('direct-anneal')}")
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     add_print_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -12,7 +12,6 @@ from direct_anneal.config.types import Amounts, Names, PathText, Texts
 from direct_anneal.config.values import amounts
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
-from direct_anneal.io.processes import num_cores
 
 _SIZE = "choice"
 
@@ -83,6 +82,8 @@ class CutConfig:
     @property
     def num_workers(self) -> int:
         """The number of processes."""
+        from direct_anneal.io.processes import num_cores  # what starts processes takes a while to load
+
         return self.workers or num_cores()
 
 
