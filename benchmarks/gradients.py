@@ -1,12 +1,13 @@
 """Cost of a sketch: ratios to a training step's forward and backward, and to the floor with frozen weights.
 
-    python benchmarks/gradients.py [--repeats N] [--factor-size P]
+    python benchmarks/gradients.py [--repeats N] [--factor-size P] [--families NAME ...] [--quick]
     python benchmarks/gradients.py --beside-bergson      the same in an environment of its own that has Bergson, too
 
-GPT-2- and Llama-shaped random models of 4 layers, width 256, vocabulary 4096; 16 samples of 128 tokens; R = 2048, every
-parameter covered; one thread. The variants take turns; a ratio is the median over turns of two variants' CPU times in
+GPT-2-, Llama-, OLMoE- and Qwen3-MoE-shaped random models of 4 layers, width 256, vocabulary 4096 (16 experts, 4 for a
+token); 16 samples of 128 tokens; and a Llama of 34 M parameters, 2 samples of 512 tokens. R = 2048, every parameter
+covered; one thread. The variants take turns; a ratio is the median over turns of two variants' CPU times in
 the same turn, so that what else the machine does cancels. Memory is the peak of a process of its own for each variant,
-beyond what it holds between steps.
+beyond what it holds between steps. `--quick` leaves memory and the dense Gaussian out.
 
 Bergson (if it is installed) projects linear layers to P × P numbers each and covers those alone. Last comes the dense
 Gaussian: a batch of 64 samples with S drawn once, against drawing S anew for each sample.
@@ -29,7 +30,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from transformers.utils import logging
 
 from direct_anneal import GradientSketcher
@@ -37,7 +47,9 @@ from direct_anneal.gradients import FACTOR_SIZE
 
 BATCH, LENGTH, VOCABULARY, WIDTH, LAYERS, SKETCH = 16, 128, 4096, 256, 4, 2048
 DENSE_BATCH, DENSE_SKETCH = 64, 1024  # a smaller R spares minutes, and tells against the batch: passes weigh more
-FAMILIES = ("gpt2", "llama")
+LARGE = "llama-34m"
+FAMILIES = ("gpt2", "llama", "olmoe", "qwen3-moe", LARGE)
+LARGE_BATCH, LARGE_LENGTH = 2, 512
 TRAINING, FLOOR, SKETCHING, BERGSON = "training", "frozen floor", "two-sided", "bergson"
 ROOT = Path(__file__).parent.parent
 
@@ -51,20 +63,25 @@ def build(family: str) -> nn.Module:
         return GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=LENGTH, **special)
         ).eval()
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=688,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            **special,
-        )
-    ).eval()
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    experts = {"num_experts": 16, "num_experts_per_tok": 4}
+    if family == "olmoe":
+        return OlmoeForCausalLM(OlmoeConfig(**sizes, **experts, intermediate_size=WIDTH, **special)).eval()
+    if family == "qwen3-moe":
+        inner = {"moe_intermediate_size": WIDTH, "num_key_value_heads": 2, "head_dim": 64}
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts, **inner, **special)).eval()
+    if family == LARGE:
+        sizes |= {"vocab_size": 8192, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
+    inner_size = 1376 if family == LARGE else 688
+    return LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=inner_size, **special)).eval()
 
 
-def random_tokens(batch_size: int) -> Tensor:
-    return torch.randint(VOCABULARY, (batch_size, LENGTH), generator=torch.Generator().manual_seed(1))
+def tokens_of(family: str) -> Tensor:
+    return random_tokens(LARGE_BATCH, LARGE_LENGTH) if family == LARGE else random_tokens(BATCH)
+
+
+def random_tokens(batch_size: int, length: int = LENGTH) -> Tensor:
+    return torch.randint(VOCABULARY, (batch_size, length), generator=torch.Generator().manual_seed(1))
 
 
 def step(variant: str, model: nn.Module, ids: Tensor, factor_size: int) -> Step:
@@ -139,7 +156,7 @@ def peak_growth(family: str, variant: str, factor_size: int) -> int:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     model = build(family)
-    run = step(variant, model, random_tokens(BATCH), factor_size)
+    run = step(variant, model, tokens_of(family), factor_size)
     run()
     model.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -197,6 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--factor-size", type=int, default=FACTOR_SIZE)
+    parser.add_argument("--families", nargs="*", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--beside-bergson", action="store_true", help="in .venv-bergson, which is made if need be")
     arguments = parser.parse_args()
     if arguments.beside_bergson:
@@ -208,22 +227,24 @@ def main() -> None:
         variants.append(BERGSON)
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back at once: peaks are of what is in use
     context = multiprocessing.get_context("spawn")
-    print(f"{'':<7} {'variant':<13} {'/ training':>10} {'/ floor':>10} {'memory / training':>18}")
-    for family in FAMILIES:
-        model, ids = build(family), random_tokens(BATCH)
+    print(f"{'':<9} {'variant':<13} {'/ training':>10} {'/ floor':>10} {'memory / training':>18}")
+    for family in arguments.families:
+        model, ids = build(family), tokens_of(family)
         seconds = cpu_seconds(
             {variant: step(variant, model, ids, arguments.factor_size) for variant in variants}, arguments.repeats
         )
-        peaks = {}
-        for variant in variants:
+        peaks = dict.fromkeys(variants, float("nan"))
+        for variant in variants if not arguments.quick else ():
             with context.Pool(1) as pool:  # a process of its own: a peak never falls again
                 peaks[variant] = pool.apply(peak_growth, (family, variant, arguments.factor_size))
         for variant in variants:
             print(
-                f"{family:<7} {variant:<13} {ratio(seconds, variant, TRAINING):>10.3f} "
+                f"{family:<9} {variant:<13} {ratio(seconds, variant, TRAINING):>10.3f} "
                 f"{ratio(seconds, variant, FLOOR):>10.3f} {peaks[variant] / peaks[TRAINING]:>18.2f}",
                 flush=True,
             )
+    if arguments.quick:
+        return
     print(f"a dense Gaussian for 64 samples together: {dense_gain():.0f} times cheaper per sample than one for each")
 
 

@@ -135,7 +135,8 @@ def test_patterns_choose_parameters() -> None:
 
 def test_description_says_which_way_everything_goes() -> None:
     model = mixtral()
-    sketcher = GradientSketcher(model, R, parameters=["model.layers.*", "lm_head.weight", "model.norm.weight"])
+    parameters = ["model.layers.*", "lm_head.weight", "model.norm.weight"]
+    sketcher = GradientSketcher(model, R, "gaussian", parameters=parameters)
     assert all(way.squared_norm is None for way in sketcher.describe().ways)
     row = samples(9)
     with pytest.warns(SlowPathWarning):

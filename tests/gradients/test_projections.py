@@ -16,7 +16,8 @@ from scipy import stats
 from torch import Tensor
 
 from direct_anneal.gradients import projections
-from direct_anneal.gradients.projections import DenseGaussian, Fold, Projection, TwoSided
+from direct_anneal.gradients.fold import Fold
+from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
 
 Float = NDArray[np.float64]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -239,9 +240,10 @@ def test_a_fold_lays_runs_over_its_places(size: int, places: int) -> None:
     for first in range(0, size, places):
         assert np.count_nonzero(P[:, first : first + places], axis=1).max() == 1
     tokens = torch.randint(size, (3, 5), generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(fold(size, places).of_one_hot(tokens).numpy(), P.T[tokens])
+    summed = fold(size, places).summed(tokens, torch.eye(5).expand(3, 5, 5))
+    np.testing.assert_array_equal(summed.numpy(), P.T[tokens].swapaxes(1, 2))
     # Where additions cost more than multiplications, the same P is a matrix.
-    np.testing.assert_array_equal(fold(size, places)._matrix.numpy(), P)
+    np.testing.assert_array_equal(fold(size, places).matrix(torch.float32).numpy(), P.T)
 
 
 def test_a_fold_errs_no_more_than_a_gaussian() -> None:
@@ -278,9 +280,9 @@ def test_a_fold_is_its_matrix_in_every_precision(dtype: torch.dtype, rounding: f
     """Additions, on a CPU, give the same as a product with the matrix, on other devices."""
     values = torch.randn(5, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
     folded = fold(70, 16)
-    product = (values @ folded._matrix.T.to(dtype)).float()  # rounded once to the dtype, twice at most
+    product = (values @ folded.matrix(dtype)).float()  # rounded once to the dtype, twice at most
     assert folded(values).dtype == torch.float32
     scale = values.float().abs().sum(1).max()
-    assert (folded(values) - values.float() @ folded._matrix.T).abs().max() < 1e-6 * scale
+    assert (folded(values) - values.float() @ folded.matrix(torch.float32)).abs().max() < 1e-6 * scale
     if dtype != torch.float16:
         assert (folded(values) - product).abs().max() < rounding * scale

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from direct_anneal.gradients import GradientSketcher, ProjectionName, SlowPathWarning
-from gradients.tiny_models import FAMILIES, expected, gap, gpt2, llama, mixtral, opt, padded, samples
+from gradients.tiny_models import EXPERTS, FAMILIES, expected, gap, gpt2, llama, mixtral, opt, padded, samples
 
 R = 48
 
@@ -45,13 +45,31 @@ def test_fast_path_is_s_times_the_gradient(family: str, projection: ProjectionNa
     assert gap(values, expected(sketcher, rows)) < ROUNDING
 
 
-@pytest.mark.parametrize(("projection", "factor_size"), PROJECTIONS[1::2])
-def test_experts_go_the_slow_path_loudly_and_exactly(projection: ProjectionName, factor_size: int) -> None:
-    sketcher = GradientSketcher(mixtral(), R, projection, factor_size=factor_size)
+@pytest.mark.parametrize("factor_size", [4, 64])
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_in_one_tensor_and_routers_are_fast_and_exact(family: str, factor_size: int) -> None:
+    """Against float64 autograd of the plain model, and against autograd one sample at a time."""
+    sketcher = GradientSketcher(EXPERTS[family](), R, factor_size=factor_size)
     rows = samples(12, 7, 2, 9)
-    with pytest.warns(SlowPathWarning, match=r"6 parameters .* model\.layers\.0\.mlp\.gate\.weight"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowPathWarning)
         values = sketcher.sketch(*padded(rows)).values
-    assert {name.split(".")[3] for name in sketcher.slow_parameters} == {"mlp"}
+    assert sketcher.slow_parameters == ()
+    assert gap(values, expected(sketcher, rows)) < ROUNDING
+    assert str(sketcher.describe()).startswith("100 % of parameters counted, all of them fast\n")
+
+    alone = GradientSketcher(sketcher.model, R, factor_size=factor_size)
+    alone._capture.layers = []
+    with pytest.warns(SlowPathWarning):
+        assert gap(values, alone.sketch(*padded(rows)).values) < ROUNDING
+
+
+def test_experts_go_one_sample_at_a_time_under_a_dense_projection() -> None:
+    sketcher = GradientSketcher(mixtral(), R, "gaussian")
+    rows = samples(12, 7, 2, 9)
+    with pytest.warns(SlowPathWarning, match=r"4 parameters .* model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+        values = sketcher.sketch(*padded(rows)).values
+    assert {name.split(".")[4] for name in sketcher.slow_parameters} == {"experts"}
     assert gap(values, expected(sketcher, rows)) < ROUNDING
 
 
@@ -65,7 +83,7 @@ def test_an_embedding_that_is_not_given_token_ids_is_exact_and_alone_in_being_sl
 
 
 def test_slow_path_is_announced_once() -> None:
-    sketcher = GradientSketcher(mixtral(), R)
+    sketcher = GradientSketcher(mixtral(), R, "gaussian")
     rows = samples(5, 3)
     with pytest.warns(SlowPathWarning):
         first = sketcher.sketch(*padded(rows)).values

@@ -65,11 +65,20 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "phi": _family("PhiForCausalLM", "PhiConfig", **_ROPE),
     "mistral": _family("MistralForCausalLM", "MistralConfig", **_GROUPED, sliding_window=4),
 }
+# Experts whose weights lie in one tensor, two of four for each token.
+_MIXED = {"num_experts_per_tok": 2}
+_OWN_WIDTH = {"num_experts": 4, "moe_intermediate_size": 12, "norm_topk_prob": True}
+EXPERTS: dict[str, Callable[[], nn.Module]] = {
+    "mixtral": _family("MixtralForCausalLM", "MixtralConfig", **_GROUPED, **_MIXED, num_local_experts=4),
+    "olmoe": _family("OlmoeForCausalLM", "OlmoeConfig", **_GROUPED, **_MIXED, num_experts=4),
+    "qwen3-moe": _family("Qwen3MoeForCausalLM", "Qwen3MoeConfig", **_HEADS, **_MIXED, **_OWN_WIDTH),
+    "gpt-oss": _family("GptOssForCausalLM", "GptOssConfig", **_HEADS, **_MIXED, num_local_experts=4),
+}
 
 opt = _family(
     "OPTForCausalLM", "OPTConfig", **_SIZES, ffn_dim=24, max_position_embeddings=32, word_embed_proj_dim=WIDTH
 )
-mixtral = _family("MixtralForCausalLM", "MixtralConfig", **_GROUPED, num_local_experts=4, num_experts_per_tok=2)
+mixtral = EXPERTS["mixtral"]
 
 
 class Toy(nn.Module):
@@ -153,7 +162,7 @@ def exact_gradients(model: nn.Module, rows: Sequence[Tensor], labels: Sequence[T
 def expected(sketcher: GradientSketcher, rows: Sequence[Tensor], labels: Sequence[Tensor] | None = None) -> Float:
     """Compute what the sketches must be, shape (B, R): S g, with g of the same weights in float64."""
     model = copy.deepcopy(sketcher.model).double()
-    if isinstance(model, transformers.MixtralForCausalLM):
+    if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped product has no float64
     return exact_gradients(model, rows, labels) @ explicit_matrix(sketcher).T
 

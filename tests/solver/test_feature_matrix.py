@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from direct_anneal.features.rows import StoredRows
 from direct_anneal.solver import FeatureMatrix, matrix
-from direct_anneal.solver.matrix import Part
+from direct_anneal.solver import parts as reading
+from direct_anneal.solver.parts import Joined, Part
 from solver.elsewhere import Pickling
 
 Float = NDArray[np.float64]
@@ -63,7 +64,7 @@ def test_large_blocks_are_worked_on_in_parts(
     pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, X = pair
-    monkeypatch.setattr(matrix, "_BLOCK_BYTES", 8 * R * 4)  # four rows at a time
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 8 * R * 4)  # four rows at a time
     weights = np.random.default_rng(2).normal(size=N)
     np.testing.assert_allclose(features.weighted_sum(weights), X.T @ weights, **EXACT)
     np.testing.assert_allclose(features.dot(np.eye(R)), X, **EXACT)
@@ -75,8 +76,8 @@ def test_large_blocks_are_worked_on_in_parts(
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a matrix is, a thread reads it, four rows at a time."""
     monkeypatch.setattr(matrix, "_KEPT", 0)
-    monkeypatch.setattr(matrix, "_ALONE", 0)
-    monkeypatch.setattr(matrix, "_AHEAD_BYTES", 8 * R * 4)
+    monkeypatch.setattr(reading, "_ALONE", 0)
+    monkeypatch.setattr(reading, "_AHEAD_BYTES", 8 * R * 4)
 
 
 def products(features: FeatureMatrix) -> list[bytes]:
@@ -90,7 +91,7 @@ def test_reading_ahead_changes_no_bit(
     pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     features, _ = pair
-    monkeypatch.setattr(matrix, "_BLOCK_BYTES", 8 * R * 2)
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 8 * R * 2)
     alone = products(features)
     request.getfixturevalue("ahead")
     like = {"scale": features._scale, "removed": features._map._removed, "mapped": features._map._mapped}
@@ -142,6 +143,43 @@ def test_parts_computed_elsewhere_give_the_same_bits(tmp_path: Path, parts: None
     np.testing.assert_array_equal(there.of_rows(cubed, 8 * R * 2), here.of_rows(cubed, 8 * R * 2))
     np.testing.assert_allclose(here.of_rows(cubed, 8 * R * 2), scaled**3, **EXACT)
     assert there.passes == 5
+
+
+def test_rows_that_are_not_kept_are_the_same_numbers(tmp_path: Path, ahead: None) -> None:
+    """Of a store, alone and beside another, with every kind of float16; and few of them weighed."""
+    z = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    z = np.nan_to_num(z, nan=0.5, posinf=1.0, neginf=-1.0)
+    np.save(tmp_path / "rows.npy", z)
+    stored = StoredRows(tmp_path / "rows.npy", z.shape)
+    pairs = [(stored, z), (Joined(stored, z, (0.3, 2.0)), np.asarray(Joined(z, z, (0.3, 2.0))[:]))]
+    weights = np.zeros(len(z))
+    weights[3::5] = 1.0
+    for block, plain in pairs:
+        there, here = FeatureMatrix([block]), FeatureMatrix(plain.astype(np.float64))
+        direction = np.random.default_rng(9).normal(size=plain.shape[1])
+        np.testing.assert_array_equal(there.dot(direction), here.dot(direction))
+        np.testing.assert_array_equal(there.weighted_sum(weights), here.weighted_sum(weights))
+        np.testing.assert_allclose(there.weighted_sum(weights), plain.astype(np.float64).T @ weights, rtol=1e-10)
+
+
+def test_rough_products_err_by_float32s_rounding_and_not_where_rows_are_kept(
+    pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, X = pair
+    direction = np.random.default_rng(10).normal(size=R)
+    exact, norms = kept.dot(direction), kept.squared_norms()
+    np.testing.assert_array_equal(kept.dot(direction, rough=True), exact)
+    np.testing.assert_array_equal(kept.squared_norms(rough=True), norms)
+    monkeypatch.setattr(matrix, "_KEPT", 0)
+    like = {"scale": kept._scale, "removed": kept._map._removed, "mapped": kept._map._mapped}
+    other = FeatureMatrix(kept._blocks, **like)
+    rough, rough_norms = other.dot(direction, rough=True), other.squared_norms(rough=True)
+    # Some ten roundings of 2⁻²⁴ in each, of terms that may cancel.
+    largest = np.linalg.norm(X, axis=1).max() * np.linalg.norm(direction)
+    assert 0 < np.abs(rough - exact).max() < 1e-5 * largest
+    np.testing.assert_allclose(rough_norms, norms, rtol=1e-5, atol=1e-5 * norms.max())
+    np.testing.assert_array_equal(other.dot(direction), exact)
+    np.testing.assert_array_equal(other.squared_norms(), norms)
 
 
 def cubed(rows: Float) -> Float:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from direct_anneal.solver import FeatureMatrix, InfeasibleBudgetError, Selection, SelectionProblem, solve
+from direct_anneal.solver import FeatureMatrix, InfeasibleBudgetError, Selection, SelectionProblem, matrix, solve
 from direct_anneal.solver.lp import OneBudget
 from reference import algorithm_2
 
@@ -430,8 +430,13 @@ def test_equal_rows_score_equally_wherever_they_stand(objective: Objective) -> N
 # --- features on disk ---
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_memory_mapped_blocks_equal_one_array_of_the_same_numbers(objective: Objective, tmp_path: Path) -> None:
+def test_memory_mapped_blocks_equal_one_array_of_the_same_numbers(
+    objective: Objective, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are read for every pass, and looked through in float32, too."""
+    monkeypatch.setattr(matrix, "_KEPT", kept)
     instance = random_instance(np.random.default_rng(8), 120, 6, objective)
     halves = instance.features.astype(np.float16)
     blocks = []

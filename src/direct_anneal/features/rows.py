@@ -58,6 +58,15 @@ class StoredRows:
         read = self._read(first, int(positions.max()) + 1)
         return read if isinstance(rows, slice) and len(read) == len(positions) else read[positions - first]
 
+    def widened(self, rows: slice) -> NDArray[np.float32]:
+        """Return rows by slice, the same numbers as float32: for what is converted again and again.
+
+        numpy converts one number of two bytes at a time, torch eight.
+        """
+        import torch  # which takes a second: worth it for what does not fit into memory alone
+
+        return torch.from_numpy(self[rows]).float().numpy()
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.float16, copy=False)
 

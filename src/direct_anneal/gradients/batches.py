@@ -18,7 +18,7 @@ from direct_anneal.model.batching import IGNORED_LABEL, next_labels, padded_righ
 from direct_anneal.model.probes import predictions, require_causal
 
 # Of logits in float32 that are worked on at once: what a core's cache holds, or enough to keep a GPU busy.
-_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
 _CAUSAL_TOKENS = 16
 _PROBE_TOKENS = 128  # enough for every layer to show its gradient, cheap enough to check each model
 
@@ -237,17 +237,17 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Both in one pass over the logits, chunk by chunk, in float32: autograd would take several and hold a copy for each.
     """
-    vocabulary = logits.shape[-1]
     precise = torch.promote_types(logits.dtype, torch.float32)
     slopes = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    nats = torch.empty(targets.shape, dtype=precise, device=logits.device)
-    rows = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * vocabulary))
-    parts = (part.flatten(0, 1) for part in (logits, slopes, targets[..., None], nats[..., None]))
-    for values, slope, target, loss in zip(*(torch.split(part, rows) for part in parts), strict=True):
-        ignored = target == IGNORED_LABEL
-        target = target.where(~ignored, 0)
-        log_likelihoods = torch.log_softmax(values, dim=-1, dtype=precise)
-        loss.copy_(-log_likelihoods.gather(1, target)).masked_fill_(ignored, 0.0)
-        minus_one = torch.full_like(target, -1.0, dtype=precise)
-        slope.copy_(log_likelihoods.exp_().scatter_add_(1, target, minus_one)).masked_fill_(ignored, 0.0)
-    return nats, slopes
+    likelihoods = torch.empty((*targets.shape, 1), dtype=precise, device=logits.device)
+    ignored = (targets == IGNORED_LABEL)[..., None]
+    places = targets[..., None].masked_fill(ignored, 0)
+    rows = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * logits.shape[-1]))
+    parts = (part.flatten(0, 1) for part in (logits, slopes, places, ignored, likelihoods))
+    for values, slope, place, left_out, likelihood in zip(*(torch.split(part, rows) for part in parts), strict=True):
+        logs = torch.log_softmax(values, dim=-1, dtype=precise)
+        torch.gather(logs, 1, place, out=likelihood)
+        torch.exp(logs, out=slope)
+        # p − 1 of what is right, where p may have been rounded to half precision already.
+        slope.scatter_(1, place, torch.expm1(likelihood).to(slope.dtype)).masked_fill_(left_out, 0.0)
+    return likelihoods.neg_().masked_fill_(ignored, 0.0)[..., 0], slopes

@@ -14,8 +14,8 @@ class Way:
     """The parameters on one path.
 
     Attributes:
-        name: "linear", "embedding", "elementwise", several of them joined by " + " where one parameter has several
-            uses, `SLOW` or `EXCLUDED`.
+        name: "linear", "embedding", "elementwise", "experts", "sinks", several of them joined by " + " where one
+            parameter has several uses, `SLOW` or `EXCLUDED`.
         parameters: their names, in the model's order.
         entries: numbers in them.
         squared_norm: their share of the squared gradient norm, in [0, 1], on the samples that the model was checked
@@ -70,8 +70,20 @@ class Coverage:
         """Numbers in all parameters, the excluded ones too."""
         return sum(way.entries for way in self.ways)
 
+    @property
+    def summary(self) -> str:
+        """Return the share of all numbers that have a part in a sketch, and of those that take one sample at a time."""
+        counted = self.entries - sum(way.entries for way in self.ways if way.name == EXCLUDED)
+        slow = sum(way.entries for way in self.ways if way.name == SLOW)
+        share = f"{_percent(counted / max(1, self.entries))} of parameters counted"
+        return f"{share}, " + (f"{_percent(slow / counted)} of them {SLOW}" if slow else "all of them fast")
+
     def __str__(self) -> str:
-        lines = [f"{'way':<24} {'parameters':>10} {'entries':>15} {'share':>7} {'squared gradient norm':>22}"]
+        lines = [
+            self.summary,
+            "",
+            f"{'way':<24} {'parameters':>10} {'entries':>15} {'share':>7} {'squared gradient norm':>22}",
+        ]
         for way in self.ways:
             norm = "not yet known" if way.squared_norm is None else f"{way.squared_norm:.1%}"
             lines.append(
@@ -82,3 +94,11 @@ class Coverage:
             if way.name in (SLOW, EXCLUDED):
                 lines += ["", f"{way.name}:", *(f"  {parameter}" for parameter in way.parameters)]
         return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    """Write a share that is not rounded to all or nothing."""
+    rounded = round(100 * share, 1)
+    if share < 1 and rounded == 100:
+        return "99.9 %"
+    return f"{rounded:g} %" if rounded or not share else "less than 0.1 %"

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from direct_anneal.gradients.projections import Projection
+from direct_anneal.gradients.experts import Intercepted, Routing, forward_of, fused, fused_roles, is_fused
+from direct_anneal.gradients.projections import Projection, TwoSided
 
 
 class UnexpectedLayoutError(RuntimeError):
@@ -42,7 +45,7 @@ class Layer:
         name: of the module.
         module: itself.
         parameters: its own parameters' roles ("weight", "bias") → canonical names, shared where weights are tied.
-        kind: what goes which way, for people: "linear", "embedding" or "elementwise".
+        kind: what goes which way, for people: "linear", "embedding", "elementwise", "experts" or "sinks".
     """
 
     name: str
@@ -51,33 +54,41 @@ class Layer:
     kind: str
 
 
-def find_layers(model: nn.Module, names: dict[int, str]) -> list[Layer]:
+def find_layers(model: nn.Module, names: dict[int, str], *, experts: bool = True) -> list[Layer]:
     """Return the modules whose own parameters have a fast path.
 
     Args:
         model: the whole model.
         names: id(parameter) → canonical name, for each parameter that is wanted.
+        experts: those in one tensor, too.
     """
     layers = []
     for name, module in model.named_modules():
         own = {role: names[id(p)] for role, p in module.named_parameters(recurse=False) if id(p) in names}
-        kind = _kind(module)
-        if own and kind is not None and set(own) <= {"weight", "bias"}:
+        kind, roles = _kind(module)
+        if own and set(own) <= roles and (experts or kind != "experts"):
             layers.append(Layer(name, module, own, kind))
     return layers
 
 
-def _kind(module: nn.Module) -> str | None:
+def _kind(module: nn.Module) -> tuple[str, set[str]]:
+    """Return the kind of a module's fast path, and the parameters that it covers: none without one."""
+    if is_fused(module):
+        return "experts", fused_roles(module)
+    if "sinks" in module._parameters:
+        return "sinks", {"sinks"}
+    covered = {"weight", "bias"}
     if isinstance(module, nn.Linear | Conv1D):
-        return "linear"
+        return "linear", covered
     if isinstance(module, nn.Embedding):
         # One that looks up otherwise (by attention mask, say) may call anything its first argument.
         plain = type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
-        return "embedding" if plain else None
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, nn.Parameter) and weight.dim() == 1 and type(module).__name__.endswith("Norm"):
-        return "elementwise" if len(inspect.signature(module.forward).parameters) == 1 else None
-    return None
+        return "embedding", covered if plain else set()
+    weight = module._parameters.get("weight")
+    if weight is not None and weight.dim() == 1 and type(module).__name__.endswith("Norm"):
+        return "elementwise", covered if len(inspect.signature(module.forward).parameters) == 1 else set()
+    # A router, say, which calls functional.linear; whether it does is seen when it runs.
+    return "linear", covered if weight is not None and weight.dim() == 2 else set()
 
 
 @dataclass
@@ -90,22 +101,29 @@ class Capture:
 
     layers: list[Layer]
     _layout: _Layout = field(init=False)
-    _without_offset: set[nn.Module] = field(init=False, default_factory=set)  # norms that are zero where weights are
+    _plain: dict[nn.Module, bool] = field(init=False, default_factory=dict)
+    _has_offset: dict[nn.Module, bool] = field(init=False, default_factory=dict)  # norms that are not zero at weight 0
+    _constants: dict[tuple[object, ...], nn.Parameter] = field(init=False, default_factory=dict)
+    _zeros: dict[torch.device, Tensor] = field(init=False, default_factory=dict)
 
     @contextmanager
     def into(self, projection: Projection, batch_size: int, num_positions: int) -> Iterator[None]:
         """Add every layer's gradients of a forward and backward pass to the projection; the hooks go at the end."""
         self._layout = _Layout(batch_size, num_positions)
         hooks = {"linear": self._linear, "embedding": self._embedding, "elementwise": self._elementwise}
-        handles = [
-            layer.module.register_forward_hook(hooks[layer.kind](layer, projection), with_kwargs=True)
-            for layer in self.layers
-        ]
-        try:
+        with ExitStack() as stack:
+            for layer in self.layers:
+                if layer.kind == "sinks":
+                    stack.enter_context(forward_of(layer.module, self._sinks(layer, projection)))
+                elif layer.kind == "experts":
+                    stack.enter_context(forward_of(layer.module, self._experts(layer, projection)))
+                elif layer.kind == "linear" and not isinstance(layer.module, nn.Linear | Conv1D):
+                    stack.enter_context(forward_of(layer.module, self._calling_linear(layer, projection)))
+                else:
+                    hook = hooks[layer.kind](layer, projection)
+                    handle = layer.module.register_forward_hook(hook, with_kwargs=True)
+                    stack.callback(handle.remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _by_sample(self, layer: Layer, activations: Tensor) -> Tensor:
         """Return activations as (B, positions, features), whether or not batch and positions came flattened."""
@@ -142,9 +160,88 @@ class Capture:
                     other = projection.keep(weight, 1 if transposed else 0, delta)
                     projection.outer(weight, *((kept, other) if transposed else (other, kept)))
                 if bias is not None:
-                    projection.full(bias, delta.float().sum(1))
+                    projection.full(bias, delta.sum(1, dtype=torch.float32))
 
             return _watched(output, backward)
+
+        return forward
+
+    def _calling_linear(self, layer: Layer, projection: Projection) -> Callable[..., object]:
+        """Return the forward pass of a module that calls functional.linear with its weight."""
+        hook = self._linear(layer, projection)
+
+        def watch(x: Tensor, output: Tensor) -> Tensor:
+            return hook(layer.module, (x,), {}, output)
+
+        return self._intercepting(layer, functional.linear, "weight", watch)
+
+    def _sinks(self, layer: Layer, projection: Projection) -> Callable[..., object]:
+        """Return the forward pass of an attention that repeats its sinks, (heads,), for each sample and position."""
+        name = layer.parameters["sinks"]
+        heads = len(layer.module.get_parameter("sinks"))
+
+        def watch(repeated: Tensor) -> Tensor:
+            if repeated.shape[:2] != (self._layout.batch_size, heads):
+                raise UnexpectedLayoutError(layer.name)
+            return _watched(
+                repeated.contiguous(), lambda grad: projection.full(name, grad.flatten(2).sum(2, dtype=torch.float32))
+            )
+
+        return self._intercepting(layer, Tensor.expand, "sinks", watch)
+
+    @staticmethod
+    def _intercepting(
+        layer: Layer, function: Callable[..., Any], role: str, watch: Callable[..., Tensor]
+    ) -> Callable[..., object]:
+        own = layer.module.forward
+
+        def forward(*args: object, **kwargs: object) -> object:
+            with Intercepted(function, layer.module.get_parameter(role), watch) as seen:
+                found: object = own(*args, **kwargs)
+            if not seen.calls:
+                raise UnexpectedLayoutError(layer.name)
+            return found
+
+        return forward
+
+    def _experts(self, layer: Layer, projection: Projection) -> Callable[..., Tensor]:
+        """Return the forward pass of experts in one tensor. Of such a weight, (E, m, n), the rows are E m."""
+        module: Any = layer.module
+        transposed = bool(module.is_transposed)
+        assert isinstance(projection, TwoSided)
+
+        def watch(role: str, x: Tensor, output: Tensor, routing: Routing) -> Tensor:
+            weight, bias = layer.parameters.get(role), layer.parameters.get(f"{role}_bias")
+            if not output.numel():
+                return output
+
+            def by_sample(kept: Tensor) -> Tensor:
+                return kept[routing.back].view(self._layout.batch_size, -1, kept.shape[-1])
+
+            def keep(name: str, values: Tensor, *, rows: bool) -> Tensor:
+                if rows:
+                    return by_sample(projection.keep_experts(name, values, routing))
+                return by_sample(projection.keep(name, 1, values[None])[0])
+
+            kept = None if weight is None else keep(weight, x.detach(), rows=transposed)
+
+            def backward(delta: Tensor) -> None:
+                if weight is not None and kept is not None:
+                    other = keep(weight, delta, rows=not transposed)
+                    projection.outer(weight, *((kept, other) if transposed else (other, kept)))
+                if bias is not None:
+                    experts = routing.experts.view(self._layout.batch_size, -1)
+                    projection.outer(bias, experts, keep(bias, delta, rows=False))
+
+            return _watched(output, backward)
+
+        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            given, positions = (*args, *kwargs.values()), self._layout.batch_size * self._layout.num_positions
+            if len(given) != 3 or given[0].dim() != 2 or any(len(one) != positions for one in given):
+                raise UnexpectedLayoutError(layer.name)
+            if given[1].device.type == "cpu" and bool((given[1] >= module.num_experts).any()):
+                raise UnexpectedLayoutError(layer.name)  # a pair of no expert
+            return fused(module, *given, watch)
 
         return forward
 
@@ -185,20 +282,45 @@ class Capture:
             if not output.numel():  # called for no position, which adds nothing
                 return output
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
+            divided = weight is not None and self._is_plain(module, x)
+            kept = output.detach() if divided else x  # what follows keeps the output, too
 
             def backward(grad: Tensor) -> None:
                 delta = self._by_sample(layer, grad)
                 if weight is not None:
-                    slope = self._by_sample(layer, self._slope_in_weight(module, x))
-                    projection.full(weight, (delta.float() * slope.float()).sum(1))
+                    slope = self._by_sample(layer, kept if divided else self._slope_in_weight(module, kept))
+                    found = torch.addcmul(self._zero(delta), delta, slope).sum(1)
+                    projection.full(weight, found / module.get_parameter("weight") if divided else found)
                 if bias is not None:
-                    projection.full(bias, delta.float().sum(1))
+                    projection.full(bias, delta.sum(1, dtype=torch.float32))
 
             return _watched(output, backward)
 
         return forward
 
-    @torch.no_grad()
+    def _zero(self, like: Tensor) -> Tensor:
+        """Return a zero of float32, which what is added to it becomes, too."""
+        if like.device not in self._zeros:
+            self._zeros[like.device] = torch.zeros((), device=like.device)
+        return self._zeros[like.device]
+
+    def _is_plain(self, module: nn.Module, x: Tensor) -> bool:
+        """Tell whether the output is ∂output/∂weight times a weight without zeros, as seen when the module first ran.
+
+        Then that slope is the output over the weight, and need not be computed again.
+        """
+        if module not in self._plain:
+            at_zero, at_one = self._value(module, x, 0.0), self._value(module, x, 1.0)
+            if not at_one.any():
+                return False  # seen on nothing but zeros
+            weight = module.get_parameter("weight")
+            has_offset = bool(at_zero.any())
+            bare = module._parameters.get("bias") is None and not has_offset
+            smallest = torch.finfo(weight.dtype).tiny / torch.finfo(weight.dtype).eps
+            self._plain[module] = bare and bool((weight.detach().abs() > smallest).all())
+            self._has_offset[module] = has_offset
+        return self._plain[module]
+
     def _slope_in_weight(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return ∂output/∂weight of a module that is affine in its weight, entry by entry: its value at 1 less that at
         0.
@@ -206,25 +328,27 @@ class Capture:
         So one line serves LayerNorm, RMSNorm and the (1 + weight) of Gemma alike, with the module's own arithmetic.
         Most are zero at 0 (and bias 0), whatever their input: seen once, this is not computed again.
         """
-        own = {role: p for role, p in module._parameters.items() if p is not None}
+        at_one = self._value(module, x, 1.0)
+        return at_one - self._value(module, x, 0.0) if self._has_offset.get(module, True) else at_one
 
-        def value(weight: float) -> Tensor:
+    @torch.no_grad()
+    def _value(self, module: nn.Module, x: Tensor, weight: float) -> Tensor:
+        """Return the module's output under one weight for all entries, and no bias."""
+        own = {role: p for role, p in module._parameters.items() if p is not None}
+        try:
             for role, parameter in own.items():
-                constant = torch.full_like(parameter, weight if role == "weight" else 0.0)
-                module._parameters[role] = nn.Parameter(constant, requires_grad=False)
+                module._parameters[role] = self._constant(parameter, weight if role == "weight" else 0.0)
             output: Tensor = module.forward(x)
             return output
-
-        try:
-            at_one = value(1.0)
-            if module not in self._without_offset:
-                at_zero = value(0.0)
-                if at_one.any() and not at_zero.any():
-                    self._without_offset.add(module)
-                at_one -= at_zero
         finally:
             module._parameters.update(own)
-        return at_one
+
+    def _constant(self, like: Tensor, value: float) -> nn.Parameter:
+        """Return a parameter of one value; kept."""
+        key = (value, like.shape, like.dtype, like.device)
+        if key not in self._constants:
+            self._constants[key] = nn.Parameter(torch.full_like(like, value), requires_grad=False)
+        return self._constants[key]
 
 
 _ForwardHook = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]

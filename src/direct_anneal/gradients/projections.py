@@ -16,6 +16,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from direct_anneal.gradients.experts import Routing
+from direct_anneal.gradients.fold import Fold, as_factor, random_signs, summed_by_row
 from direct_anneal.io.digests import short_digest
 
 Shape = tuple[int, ...]
@@ -43,9 +45,11 @@ class Projection(ABC):
 
     Attributes:
         batch_factor: how many times larger than usual a batch should be, for what is done once a batch to pay.
+        takes_experts: it has `keep_experts`.
     """
 
     batch_factor = 1
+    takes_experts = False
 
     def __init__(self, shapes: Mapping[str, Shape], sketch_size: int, seed: int, device: torch.device) -> None:
         self.shapes = {name: _as_matrix(shape) for name, shape in shapes.items()}
@@ -85,55 +89,6 @@ class Projection(ABC):
         return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 
-class Fold:
-    """P, shape (p, m): adds m entries with random signs into p places.
-
-    Each run of p entries is laid over the places with a random shift of its own. So two entries of one run never meet,
-    any others with probability 1/p: E PᵀP = I, one-hot vectors keep their norm, and the variance of inner products is
-    at most that of entries N(0, 1/p). It takes one addition an entry, where the Gaussian takes p multiplications.
-
-    Args:
-        size: m.
-        places: p < m.
-        generator: of signs and shifts.
-        device: of what is folded.
-
-    Source: CountSketch, Charikar et al. 2002; the runs are ours.
-    """
-
-    def __init__(self, size: int, places: int, generator: np.random.Generator, device: torch.device) -> None:
-        self.size, self.places = size, places
-        self._signs = _signs(generator, size, device)
-        self._shifts = generator.integers(0, places, -(-size // places)).tolist()
-        entries = torch.arange(size, device=device)
-        runs = entries.div(places, rounding_mode="floor")
-        self._places = (entries + torch.tensor(self._shifts, device=device)[runs]) % places
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Return P v along the last dimension, in float32: (..., m) → (..., p)."""
-        if values.device.type != "cpu":
-            # One product there is faster than many additions. In bfloat16 the signs are exact, sums are float32 inside,
-            # and rounded once: 2⁻⁹ of a factor, far below the sketch's own error. float16 could overflow.
-            precise = values if values.dtype == torch.bfloat16 else values.float()
-            return (precise @ self._matrix.T.to(precise.dtype)).float()
-        values = values.float()
-        folded = values.new_zeros(*values.shape[:-1], self.places)
-        for run, shift in enumerate(self._shifts):
-            first = run * self.places
-            wrap, last = min(first + self.places - shift, self.size), min(first + self.places, self.size)
-            for start, stop, place in ((first, wrap, shift), (wrap, last, 0)):
-                folded[..., place : place + stop - start].addcmul_(values[..., start:stop], self._signs[start:stop])
-        return folded
-
-    def of_one_hot(self, indices: Tensor) -> Tensor:
-        """Return P e_i for integers i: (...) → (..., p)."""
-        return _one_hot(self._places[indices], self.places) * self._signs[indices, None]
-
-    @functools.cached_property
-    def _matrix(self) -> Tensor:
-        return self.of_one_hot(torch.arange(self.size, device=self._signs.device)).T.contiguous()
-
-
 class TwoSided(Projection):
     """S = C · diag(P_rows ⊗ P_columns): both sides of each gradient are folded before tokens are summed.
 
@@ -151,6 +106,8 @@ class TwoSided(Projection):
     Source: two-sided factors as in LoGra (arXiv:2405.13954); CountSketch, Charikar et al. 2002; together, ours.
     """
 
+    takes_experts = True
+
     def __init__(
         self,
         shapes: Mapping[str, Shape],
@@ -161,7 +118,7 @@ class TwoSided(Projection):
     ) -> None:
         super().__init__(shapes, sketch_size, seed, device)
         self._sides: dict[tuple[str, int], Fold | None] = {}
-        self._slots: dict[str, tuple[int, int]] = {}
+        self._entries: dict[str, int] = {}
         end = 0
         for name, (m, n) in self.shapes.items():
             entries = 1
@@ -171,39 +128,75 @@ class TwoSided(Projection):
                 generator = self._generator(f"{name}\0{side}")
                 self._sides[name, side] = Fold(size, places, generator, device) if shrinks else None
                 entries *= places if shrinks else size
-            self._slots[name] = (end, end + entries)
+            self._entries[name] = entries
             end += entries
+        self._end = end
         folds = -(-end // sketch_size)
         generator = self._generator("fold")
         order = generator.permutation(folds * sketch_size)
         self._order = torch.from_numpy(order).to(device)
-        self._signs = _signs(generator, len(order), device)
-        self._reduced = torch.zeros(0, len(order))
+        self._signs = random_signs(generator, len(order), device)
+        self._orders: dict[tuple[str, ...], Tensor] = {}
+        self._parts: dict[str, Tensor] = {}  # (B, ·) each, in bfloat16 where factors are
+        self._batch_size = 0
 
     def begin(self, batch_size: int) -> None:
-        self._reduced = torch.zeros(batch_size, len(self._order), dtype=torch.float32, device=self.device)
+        self._parts, self._batch_size = {}, batch_size
 
     def finish(self) -> Tensor:
-        signed = self._reduced[:, self._order] * self._signs
+        parts = {name: self._parts[name] if name in self._parts else self._zeros(name) for name in self.shapes}
+        # Joined by precision first: joining both at once takes a call for each part.
+        halves = [name for name, part in parts.items() if part.dtype != torch.float32]
+        wholes = [name for name, part in parts.items() if part.dtype == torch.float32]
+        joined = [torch.cat([parts[name] for name in group], dim=1).float() for group in (halves, wholes) if group]
+        spare = torch.zeros(self._batch_size, len(self._order) - self._end, device=self.device)
+        signed = torch.cat([*joined, spare], dim=1)[:, self._places_of((*halves, *wholes))] * self._signs
         return signed.view(len(signed), -1, self.sketch_size).sum(1)
+
+    def _places_of(self, names: tuple[str, ...]) -> Tensor:
+        """Return the order of all numbers before they are folded, where parts lie side by side by `names`."""
+        if names == tuple(self.shapes):
+            return self._order
+        if names not in self._orders:
+            places = torch.split(torch.arange(self._end), list(self._entries.values()))
+            parts = dict(zip(self.shapes, places, strict=True))
+            lying = torch.cat([*(parts[name] for name in names), torch.arange(self._end, len(self._order))])
+            self._orders[names] = lying.argsort().to(self.device)[self._order]
+        return self._orders[names]
 
     def part(self, name: str) -> Tensor:
         """Return one parameter's share of the batch before it is folded, (B, ≤p²): P_rows G P_columnsᵀ."""
-        first, last = self._slots[name]
-        return self._reduced[:, first:last]
+        return self._parts.setdefault(name, self._zeros(name))
 
     def squared_norms(self) -> Tensor:
         """Return Σ ‖part‖² over all parameters, (B,)."""
-        return self._reduced.square().sum(1)
+        return torch.stack([self.part(name).float().square().sum(1) for name in self.shapes]).sum(0)
 
     def keep(self, name: str, side: int, factor: Tensor) -> Tensor:
         fold = self._sides[name, side]
-        if factor.is_floating_point():
-            return factor.float() if fold is None else fold(factor)
-        return _one_hot(factor, self.shapes[name][side]) if fold is None else fold.of_one_hot(factor)
+        if not factor.is_floating_point():
+            return factor
+        return as_factor(factor) if fold is None else fold(factor)
+
+    def keep_experts(self, name: str, factor: Tensor, routing: Routing) -> Tensor:
+        """Project rows of which each belongs to one expert: (S, m) in the order of experts → (S, ·)."""
+        fold = self._sides[name, 0]
+        if fold is not None:
+            return fold.of_experts(factor, routing)
+        values = as_factor(factor)
+        apart = values.new_zeros(len(values), routing.num_experts, values.shape[1])
+        experts = routing.experts[routing.order][:, None, None].expand(-1, 1, values.shape[1])
+        return apart.scatter_(1, experts, values[:, None]).flatten(1)
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
-        self.part(name).add_((rows.transpose(1, 2) @ columns).flatten(1))
+        fold = self._sides[name, 0]
+        if rows.is_floating_point():
+            found = rows.transpose(1, 2) @ columns
+        elif fold is None:
+            found = summed_by_row(rows, columns, self.shapes[name][0])
+        else:
+            found = fold.summed(rows, columns)
+        self._add(name, found)
 
     def full(self, name: str, gradients: Tensor, sample: int | None = None) -> None:
         reduced = gradients.reshape(len(gradients), *self.shapes[name]).float()
@@ -212,8 +205,18 @@ class TwoSided(Projection):
             reduced = rows(reduced.transpose(1, 2)).transpose(1, 2)
         if columns is not None:
             reduced = columns(reduced)
-        part = self.part(name) if sample is None else self.part(name)[sample : sample + 1]
-        part.add_(reduced.flatten(1))
+        if sample is None:
+            self._add(name, reduced)
+        else:
+            self._parts[name] = self.part(name).float()
+            self._parts[name][sample].add_(reduced.flatten())
+
+    def _add(self, name: str, reduced: Tensor) -> None:
+        found = reduced.flatten(1)
+        self._parts[name] = self._parts[name].float() + found if name in self._parts else found
+
+    def _zeros(self, name: str) -> Tensor:
+        return torch.zeros(self._batch_size, self._entries[name], device=self.device)
 
 
 class DenseGaussian(Projection):
@@ -319,14 +322,6 @@ def _normal_quantiles() -> Tensor:
     """Return midpoints of 2¹⁶ equally likely slices of N(0, 1), rescaled to variance 1; float32."""
     quantiles = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
     return torch.from_numpy(quantiles / np.sqrt(np.square(quantiles).mean())).float()
-
-
-def _signs(generator: np.random.Generator, size: int, device: torch.device) -> Tensor:
-    return torch.from_numpy((generator.integers(0, 2, size) * 2 - 1).astype(np.float32)).to(device)
-
-
-def _one_hot(indices: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.one_hot(indices, size).float()
 
 
 def _as_matrix(shape: Shape) -> tuple[int, int]:

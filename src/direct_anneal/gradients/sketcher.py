@@ -123,7 +123,8 @@ class GradientSketcher:
             raise ValueError(f'projection must be "two-sided" or "gaussian", got {projection!r}')
         if scales is not None:
             self.projection = Preconditioned(self.projection, scales)
-        self._capture = Capture(find_layers(model, {id(p): name for name, p in self.parameters.items()}))
+        names = {id(p): name for name, p in self.parameters.items()}
+        self._capture = Capture(find_layers(model, names, experts=self.projection.takes_experts))
         self._checked = False
         self._squared_norms: dict[str, float] = {}
         self._announced: tuple[str, ...] = ()

@@ -64,10 +64,12 @@ def _judged(verdict: Verdict, domains: dict[str, dict[str, int]]) -> list[str]:
 
 def _figures(manifest: dict[str, Any]) -> list[str]:
     """Return the method's own figures, for those who read them."""
+    coverage = manifest.get("coverage") or {}
     return [
         _shifts(manifest),
         *([_replay(manifest["replay"])] if "replay" in manifest else []),
         *([_retain(manifest["retain"])] if "retain" in manifest else []),
+        *([_line("Gradients", escape(sanitized(str(coverage["summary"]))))] if "summary" in coverage else []),
         *([_spectrum(manifest["spectrum"])] if manifest["spectrum"] else []),
         *([_budget(manifest["budget"])] if manifest["budget"] else []),
         _objective(manifest["objective"], manifest["status"]),

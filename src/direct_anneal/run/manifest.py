@@ -54,6 +54,7 @@ def corpus_entry(corpus: Corpus, gradients: SketchedGradients) -> dict[str, Any]
 def coverage_entry(coverage: Coverage) -> dict[str, Any]:
     """Return the coverage of the parameters, with shares of entries and of the squared gradient norm."""
     return {
+        "summary": coverage.summary,
         "entries": coverage.entries,
         "ways": [
             {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -131,6 +131,16 @@ class Sum:
     def holds(self, total: Any) -> Any:
         """Tell whether a total, or each of several, lies within."""
         return (self.floor <= total) & (total <= self.ceiling)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a selection uses: of each budget that is finite, of tokens, of each grouping's groups, of each sum."""
+
+    costs: list[float]
+    size: float
+    groups: list[Float]
+    linear: list[float]
 
 
 class Polytope(ABC):
@@ -263,8 +273,8 @@ class Polytope(ABC):
         return bool(
             used
             and all(
-                math.fsum(cost) <= budget * (1 + ROUNDING)
-                for cost, budget in zip(self.cost[chosen].T, self.budgets, strict=True)
+                not np.isfinite(budget) or math.fsum(cost[chosen]) <= budget * (1 + ROUNDING)
+                for cost, budget in self._priced()
             )
             and chosen[self.forced_in].all()
             and not chosen[self.forced_out].any()
@@ -275,25 +285,56 @@ class Polytope(ABC):
             and all(limit.holds(math.fsum(limit.values[chosen])) for limit in self.linear)
         )
 
-    def exchanges(self, chosen: Mask, ins: NDArray[np.intp], outs: NDArray[np.intp]) -> Mask:
-        """Mark feasible swaps of unforced samples, up to rounding, shape (len(ins), len(outs))."""
+    def totals(self, chosen: Mask) -> Totals:
+        """Return what a selection uses of each limit."""
+        return Totals(
+            [float(cost[chosen].sum()) if np.isfinite(budget) else 0.0 for cost, budget in self._priced()],
+            0.0 if self.size is None else float(self.size[chosen].sum()),
+            [group.totals(chosen) for group in self.groupings],
+            [float(limit.values[chosen].sum()) for limit in self.linear],
+        )
+
+    def swapped(self, totals: Totals, i: int, o: int) -> Totals:
+        """Return the totals after i came in for o."""
+        groups = []
+        for group, total in zip(self.groupings, totals.groups, strict=True):
+            changed = total.copy()
+            changed[group.codes[i]] += group.weight[i]
+            changed[group.codes[o]] -= group.weight[o]
+            groups.append(changed)
+        return Totals(
+            [total + float(cost[i] - cost[o]) for total, (cost, _) in zip(totals.costs, self._priced(), strict=True)],
+            0.0 if self.size is None else totals.size + float(self.size[i] - self.size[o]),
+            groups,
+            [t + float(limit.values[i] - limit.values[o]) for t, limit in zip(totals.linear, self.linear, strict=True)],
+        )
+
+    def exchanges(self, totals: Totals, ins: NDArray[np.intp], outs: NDArray[np.intp]) -> Mask:
+        """Mark feasible swaps of unforced samples, up to rounding, shape (len(ins), len(outs)).
+
+        Args:
+            totals: of the selection before the swap.
+        """
         allowed = np.ones((len(ins), len(outs)), dtype=np.bool_)
-        for cost, budget in zip(self.cost.T, self.budgets, strict=True):
-            allowed &= cost[ins][:, None] - cost[outs][None, :] <= budget - cost[chosen].sum()
+        for used, (cost, budget) in zip(totals.costs, self._priced(), strict=True):
+            if np.isfinite(budget):
+                allowed &= cost[ins][:, None] - cost[outs][None, :] <= budget - used
         if self.size is not None:
-            room = self.capacity - self.size[chosen].sum()
-            allowed &= self.size[ins][:, None] - self.size[outs][None, :] <= room
-        for group in self.groupings:
-            totals = group.totals(chosen)
+            allowed &= self.size[ins][:, None] - self.size[outs][None, :] <= self.capacity - totals.size
+        for group, total in zip(self.groupings, totals.groups, strict=True):
             gain, loss = group.weight[ins][:, None], group.weight[outs][None, :]
             to, of = group.codes[ins][:, None], group.codes[outs][None, :]
             same = to == of
-            allowed &= totals[to] + gain - np.where(same, loss, 0.0) <= group.ceilings[to]
-            allowed &= totals[of] - loss + np.where(same, gain, 0.0) >= group.floors[of]
-        for limit in self.linear:
+            allowed &= total[to] + gain - np.where(same, loss, 0.0) <= group.ceilings[to]
+            allowed &= total[of] - loss + np.where(same, gain, 0.0) >= group.floors[of]
+        for limit, used in zip(self.linear, totals.linear, strict=True):
             change = limit.values[ins][:, None] - limit.values[outs][None, :]
-            allowed &= limit.holds(limit.values[chosen].sum() + change)
+            allowed &= limit.holds(used + change)
         return allowed
+
+    def _priced(self) -> Iterator[tuple[Float, float]]:
+        """List costs and budget of each band."""
+        return zip(self.cost.T, self.budgets.tolist(), strict=True)
 
     def complete(self, chosen: Mask, value: Float) -> Mask:
         """Add what still fits by tokens, best value per token first, until nothing does."""

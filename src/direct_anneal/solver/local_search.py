@@ -6,6 +6,7 @@ N samples, R sketch size, k selections (columns that share each pass over the fe
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from direct_anneal.solver.feasible import Float, Mask, Polytope, largest
 from direct_anneal.solver.matrix import FeatureMatrix
@@ -31,12 +32,13 @@ def swap(
         target: t, shape (R,); none for σ = 1.
     """
     sign = 1.0 if target is None else -1.0
-    norms = sign * features.squared_norms()
+    norms = sign * features.squared_norms(rough=True)
     pulls = totals if target is None else target[:, None] - totals
     searches = [Search(polytope, chosen, pull, sign) for chosen, pull in zip(starts, pulls.T, strict=True)]
     active = searches
     while active:
-        slopes = 2.0 * features.dot(np.stack([search.pull for search in active], axis=1)).T  # (k, N)
+        pulled = np.stack([search.pull for search in active], axis=1)
+        slopes = 2.0 * features.dot(pulled, rough=True).T  # (k, N)
         active = [
             search for search, slope in zip(active, slopes, strict=True) if search.improve(features, slope, norms)
         ]
@@ -68,8 +70,8 @@ class Search:
         """Swap among the candidates of one pass; where that does not help, complete the selection and end.
 
         Args:
-            slope: 2σ ⟨u − t, x_i⟩, shape (N,).
-            norms: σ ‖x_i‖², shape (N,).
+            slope: 2σ ⟨u − t, x_i⟩, shape (N,), up to float32's rounding.
+            norms: σ ‖x_i‖², shape (N,), the same.
 
         Returns:
             whether another pass may bring more.
@@ -88,14 +90,28 @@ class Search:
             return False
         ins = largest(slope + norms, min(_CANDIDATES, len(outside)), outside)
         outs = largest(norms - slope, min(_CANDIDATES, len(inside)), inside)
-        x_in, x_out = features.rows(ins), features.rows(outs)
-        up, down = slope[ins] + norms[ins], norms[outs] - slope[outs]
-        cross = 2.0 * self._sign * x_in @ x_out.T
+        candidates = _Candidates(ins, outs, features.rows(ins), features.rows(outs), self.pull, self._sign)
+        before = self.chosen.copy(), self.pull, self.swaps
+        helped = self._follow(candidates, check=False)
+        if helped and not polytope.feasible(self.chosen):  # sums are rounded; the promise is checked on the whole
+            self.chosen, self.pull, self.swaps = before
+            helped = self._follow(candidates, check=True)
+        return helped
+
+    def _follow(self, candidates: _Candidates, *, check: bool) -> bool:
+        """Swap among the candidates until no pair helps.
+
+        Args:
+            check: end before a swap that breaks a constraint when everything is summed anew, which costs O(K) each.
+        """
+        polytope, chosen, ins, outs = self._polytope, self.chosen, candidates.ins, candidates.outs
+        up, down = candidates.up, candidates.down
+        totals = polytope.totals(chosen)
         helped = False
         while True:
-            gain = up[:, None] + down[None, :] - cross
+            gain = up[:, None] + down[None, :] - candidates.cross
             # A sample that was swapped is on the other side now; a later pass may swap it back.
-            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(chosen, ins, outs)
+            open_ = ~chosen[ins][:, None] & chosen[outs][None, :] & polytope.exchanges(totals, ins, outs)
             gain = np.where(open_, gain, -np.inf)
             best, least = gain.max(), self.pull @ self.pull
             if best <= _WORTH * least:
@@ -103,10 +119,29 @@ class Search:
             # Among pairs that are equal but for rounding, the first in the order of ties.
             i, o = np.argwhere(gain >= best - 1e-12 * least)[0]
             chosen[ins[i]], chosen[outs[o]] = True, False
-            if not polytope.feasible(chosen):  # the sums above were rounded; the promise is checked on the whole
+            if check and not polytope.feasible(chosen):
                 chosen[ins[i]], chosen[outs[o]] = False, True
                 return False
-            step = self._sign * (x_in[i] - x_out[o])
+            totals = polytope.swapped(totals, int(ins[i]), int(outs[o]))
+            step = self._sign * (candidates.x_in[i] - candidates.x_out[o])
             self.pull = self.pull + step
-            up, down = up + 2.0 * x_in @ step, down - 2.0 * x_out @ step
+            up, down = up + 2.0 * candidates.x_in @ step, down - 2.0 * candidates.x_out @ step
             self.swaps, helped = self.swaps + 1, True
+
+
+class _Candidates:
+    """Samples that may come in or go out, and what each pair of them brings.
+
+    Attributes:
+        up, down: gain of a sample that comes in, and of one that goes out, by itself.
+        cross: what a pair brings less than both.
+    """
+
+    def __init__(
+        self, ins: NDArray[np.intp], outs: NDArray[np.intp], x_in: Float, x_out: Float, pull: Float, sign: float
+    ) -> None:
+        self.ins, self.outs, self.x_in, self.x_out = ins, outs, x_in, x_out
+        # What they were found by may be rough.
+        self.up = sign * np.vecdot(x_in, x_in) + 2.0 * np.vecdot(x_in, pull)
+        self.down = sign * np.vecdot(x_out, x_out) - 2.0 * np.vecdot(x_out, pull)
+        self.cross = 2.0 * sign * x_in @ x_out.T

@@ -5,29 +5,21 @@ N samples, n rows of one part, R sketch size (R' after a map), S removed directi
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import cycle
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from direct_anneal.solver.parts import Block, Part
 
 Float = NDArray[np.float64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Of float64 rows. Small blocks stay in cache from their conversion to the last product; the Gram matrix, itself R × R,
-# needs large ones for BLAS; and so does a thread that is to be ahead, for handing over to cost nothing.
-_BLOCK_BYTES = 1 << 20
-_GRAM_BLOCK_BYTES = 32 << 20
-_AHEAD_BYTES = 8 << 20
-_BUFFERS = 3  # one is worked on, while the next two are filled
+_GRAM_BLOCK_BYTES = 32 << 20  # of float64 rows: itself R × R, it needs large blocks for BLAS
 _KEPT = 256 << 20  # a matrix up to this size, in float64, is read and converted once
-_ALONE = 64 << 20  # up to this size, without a thread
 
 # What is summed by itself, and may be summed elsewhere. Sums are added up part by part: that they are the same wherever
 # parts are summed hangs on these numbers alone. A part's sum is R numbers, its Gram matrix R²: of those there are few.
@@ -44,142 +36,21 @@ class Map(Protocol):
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
 
 
-class Block(Protocol):
-    """Rows in memory or on disk, shape (n, R), of any float type."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Rows of two blocks side by side, each times a factor: of (n, R) and (n, L) float32 rows of shape (n, R + L).
-
-    Args:
-        left, right: of n rows each.
-        factors: of the left, and of the right.
-    """
-
-    left: Block
-    right: Block
-    factors: tuple[float, float]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return (len(self.left), self.left.shape[1] + self.right.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
-        parts = zip((self.left, self.right), self.factors, strict=True)
-        return np.hstack([np.float32(factor) * part[rows] for part, factor in parts])
-
-
-@dataclass(frozen=True)
-class Part:
-    """A run of rows, of one block or several.
-
-    Attributes:
-        shape: (n, R).
-        pieces: blocks, and the first and last + 1 of the rows that are meant.
-        kept: its rows stay in memory once they were read.
-    """
-
-    shape: tuple[int, int]
-    pieces: tuple[tuple[Block, int, int], ...]
-    kept: bool = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the rows that were read here."""
-        return {name: value for name, value in vars(self).items() if name != "_whole"}
-
-    @property
-    def in_memory(self) -> bool:
-        """True if all rows are there already."""
-        return "_whole" in vars(self)
-
-    def at(self, rows: NDArray[np.intp]) -> Float:
-        """Copy rows of a part that is kept."""
-        return self._whole[rows]
-
-    def blocks(self, scale: Float | None = None, block_bytes: int | None = None) -> Generator[tuple[slice, Float]]:
-        """Return the rows z_i of the part, times a factor each, block by block, and their positions in it.
-
-        A block is not to be written to, and is overwritten when the next is asked for.
-
-        Args:
-            scale: (n,).
-            block_bytes: about the size of a block.
-        """
-        block_bytes = block_bytes or _BLOCK_BYTES
-        step = max(1, block_bytes // (8 * self.shape[1]))
-        for start, rows in self._read_all(step * max(1, _AHEAD_BYTES // block_bytes)):
-            for first in range(0, len(rows), step):
-                block = rows[first : first + step]
-                where = slice(start + first, start + first + len(block))
-                yield where, block if scale is None else block * scale[where, None]
-
-    def _read_all(self, step: int) -> Iterator[tuple[int, Float]]:
-        """Return all rows, `step` at a time. Buffers are used again: their memory is warm already."""
-        count, size = self.shape
-        if self.kept:
-            yield 0, self._whole
-            return
-        starts = range(0, count, step)
-        alone = 8 * count * size <= _ALONE
-        buffers = [np.empty((min(step, count), size)) for _ in range(1 if alone else min(_BUFFERS, len(starts)))]
-        if alone:
-            yield from ((start, self._read(start, buffers[0])) for start in starts)
-            return
-        # The thread ends with the last block, or when no more are asked for.
-        with ThreadPoolExecutor(1, "read-ahead") as reader:
-            ahead: deque[tuple[int, Future[Float]]] = deque()
-            for start, buffer in zip(starts, cycle(buffers), strict=False):
-                ahead.append((start, reader.submit(self._read, start, buffer)))
-                if len(ahead) == len(buffers):
-                    first, rows = ahead.popleft()
-                    yield first, rows.result()
-            yield from ((first, rows.result()) for first, rows in ahead)
-
-    @cached_property
-    def _whole(self) -> Float:
-        """All rows of a part that is kept."""
-        return self._read(0, np.empty(self.shape))
-
-    def _read(self, start: int, buffer: Float) -> Float:
-        """Return rows from `start` on, as many as there are and fit, in the buffer."""
-        rows = buffer[: self.shape[0] - start]
-        piece, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
-        while filled < len(rows):
-            block, first, last = self.pieces[piece]
-            begin = first + start + filled - int(self._starts[piece])
-            stored = block[begin : min(last, begin + len(rows) - filled)]
-            np.copyto(rows[filled : filled + len(stored)], stored)
-            piece, filled = piece + 1, filled + len(stored)
-        return rows
-
-    @cached_property
-    def _starts(self) -> NDArray[np.intp]:
-        """Offsets of the pieces in the part."""
-        return np.cumsum([0, *(last - first for _, first, last in self.pieces)])
-
-
 class _RowMap:
     """z W for each row."""
 
-    def __init__(self, removed: Float | None, mapped: Float | None) -> None:
+    def __init__(self, removed: NDArray[np.floating] | None, mapped: NDArray[np.floating] | None) -> None:
         # Together in memory, since that is how they would arrive elsewhere.
         self._removed, self._mapped = (None if m is None else np.ascontiguousarray(m) for m in (removed, mapped))
 
     def __call__(self, rows: Float) -> Float:
         if self._mapped is not None:
             return np.asarray(rows @ self._mapped)
-        return rows if self._removed is None else rows - (rows @ self._removed) @ self._removed.T
+        return rows if self._removed is None else np.asarray(rows - (rows @ self._removed) @ self._removed.T)
+
+    def single(self) -> _RowMap:
+        """Return the same in float32."""
+        return _RowMap(*(None if m is None else m.astype(np.float32) for m in (self._removed, self._mapped)))
 
     def transposed(self, rows: Float) -> Float:
         """Return u Wᵀ for each; F is symmetric."""
@@ -189,9 +60,10 @@ class _RowMap:
 class FeatureMatrix:
     """X = diag(scale) Z W: rows z_i, rescaled and mapped; W = F = I − B Bᵀ removes the span of an orthonormal basis.
 
-    Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64. Equal rows give equal
-    products to the last bit, wherever they stand, so that ties are ties. Large matrices are read and converted by a
-    thread, while what it read before is multiplied. Memory: three blocks of rows beside O(N) scalars.
+    Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64, or float32 where
+    a rough product of rows that are not kept in memory is asked for. Equal rows give equal products to the last bit,
+    wherever they stand, so that ties are ties. Large matrices are read and converted by a thread, while what it read
+    before is multiplied. Memory: three blocks of rows beside O(N) scalars.
 
     Args:
         blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.
@@ -250,12 +122,16 @@ class FeatureMatrix:
         other._parts = self._parts
         return other
 
-    def dot(self, directions: Float) -> Float:
-        """Return X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k."""
+    def dot(self, directions: Float, *, rough: bool = False) -> Float:
+        """Return X U, shape (N, k) for U of shape (R, k); or (N,) for a single direction. Cost: one pass, 2 N R k.
+
+        Args:
+            rough: good enough to find candidates by, up to float32's rounding, in half the time.
+        """
         # X U = Z (W U), one small product instead of N.
         flat = np.ascontiguousarray(np.atleast_2d(self._map.transposed(directions.T)))  # (k, R)
         out = np.empty((len(flat), self.shape[0]))  # a column, which is used by itself, lies together
-        for place, found in zip(self._places, self._pass(partial(_dot, flat), self._parts), strict=True):
+        for place, found in zip(self._places, self._pass(partial(_dot, flat, rough), self._parts), strict=True):
             out[:, place] = found
         if self._scale is not None:
             out *= self._scale
@@ -298,14 +174,27 @@ class FeatureMatrix:
             out[mine] = self._blocks[b][indices[mine] - self._starts[b]]
         return out
 
-    def squared_norms(self) -> Float:
+    def squared_norms(self, *, rough: bool = False) -> Float:
         """Return ‖x_i‖² for every sample, shape (N,); not to be written to. Cost: one pass, 2 N R S, or 2 N R R' where
-        mapped; the first time."""
+        mapped; the first time.
+
+        Args:
+            rough: as of `dot`.
+        """
+        if rough and "_squared_norms" not in vars(self):
+            return self._rough_squared_norms
         return self._squared_norms
 
     @cached_property
     def _squared_norms(self) -> Float:
-        out = np.concatenate(list(self._pass(partial(_squared_norms, self._map), self._parts)))
+        return self._norms(rough=False)
+
+    @cached_property
+    def _rough_squared_norms(self) -> Float:
+        return self._norms(rough=True)
+
+    def _norms(self, *, rough: bool) -> Float:
+        out = np.concatenate(list(self._pass(partial(_squared_norms, self._map, rough), self._parts)))
         return out if self._scale is None else out * np.square(self._scale)
 
     def of_rows(self, function: Callable[[Float], Float], block_bytes: int) -> Float:
@@ -343,10 +232,12 @@ class FeatureMatrix:
 # What is computed of one part, by whoever has it.
 
 
-def _dot(directions: Float, part: Part) -> Float:
+def _dot(directions: Float, rough: bool, part: Part) -> Float:
     """Return (k, n), for directions (k, R)."""
     out = np.empty((len(directions), part.shape[0]))
-    for where, rows in part.blocks():
+    dtype = np.float32 if rough and not part.kept else np.float64
+    directions = directions.astype(dtype, copy=False)
+    for where, rows in part.blocks(dtype=dtype):
         for column, direction in enumerate(directions):
             # Row by row: a matrix product rounds a row by its place in the block.
             out[column, where] = np.vecdot(rows, direction)
@@ -357,8 +248,15 @@ def _weighted_sum(item: tuple[Part, Float]) -> Float:
     part, weights = item
     weights = np.ascontiguousarray(weights)
     total = np.zeros((part.shape[1], *weights.shape[1:]))
-    for where, rows in part.blocks():
-        total += rows.T @ weights[where]
+    heavy: NDArray[np.bool_] = np.any(weights.reshape(len(weights), -1) != 0, axis=1)
+    if part.kept or 2 * np.count_nonzero(heavy) > len(heavy):
+        for where, rows in part.blocks():
+            total += rows.T @ weights[where]
+        return total
+    # What has no weight need not be converted.
+    positions = np.flatnonzero(heavy)
+    for where, rows in part.some(positions):
+        total += rows.T @ weights[positions[where]]
     return total
 
 
@@ -371,9 +269,11 @@ def _gram(run: tuple[Sequence[Part], Sequence[Float | None]]) -> Float:
     return total
 
 
-def _squared_norms(row_map: _RowMap, part: Part) -> Float:
+def _squared_norms(row_map: _RowMap, rough: bool, part: Part) -> Float:
     out = np.empty(part.shape[0])
-    for where, rows in part.blocks():
+    rough = rough and not part.kept
+    row_map = row_map.single() if rough else row_map
+    for where, rows in part.blocks(dtype=np.float32 if rough else np.float64):
         mapped = row_map(rows)
         out[where] = np.einsum("nr,nr->n", mapped, mapped)
     return out
