@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from direct_anneal.cli import main
 from selection.tiny import SKETCH_SIZE, documents, write_jsonl
@@ -66,6 +69,26 @@ def pickled(model: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(_Harm(model.parent / "it-ran"), 2))
 
 
+def packed(model: Path) -> None:
+    """Weights as torch saves them, in an archive that could unpack to a thousand times its size."""
+    (model / "model.safetensors").unlink()
+    torch.save({"a": torch.zeros(10**5)}, model / "whole")
+    with (
+        zipfile.ZipFile(model / "whole") as whole,
+        zipfile.ZipFile(model / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+
+
+def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def replace(model: Path) -> None:
+        (model / name).unlink(missing_ok=True)
+        make(model / name)
+
+    return replace
+
+
 class _Harm:
     def __init__(self, proof: Path) -> None:
         self._proof = proof
@@ -102,6 +125,13 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a tokenizer's depth": written("tokenizer_config.json", DEEP),
     "a header of 2^60 bytes": written("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
     "weights with code": pickled,
+    "packed weights": packed,
+    "weights that wait": instead("model-00002.safetensors", os.mkfifo),
+    "a configuration that waits": instead("config.json", os.mkfifo),
+    "settings that wait": instead("generation_config.json", os.mkfifo),
+    "a tokenizer that waits": instead("special_tokens_map.json", os.mkfifo),
+    "a tokenizer without end": instead("tokenizer.json", lambda path: path.symlink_to("/dev/zero")),
+    "a tokenizer of a terabyte": lambda model: os.truncate(model / "tokenizer.json", 2**40),
 }
 
 

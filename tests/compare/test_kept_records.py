@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from direct_anneal.compare.evidence import Evidence
 from direct_anneal.compare.scenario import _adding_seconds, _has, _kept, _seconds
 from direct_anneal.errors import InputError
 
@@ -34,3 +36,21 @@ def test_a_record_of_before_opens_and_a_damaged_one_is_refused(tmp_path: Path) -
         with pytest.raises(InputError, match=r"choice\.json must be as it was written.*remove it") as told:
             _kept(record)
         assert "\n" not in str(told.value)
+
+
+def test_a_damaged_array_is_made_again(tmp_path: Path) -> None:
+    evidence, made = Evidence(tmp_path / "evidence", *[None] * 9), list[int]()  # type: ignore[arg-type]
+
+    def make() -> np.ndarray:
+        made.append(1)
+        return np.arange(9.0)
+
+    for _ in range(2):
+        assert evidence._kept("loss-start", make).tolist() == list(range(9))
+    assert len(made) == 1
+    path = evidence.directory / "loss-start.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert evidence._kept("loss-start", make).tolist() == list(range(9))
+    assert len(made) == 2

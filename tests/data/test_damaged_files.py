@@ -200,6 +200,10 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, make):
         with pytest.raises(InputError):
             expand([name], "pool")
         (tmp_path / name).unlink()
+    (tmp_path / "saved").mkdir()
+    make(tmp_path / "saved" / "state.json")
+    with pytest.raises(InputError):
+        list(expand(["saved"], "pool")[0].records())
     np.array([1, 2, 0], "<u2").tofile(tmp_path / "b.ds")
     make(tmp_path / "b.ds.index")
     with pytest.raises(InputError):

@@ -5,7 +5,6 @@ N documents of the pool, M of the validation set, H hidden size.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from torch import nn
 from direct_anneal.baselines import Baseline
 from direct_anneal.data import Corpus
 from direct_anneal.io.atomic import replacing
-from direct_anneal.io.records import read_record
+from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.records import read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
@@ -142,8 +142,10 @@ class Evidence:
         return mean_hidden_states(model, [corpus.tokens(i)[: self.window] for i in range(corpus.num_samples)])
 
     def _kept(self, name: str, make: Callable[[], Array]) -> Array:
-        path = self.directory / f"{name}.npy"
-        if path.exists():
+        path, record = self.directory / f"{name}.npy", self.directory / "seconds.json"
+        told = read_record(record) if record.exists() else {}
+        digests = told.get("digests", {})  # none of what an earlier version made
+        if path.exists() and digests.get(name) in (None, sha256_of_file(path)):
             kept: Array = np.load(path)
             return kept
         started = time.monotonic()
@@ -151,10 +153,8 @@ class Evidence:
         self.directory.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, values)
-        seconds = self.directory / "seconds.json"
-        told = read_record(seconds) if seconds.exists() else {}
-        with replacing(seconds) as temporary:
-            temporary.write_text(json.dumps(told | {name: time.monotonic() - started}), encoding="utf-8")
+        digests = {**digests, name: sha256_of_file(path)}
+        write_record(record, {**told, name: time.monotonic() - started, "digests": digests})
         return values
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from direct_anneal.errors import InputError
+from direct_anneal.model.saved import load_saved
 
 METADATA = ".metadata"
 
@@ -230,12 +230,7 @@ def _load(directory: Path, piece: Piece) -> Any:
         with path.open("rb") as file:
             file.seek(piece.start)
             raw = io.BytesIO(file.read(piece.length))
-        # torch stores its archives; a packed one could unpack to a thousand times its length.
-        with zipfile.ZipFile(raw) as archive:
-            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                raise zipfile.BadZipFile("it is packed")
-        raw.seek(0)
-        return torch.load(raw, map_location="cpu", weights_only=True)
+        return load_saved(raw)
     except Exception as error:  # torch's own differ by version, and all mean this
         reason = " ".join(str(error).split())[:120]
         raise InputError(

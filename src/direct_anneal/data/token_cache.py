@@ -34,6 +34,7 @@ from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.digests import short_hash, tree_digests
 from direct_anneal.io.records import RecordError, read_sealed, write_record
 from direct_anneal.io.redaction import redacted
+from direct_anneal.io.tables import read_parquet
 
 _VERSION = 2
 _FLUSH_ROWS = 65_536
@@ -284,7 +285,7 @@ def read_index(cache: TokenCache, record: CacheRecord) -> pa.Table:
     Raises:
         RecordError: it does not go with its record, which can only be where both were forged.
     """
-    table = pq.read_table(cache.index_path, read_dictionary=["domain"])
+    table = read_parquet(cache.index_path, read_dictionary=["domain"])
     types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in table.schema.types]
     if table.schema.names != _SCHEMA.names or types != _SCHEMA.types or table.num_rows != record.num_samples:
         raise RecordError(f"{cache.index_path} must have {record.num_samples} rows of {', '.join(_SCHEMA.names)}")

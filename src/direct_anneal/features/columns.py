@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError, option
-from direct_anneal.features.storage import Directory, Place, place_at
+from direct_anneal.features.storage import Directory, Place, place_at, read_table
 from direct_anneal.features.verification import Finding
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.digests import sha256
@@ -155,7 +155,7 @@ class ColumnStore:
     def read(self) -> dict[str, NDArray[np.float64]]:
         """Return every column whole, (N,). Every shard must be committed."""
         parts = [
-            pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=list(self.columns))
+            read_table(self.directory, self._place, _name(shard, "parquet"), list(self.columns))
             for shard in range(self.num_shards)
         ]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
@@ -163,8 +163,7 @@ class ColumnStore:
     def ids(self) -> pa.Array:
         """Read the values of all documents, (N,). Every shard must be committed."""
         parts = [
-            pq.read_table(pa.BufferReader(self._place.read(_name(shard, "parquet"))), columns=["id"])
-            for shard in range(self.num_shards)
+            read_table(self.directory, self._place, _name(shard, "parquet"), ["id"]) for shard in range(self.num_shards)
         ]
         return pa.concat_tables(parts)["id"].combine_chunks()
 

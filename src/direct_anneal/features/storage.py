@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError
 from direct_anneal.features.rows import StoredRows
 from direct_anneal.io.atomic import replacing
-from direct_anneal.io.records import read_content
+from direct_anneal.io.records import RecordError, read_content
+from direct_anneal.io.tables import read_parquet
 
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|[a-z][a-z0-9+.-]+::", re.IGNORECASE)
 
@@ -44,6 +46,20 @@ class Place(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+
+
+def read_table(directory: Path | str, place: Place, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a shard's table.
+
+    Raises:
+        InputError: it is none, or unpacks without end, though its digest is right.
+    """
+    try:
+        return read_parquet(place.read(name), columns)
+    except RecordError as error:
+        raise InputError(
+            subject=f"{directory}/{name}", must="be as it was written", got=f"but {error}", do="run select again"
+        ) from error
 
 
 def is_url(place: str) -> bool:

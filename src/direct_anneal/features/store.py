@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError, option
 from direct_anneal.features.rows import StoredRows
-from direct_anneal.features.storage import Place, place_at
+from direct_anneal.features.storage import Place, place_at, read_table
 from direct_anneal.features.verification import (
     ASIDE,
     ASIDE_TYPES,
@@ -210,9 +210,13 @@ class FeatureStore:
         return [self._place.rows(file_name(shard, "npy"), shape) for shard, shape in enumerate(shapes)]
 
     def samples(self) -> pa.Table:
-        """Return all sidecars as one table of N rows. Every shard must be committed."""
+        """Return all sidecars as one table of N rows. Every shard must be committed.
+
+        Raises:
+            InputError: one is no table, though its digest is right.
+        """
         names = (file_name(shard, "parquet") for shard in range(self.num_shards))
-        return pa.concat_tables(pq.read_table(pa.BufferReader(self._place.read(name))) for name in names)
+        return pa.concat_tables(read_table(self.directory, self._place, name) for name in names)
 
     def fetched(
         self, directory: Path, *, replace: bool = False, advance: Callable[[int], object] = lambda _: None

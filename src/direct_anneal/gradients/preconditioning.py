@@ -18,6 +18,7 @@ from direct_anneal.errors import InputError
 from direct_anneal.gradients.projections import Projection
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.records import RecordError
+from direct_anneal.model.saved import load_saved
 
 # What transformers' Trainer keeps out of weight decay, in a parameter group of its own: LayerNorms, and these names.
 _UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
@@ -133,7 +134,7 @@ def adam_moments(path: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor
 def _entries(path: Path, model: nn.Module) -> Iterator[tuple[str, Any, Mapping[str, Any], nn.Parameter]]:
     """List each trainable parameter: its name, its entry in the file, that entry's group, and itself."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_saved(path)
         groups, entries = state["param_groups"], state["state"]
         counts = [len(group["params"]) for group in groups]
     except (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError, AttributeError) as error:

@@ -19,10 +19,12 @@ from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.weights import (
     WEIGHTS,
     read_json,
+    require_files,
     require_fit,
     require_memory,
     require_model_directory,
     require_plain,
+    require_plain_archives,
     require_shapes,
     require_sizes,
     stored_tensors,
@@ -69,6 +71,7 @@ class Checkpoint:
         self.name = name
         self.trust_remote_code = trust_remote_code
         self.directory = _locate(name, revision, subfolder)
+        require_files(self.directory, name)
         self.config: Any = self._read("configuration", AutoConfig, self.directory)
 
     @classmethod
@@ -159,6 +162,7 @@ class Checkpoint:
                 model is no causal language model, or depends on its batch (`require_language_model`).
         """
         require_sizes(self.config, self.name)
+        require_plain_archives(self._files(("*.bin",)))
         stored = stored_tensors(self._files(WEIGHTS))
         require_plain(self.config, stored, self.name)
         kind = getattr(torch, dtype)

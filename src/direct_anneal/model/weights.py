@@ -6,9 +6,9 @@ buffers that are computed and not learned. A tied head may be left out of the fi
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from direct_anneal.errors import InputError
+from direct_anneal.io.records import MAX_BYTES, parse, read_content
+from direct_anneal.model.saved import require_unpacked
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -84,6 +86,45 @@ def require_model_directory(directory: Path, name: str) -> None:
         got=f"but {name} has no config.json",
         do="name the directory that save_pretrained wrote",
     )
+
+
+def require_files(directory: Path, name: str) -> None:
+    """See that a checkpoint's files can be opened: regular ones, and descriptions of a sane size.
+
+    Raises:
+        InputError: one waits for a writer, or never ends.
+    """
+    for path in sorted(directory.iterdir()):
+        try:
+            found = path.stat()
+        except OSError:  # a link to nothing is missed where it is needed
+            continue
+        is_regular, is_text = stat.S_ISREG(found.st_mode), path.suffix in (".json", ".txt", ".jinja", ".model")
+        if not (is_regular or stat.S_ISDIR(found.st_mode)) or (is_text and found.st_size > MAX_BYTES):
+            raise InputError(
+                field="model",
+                must="hold regular files alone, and descriptions of at most 256 MiB",
+                got=f"but {path.name} of {name} has {found.st_size:,} bytes" if is_regular else f"but {path} is none",
+                do="fetch or save the checkpoint again",
+            )
+
+
+def require_plain_archives(files: Iterable[Path]) -> None:
+    """See that weights which torch saved are no packed archives.
+
+    Raises:
+        InputError: they are, or they are no archives that can be read.
+    """
+    for path in files:
+        try:
+            require_unpacked(path)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                subject=str(path),
+                must="hold weights as torch.save writes them",
+                got=f"but {error}",
+                do="save them again",
+            ) from error
 
 
 def require_sizes(config: Any, name: str) -> None:
@@ -252,7 +293,7 @@ def _first(names: list[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return an object of JSON; empty where there is none, which whoever needs it says."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(read_content(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.config.features import FeaturesConfig
@@ -24,6 +23,7 @@ from direct_anneal.features import FeatureStore, SketchedGradients
 from direct_anneal.io.digests import sha256
 from direct_anneal.io.lock import MARK
 from direct_anneal.io.records import RecordError, checked, parse, read_content, unsealed
+from direct_anneal.io.tables import read_parquet
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.layout import (
     COVERAGE,
@@ -277,8 +277,8 @@ class RunFiles:
             content = read_content(path, limit=_LARGEST_TABLE)
             if sha256(content) != self.manifest["digests"].get(EVIDENCE):
                 raise RecordError("was changed since it was written")
-            return pq.read_table(pa.BufferReader(content), columns=columns)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            return read_parquet(content, columns)
+        except (OSError, ValueError, KeyError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

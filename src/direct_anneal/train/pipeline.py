@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import pickle
 import shutil
 import time
@@ -21,8 +20,9 @@ from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prep
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.lock import claim
-from direct_anneal.io.records import write_record
+from direct_anneal.io.records import RecordError, read_record, sealed, unsealed, write_record
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.model.saved import load_saved
 from direct_anneal.progress import Progress, current_progress
 from direct_anneal.tracking import require_tracker, tracking
 from direct_anneal.train.packing import PackedWindows, Part
@@ -139,7 +139,7 @@ def load_optimizer_state(directory: Path) -> dict[str, Any]:
             f"torch.save(optimizer.state_dict(), ...), or pass {option('optimizer_state')} fresh"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_saved(path)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path} must hold an optimizer's state and nothing else, but cannot be read "
@@ -216,10 +216,12 @@ def _windows(
 def _work(directory: Path, wanted: dict[str, Any]) -> Path:
     """Return the unfinished part of a run, emptied where it is another run's, which this one was told to overwrite."""
     begun = directory / "begun.json"
-    text = json.dumps(wanted)
-    if directory.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == text):
+    try:
+        is_ours = read_record(begun) == unsealed(sealed(wanted))
+    except (OSError, RecordError):
+        is_ours = False
+    if directory.exists() and not is_ours:
         shutil.rmtree(directory)
     directory.mkdir(exist_ok=True)
-    with replacing(begun) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_record(begun, wanted)
     return directory

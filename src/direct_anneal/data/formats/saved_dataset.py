@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from direct_anneal.data.formats.schemas import common_schema, hugging_face_featu
 from direct_anneal.data.formats.tables import INFO_FILE, STATE_FILE, dataset_files, write_dataset_state
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import flush_to_disk, remove_directory, temporary_directory
+from direct_anneal.io.records import parse, read_content
 
 
 class SavedDataset(Table):
@@ -62,7 +62,7 @@ def _dataset_info(paths: Sequence[Path], schema: pa.Schema) -> dict[str, Any]:
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        info = parse(read_content(path)) if path.is_file() else {}
         return info if isinstance(info, dict) else {}
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be JSON, but cannot be read ({error}): save the dataset again") from error

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from direct_anneal.data.formats import isolated
 from direct_anneal.data.formats.streams import MAX_LINE_BYTES
 from direct_anneal.errors import InputError
+from direct_anneal.io.records import parse, read_content
 
 STATE_FILE = "state.json"
 INFO_FILE = "dataset_info.json"
@@ -27,7 +28,7 @@ def dataset_files(directory: Path) -> list[Path]:
     """
     state_path = directory / STATE_FILE
     try:
-        state = json.loads(state_path.read_text(encoding="utf-8"))
+        state = parse(read_content(state_path))
         names = [str(entry["filename"]) for entry in state["_data_files"]]
         mapped = bool(state.get("_indices_files"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
