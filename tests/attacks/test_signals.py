@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -23,6 +24,9 @@ from distill.conftest import random_scorer
 from selection.pools import chosen, write_world
 from selection.tiny import SKETCH_SIZE, documents, start, write_jsonl
 
+# Runs, scorers and outputs lie in a place that is named by secrets: nothing that is written or printed tells it.
+HUB, HELD = "hf" + "_" + "AbCdEfGhIjKlMnOpQrStUv", "environments-own-secret"
+SECRET = Path(HUB) / HELD
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SHARE = ("--fraction", "0.25")
 # Where each is struck; those without a stage as they begin.
@@ -87,10 +91,12 @@ def struck(words: list[str], log: Path, number: int | None) -> None:
     """The command, struck three times: at work, while it says so, and at its end. For `start`."""
     from direct_anneal import cli
 
+    os.environ["DB_PASSPHRASE"] = HELD
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in a shell's background would ignore
-    with log.open("w") as stream:
+    with log.open("w") as stream, log.with_name("printed").open("w") as printed:
         os.dup2(stream.fileno(), 2)
+        os.dup2(printed.fileno(), 1)
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines, as Python has it
     if number is None:
         cli.entry_point(words)
@@ -117,12 +123,15 @@ def _struck(given: dict[str, Any], stage: str, number: int) -> _Struck:
 def world(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool, a run over it, a scorer, a recipe, and a checkpoint of another kind."""
     directory = write_world(tmp_path_factory.mktemp("struck"))
-    chosen(checkpoint, directory, directory / "run")
+    (directory / SECRET).mkdir(parents=True)
     texts = write_jsonl(directory / "texts.jsonl", documents(24, seed=1))
-    chosen(checkpoint, directory, directory / "of-texts", pool=str(texts))
-    write_scorer(random_scorer(), directory / "scorer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DB_PASSPHRASE", HELD)
+        chosen(checkpoint, directory, directory / SECRET / "run")
+        chosen(checkpoint, directory, directory / SECRET / "of-texts", pool=str(texts))
+    write_scorer(random_scorer(), directory / SECRET / "scorer")
     model = model_of("llama")
-    model.config.save_pretrained(directory / "config")
+    model.config.save_pretrained(directory / SECRET / "config")
     (directory / "dcp").mkdir()
     save(directory / "dcp", torchtitan_state(model, adam_after_steps(model), old=False))
     files = dict.fromkeys(("pool", "validation", "held_out"), str(directory / "texts.jsonl"))
@@ -139,6 +148,7 @@ def world(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(command: str, model: Path, world: Path, out: Path) -> list[str]:
+    kept = world / SECRET
     window = ["--batch-size", "4", "--max-length", "16", "--num-tokens", "256"]
     sketched = ["--model", model, "--pool", world / "pool", "--validation", world / "validation.jsonl"]
     sketched += ["--sketch-size", SKETCH_SIZE]
@@ -147,15 +157,15 @@ def words_of(command: str, model: Path, world: Path, out: Path) -> list[str]:
         "select": [*sketched, *energy],
         "features": sketched,
         "plan": [*sketched, *energy],
-        "solve": [world / "run", "--num-samples", "5"],
-        "verify": [world / "run"],
-        "report": [world / "run"],
-        "export": [world / "run", "--to", "jsonl"],
-        "distil": [world / "of-texts"],
-        "score": ["--scorer", world / "scorer", "--pool", world / "texts.jsonl", "--workers", "1", *SHARE],
-        "merge": [world / "run"],
-        "weights": [world / "run", "--to", "megatron"],
-        "convert": [world / "dcp", "--model-config", world / "config"],
+        "solve": [kept / "run", "--num-samples", "5"],
+        "verify": [kept / "run"],
+        "report": [kept / "run"],
+        "export": [kept / "run", "--to", "jsonl"],
+        "distil": [kept / "of-texts"],
+        "score": ["--scorer", kept / "scorer", "--pool", world / "texts.jsonl", "--workers", "1", *SHARE],
+        "merge": [kept / "run"],
+        "weights": [kept / "run", "--to", "megatron"],
+        "convert": [world / "dcp", "--model-config", kept / "config"],
         "anneal": ["--model", model, "--data", world / "texts.jsonl", "--learning-rate", "0.01", *window],
         "evaluate": ["--model", model, "--data", world / "texts.jsonl"],
         "compare": [world / "recipe.yaml"],
@@ -175,7 +185,9 @@ def test_every_command_is_struck() -> None:
 def test_a_command_that_is_struck_ends_in_a_line_and_goes_on(
     checkpoint: Path, world: Path, tmp_path: Path, command: str
 ) -> None:
-    words = words_of(command, checkpoint, world, tmp_path / "out")
+    (tmp_path / SECRET).mkdir(parents=True)
+    out = tmp_path / SECRET / "out"
+    words = words_of(command, checkpoint, world, out)
     for number, code in CODES.items():
         process = start(struck, words, tmp_path / "log", int(number))
         process.join()
@@ -190,5 +202,17 @@ def test_a_command_that_is_struck_ends_in_a_line_and_goes_on(
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()
     assert not (tmp_path / "log").read_text()
-    assert (tmp_path / "out").exists() == ("--out" in words)
+    assert out.exists() == ("--out" in words)
     assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(telling(tmp_path)) + list(telling(world / SECRET))
+
+
+def telling(directory: Path) -> Iterator[str]:
+    """Yield the files that hold one of the secrets, packed or plain."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.suffix == ".parquet":
+                content = str(pq.read_table(path).to_pydict()).encode()
+            if HUB.encode() in content or HELD.encode() in content:
+                yield path.name
