@@ -334,7 +334,7 @@ class TestDoctor:
         assert len(tests) >= 3
         assert all(found[name]["ok"] for name in tests)
         assert found["torch"]["value"] == torch.__version__
-        assert "can work here" in outcome.out
+        assert "direct-anneal works here" in outcome.out
 
     def test_one_that_computes_something_else(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         finish = doctor.GradientSketcher.sketch

@@ -312,7 +312,7 @@ class TestTheCommand:
     def test_says_in_one_line_that_all_is_well(self, run: Path, part: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(run / part)]) == 0
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.endswith("everything is there and whole")
+        assert line.endswith("all files are complete and undamaged")
         assert "pool" in line
 
     @pytest.mark.parametrize("part", [".", "features", "features/pool"])
@@ -324,7 +324,7 @@ class TestTheCommand:
         lines = captured.out.splitlines()
         assert [line.split(": ")[1] for line in lines] == ["shard 2", "shard 4"]
         assert all(line.endswith("run select again, it computes just this shard") for line in lines)
-        assert "but has 2 damages" in captured.err
+        assert "but has 2 faults" in captured.err
 
     def test_misses_a_store_that_a_run_should_have(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.rmtree(run / "features" / "pool")

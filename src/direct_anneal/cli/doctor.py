@@ -22,7 +22,7 @@ def _doctor(_: dict[str, Any]) -> dict[str, Any]:
         console.print(f"{mark} {escape(f'{finding.name:<26} {finding.value}')}", highlight=False, soft_wrap=True)
         findings.append(finding)
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]
-    verdict = f"broken: {', '.join(broken)}" if broken else "direct-anneal can work here"
+    verdict = f"broken: {', '.join(broken)}" if broken else "direct-anneal works here"
     console.print(verdict, highlight=False, soft_wrap=True)
     return {"command": "doctor", "healthy": not broken, "findings": [vars(finding) for finding in findings]}
 

@@ -29,7 +29,7 @@ def _features(options: dict[str, Any]) -> dict[str, Any]:
     for role, corpus in run.corpora.items():
         print(
             f"{role}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
-            f"{corpus['quarantined']['count']:,} quarantined"
+            f"{corpus['quarantined']['count']:,} with unusable gradients"
         )
     for remark in run.warnings:
         print(f"Note: {remark}")

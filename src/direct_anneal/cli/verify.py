@@ -25,11 +25,11 @@ def _verify(options: dict[str, Any]) -> dict[str, Any]:
     if damages:
         raise InputError(
             subject=str(directory),
-            must="be whole",
-            got=f"but has {damages:,} damages",
-            do="do as the lines above say",
+            must="be complete and undamaged",
+            got=f"but has {damages:,} faults",
+            do="follow the lines above",
         )
-    print(f"{directory}: {', '.join(checked)}: everything is there and whole")
+    print(f"{directory}: {', '.join(checked)}: all files are complete and undamaged")
     return {"command": "verify", "directory": str(directory), "stores": checked}
 
 

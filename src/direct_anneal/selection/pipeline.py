@@ -378,8 +378,8 @@ def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:
     num_tokens = int(pool.num_tokens.sum() + validation.num_tokens.sum())
     num_bytes = 2 * config.sketch_size * (pool.num_samples + validation.num_samples)
     return (
-        f"Gradients of {pool.num_samples:,} + {validation.num_samples:,} documents, {num_tokens:,} tokens; their "
-        f"features take {num_bytes / 1e6:,.1f} MB, free are {shutil.disk_usage(config.out).free / 1e6:,.0f} MB"
+        f"Gradients of {pool.num_samples:,} + {validation.num_samples:,} documents, {num_tokens:,} tokens. Features "
+        f"take {num_bytes / 1e6:,.1f} MB of disk, and {shutil.disk_usage(config.out).free / 1e6:,.0f} MB are free"
     )
 
 
