@@ -1,6 +1,6 @@
-"""The pictures of the tutorial, made by running it: python docs/figures/tutorial.py
+"""The pictures of the tutorial and the README, made by running the tutorial: python docs/figures/tutorial.py
 
-Writes tutorial_domains.svg and tutorial_shifts.svg beside this file, and with a Chromium tutorial_report.png.
+Writes tutorial_domains.svg beside this file, and with a Chromium tutorial_report.png.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from direct_anneal.report import figures
-from direct_anneal.report.data import gather
 from direct_anneal.report.drawing import colour, draw, plainly
 
 HERE = Path(__file__).parent
@@ -85,14 +84,13 @@ def main() -> None:
         manifest = json.loads(Path("run/manifest.json").read_text(encoding="utf-8"))
         counts = {name: entry for name, entry in manifest["composition"]["domains"].items() if entry["pool"]}
         (HERE / "tutorial_domains.svg").write_text(domains(counts), encoding="utf-8")
-        (HERE / "tutorial_shifts.svg").write_text(standalone(figures.shifts(gather(Path("run")))), encoding="utf-8")
         program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if program is not None:
             report = Path("run/report.html")
             shown = report.read_text(encoding="utf-8").replace(manifest["config"]["model"], "the package's model")
             report.write_text(shown, encoding="utf-8")  # whose place differs between machines
             picture = f"--screenshot={HERE / 'tutorial_report.png'}"
-            flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,1000"]
+            flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1160,900"]
             subprocess.run([program, *flags, picture, report.resolve().as_uri()], check=True)
 
 

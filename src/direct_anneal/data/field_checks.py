@@ -55,8 +55,8 @@ def nothing_usable(sources: Sequence[Source], records: Sequence[CacheRecord], ro
         counts.update(record.incidents)
     happened = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all files are empty"
     message = (
-        f"the {corpus_name(role)} must hold at least one usable sample, but of "
-        f"{sum(record.num_records for record in records)} records in {len(records)} sources none can be used ({happened})"
+        f"the {corpus_name(role)} must hold at least one usable sample, but none of "
+        f"{sum(record.num_records for record in records)} records in {len(records)} sources can be used ({happened})"
     )
     if counts["no-text"]:
         names = ", ".join(fields_there(sources)) or "no fields"
