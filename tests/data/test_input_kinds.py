@@ -227,6 +227,16 @@ class TestFields:
         again = prepared(tmp_path / "pool", with_it, fields=fields)
         assert again.fields_seen == {"site": 1, "sorce": 0}
 
+    def test_prompts_of_the_validation_set_alone_are_no_remark(self, tmp_path):
+        fields = Fields(prompt="question")
+        plain = write_records(tmp_path, "a", "jsonl", [{"text": "some text"}])
+        asking = write_records(tmp_path, "b", "jsonl", [{"text": "some text", "question": "what?"}])
+        pool = prepared(tmp_path / "pool", plain, fields=fields)
+        target = prepared(tmp_path / "validation", asking, fields=fields)
+        assert check_fields(fields, {"pool": pool, "validation": target}) == []
+        (told,) = check_fields(fields, {"pool": target, "validation": pool})
+        assert told.startswith("validation: no record has 'question'")
+
     def test_ids_that_are_no_ids_are_counted(self, tmp_path):
         pq.write_table(pa.table({"id": [10.0, None, 12.0], "text": ["one", "two", "three"]}), "a.parquet")
         corpus = prepared(tmp_path / "corpus", "a.parquet")

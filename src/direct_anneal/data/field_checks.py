@@ -13,6 +13,7 @@ from direct_anneal.data.token_cache import CacheRecord
 from direct_anneal.errors import InputError, flag
 from direct_anneal.errors import option as named
 
+_INSTEAD = {"domain_field": "; its file names are used", "id_field": "; its documents are called file:row"}
 _FIELDS_TOLD = 40
 
 
@@ -40,8 +41,12 @@ def check_fields(fields: Fields, corpora: Mapping[str, Corpus]) -> list[str]:
                 got=f"but none has {quoted(names)}",
                 do=f"take one of {', '.join(there[:_FIELDS_TOLD])}, or leave the option out",
             )
-        instead = "; its file names are used" if option == "domain_field" else ""
-        remarks += [f"{role}: no record has {quoted(names)} ({flag(option)}){instead}" for role in lacking]
+        instead = _INSTEAD.get(option, "")
+        remarks += [
+            f"{role}: no record has {quoted(names)} ({flag(option)}){instead}"
+            for role in lacking
+            if (role, option) != ("pool", "prompt_field")  # a pool of plain text is what prompts are used with
+        ]
         never = [name for name in names if not any(seen.get(name) for seen in known.values())]
         if never:
             remarks.append(f"no record has {quoted(never)}, one of the names of {flag(option)}")
