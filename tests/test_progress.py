@@ -47,7 +47,7 @@ def test_a_long_stage_tells_its_rate_and_what_is_left(clock: list[float]) -> Non
             advance(1000)
     assert stream.getvalue().splitlines() == [
         "Gradients: 2,000 of 4,000 tokens, about 20 documents left, 12 s left (167 tokens/s)",
-        "Gradients: 4,000 of 4,000 tokens, about 0 documents left, 0 s left (167 tokens/s)",
+        "Gradients: 4,000 of 4,000 tokens, 0 s left (167 tokens/s)",
         "Gradients: done, 4,000 tokens in 24.0 s",
     ]
 

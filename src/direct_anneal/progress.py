@@ -227,7 +227,7 @@ class PlainLines(_Lines):
 
     def _on_the_way(self, name: str, pace: Pace) -> str:
         told = [f"{name}: {pace.done:,}" + (f" of {pace.total:,}" if pace.total else "") + f" {pace.unit}"]
-        if pace.items_left is not None:
+        if pace.items_left is not None and pace.items_left[1]:
             told.append(f"about {pace.items_left[1]:,} {pace.items_left[0]} left")
         if pace.seconds_left is not None:
             told.append(f"{duration(pace.seconds_left)} left")
