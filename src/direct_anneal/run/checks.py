@@ -103,6 +103,8 @@ def of_corpus(corpus: Corpus, gradients: SketchedGradients, role: str) -> list[s
             f"{reasons} (the first {MAX_PLACES} in manifest.json, all in features/{role}/quarantined.jsonl)"
         )
     for kind, entry in corpus.issues.to_manifest().items():
+        if (role, kind, entry["count"]) == ("pool", "no-prompt", corpus.num_samples):
+            continue  # a pool of plain text is what prompts are used with
         warnings.append(f"{role}: {entry['count']:,} {ISSUES[kind]} ({PLACES.format(role)})")
     empty = [str(source) for source, size in zip(corpus.sources, np.diff(corpus.bounds), strict=True) if not size]
     if empty:
