@@ -77,6 +77,14 @@ class TestThePage:
         assert standing.described({"score": 4.0, "path": None, "stiff_cost": 1.0}) == "score in the top 25%"
         told = standing.described({"score": 1.0, "path": 4.0, "stiff_cost": 1.0})
         assert told == "score in the bottom 25%, loss drop along the path in the top 33%"
+        same = {
+            "score": [1.0, 2.0, 3.0],
+            "path": [1.0, 2.0, 3.0],
+            "stiff_cost": [1.0] * 3,
+            "selected": [False, False, True],
+        }
+        told = Standing(pa.table(same)).described({"score": 3.0, "path": 3.0, "stiff_cost": 1.0})
+        assert told == "loss drop along the path in the top 33%"  # once, where the score is the drop
 
     def test_is_one_small_file_that_is_made_again_to_the_same_bytes(self, done: Run, tmp_path: Path) -> None:
         before = (done.out / "report.html").read_bytes()

@@ -31,6 +31,9 @@ class Standing:
             values = np.sort(values[np.isfinite(values)])
             if len(values) and values[0] < values[-1]:
                 self._columns[name] = values
+        score = self._columns.get("score")
+        if score is not None and any(np.array_equal(score, self._columns.get(part, ())) for part in parts):
+            del self._columns["score"]  # it is one of its parts, and is shown under that name
 
     @staticmethod
     def _score(usable: pa.Table) -> tuple[str, ...]:
