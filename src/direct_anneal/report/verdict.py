@@ -97,7 +97,7 @@ def _expectation(manifest: Mapping[str, Any]) -> str:
     gain = manifest["objective"].get("path", {}).get("left_out_gain")
     told = (
         "Not measured yet. A choice usually helps if the pool differs from the target, and costs something on other "
-        "text. compare measures both on small training runs, against random documents."
+        "text. The command compare measures both on small training runs, against random documents."
     )
     if gain is not None:
         told += (
