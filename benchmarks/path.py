@@ -27,7 +27,7 @@ from direct_anneal.data import Corpus, Fields, expand, prepare
 from direct_anneal.model.batching import batches, padded, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, descend
-from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
+from direct_anneal.path.scoring import BATCH_TOKENS, LEAST_SHARE, losses_of
 from direct_anneal.progress import Advance, Items, Work
 
 ROUNDS = 2
@@ -47,7 +47,7 @@ def main(name: str, count: int, device: str) -> None:
     waste = []
     for first in range(0, count, SHARD):
         windows = windows_of(contents[first : first + SHARD], max_length=window)
-        for batch in batches(windows, batch_tokens):
+        for batch in batches(windows, batch_tokens, least_share=LEAST_SHARE[torch.device(device).type]):
             waste.append((padded(batch).ids.numel(), sum(len(w.tokens) for w in batch)))
     laid, real = np.sum(waste, axis=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +83,15 @@ def test_padding_moves_to_the_right(left: bool) -> None:
     assert moved.tolist() == [[first[0], first[0] + 1, first[0] + 2, first[0]], [first[1] + i for i in range(4)]]
     assert labels[0, 3] == IGNORED_LABEL
     assert next_labels(labels)[0].tolist() == [first[0] + 1, first[0] + 2, IGNORED_LABEL, IGNORED_LABEL]
+
+
+def test_a_least_share_bounds_padding_in_a_shard_of_few_documents() -> None:
+    rng = np.random.default_rng(0)
+    for count in (64, 128, 256):
+        lengths = np.exp(rng.uniform(np.log(20), np.log(512), count)).astype(int)
+        windows = windows_of([np.arange(length) for length in lengths], max_length=256)
+        made = list(batches(windows, 2048, least_share=0.85))
+        assert sorted(map(id, itertools.chain(*made))) == sorted(map(id, windows))
+        laid = sum(len(batch) * len(batch[0].tokens) for batch in made)
+        assert sum(len(window.tokens) for window in windows) > 0.95 * laid
+        assert all(len(window.tokens) >= 0.85 * len(batch[0].tokens) for batch in made for window in batch)

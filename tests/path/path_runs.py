@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from data.corpus_samples import prepared
 from direct_anneal.data import Corpus
@@ -33,7 +35,14 @@ def corpora(directory: Path) -> tuple[Corpus, Corpus]:
     return made[0], made[1]
 
 
-def descended(checkpoint: Path, directory: Path, validation: Corpus, pool: Corpus, **options: Any) -> PathLosses:
+def descended(
+    checkpoint: Path,
+    directory: Path,
+    validation: Corpus,
+    pool: Corpus,
+    known_start: NDArray[np.float64] | None = None,
+    **options: Any,
+) -> PathLosses:
     """The losses of one run."""
     return descend(
         Checkpoint(str(checkpoint)),
@@ -45,6 +54,7 @@ def descended(checkpoint: Path, directory: Path, validation: Corpus, pool: Corpu
         max_length=CONTEXT,
         stages=Silent(),
         rows_per_shard=ROWS_PER_SHARD,
+        known_start=known_start,
     )
 
 

@@ -20,8 +20,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import verify_columns
+from direct_anneal.model.batching import IGNORED_LABEL, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.path import PathConfig, PathLosses
+from direct_anneal.path import PathConfig, PathLosses, scores
 from direct_anneal.path.depth import deepest, has_turned
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import losses_of
@@ -494,6 +495,32 @@ class TestRestraint:
         monkeypatch.setattr("direct_anneal.path.walks.off_stiff", found_again)
         descended(checkpoint, directory, *given, num_restrained=2, learning_rates=(1e-2,))
         assert files_of(directory) == stored
+
+
+def test_known_losses_at_the_start_are_not_computed_again(
+    given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+) -> None:
+    """Two are not known: they are computed. One is another number: it is believed, so nobody looked again."""
+    quick = {"learning_rates": (1e-2,), "num_folds": 2}
+    own = descended(checkpoint, tmp_path / "own", *given, **quick)
+    known = own.start.copy()
+    known[[0, 3]] = np.nan
+    again = descended(checkpoint, tmp_path / "again", *given, known_start=known, **quick)
+    for name in ("num_tokens", "start", "ends", "repeated", "common"):
+        np.testing.assert_allclose(getattr(again, name), getattr(own, name), rtol=1e-6)
+    np.testing.assert_allclose(again.order, own.order, rtol=1e-4)  # the tail of a normal distribution
+    assert not (tmp_path / "again/losses/start").exists()
+    known[5] += 1.0
+    other = descended(checkpoint, tmp_path / "other", *given, known_start=known, **quick)
+    np.testing.assert_allclose(other.drops[5] - own.drops[5], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "prompt"), [(0, 0), (1, 0), (2, 0), (64, 0), (65, 0), (66, 0), (130, 70), (9, 9)])
+def test_predicted_tokens_are_counted_as_windows_predict_them(tokens: int, prompt: int) -> None:
+    windows = windows_of([np.arange(tokens)], max_length=64, num_prompt=[prompt])
+    wanted = sum(int((window.wanted != IGNORED_LABEL).sum()) for window in windows)
+    found = scores._num_predicted(np.array([tokens]), np.array([prompt]), 64)
+    assert found.tolist() == [wanted]
 
 
 def test_without_order_there_is_one_pass_less(given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from direct_anneal.errors import InputError
+from direct_anneal.path import PathLosses
 from direct_anneal.report import print_summary, write_report
 from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import compute_features, planning, select_again, select_documents
@@ -120,6 +121,10 @@ def test_stands_beside_an_objective_on_gradients(run: Path, checkpoint: Path, wo
     beside = manifest(tmp_path / "both")["beside"]
     assert [entry["objective"] for entry in beside] == ["path"]
     assert manifest(tmp_path / "both")["spectrum"]["num_stiff"] > 0
+    # Losses at the start came with the gradients.
+    stores = [PathLosses.load(each / "features/pool-path") for each in (tmp_path / "both", run)]
+    np.testing.assert_allclose(stores[0].start, stores[1].start, rtol=1e-5)
+    assert [(each / "features/pool-path/start").exists() for each in (tmp_path / "both", run)] == [False, True]
 
 
 def test_plan_of_a_path(

@@ -111,7 +111,12 @@ def num_predicted(labels: Tokens, max_length: int) -> int:
 
 
 def batches(
-    windows: Iterable[Window], batch_tokens: int, switches: Sequence[int] = (), *, unseen: int = 0
+    windows: Iterable[Window],
+    batch_tokens: int,
+    switches: Sequence[int] = (),
+    *,
+    unseen: int = 0,
+    least_share: float = 0.0,
 ) -> Iterator[list[Window]]:
     """Return windows of like length together, longest first: little padding, and memory peaks in the first batch.
 
@@ -119,12 +124,14 @@ def batches(
         batch_tokens: padded tokens of a batch, at least one window.
         switches: lengths above which the model computes otherwise (`length_switches`): no batch reaches over one.
         unseen: last tokens of each window that are predicted and not seen.
+        least_share: of a batch's longest window, the least length of its others. No more than the rest is padding.
     """
     batch: list[Window] = []
     for window in sorted(windows, key=lambda window: -len(window.tokens)):
         if batch:
             longest = len(batch[0].tokens)
             together = side_of(longest - unseen, switches) == side_of(len(window.tokens) - unseen, switches)
+            together = together and len(window.tokens) >= least_share * longest
             if not together or (len(batch) + 1) * longest > batch_tokens:
                 yield batch
                 batch = []

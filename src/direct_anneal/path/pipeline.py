@@ -56,6 +56,7 @@ def descend(
     rows_per_shard: int = ROWS_PER_SHARD,
     replace: bool = False,
     elsewhere: Elsewhere | None = None,
+    known_start: NDArray[np.float64] | None = None,
 ) -> PathLosses:
     """Anneal the checkpoint on the validation set, and take every pool document's loss at both ends of that path.
 
@@ -79,6 +80,8 @@ def descend(
         rows_per_shard: documents of a shard of losses.
         replace: discard the losses of another run that lie there instead of refusing them.
         elsewhere: gives the losses of shards, as `Scorer` does, by workers that see `directory`; walks are made here.
+        known_start: mean token losses of the pool at θ_s, as they came with gradients in the same precision, (N,), NaN
+            where there is none. Drops are the same up to rounding, 1e-5 of a loss.
 
     Raises:
         InputError: validation text that was left out gains from no rate, the validation set is too small for the
@@ -86,10 +89,10 @@ def descend(
 
     Source: ours; relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and target-aligned paths
     (arXiv:2605.09404).
-    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"), and with `read_order` one over at
-    most 128 tokens of each document; beside the walks: at most `max_passes` (len(learning_rates) + k) passes of
-    training over the validation set. Restrained paths take a forward pass more for each, and a gradient of each
-    document. Memory: the model twice in float32, and Adam's moments.
+    Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"); one less with `known_start`. With
+    `read_order` one over at most 128 tokens of each document, with `known_start` two. Beside the walks: at most
+    `max_passes` (len(learning_rates) + k) passes of training over the validation set. Restrained paths take a forward
+    pass more for each, and a gradient of each document. Memory: the model twice in float32, and Adam's moments.
     """
     wanted = {
         "version": VERSION,
@@ -124,7 +127,7 @@ def descend(
 
     home = str(directory).rstrip("/")
     with Scores(run, pool, home, wanted, rows_per_shard, replace, elsewhere) as scores:
-        at_start = scores.at("start", None)
+        at_start = scores.start(known_start)
         signs = _signs(run, scores, pool, at_start)
         slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
         ends = [

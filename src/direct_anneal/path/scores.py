@@ -21,7 +21,7 @@ from direct_anneal.features.columns import ColumnStore
 from direct_anneal.features.storage import place_at
 from direct_anneal.io.digests import sha256
 from direct_anneal.path.damage import HEAD_TOKENS, num_shuffles, shuffles
-from direct_anneal.path.documents import Texts, Tokens
+from direct_anneal.path.documents import Tokens
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, slope_name
 from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums, losses_of
@@ -31,7 +31,7 @@ from direct_anneal.progress import Work
 
 COLUMNS = ("nats", "predicted", "head")
 MIXED_COLUMNS = ("nats", "deviation", "predicted")
-_MIXED, _SLOPES = "shuffled", "slopes"
+_MIXED, _BEGINNINGS, _SLOPES = "shuffled", "beginnings", "slopes"
 
 
 class Scores:
@@ -79,6 +79,28 @@ class Scores:
         label = "Losses of the pool at the start" if weights is None else f"Losses of the pool at the end ({name})"
         return Sums(**self._passed(name, label, COLUMNS, weights=weights))
 
+    def start(self, known: NDArray[np.float64] | None) -> Sums:
+        """Compute the losses at θ_s of every document, or complete what is known of them.
+
+        Args:
+            known: mean nats a token, (N,); NaN where they are not known. A pass over the beginnings of documents is
+                left, where their order is looked at, and over what is not known.
+        """
+        if known is None:
+            return self.at("start", None)
+        run, pool = self._run, self._pool
+        predicted = _num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
+        nats = np.where(predicted > 0, known * predicted, 0.0)
+        if lacking := np.flatnonzero(np.isnan(nats)).tolist():
+            run.return_to_start()
+            nats[lacking] = _scored_here(run, run.model, pool, lacking).nats
+        head = np.full(len(nats), np.nan)
+        if run.config.read_order and run.checkpoint.has_tokenizer:
+            beginnings = Sums(**self._passed(_BEGINNINGS, "Losses of beginnings", COLUMNS, beginnings=True))
+            head = np.where(pool.num_tokens > self.heads, beginnings.nats, nats)
+            head[pool.num_prompt > 0] = np.nan
+        return Sums(nats, predicted, head)
+
     def mixed(self, starts: NDArray[np.bool_]) -> Found:
         """Compute nats at θ_s of every document's beginning, its words shuffled: mean and deviation over shuffles.
 
@@ -108,6 +130,7 @@ class Scores:
         weights: Path | None = None,
         directions: Path | None = None,
         starts: NDArray[np.bool_] | None = None,
+        beginnings: bool = False,
     ) -> Found:
         run, pool = self._run, self._pool
         # Losses at the start are the same whatever path begins there; stiff directions are the validation set's.
@@ -132,6 +155,8 @@ class Scores:
         lengths = pool.num_tokens
         if starts is not None:
             lengths = self.heads * num_shuffles(self.heads)
+        elif beginnings:
+            lengths = np.where(lengths > self.heads, self.heads, 0)
         total = int(lengths.sum())
         share = total / max(1, int(pool.num_tokens.sum()))
         forward, backward = (share, 0.0) if directions is None else (0.0, share)
@@ -139,7 +164,7 @@ class Scores:
         with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples), work) as advance:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
-                self._fill(store, missing, self._point(weights, directions), starts, advance)
+                self._fill(store, missing, self._point(weights, directions), starts, beginnings, advance)
         return store.read()
 
     def _point(self, weights: Path | None, directions: Path | None) -> Point:
@@ -160,16 +185,24 @@ class Scores:
             directions=None if directions is None else directions.name,
         )
 
-    def _documents(self, rows: range, starts: NDArray[np.bool_] | None) -> tuple[list[Tokens], NDArray[np.int64]]:
-        """Read contents and prompts of a shard's documents; with `starts` all shuffles of their beginnings."""
+    def _documents(
+        self, rows: range, starts: NDArray[np.bool_] | None, beginnings: bool
+    ) -> tuple[list[Tokens], NDArray[np.int64]]:
+        """Read contents and prompts of a shard's documents.
+
+        With `starts` all shuffles of their beginnings, with `beginnings` those of longer ones, nothing of the others.
+        """
         contents = [self._pool.tokens(row) for row in rows]
         prompts = self._pool.num_prompt[_span(rows)]
-        if starts is None:
+        if starts is None and not beginnings:
             return contents, prompts
-        names: list[str] = self._pool.index["id"][rows.start : rows.stop].to_pylist()
         heads = [tokens[:length] for tokens, length in zip(contents, self.heads[_span(rows)].tolist(), strict=True)]
-        pairs = zip(heads, names, strict=True)
-        mixed = [head for tokens, name in pairs for head in shuffles(tokens, starts, name)]
+        if starts is None:
+            pairs = zip(heads, contents, strict=True)
+            return [head[: 0 if len(head) == len(whole) else None] for head, whole in pairs], np.zeros_like(prompts)
+        names: list[str] = self._pool.index["id"][rows.start : rows.stop].to_pylist()
+        named = zip(heads, names, strict=True)
+        mixed = [head for tokens, name in named for head in shuffles(tokens, starts, name)]
         return mixed, np.zeros(len(mixed), dtype=prompts.dtype)
 
     def _fill(
@@ -178,6 +211,7 @@ class Scores:
         missing: Sequence[int],
         point: Point,
         starts: NDArray[np.bool_] | None,
+        beginnings: bool,
         advance: Callable[[int], object],
     ) -> None:
         """Compute shards and write them, in order; what does not fit into memory once more, in smaller batches."""
@@ -188,7 +222,7 @@ class Scores:
 
         def shards() -> Iterator[Shard]:
             for shard in waiting:
-                contents, prompts = self._documents(store.rows(shard), starts)
+                contents, prompts = self._documents(store.rows(shard), starts, beginnings)
                 given[shard] = Shard(point=point, contents=contents, num_prompt=prompts, batch_tokens=tokens)
                 yield given[shard]
 
@@ -255,17 +289,29 @@ def score_by_others(
         end = walked[fold]
         assert end is not None, "where documents are shared every fold is walked"
         put_weights(end, model)
-        texts = Texts([""] * len(rows), [pool.tokens(row) for row in rows], pool.num_prompt[rows])
-        device = torch.device(run.config.device).type
-        with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):  # as all others
-            found = losses_of(
-                model,
-                texts.contents,
-                texts.num_prompt,
-                max_length=run.max_length,
-                batch_tokens=BATCH_TOKENS[device],
-            )
-        end_loss[rows] = found.means
+        end_loss[rows] = _scored_here(run, model, pool, rows).means
+
+
+def _scored_here(run: Walks, model: nn.Module, pool: Corpus, rows: Sequence[int]) -> Sums:
+    """Compute the losses of some documents of the pool in this process."""
+    device = torch.device(run.config.device).type
+    with torch.autocast(device, torch.bfloat16, enabled=run.config.dtype == "bfloat16"):  # as all others
+        return losses_of(
+            model,
+            [pool.tokens(row) for row in rows],
+            pool.num_prompt[rows],
+            max_length=run.max_length,
+            batch_tokens=BATCH_TOKENS[device],
+        )
+
+
+def _num_predicted(
+    num_tokens: NDArray[np.int64], num_prompt: NDArray[np.int64], max_length: int
+) -> NDArray[np.float64]:
+    """Count the predicted tokens of each document, (N,): those after its prompt that begin no window."""
+    windows = -(-num_tokens // max_length) - -(-np.minimum(num_prompt, num_tokens) // max_length)
+    predicted: NDArray[np.float64] = np.maximum(0, num_tokens - num_prompt - windows).astype(np.float64)
+    return predicted
 
 
 def _over_shuffles(found: Found, count: NDArray[np.int64]) -> Found:

@@ -26,6 +26,9 @@ from direct_anneal.path.damage import HEAD_TOKENS
 # Padded tokens of a batch. On a CPU more is not faster; a GPU is busy with that many, and twice as many, cut from a
 # shard of 1,024 documents, were 5 % to 10 % padding (benchmarks/path.py).
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+# Least length of a batch's windows, as a share of its longest: in a shard of few documents neighbours differ much. On a
+# CPU smaller batches are no slower.
+LEAST_SHARE = {"cpu": 0.85, "cuda": 0.0}
 FEWEST_BATCH_TOKENS = 256
 
 _CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}  # of logits in float32 at once
@@ -85,7 +88,8 @@ def losses_of(
     first = {window.document: id(window) for window in reversed(windows)}
     device, done = next(model.parameters()).device, 0
     with torch.inference_mode():
-        for batch in batches(windows, batch_tokens, length_switches(model)):
+        share = LEAST_SHARE.get(device.type, 0.0)
+        for batch in batches(windows, batch_tokens, length_switches(model), least_share=share):
             rows = padded(batch)
             targets = next_labels(rows.labels)
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.objective import BUILT_IN, beside_of
@@ -66,8 +67,12 @@ def losses_along(
     tokens: Tokenisation,
     run: RunDir,
     stages: Stages,
+    gradients: SketchedGradients | None = None,
 ) -> PathLosses:
     """Return the pool's losses, computed where they are not there.
+
+    Args:
+        gradients: of the pool, where they were made: the losses where the path starts came with them.
 
     Raises:
         InputError: as of `descend`.
@@ -86,9 +91,26 @@ def losses_along(
                 stages=stages,
                 replace=config.overwrite,
                 elsewhere=elsewhere,
+                known_start=None if gradients is None else _known_start(config, options, pool, gradients),
             )
     except UnreachableError as error:
         raise unreachable(error) from error
+
+
+def _known_start(
+    config: SelectConfig, options: PathObjective, pool: Corpus, gradients: SketchedGradients
+) -> NDArray[np.float64] | None:
+    """Return losses of the pool that came with gradients, (N,), NaN where there is none.
+
+    None where they are of another precision than those at the path's ends: a drop is a small difference.
+    """
+    if config.dtype != "float32" or options.scored_weights != "float":
+        return None
+    start = np.full(pool.num_samples, np.nan)
+    ids = pool.index["id"].combine_chunks().cast(pa.large_string())
+    places = pc.index_in(gradients.samples["id"].combine_chunks().cast(pa.large_string()), value_set=ids)
+    start[places.to_numpy()] = gradients.samples["loss"].to_numpy()
+    return start
 
 
 @dataclass(frozen=True)

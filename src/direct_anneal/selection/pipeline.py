@@ -185,7 +185,15 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
     losses = None
     if isinstance(config, SelectConfig) and (objective := path_objective(config)) is not None:
         losses = losses_along(
-            config, objective, checkpoint, corpora["validation"], corpora["pool"], tokens, run, stages
+            config,
+            objective,
+            checkpoint,
+            corpora["validation"],
+            corpora["pool"],
+            tokens,
+            run,
+            stages,
+            gradients.get("pool"),
         )
     pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
     return Known(
