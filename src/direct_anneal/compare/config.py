@@ -203,11 +203,18 @@ def read_recipe(path: str | Path) -> Recipe:
     try:
         content = read_yaml(Path(path))
     except (OSError, RecordError) as error:
-        raise InputError(f"a recipe must be a YAML file, but {path}: {' '.join(str(error).split())}") from error
+        raise InputError(
+            subject="a recipe", must="be a YAML file", got=f"but {path}: {' '.join(str(error).split())}"
+        ) from error
     content = _mapping(content, "the recipe", {each.name for each in fields(Recipe)})
     for name in ("model", "scenarios", "arms"):
         if name not in content:
-            raise InputError(f"a recipe must have {name!r}, but {path} has none: see the example in docs/anneal.md")
+            raise InputError(
+                subject="a recipe",
+                must=f"have {name!r}",
+                got=f"but {path} has none",
+                do="see the example in docs/anneal.md",
+            )
     content["scenarios"] = tuple(
         _scenario(name, given) for name, given in _mapping(content["scenarios"], "scenarios").items()
     )
@@ -246,19 +253,27 @@ def _scenario(name: str, given: Any) -> Scenario:
 def _arm(name: str, given: Any) -> Arm:
     parts = _mapping(given, f"arm {name}", {"baseline", "ids", "deduplicate", "select", "distil", "options"})
     if not {"baseline", "ids", "select"} & parts.keys() or {"baseline", "ids"} <= parts.keys():
-        raise InputError(f"arm {name} must have 'baseline', 'ids' or 'select', but has {', '.join(parts) or 'nothing'}")
+        raise InputError(
+            subject=f"arm {name}",
+            must="have 'baseline', 'ids' or 'select'",
+            got=f"but has {', '.join(parts) or 'nothing'}",
+        )
     share = parts.get("distil")
     if share is not None and ({"baseline", "ids"} & parts.keys() or not isinstance(share, float) or not 0 < share <= 1):
-        raise InputError(f"arm {name}: 'distil' must be a share in (0, 1] and go with 'select', got {share!r}")
+        raise InputError(
+            subject=f"arm {name}: 'distil'", must="be a share in (0, 1] and go with 'select'", got=f"{share!r}"
+        )
     if "ids" in parts:
         parts["ids"] = _ids(parts["ids"], name)
     if "baseline" not in parts:
         if "deduplicate" in parts:
             raise InputError(f"arm {name}: 'deduplicate' goes with baselines; give select a pool without duplicates")
     elif parts["baseline"] not in (*BASELINES, WHOLE_POOL):
-        raise InputError(f"arm {name}: baseline must be one of {', '.join((*BASELINES, WHOLE_POOL))}")
+        raise InputError(subject=f"arm {name}: baseline", must=f"be one of {', '.join((*BASELINES, WHOLE_POOL))}")
     if parts.get("deduplicate") not in (None, "exact", "minhash"):
-        raise InputError(f"arm {name}: deduplicate must be exact or minhash, got {parts['deduplicate']!r}")
+        raise InputError(
+            subject=f"arm {name}: deduplicate", must="be exact or minhash", got=f"{parts['deduplicate']!r}"
+        )
     parts["options"] = _baseline_options(parts, name)
     may_name = {"model"} if "baseline" not in parts else set()
     parts["select"] = _options(parts.get("select") or {}, f"arm {name}", SelectConfig, "select", may_name)
@@ -293,10 +308,12 @@ def _ids(given: Any, name: str) -> tuple[str, ...]:
     try:
         lines = Path(given).read_text(encoding="utf-8").splitlines()
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"arm {name}: ids must be a text file of ids, one a line, but {given}: {error}") from error
+        raise InputError(
+            subject=f"arm {name}: ids", must="be a text file of ids, one a line", got=f"but {given}: {error}"
+        ) from error
     ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
-        raise InputError(f"arm {name}: ids must list at least one document, but {given} is empty")
+        raise InputError(subject=f"arm {name}: ids", must="list at least one document", got=f"but {given} is empty")
     return ids
 
 
@@ -309,7 +326,9 @@ def _check(recipe: Recipe) -> None:
     """Check the parts against each other."""
     names = [arm.name for arm in recipe.arms]
     if recipe.reference not in names:
-        raise InputError(f"reference must be one of the arms ({', '.join(names)}), got {recipe.reference!r}")
+        raise InputError(
+            subject="reference", must=f"be one of the arms ({', '.join(names)})", got=f"{recipe.reference!r}"
+        )
     if recipe.current is not None and recipe.current not in names:
         raise InputError(subject="current", must=f"be one of the arms ({', '.join(names)})", got=repr(recipe.current))
     if not isinstance(recipe.guard, int | float) or recipe.guard < 0:
@@ -317,18 +336,18 @@ def _check(recipe: Recipe) -> None:
     if BEFORE in names:
         raise InputError(f"no arm may be called {BEFORE!r}: that is the checkpoint before annealing")
     if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
-        raise InputError(f"seeds must be given, each once, got {list(recipe.seeds)}")
+        raise InputError(subject="seeds", must="be given, each once", got=str(list(recipe.seeds)))
     if not recipe.fractions or not all(0 < fraction <= 1 for fraction in recipe.fractions):
-        raise InputError(f"fractions must lie in (0, 1], got {list(recipe.fractions)}")
+        raise InputError(subject="fractions", must="lie in (0, 1]", got=str(list(recipe.fractions)))
     if not isinstance(recipe.epochs, int | float) or recipe.epochs <= 0:
-        raise InputError(f"epochs must be above 0, got {recipe.epochs!r}")
+        raise InputError(subject="epochs", must="be above 0", got=f"{recipe.epochs!r}")
     if recipe.tokens is not None and not (isinstance(recipe.tokens, int | float) and recipe.tokens > 0):
         raise InputError(subject="tokens", must="be above 0, as a share of the pool's tokens", got=repr(recipe.tokens))
     shares = recipe.replay
     if not shares or len(set(shares)) < len(shares) or not all(0 <= share < 1 for share in shares):
         raise InputError(subject="replay", must="be shares in [0, 1), each once", got=list(shares))
     if not isinstance(recipe.threads, int) or recipe.threads < 1:
-        raise InputError(f"threads must be a whole number of at least 1, got {recipe.threads!r}")
+        raise InputError(subject="threads", must="be a whole number of at least 1", got=f"{recipe.threads!r}")
     if "learning_rate" not in recipe.anneal:
         raise InputError(subject="anneal", must="have a learning_rate", got="none")
     # The commands' own checks, before hours of work and not in their midst.
@@ -339,7 +358,7 @@ def _check(recipe: Recipe) -> None:
 
 def _mapping(given: Any, where: str, known: set[str] | None = None) -> dict[str, Any]:
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise InputError(f"{where} must be a mapping of names, got {given!r:.60}")
+        raise InputError(subject=str(where), must="be a mapping of names", got=f"{given!r:.60}")
     unknown = sorted(set(given) - known) if known is not None else []
     if unknown:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known or ()))}")
@@ -349,7 +368,7 @@ def _mapping(given: Any, where: str, known: set[str] | None = None) -> dict[str,
 def _texts(given: Any, where: str) -> tuple[str, ...]:
     values = given if isinstance(given, list) else [given]
     if not values or not all(isinstance(value, str) for value in values):
-        raise InputError(f"{where} must be a text or a list of texts, got {given!r:.60}")
+        raise InputError(subject=str(where), must="be a text or a list of texts", got=f"{given!r:.60}")
     return tuple(values)
 
 
@@ -357,5 +376,7 @@ def _numbers(given: Any, where: str, kind: type) -> tuple[Any, ...]:
     values = given if isinstance(given, list) else [given]
     allowed = (int,) if kind is int else (int, float)
     if not all(isinstance(value, allowed) and not isinstance(value, bool) for value in values):
-        raise InputError(f"{where} must be {'whole ' if kind is int else ''}numbers, got {given!r:.60}")
+        raise InputError(
+            subject=str(where), must=f"be {('whole ' if kind is int else '')}numbers", got=f"{given!r:.60}"
+        )
     return tuple(kind(value) for value in values)

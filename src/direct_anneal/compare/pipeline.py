@@ -75,12 +75,15 @@ def compare(
             says what to do.
     """
     if workers < 1:
-        raise InputError(f"{option('workers')} must be at least 1, got {workers}")
+        raise InputError(field="workers", must="be at least 1", got=str(workers))
     require_tracker(track)
     out = Path(out)
     if (out / MARK).exists():
         raise InputError(
-            f"{option('out')} must be new, empty or an earlier comparison, but {out} holds a run: choose another"
+            field="out",
+            must="be new, empty or an earlier comparison",
+            got=f"but {out} holds a run",
+            do="choose another",
         )
     with held(out), tracking(track, out, asdict(recipe)) as log:
         return _completed(recipe, out, workers, progress or current_progress(), log)
@@ -205,8 +208,10 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callab
             unknown = set(scenarios[name].target) - set(choices[name].held_out.index["domain"].to_pylist())
             if unknown:
                 raise InputError(
-                    f"scenario {name}: the target's domains must be among the held-out documents', but "
-                    f"{', '.join(sorted(unknown))} is not: name domains that they have"
+                    subject=f"scenario {name}: the target's domains",
+                    must="be among the held-out documents'",
+                    got=f"but {', '.join(sorted(unknown))} is not",
+                    do="name domains that they have",
                 )
         of = choices[name]
         is_before = key["arm"] == BEFORE
@@ -298,8 +303,10 @@ def known_runs(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         reason = error if isinstance(error, RecordError) else "is no run"
         raise InputError(
-            f"{path} must hold one finished run a line, but line {number} {reason}: remove it to run that again, or "
-            f"choose another {option('out')}"
+            subject=str(path),
+            must="hold one finished run a line",
+            got=f"but line {number} {reason}",
+            do=f"remove it to run that again, or choose another {option('out')}",
         ) from error
 
 

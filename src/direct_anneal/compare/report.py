@@ -83,8 +83,10 @@ def write_report(directory: Path) -> Path:
         recipe = read_record(directory / RECIPE, _RECIPE_TYPES)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"DIR must be the directory of a comparison, but {directory} has no {RECIPE} that can be read: run compare "
-            "again, it makes no finished run anew"
+            subject="DIR",
+            must="be the directory of a comparison",
+            got=f"but {directory} has no {RECIPE} that can be read",
+            do="run compare again, it makes no finished run anew",
         ) from error
     try:
         content = _content(recipe, directory)
@@ -92,8 +94,13 @@ def write_report(directory: Path) -> Path:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"DIR must be the directory of a comparison, but {RECIPE} or {RESULTS} in {directory} is none that compare "
-            f"wrote ({type(error).__name__} {' '.join(str(error).split()):.60}): run compare again elsewhere"
+            subject="DIR",
+            must="be the directory of a comparison",
+            got=(
+                f"but {RECIPE} or {RESULTS} in {directory} is none that compare wrote "
+                f"({type(error).__name__} {' '.join(str(error).split()):.60})"
+            ),
+            do="run compare again elsewhere",
         ) from error
     return page.write_page(directory, page.render("comparison.html", **content))
 

@@ -162,8 +162,9 @@ class Choices:
         scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
         if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
             raise InputError(
-                f"arm {arm.name}: ids must be of documents of the pool, but {missing} of {len(places)} are not in that "
-                f"of {self._scenario.name}"
+                subject=f"arm {arm.name}: ids",
+                must="be of documents of the pool",
+                got=f"but {missing} of {len(places)} are not in that of {self._scenario.name}",
             )
         return take(scores, candidates, num_tokens=num_tokens)
 

@@ -77,7 +77,10 @@ class EvaluateConfig(RecordFields):
         require_device(self.device)
         if not self.data and not self.benchmarks:
             raise InputError(
-                f"there must be something to score on: give {named('data')}, {named('benchmarks')}, or both"
+                field="data",
+                must="name something to score on",
+                got="but there is nothing",
+                do=f"give {named('data')}, {named('benchmarks')}, or both",
             )
         require(self.limit is None or self.limit >= 1, "limit", "at least 1", self.limit)
         require(self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)

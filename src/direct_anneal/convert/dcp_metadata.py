@@ -110,12 +110,18 @@ def read_entries(directory: Path) -> dict[str, Entry]:
     path = directory / METADATA
     try:
         if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} must be the description of a checkpoint, but is larger than {_LARGEST:,} bytes")
+            raise InputError(
+                subject=str(path),
+                must="be the description of a checkpoint",
+                got=f"but is larger than {_LARGEST:,} bytes",
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{directory} must be a directory that torch.distributed.checkpoint wrote, but has no readable {METADATA} "
-            f"({error.strerror}): name the one that has"
+            subject=str(directory),
+            must="be a directory that torch.distributed.checkpoint wrote",
+            got=f"but has no readable {METADATA} ({error.strerror})",
+            do="name the one that has",
         ) from error
     try:
         described = _Unpickler(io.BytesIO(raw)).load()
@@ -131,18 +137,24 @@ def read_entries(directory: Path) -> dict[str, Entry]:
         raise
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} must describe tensors and nothing else, but {error}, which is never loaded: this is no checkpoint "
-            "to trust"
+            subject=str(path),
+            must="describe tensors and nothing else",
+            got=f"but {error}, which is never loaded",
+            do="this is no checkpoint to trust",
         ) from error
     except Exception as error:  # whatever strange bytes lead to
         raise InputError(
-            f"{path} must be the description of a checkpoint, but cannot be read ({type(error).__name__}): save the "
-            "checkpoint again"
+            subject=str(path),
+            must="be the description of a checkpoint",
+            got=f"but cannot be read ({type(error).__name__})",
+            do="save the checkpoint again",
         ) from error
     pieces = [piece for entry in entries.values() for piece in entry.pieces]
     described_bytes = sum(piece.length for piece in pieces)
     if described_bytes > sum((directory / file).stat().st_size for file in {piece.file for piece in pieces}):
-        raise InputError(f"{path} must give every byte to one entry, but gives some to several: save it again")
+        raise InputError(
+            subject=str(path), must="give every byte to one entry", got="but gives some to several", do="save it again"
+        )
     return entries
 
 
@@ -161,11 +173,15 @@ def _entry(name: str, entry: _Record, places: dict[tuple[str, Any], tuple[str, i
     )
     covered = sum(_volume(sizes) for _, sizes in parts)
     if not isinstance(dtype, torch.dtype) or not inside or covered != _volume(shape):
-        raise InputError(f"{directory / METADATA} must describe whole tensors, but the parts of {name} make none")
+        raise InputError(
+            subject=str(directory / METADATA), must="describe whole tensors", got=f"but the parts of {name} make none"
+        )
     if _volume(shape) * dtype.itemsize > sum(piece.length for piece in pieces):
         raise InputError(
-            f"{directory} must hold the {_volume(shape):,} entries of {name}, but its files have no room for them: "
-            "copy the checkpoint again"
+            subject=str(directory),
+            must=f"hold the {_volume(shape):,} entries of {name}",
+            got="but its files have no room for them",
+            do="copy the checkpoint again",
         )
     return Entry(dtype, shape, pieces)
 
@@ -176,13 +192,19 @@ def _piece(
     file, start, length = place
     # Only a bare name lies in the directory for certain; torch writes no other.
     if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
-        raise InputError(f"{directory / METADATA} must name files beside it, but {name} is said to be in {file!r}")
+        raise InputError(
+            subject=str(directory / METADATA), must="name files beside it", got=f"but {name} is said to be in {file!r}"
+        )
     path = directory / file
     num_bytes = path.stat().st_size if path.is_file() and not path.is_symlink() else -1
     if num_bytes < 0:
-        raise InputError(f"{path} must be a file of the checkpoint, but is missing or a link: copy all of it")
+        raise InputError(
+            subject=str(path), must="be a file of the checkpoint", got="but is missing or a link", do="copy all of it"
+        )
     if not (isinstance(start, int) and isinstance(length, int) and 0 <= start <= start + length <= num_bytes):
-        raise InputError(f"{path} must hold {name} at byte {start} and be longer than {num_bytes:,}: copy it again")
+        raise InputError(
+            subject=str(path), must=f"hold {name} at byte {start} and be longer than {num_bytes:,}", do="copy it again"
+        )
     return Piece(offsets, sizes, file, start, length)
 
 
@@ -211,7 +233,12 @@ def read_tensor(directory: Path, entry: Entry) -> torch.Tensor:
     for piece in entry.pieces:
         part = _load(directory, piece)
         if not isinstance(part, torch.Tensor) or tuple(part.shape) != piece.sizes or part.dtype != entry.dtype:
-            raise InputError(f"{directory / piece.file} must hold what {METADATA} says, but does not: copy it again")
+            raise InputError(
+                subject=str(directory / piece.file),
+                must=f"hold what {METADATA} says",
+                got="but does not",
+                do="copy it again",
+            )
         target = whole
         for dimension, (start, size) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
             target = target.narrow(dimension, start, size)
@@ -234,6 +261,8 @@ def _load(directory: Path, piece: Piece) -> Any:
     except Exception as error:  # torch's own differ by version, and all mean this
         reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path} must hold tensors and numbers alone, but cannot be read at byte {piece.start:,} ({reason}): copy "
-            "it again"
+            subject=str(path),
+            must="hold tensors and numbers alone",
+            got=f"but cannot be read at byte {piece.start:,} ({reason})",
+            do="copy it again",
         ) from error

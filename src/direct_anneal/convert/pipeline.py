@@ -68,8 +68,10 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     for name, shape in shapes.items():
         if (found := tensors[naming.found[name]].shape) != shape:
             raise InputError(
-                f"the checkpoint must be of {option('model_config')}'s model, but its {naming.found[name]} has shape "
-                f"{found} where {name} has {shape}: give its own config"
+                subject="the checkpoint",
+                must=f"be of {option('model_config')}'s model",
+                got=f"but its {naming.found[name]} has shape {found} where {name} has {shape}",
+                do="give its own config",
             )
     shown = current_progress()
     with _working_directory(out, _made_of(source, described)) as temporary:
@@ -139,9 +141,9 @@ def _skeleton(described: Checkpoint) -> nn.Module:
             model: nn.Module = AutoModelForCausalLM.from_config(described.config)
     except ValueError as error:
         raise InputError(
-            f"{option('model_config')} must be of a causal language model that transformers knows, but "
-            f"{described.name} does not "
-            f"({' '.join(str(error).split())[:120]})"
+            field="model_config",
+            must="be of a causal language model that transformers knows",
+            got=f"but {described.name} does not ({' '.join(str(error).split())[:120]})",
         ) from error
     return model
 
@@ -216,8 +218,10 @@ def _write_optimizer(
     needed = [f"{key}.{moment}" for key in keys.values() for moment in _MOMENTS]
     if missing := [name for name in needed if name not in entries]:
         raise InputError(
-            f"{source} must hold Adam's state for every weight or for none, but lacks {len(missing)} entries of it "
-            f"(first {missing[0]}): save the model alone, or all of it"
+            subject=str(source),
+            must="hold Adam's state for every weight or for none",
+            got=f"but lacks {len(missing)} entries of it (first {missing[0]})",
+            do="save the model alone, or all of it",
         )
     state: dict[int, dict[str, torch.Tensor]] = {}
     numbered: list[dict[str, Any]] = []
@@ -249,8 +253,10 @@ def _hyperparameters(source: Path, entries: dict[str, Entry], prefix: str, name:
                 break
     if not {"betas", "eps"} <= found.keys():
         raise InputError(
-            f"{source} must hold Adam's betas and eps beside its moments, but has none for {name}: save its "
-            "param_groups, too, or the model alone"
+            subject=str(source),
+            must="hold Adam's betas and eps beside its moments",
+            got=f"but has none for {name}",
+            do="save its param_groups, too, or the model alone",
         )
     return found
 

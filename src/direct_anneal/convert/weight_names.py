@@ -70,9 +70,13 @@ def recognise(names: Iterable[str], wanted: Iterable[str], config: Any) -> Namin
     if missing := [name for name in wanted if name not in best.found]:
         known = f"Hugging Face's, and torchtitan's for {' and '.join(TORCHTITAN)}"
         raise InputError(
-            f"the checkpoint must hold every weight of the {config.model_type} of {option('model_config')}, but lacks "
-            f"{len(missing)} of {len(wanted)} under {best.name} names (first {missing[0]}; it has {min(there)!r}): "
-            f"give its own config; known are the names of {known}"
+            subject="the checkpoint",
+            must=f"hold every weight of the {config.model_type} of {option('model_config')}",
+            got=(
+                f"but lacks {len(missing)} of {len(wanted)} under {best.name} names (first {missing[0]}; "
+                f"it has {min(there)!r})"
+            ),
+            do=f"give its own config; known are the names of {known}",
         )
     return best
 

@@ -130,7 +130,9 @@ def listed(pattern: str, cache: Path) -> Iterator[tuple[Remote, Format]]:
     try:
         system, root = fsspec.core.url_to_fs(pattern)
     except (ImportError, ValueError) as error:
-        raise InputError(f"{shown(pattern)} must be a URL that fsspec can open, but: {error}") from error
+        raise InputError(
+            subject=str(shown(pattern)), must="be a URL that fsspec can open", got=f"but {error}"
+        ) from error
     system.invalidate_cache()
     found = _found(system, root, pattern)
     named = not _GLOB.search(root) and root in found
@@ -268,7 +270,7 @@ def hub_snapshot(pattern: str) -> tuple[Path, str, str]:
     named, _, inner = rest.partition("/")
     name, _, revision = named.partition("@")
     if not pattern.startswith(_HUB) or not owner or not name:
-        raise InputError(f"{pattern} must be hf://datasets/ORG/NAME[@REVISION][/FILES], as the hub has them")
+        raise InputError(subject=str(pattern), must="be hf://datasets/ORG/NAME[@REVISION][/FILES], as the hub has them")
     allowed = [inner, f"{inner.rstrip('/')}/**"] if inner else None
     try:
         path = snapshot_download(

@@ -86,7 +86,7 @@ class Source:
         try:
             stats = [(file.name, file.stat()) for file in files]
         except OSError as error:
-            raise InputError(f"{self} must stay readable while it is used, but: {error}") from error
+            raise InputError(subject=str(self), must="stay readable while it is used", got=f"but {error}") from error
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def records(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Record]]:
@@ -151,8 +151,10 @@ def expand(
         if not found:
             said = describe_skipped(listing.skipped)
             raise InputError(
-                f"every {role} pattern must match a file, but {pattern!r} matches none in {Path.cwd()}: "
-                f"check it, and quote globs; {f'{said}; ' if said else ''}supported are {supported()}"
+                subject=f"every {role} pattern",
+                must="match a file",
+                got=f"but {pattern!r} matches none in {Path.cwd()}",
+                do=f"check it, and quote globs; {(f'{said}; ' if said else '')}supported are {supported()}",
             )
         for source in found:
             real = source.path.resolve() if source.remote is None else source.path
@@ -173,7 +175,9 @@ def _remote(pattern: str, role: str, cache: Path | None, listing: _Listing) -> l
         return [replace(source, name=f"{url}/{_within(source.path, directory)}") for source in found]
     if cache is None:
         raise InputError(
-            f"the {corpus_name(role)} must lie on this machine or the hub for this command, but {pattern} does not"
+            subject=f"the {corpus_name(role)}",
+            must="lie on this machine or the hub for this command",
+            got=f"but {pattern} does not",
         )
     return [
         Source(remote.path, format.name, listing.layout if format.tokenised else None, remote=remote, name=remote.name)
@@ -231,7 +235,9 @@ class _Listing:
             return self._in(path, above)
         path = path if met else main_file(path) or path
         if not path.is_file():
-            raise InputError(f"{path} must be a file or a directory, but is neither: leave it out")
+            raise InputError(
+                subject=str(path), must="be a file or a directory", got="but is neither", do="leave it out"
+            )
         try:
             path.open("rb").close()
             str(path).encode("utf-8")
@@ -251,8 +257,10 @@ class _Listing:
             splits = sorted(path.parent.name for path in directory.glob(f"*/{STATE_FILE}"))
             example = directory / (splits[0] if splits else "SPLIT")
             raise InputError(
-                f"{directory} must be one dataset, but is a DatasetDict of the splits {', '.join(splits)}: "
-                f"name one of them, such as {example}"
+                subject=str(directory),
+                must="be one dataset",
+                got=f"but is a DatasetDict of the splits {', '.join(splits)}",
+                do=f"name one of them, such as {example}",
             )
         if (directory / STATE_FILE).is_file():
             dataset_files(directory)

@@ -25,8 +25,10 @@ def texts(corpus: Corpus, field: Names = "text") -> Iterator[str]:
         if not isinstance(text, str):
             source, row = (corpus.index[column][position].as_py() for column in ("source", "row"))
             raise InputError(
-                f"{source} must hold text in {quoted(field)} for this, but its row {row} has tokens alone: "
-                "give documents with their text"
+                subject=str(source),
+                must=f"hold text in {quoted(field)} for this",
+                got=f"but its row {row} has tokens alone",
+                do="give documents with their text",
             )
         yield text
 
@@ -48,7 +50,9 @@ def chosen_records(
         corpus.sources, corpus.states, corpus.bounds[:-1], corpus.bounds[1:], strict=True
     ):
         if source.state() != state:
-            raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
+            raise InputError(
+                subject=str(source), must="be as it was when it was read", got="but changed since", do="start again"
+            )
         wanted = iter((start + np.flatnonzero(selected[start:stop])).tolist())
         position = next(wanted, None)
         if position is None:
@@ -79,7 +83,9 @@ def texts_at(corpus: Corpus, positions: Collection[int], field: Names = "text") 
         if not len(here):
             continue
         if source.state() != state:
-            raise InputError(f"{source} must be as it was when it was read, but changed since: start again")
+            raise InputError(
+                subject=str(source), must="be as it was when it was read", got="but changed since", do="start again"
+            )
         position_of = dict(zip(rows.take(here).to_pylist(), here.tolist(), strict=True))
         for row, record in source.records_at(np.array(sorted(position_of)), listed(field)):
             text = None if isinstance(record, BadRecord) else value_of(record, field)

@@ -251,7 +251,9 @@ def write_cache(
             tokens_sha256.update(tokens)
             index.add(entry)
     if source.state() != state:
-        raise InputError(f"{source} must stay as it is while it is read, but changed: start again")
+        raise InputError(
+            subject=str(source), must="stay as it is while it is read", got="but changed", do="start again"
+        )
     digests = tree_digests({str(path): path for path in _data_paths(cache)})
     record = CacheRecord(
         source=str(source),

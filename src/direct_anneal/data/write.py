@@ -97,7 +97,9 @@ def _moved(path: Path, target: Path) -> Path:
     """
     if path.is_dir() and target.exists():
         if target.is_symlink() or not (target / STATE_FILE).is_file():
-            raise InputError(f"{target} must be free for a dataset, but something else is there: move it away")
+            raise InputError(
+                subject=str(target), must="be free for a dataset", got="but something else is there", do="move it away"
+            )
         remove_directory(target)
     return path.replace(target)
 
@@ -131,5 +133,8 @@ def write_rows(source: Source, state: State, rows: np.ndarray, out_dir: Path, vo
 def _check_unchanged(source: Source, state: State) -> None:
     if source.state() != state:
         raise InputError(
-            f"{source} must be as it was when it was read, but changed since: put it back, or run the selection again"
+            subject=str(source),
+            must="be as it was when it was read",
+            got="but changed since",
+            do="put it back, or run the selection again",
         )

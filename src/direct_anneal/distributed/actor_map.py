@@ -92,9 +92,13 @@ class ActorMap(Generic[Item, Result]):
                         self._ray.kill(actor)  # it may be out of reach, and not dead
                         if attempts >= _MOST_ATTEMPTS:
                             raise InputError(
-                                f"workers must survive their work, but {attempts} were lost one after the other over "
-                                f"the same documents, which is often for want of memory: "
-                                f"{' '.join(str(error).split()):.200}"
+                                subject="workers",
+                                must="survive their work",
+                                got=(
+                                    f"but {attempts} were lost one after the other over the same "
+                                    "documents, which is often for want of memory"
+                                    f": {' '.join(str(error).split()):.200}"
+                                ),
                             ) from error
                         again.appendleft((place, item, attempts))
                     except self._ray.exceptions.RayTaskError as error:
@@ -131,8 +135,10 @@ class ActorMap(Generic[Item, Result]):
                 since = time.monotonic()
             elif time.monotonic() - since > PATIENCE_SECONDS:
                 raise InputError(
-                    f"the cluster must have room for a worker, but had none for {PATIENCE_SECONDS:.0f} seconds: check "
-                    "ray status, and run the same command again to go on"
+                    subject="the cluster",
+                    must="have room for a worker",
+                    got=f"but had none for {PATIENCE_SECONDS:.0f} seconds",
+                    do="check ray status, and run the same command again to go on",
                 )
 
 

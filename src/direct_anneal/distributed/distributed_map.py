@@ -92,8 +92,10 @@ class TaskMap:
                 since = time.monotonic()
             elif time.monotonic() - since > PATIENCE_SECONDS:
                 raise InputError(
-                    f"the cluster must have a core for the solver's tasks, but had none for {PATIENCE_SECONDS:.0f} "
-                    "seconds: check ray status, and run the same command again"
+                    subject="the cluster",
+                    must="have a core for the solver's tasks",
+                    got=f"but had none for {PATIENCE_SECONDS:.0f} seconds",
+                    do="check ray status, and run the same command again",
                 )
 
     def _result(self, task: Any) -> Any:
@@ -103,8 +105,13 @@ class TaskMap:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
             raise InputError(
-                f"workers must survive the solver's tasks, but {_RETRIES + 1} were lost one after the other over the "
-                f"same rows, which is often for want of memory: {' '.join(str(error).split()):.200}"
+                subject="workers",
+                must="survive the solver's tasks",
+                got=(
+                    f"but {_RETRIES + 1} were lost one after the other over the same rows, which is often "
+                    "for want of memory"
+                    f": {' '.join(str(error).split()):.200}"
+                ),
             ) from error
 
 
@@ -113,7 +120,9 @@ def done(version_and_function: tuple[str, Callable[[Item], Result]], item: Item)
     wanted, function = version_and_function
     if (found := importlib.metadata.version("direct-anneal")) != wanted:
         raise InputError(
-            f"direct-anneal must be the same on every machine, but is {found} on {socket.gethostname()} and {wanted} "
-            "where the run began: install it there"
+            subject="direct-anneal",
+            must="be the same on every machine",
+            got=f"but is {found} on {socket.gethostname()} and {wanted} where the run began",
+            do="install it there",
         )
     return function(item)

@@ -139,8 +139,10 @@ class RayEngine:
                 return [one for one in ready if one in making]
             if not making and not self._idle and time.monotonic() - since > PATIENCE_SECONDS:
                 raise InputError(
-                    f"the cluster must have room for a worker, but had none for {PATIENCE_SECONDS:.0f} seconds: check "
-                    "ray status, and run the same command again to go on"
+                    subject="the cluster",
+                    must="have room for a worker",
+                    got=f"but had none for {PATIENCE_SECONDS:.0f} seconds",
+                    do="check ray status, and run the same command again to go on",
                 )
 
     def _started(self, start: Any, worker: Any) -> None:
@@ -150,9 +152,13 @@ class RayEngine:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_ATTEMPTS:
                 raise InputError(
-                    f"workers must be able to start and to load the model, but {self._failed_starts} in a row were "
-                    f"lost, which is often for want of memory, or of direct-anneal on that machine: "
-                    f"...{' '.join(str(error).split())[-200:]}"
+                    subject="workers",
+                    must="be able to start and to load the model",
+                    got=(
+                        f"but {self._failed_starts} in a row were lost, which is often for want of memory, "
+                        "or of direct-anneal on that machine"
+                    ),
+                    do=f"...{' '.join(str(error).split())[-200:]}",
                 ) from error
             return
         except self._ray.exceptions.RayTaskError as error:
@@ -249,10 +255,14 @@ class _Making:
         self._begin_again(
             shard,
             InputError(
-                f"workers must survive a shard, but {_MOST_ATTEMPTS} were lost one after the other while they made "
-                f"shard {shard} of {self._place}, which is often for want of memory (pass a smaller "
-                f"{option('batch_tokens')} or "
-                f"{option('max_length')}): {' '.join(str(error).split()):.200}"
+                subject="workers",
+                must="survive a shard",
+                got=(
+                    f"but {_MOST_ATTEMPTS} were lost one after the other while they made shard {shard} of "
+                    f"{self._place}, which is often for want of memory (pass a smaller {option('batch_tokens')} "
+                    f"or {option('max_length')}): "
+                    f"{' '.join(str(error).split()):.200}"
+                ),
             ),
         )
 

@@ -193,21 +193,26 @@ def _chance(name: str, records: Sequence[dict[str, Any]]) -> float:
 
 def _read(name: str, path: Path, limit: int | None) -> list[dict[str, Any]]:
     if name not in BENCHMARKS:
-        raise InputError(f"{option('benchmarks')} must be one of {', '.join(BENCHMARKS)}, got {name}")
+        raise InputError(field="benchmarks", must=f"be one of {', '.join(BENCHMARKS)}", got=str(name))
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         records = [json.loads(line) for line in lines[:limit]]
     except (OSError, ValueError) as error:
-        raise InputError(f"{option('benchmarks')} {name} must be a JSONL file, but {path}: {error}") from error
+        raise InputError(
+            subject=f"{option('benchmarks')} {name}", must="be a JSONL file", got=f"but {path}: {error}"
+        ) from error
     fields = BENCHMARKS[name].fields
     for row, record in enumerate(records):
         if not isinstance(record, dict) or (lacking := [field for field in fields if field not in record]):
             missing = ", ".join(lacking) if isinstance(record, dict) else "everything"
             raise InputError(
-                f"{option('benchmarks')} {name} must hold records with {', '.join(fields)}, but row {row} of {path} "
-                "lacks "
-                f"{missing}: give the file as its authors distribute it"
+                subject=f"{option('benchmarks')} {name}",
+                must=f"hold records with {', '.join(fields)}",
+                got=f"but row {row} of {path} lacks {missing}",
+                do="give the file as its authors distribute it",
             )
     if not records:
-        raise InputError(f"{option('benchmarks')} {name} must hold at least one record, but {path} is empty")
+        raise InputError(
+            subject=f"{option('benchmarks')} {name}", must="hold at least one record", got=f"but {path} is empty"
+        )
     return records

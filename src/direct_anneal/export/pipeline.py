@@ -212,8 +212,10 @@ def _tokens(content: Content, position: int, eos_id: int | None) -> np.ndarray:
     tokens = corpus.tokens(row)
     if len(tokens) != corpus.num_tokens[row] or (len(tokens) and tokens.max() >= corpus.vocab_size):
         raise InputError(
-            f"the run's corpus must hold the tokens of {corpus.index['id'][row].as_py()}, but they are damaged: run "
-            "select again"
+            subject="the run's corpus",
+            must=f"hold the tokens of {corpus.index['id'][row].as_py()}",
+            got="but they are damaged",
+            do="run select again",
         )
     return tokens if eos_id is None or tokens[-1] == eos_id else np.append(tokens, eos_id)
 
@@ -223,10 +225,10 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
-        raise InputError(f"{option('out')} must be a directory, but {blocked} is a file: choose another")
+        raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
     if out.exists() and any(out.iterdir()):
         if not (out / RECORD).is_file():
-            raise InputError(f"{option('out')} must be new, empty or an earlier export, but {out} holds other files")
+            raise InputError(field="out", must="be new, empty or an earlier export", got=f"but {out} holds other files")
         if not overwrite:
             raise InputError(
                 f"{out} holds an earlier export: choose another {option('out')}, or pass {option('overwrite')}"

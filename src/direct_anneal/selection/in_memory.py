@@ -173,7 +173,9 @@ def _sketched(
     reasons = reasons_to_leave_out(losses, np.linalg.norm(values.astype(np.float64), axis=1))
     left_out = [f"{position} ({reason})" for position, reason in enumerate(reasons) if reason is not None]
     if len(left_out) == len(samples):
-        raise InputError(f"gradients of the {name} must be finite, but all {len(samples)} are NaN or infinite")
+        raise InputError(
+            subject=f"gradients of the {name}", must="be finite", got=f"but all {len(samples)} are NaN or infinite"
+        )
     if left_out:
         warnings.warn(f"{name} left out for their gradients, by position: {', '.join(left_out)}", stacklevel=5)
     kept = np.flatnonzero([reason is None for reason in reasons])

@@ -104,7 +104,9 @@ class DirectSelector:
             ValueError: features are not finite, or of another R.
         """
         if not hasattr(self, "spectrum_"):
-            raise InputError("a DirectSelector must be fitted before it selects: call fit(validation_features) first")
+            raise InputError(
+                subject="a DirectSelector", must="be fitted before it selects", do="call fit(validation_features) first"
+            )
         values = _array(pool)
         if values.ndim != 2 or values.shape[1] != self.n_features_in_:
             raise ValueError(

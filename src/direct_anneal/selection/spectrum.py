@@ -140,7 +140,7 @@ def estimate_curvature(
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"the validation set must have a spectrum, but {error}") from error
+        raise InputError(subject="the validation set", must="have a spectrum", got=f"but {error}") from error
     if config.num_stiff is not None and config.num_stiff > (rank := len(found.whole.eigenvalues)):
         raise InputError(
             field="num_stiff",

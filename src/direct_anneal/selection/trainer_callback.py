@@ -62,11 +62,16 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         **options: Any,
     ) -> None:
         if every < 2:
-            raise InputError(f"every must be at least 2, since a batch is fetched ahead, got {every}")
+            raise InputError(subject="every", must="be at least 2, since a batch is fetched ahead", got=str(every))
         for name, samples in (("pool", pool), ("validation", validation)):
             short = next((i for i in range(len(samples)) if len(samples[i]["input_ids"]) < 2), None)
             if short is not None:
-                raise InputError(f"samples must have at least two tokens, but {name}[{short}] has fewer: leave it out")
+                raise InputError(
+                    subject="samples",
+                    must="have at least two tokens",
+                    got=f"but {name}[{short}] has fewer",
+                    do="leave it out",
+                )
         self._pool, self._validation = pool, validation
         self._every, self._seed, self._options = every, seed, options
         self._chosen: dict[int, list[int]] = {}  # by generation: which samples, sorted
@@ -78,11 +83,12 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
             InputError: the arguments would mix up the order, which is the callback's to set, or say nothing of steps.
         """
         if args.max_steps < 1:
-            raise InputError(f"TrainingArguments must give max_steps, got {args.max_steps}")
+            raise InputError(subject="TrainingArguments", must="give max_steps", got=str(args.max_steps))
         if args.train_sampling_strategy != "sequential":
             raise InputError(
-                "TrainingArguments must have train_sampling_strategy='sequential', since the order is drawn by the "
-                f"selection, got {args.train_sampling_strategy!r}"
+                subject="TrainingArguments",
+                must="have train_sampling_strategy='sequential', since the order is drawn by the selection",
+                got=f"{args.train_sampling_strategy!r}",
             )
         if args.world_size > 1 or args.dataloader_num_workers > 0:
             raise InputError(
@@ -110,8 +116,10 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
             self._select(0, model, state)
         else:
             raise InputError(
-                f"a run that goes on at step {state.global_step} must have selected before, but its checkpoint "
-                "holds no selection: start it anew"
+                subject=f"a run that goes on at step {state.global_step}",
+                must="have selected before",
+                got="but its checkpoint holds no selection",
+                do="start it anew",
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any) -> None:  # noqa: ARG002

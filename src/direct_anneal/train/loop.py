@@ -144,9 +144,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         loss = logs.get("loss", 0.0)
         if not math.isfinite(loss):
             raise InputError(
-                f"the loss must stay finite, but was {loss} by step {state.global_step}: lower "
-                f"{option('learning_rate')}, or see "
-                "whether the checkpoint is damaged"
+                subject="the loss",
+                must="stay finite",
+                got=f"but was {loss} by step {state.global_step}",
+                do=f"lower {option('learning_rate')}, or see whether the checkpoint is damaged",
             )
         tracked: dict[str, float] = {
             name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs
@@ -223,11 +224,18 @@ def _check_fits(state: dict[str, Any], groups: list[dict[str, Any]], shapes: lis
         moments = [tuple(state["state"][i]["exp_avg"].shape) for group in given for i in group]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{OPTIMIZER_FILE} must hold AdamW's state as transformers' Trainer saves it, but {error!s:.80} is "
-            f"missing: pass {option('optimizer_state')} fresh"
+            subject=str(OPTIMIZER_FILE),
+            must="hold AdamW's state as transformers' Trainer saves it",
+            got=f"but {error!s:.80} is missing",
+            do=f"pass {option('optimizer_state')} fresh",
         ) from error
     if [len(group) for group in given] != [len(group["params"]) for group in groups] or moments != shapes:
         raise InputError(
-            f"{OPTIMIZER_FILE} must be of this model, but has {len(moments)} moments in {len(given)} groups where the "
-            f"model has {len(shapes)} in {len(groups)}, or other shapes: pass {option('optimizer_state')} fresh"
+            subject=str(OPTIMIZER_FILE),
+            must="be of this model",
+            got=(
+                f"but has {len(moments)} moments in {len(given)} groups where the model has {len(shapes)} "
+                f"in {len(groups)}, or other shapes"
+            ),
+            do=f"pass {option('optimizer_state')} fresh",
         )

@@ -142,11 +142,18 @@ def load_optimizer_state(directory: Path) -> dict[str, Any]:
         state = load_saved(path)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{path} must hold an optimizer's state and nothing else, but cannot be read "
-            f"({' '.join(str(error).split())[:120]}): save it again, or pass {option('optimizer_state')} fresh"
+            subject=str(path),
+            must="hold an optimizer's state and nothing else",
+            got=f"but cannot be read ({' '.join(str(error).split())[:120]})",
+            do=f"save it again, or pass {option('optimizer_state')} fresh",
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"{path} must hold an optimizer's state, but holds a {type(state).__name__}: save it again")
+        raise InputError(
+            subject=str(path),
+            must="hold an optimizer's state",
+            got=f"but holds a {type(state).__name__}",
+            do="save it again",
+        )
     return state
 
 
@@ -203,9 +210,10 @@ def _windows(
     num_steps = max(1, round(num_tokens / step_tokens))
     if config.warm_up_steps >= num_steps:
         raise InputError(
-            f"{option('warm_up_steps')} must leave steps for the schedule, but {config.warm_up_steps} of {num_steps} "
-            "steps warm "
-            f"up (a step is {step_tokens:,} tokens): fewer of them, more data or a smaller {option('batch_size')}"
+            field="warm_up_steps",
+            must="leave steps for the schedule",
+            got=(f"but {config.warm_up_steps} of {num_steps} steps warm up (a step is {step_tokens:,} tokens)"),
+            do=f"fewer of them, more data or a smaller {option('batch_size')}",
         )
     windows = PackedWindows(
         parts, num_windows=num_steps * config.batch_size, window=window, separator=separator, seed=config.seed

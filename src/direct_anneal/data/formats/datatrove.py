@@ -68,15 +68,19 @@ def _dtype(path: Path, layout: TokenLayout) -> np.dtype:
         size = first_line.strip().rpartition("|")[2]
         if size not in _BY_SIZE:
             raise InputError(
-                f"{metadata} must say after | that a token has 2 or 4 bytes, but says {size[:20]!r}: mend it, or "
-                f"remove it and name the type with {option('token_dtype')}"
+                subject=str(metadata),
+                must="say after | that a token has 2 or 4 bytes",
+                got=f"but says {size[:20]!r}",
+                do=f"mend it, or remove it and name the type with {option('token_dtype')}",
             )
         return _BY_SIZE[size]
     return np.dtype(layout.dtype).newbyteorder("<")
 
 
 def _damaged(index: Path, reason: str) -> InputError:
-    return InputError(f"{index} must be the index of the .ds beside it, but {reason}: write both again")
+    return InputError(
+        subject=str(index), must="be the index of the .ds beside it", got=f"but {reason}", do="write both again"
+    )
 
 
 class Datatrove(Tokenised):

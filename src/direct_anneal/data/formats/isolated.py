@@ -87,7 +87,7 @@ def _asked(
     try:
         path.open("rb").close()
     except OSError as error:
-        raise InputError(f"{path} must be readable, but is not ({error.strerror})") from error
+        raise InputError(subject=str(path), must="be readable", got=f"but is not ({error.strerror})") from error
     process, whole = _take(), False
     try:
         _request(process, path, kind, what, columns, rows)

@@ -139,7 +139,9 @@ def size_of(path: Path) -> int:
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path} must be a file, but is none: put it there")
+            raise InputError(subject=str(path), must="be a file", got="but is none", do="put it there")
         return path.stat().st_size
     except OSError as error:
-        raise InputError(f"{path} must be a readable file, but is not ({error.strerror}): put it there") from error
+        raise InputError(
+            subject=str(path), must="be a readable file", got=f"but is not ({error.strerror})", do="put it there"
+        ) from error

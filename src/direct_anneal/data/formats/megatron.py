@@ -93,7 +93,9 @@ def _open_index(index: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarr
 
 
 def _damaged(index: Path, reason: str) -> InputError:
-    return InputError(f"{index} must be the index of Megatron's .bin beside it, but {reason}: write both again")
+    return InputError(
+        subject=str(index), must="be the index of Megatron's .bin beside it", got=f"but {reason}", do="write both again"
+    )
 
 
 class Megatron(Tokenised):

@@ -31,8 +31,10 @@ def read(path: Path, layout: TokenLayout) -> Iterator[np.ndarray]:
     """
     if has_header(path):
         raise InputError(
-            f"{path} must hold bare tokens, as OLMo-core's .npy files do, but has NumPy's header: "
-            "write the array with tofile instead of numpy.save"
+            subject=str(path),
+            must="hold bare tokens, as OLMo-core's .npy files do",
+            got="but has NumPy's header",
+            do="write the array with tofile instead of numpy.save",
         )
     if layout.eos_id is None:
         raise InputError(

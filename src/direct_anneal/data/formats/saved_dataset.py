@@ -65,7 +65,9 @@ def _read_info(path: Path) -> dict[str, Any]:
         info = parse(read_content(path)) if path.is_file() else {}
         return info if isinstance(info, dict) else {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} must be JSON, but cannot be read ({error}): save the dataset again") from error
+        raise InputError(
+            subject=str(path), must="be JSON", got=f"but cannot be read ({error})", do="save the dataset again"
+        ) from error
 
 
 def _fingerprint(path: Path) -> str:
@@ -77,7 +79,12 @@ def _fingerprint(path: Path) -> str:
 def _replacing_dataset(path: Path) -> Iterator[Path]:
     """Yield a temporary directory that takes the name `path`, and the place of a dataset there, on a clean exit."""
     if path.is_symlink() or (path.exists() and not (path / STATE_FILE).is_file()):
-        raise InputError(f"{path} must be free for the selected dataset, but something else is there: move it away")
+        raise InputError(
+            subject=str(path),
+            must="be free for the selected dataset",
+            got="but something else is there",
+            do="move it away",
+        )
     with temporary_directory(path) as temporary:
         yield temporary
         if path.exists():

@@ -138,7 +138,12 @@ def check_kind(path: Path, compression: str | None) -> None:
             do=f"give it the ending {_ENDINGS[packed]}",
         )
     if head.startswith(_UTF16):
-        raise InputError(f"{path} must be UTF-8, but is UTF-16: convert it, for example with iconv -f utf-16 -t utf-8")
+        raise InputError(
+            subject=str(path),
+            must="be UTF-8",
+            got="but is UTF-16",
+            do="convert it, for example with iconv -f utf-16 -t utf-8",
+        )
 
 
 def check_pointer(path: Path) -> bytes:

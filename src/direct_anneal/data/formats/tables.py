@@ -33,8 +33,10 @@ def dataset_files(directory: Path) -> list[Path]:
         mapped = bool(state.get("_indices_files"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{state_path} must list the dataset's Arrow files, but cannot be read ({error!r}): "
-            "save the dataset again with save_to_disk"
+            subject=str(state_path),
+            must="list the dataset's Arrow files",
+            got=f"but cannot be read ({error!r})",
+            do="save the dataset again with save_to_disk",
         ) from error
     if mapped:
         raise InputError(
@@ -43,7 +45,12 @@ def dataset_files(directory: Path) -> list[Path]:
         )
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise InputError(f"{state_path} must list files beside it, but lists {name!r}: save the dataset again")
+            raise InputError(
+                subject=str(state_path),
+                must="list files beside it",
+                got=f"but lists {name!r}",
+                do="save the dataset again",
+            )
     files = [directory / name for name in names]
     for file in files:
         if not file.is_file():
