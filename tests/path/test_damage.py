@@ -91,12 +91,13 @@ def test_words_are_shuffled_whole_and_the_first_stays() -> None:
     assert [len(each) for each in shuffles(np.zeros(0, np.int64), starts, "")] == [0] * 8
 
 
-def test_tokens_are_shuffled_where_there_are_no_words() -> None:
+def test_pieces_are_shuffled_where_there_are_no_words() -> None:
     tokens = np.arange(100, 200)
     (mixed,) = shuffles(tokens, np.zeros(300, dtype=bool), "some id")
     assert sorted(mixed) == tokens.tolist()
     assert mixed[0] == 100
     assert (mixed != tokens).sum() > 80
+    assert (mixed.reshape(-1, 4) == mixed[::4, None] + np.arange(4)).all()
 
 
 def test_few_documents_without_order_seem_to_have_one() -> None:

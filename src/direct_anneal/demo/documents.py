@@ -39,6 +39,7 @@ _PERCENT = {
     "duplicate": 3,
 }
 _NUM_POOL_FILES = 4
+_READ_FOR_ONE = 8  # texts of the library for one that is taken; half of them are for training
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,15 @@ def write_demo_corpus(
 
     pool: list[tuple[str, str]] = []
     validation: list[tuple[str, str]] = []
-    for domain, texts in library_documents(stdlib or Path(sysconfig.get_path("stdlib"))).items():
+    wanted = {
+        domain: (num_held_out.get(domain, 0), num_shuffled.get(domain, 0), counts[domain])
+        for domain in ("docs", "code", "comments")
+    }
+    enough = {domain: _READ_FOR_ONE * sum(parts) for domain, parts in wanted.items()}
+    for domain, texts in library_documents(stdlib or Path(sysconfig.get_path("stdlib")), enough).items():
         ours = [text for text in texts if not is_for_training(text)]
         random.Random(f"{seed} {domain}").shuffle(ours)
-        parts = (num_held_out.get(domain, 0), num_shuffled.get(domain, 0), counts[domain])
+        parts = wanted[domain]
         if len(ours) < sum(parts):
             raise InputError(
                 f"a demo of this size needs {sum(parts)} documents of the domain {domain}, this Python's standard "

@@ -8,10 +8,11 @@ import re
 import textwrap
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from direct_anneal.errors import InputError
+from direct_anneal.io.digests import short_digest
 
 MIN_CHARACTERS, MAX_CHARACTERS = 60, 1500
 
@@ -24,11 +25,13 @@ _COMMENT_MARK = re.compile(r"^[ \t]*#+:? ?", re.MULTILINE)
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def library_documents(stdlib: Path) -> dict[str, list[str]]:
+def library_documents(stdlib: Path, enough: Mapping[str, int] | None = None) -> dict[str, list[str]]:
     """Return documents of the domains `docs`, `code` and `comments`, each text once, in the order of the sorted files.
 
     Args:
         stdlib: root of a standard library; `sysconfig.get_path("stdlib")` for the running interpreter.
+        enough: texts of each domain that will do: files are read in an order of hashes of their names, until there are
+            so many. All files where left out, which takes seconds.
 
     Returns:
         For each domain its texts, of `MIN_CHARACTERS` to `MAX_CHARACTERS`. Files that cannot be read or parsed are
@@ -40,7 +43,12 @@ def library_documents(stdlib: Path) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {"docs": [], "code": [], "comments": []}
     seen: set[str] = set()
     num_read = 0
-    for path in sorted(_source_files(stdlib)):
+    files = sorted(_source_files(stdlib))
+    if enough is not None:
+        files.sort(key=lambda path: short_digest(path.relative_to(stdlib).as_posix()))
+    for path in files:
+        if enough is not None and all(len(texts[domain]) >= count for domain, count in enough.items()):
+            break
         source, tree = _read(path)
         if tree is None:
             continue

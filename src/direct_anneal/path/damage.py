@@ -31,7 +31,9 @@ HEAD_TOKENS = 128  # of a document, whose order is looked at
 FEWEST_HEAD_TOKENS = 8  # below, its order cannot be told
 
 _MOST_SHUFFLES = 8
-_TOKENS_A_WORD = 8  # where a word has more, there are no words: tokens are shuffled
+_TOKENS_A_WORD = 8  # where a word has more, there are no words: pieces of 4 tokens are shuffled
+# Not single tokens: two that a tokenizer would have merged never follow each other, except where they are shuffled.
+_TOKENS_A_PIECE = 4
 # Standard deviation of a shuffled document's loss over shuffles, as a share of it: 0.02 to 0.05 at 20 to 128 tokens.
 # What a document's own shuffles say of it counts beside this as another so many of them.
 _DEVIATION, _DEVIATION_COUNTS = 0.03, 4
@@ -91,11 +93,11 @@ def num_shuffles(head_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 def shuffles(head: Tokens, starts: NDArray[np.bool_], name: str) -> list[Tokens]:
     """Shuffle the words of a document's head by a hash of `name`, several times; the first word stays.
 
-    In text without spaces single tokens are shuffled.
+    In text without spaces pieces of 4 tokens are shuffled.
     """
     begins = starts[head].copy()
     if begins.sum() * _TOKENS_A_WORD < len(head):
-        begins[:] = True
+        begins[:] = np.arange(len(head)) % _TOKENS_A_PIECE == 0
     if len(begins):
         begins[0] = True  # which may be a mark
     words = np.split(head, np.flatnonzero(begins)[1:])
