@@ -4,6 +4,8 @@
     direct-anneal compare CACHE/bakeoff/test-1m.yaml --out CACHE/bakeoff/runs-1m
 
 A smaller proof: `--passages 2000 --items 400 --scenarios science mixed --arms random path --replay 0 0.5 --seeds 2`.
+What distilling keeps: `--passages 6000 --items 400 --scenarios science --arms random blend distilled-2 distilled-5
+distilled-20 --fraction 0.2 --replay 0 --seeds 3` (a 2 % sample must hold 50 documents).
 
 Kinds of scenarios:
 
@@ -73,6 +75,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "embedding-similarity": {"baseline": "embedding-similarity"},
     "whole-pool": {"baseline": "whole-pool"},
     "energy": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
+}
+DISTILLED: dict[str, dict[str, Any]] = {  # of the default, from so many per cent of the pool
+    f"distilled-{percent}": {"select": {"objective": "blend"}, "distil": percent / 100} for percent in (2, 5, 20)
 }
 LEADING = ("random", "path", "blend", "matching", "influence", "quality-classifier")
 
@@ -273,7 +278,8 @@ def main() -> None:
     parser.add_argument("--passages", type=int, help="to choose from (the size's own number)")
     parser.add_argument("--items", type=int, help="of a benchmark that are scored, at most")
     parser.add_argument("--scenarios", nargs="+", help="these alone, by name")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS | DISTILLED, default=list(ARMS))
+    parser.add_argument("--fraction", type=float, default=FRACTION, help="of the pool's tokens, chosen")
     parser.add_argument("--replay", nargs="+", type=float, default=list(REPLAY))
     arguments = parser.parse_args()
     directory, size = arguments.cache / "bakeoff", arguments.size
@@ -288,9 +294,10 @@ def main() -> None:
             model,
             size,
             scenarios,
-            {name: ARMS[name] for name in arguments.arms},
+            {name: (ARMS | DISTILLED)[name] for name in arguments.arms},
             seeds=arguments.seeds,
             device=arguments.device,
+            fractions=(arguments.fraction,),
             replay=tuple(arguments.replay),
         )
         print(write_recipe(directory / f"{role}-{size}.yaml", content))
