@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.distill import read_scorer, write_scorer
-from direct_anneal.distill.histogram import added, bins_of, counted, cut, lower_edge, of_whole, refined
+from direct_anneal.distill.histogram import added, bins_of, counted, lower_edge, relabelled, write_whole
 from direct_anneal.distill.scoring import merge, score
 from direct_anneal.errors import InputError
 from distill.conftest import random_scorer
@@ -92,39 +92,30 @@ class TestHistogram:
         assert added(parts[::-1]).equals(added([whole]))
         assert sum(whole["size"].to_pylist()) == sizes.sum()
 
-    @pytest.mark.parametrize("held_rows", [1, 2**20])
-    def test_many_domains_become_one(self, held_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("held_rows", [1, 8, 2**20])
+    @pytest.mark.parametrize("most_runs", [2, 64])
+    def test_of_a_pool_is_the_sum_whatever_lies_on_disk_meanwhile(
+        self, held_rows: int, most_runs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setattr("direct_anneal.distill.histogram._HELD_ROWS", held_rows)
-        scores, nobody = np.linspace(-1, 1, 12, dtype=np.float32), np.zeros(3, dtype=np.int64)
-        parts = [counted(nobody, [f"d{i}"], scores[3 * i : 3 * i + 3], np.full(3, 2)) for i in range(4)]
-        whole, num_domains = of_whole(parts, 4)
-        assert (num_domains, whole.equals(added(parts))) == (4, True)
-        merged, num_domains = of_whole(parts, 3)
-        assert (num_domains, merged["domain"].null_count) == (4, len(merged))
-        for budget in (1, 5, 9):
-            assert cut(merged, budget, "documents") == cut(whole, budget, "documents")
-
-    @settings(deadline=None)
-    @given(FLOATS, st.integers(1, 60), st.sampled_from(["documents", "size"]))
-    def test_cuts_are_those_of_sorting(self, scores: np.ndarray, budget: int, unit: str) -> None:
-        count = len(scores)
-        sizes, rows, parts = np.arange(count) % 5 + 1, np.arange(count), np.zeros(count, dtype=np.int64)
-        made, below = cut(added([counted(parts, ["a"], scores, sizes)]), budget, unit)
-        costs = sizes if unit == "size" else np.ones(count, dtype=np.int64)
-        chosen = made.chosen(0, scores, rows)
-        assert costs[chosen].sum() <= budget
-        assert (chosen.sum(), sizes[chosen].sum()) == (made.documents, made.size)
-        if below is None:
-            assert chosen.all()
-            return
-        inside = bins_of(scores) == below
-        assert costs[chosen].sum() + costs[inside].sum() > budget
-        exact = refined(made, scores[inside], parts[inside], rows[inside], sizes[inside], budget, unit)
-        order = np.lexsort((rows, -scores.astype(np.float64)))
-        wanted = np.zeros(count, dtype=bool)
-        wanted[order[: int(np.searchsorted(np.cumsum(costs[order]), budget, side="right"))]] = True
-        np.testing.assert_array_equal(exact.chosen(0, scores, rows), wanted)
-        assert (wanted.sum(), sizes[wanted].sum()) == (exact.documents, exact.size)
+        monkeypatch.setattr("direct_anneal.distill.histogram._MOST_RUNS", most_runs)
+        rng = np.random.default_rng(0)
+        parts = [
+            counted(
+                rng.integers(3, size=6), [f"d{i}", "ü", "\U0001d538"], rng.normal(size=6).astype("f4"), np.full(6, 2)
+            )
+            for i in (4, 1, 3, 2, 0, 5)
+        ]
+        path = tmp_path / "histogram.parquet"
+        domains = write_whole(parts, path, 8)
+        assert pq.read_table(path).equals(added(parts))
+        assert domains is not None
+        assert [sum(counts) for counts in zip(*domains.values(), strict=True)] == [36, 72]
+        pq.write_table(added(parts), tmp_path / "at-once.parquet", compression="zstd", row_group_size=2**16)
+        assert path.read_bytes() == (tmp_path / "at-once.parquet").read_bytes()
+        assert write_whole(parts, path, len(domains) - 1) is None
+        assert pq.read_table(path).equals(added(relabelled(parts, ())))
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 class TestScores:

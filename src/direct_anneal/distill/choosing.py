@@ -9,33 +9,42 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from direct_anneal.config.score import CutConfig
 from direct_anneal.data import write_rows
-from direct_anneal.distill.histogram import Cut, bins_of, cut, refined
-from direct_anneal.distill.parts import Part
-from direct_anneal.distill.quotas import cut_with_quotas
+from direct_anneal.distill.cuts import Cut
+from direct_anneal.distill.cutting import cut
+from direct_anneal.distill.histogram import bins_of, stored
+from direct_anneal.distill.parts import Part, scores_of
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
 from direct_anneal.io.records import read_record
 
-CHOSEN, CHOICE = "selected", "selected.json"
+HISTOGRAM, CHOSEN, CHOICE = "histogram.parquet", "selected", "selected.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Documents and size of a scored pool, and of each domain; None if there are too many to be told apart."""
+
+    documents: int
+    size: int
+    domains: Mapping[str, tuple[int, int]] | None
 
 
 def choose(
     out: Path,
     parts: Sequence[Part],
-    histogram: pa.Table,
+    counts: Counts,
     card: Mapping[str, Any],
     config: CutConfig,
     write: Callable[[Cut, int], object],
@@ -43,22 +52,27 @@ def choose(
     """Cut, and write what is chosen.
 
     Args:
+        counts: of the histogram in `out`.
         write: calls `write_chosen` for each part, with this cut and size of the vocabulary.
 
     Returns:
         what selected.json says: threshold, last, documents, size, about how many tokens, files.
 
     Raises:
-        InputError: as `budget_of`, `cut_of` and `write_chosen`.
+        InputError: as `budget_of`, `cut` and `write_chosen`; or nothing fits.
     """
     (out / CHOICE).unlink(missing_ok=True)
-    budget, unit = budget_of(config, histogram, card["tokens_per_size"])
-    if config.floors or config.ceilings:
-        limits = limits_of(config, histogram, budget, unit, card["tokens_per_size"])
-        read = partial(_in_bins, out, parts) if config.exact else None
-        made = cut_with_quotas(histogram, budget, unit, *limits, read)
-    else:
-        made = cut_of(out, parts, histogram, budget, unit, exact=config.exact)
+    budget, unit = budget_of(config, counts, card["tokens_per_size"])
+    limits = limits_of(config, counts, budget, unit, card["tokens_per_size"])
+    read = partial(_in_bins, out, parts) if config.exact else None
+    made = cut(stored(out / HISTOGRAM), budget, unit, *limits, read)
+    if not made.documents:
+        raise InputError(
+            subject="the choice",
+            must="hold at least one document",
+            got="but the best bin of scores exceeds it",
+            do="ask for more, or for an exact cut",
+        )
     write(made, card["vocab_size"])
     records = [read_record(part.path(out, "selected.json")) for part in parts]
     written = sum(record["documents"] for record in records)
@@ -75,13 +89,13 @@ def choose(
     return choice
 
 
-def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) -> tuple[int, str]:
+def budget_of(config: CutConfig, counts: Counts, tokens_per_size: float) -> tuple[int, str]:
     """Return the size of the choice and its unit: "documents" or "size".
 
     Raises:
         InputError: the pool is too small.
     """
-    documents, size = (int(histogram[name].to_numpy().sum()) for name in ("documents", "size"))
+    documents, size = counts.documents, counts.size
     if config.fraction is not None:
         return max(1, math.floor(config.fraction * documents + 0.5)), "documents"
     if config.num_samples is not None:
@@ -102,43 +116,15 @@ def budget_of(config: CutConfig, histogram: pa.Table, tokens_per_size: float) ->
     return math.floor(config.num_tokens / tokens_per_size), "size"
 
 
-def cut_of(out: Path, parts: Sequence[Part], histogram: pa.Table, budget: int, unit: str, *, exact: bool) -> Cut:
-    """Find the cut: at the edge of a bin, at most the budget; or at the very document, if `exact`.
-
-    Cost: of the histogram alone; exact, a read of all scores.
-    """
-    made, below = cut(histogram, budget, unit)
-    if exact and below is not None:
-        found = [_in_bin(part.path(out, "parquet"), below) for part in parts]
-        numbers = np.repeat([part.number for part in parts], [len(scores) for scores, _, _ in found])
-        scores, rows, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
-        made = refined(made, scores, numbers, rows, sizes, budget, unit)
-    if not made.documents:
-        raise InputError(
-            subject="the choice",
-            must="hold at least one document",
-            got="but the best bin of scores exceeds it",
-            do="ask for more, or for an exact cut",
-        )
-    return made
-
-
-def _in_bin(path: Path, bin: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Read scores, rows and sizes of the documents in a bin."""
-    table = pq.read_table(path, columns=["score", "row", "size"])
-    inside = bins_of(table["score"].to_numpy()) == bin
-    return table["score"].to_numpy()[inside], table["row"].to_numpy()[inside], table["size"].to_numpy()[inside]
-
-
 def limits_of(
-    config: CutConfig, histogram: pa.Table, budget: int, unit: str, tokens_per_size: float
+    config: CutConfig, counts: Counts, budget: int, unit: str, tokens_per_size: float
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Convert floors and ceilings to the unit of the cut.
 
     Raises:
         InputError: the pool has no such domain, or more domains than are told apart.
     """
-    known = sorted(name for name in histogram["domain"].unique().to_pylist() if name is not None)
+    known = sorted(counts.domains or ())
     rate = 1.0 if unit == "documents" else 1 / tokens_per_size
 
     def amounts(field: str, asked: Mapping[str, int | float], whole: Callable[[float], int]) -> dict[str, int]:
@@ -150,7 +136,7 @@ def limits_of(
                     field=field,
                     must="name a domain of the pool",
                     got=f"but {domain} is none",
-                    do=there if known else too_many,
+                    do=too_many if counts.domains is None else there,
                 )
         return {
             domain: whole(amount * budget if isinstance(amount, float) else amount * rate)
@@ -162,17 +148,14 @@ def limits_of(
     return floors, amounts("ceilings", config.ceilings, lambda amount: math.floor(amount + 1e-9 * budget))
 
 
-def _in_bins(out: Path, parts: Sequence[Part], bins: set[int]) -> pa.Table:
-    """Read the documents in some bins, of all parts. Cost: a read of all scores."""
-    wanted, tables = np.array(sorted(bins), dtype=np.uint32), []
+def _in_bins(out: Path, parts: Sequence[Part], bins: set[int]) -> Iterator[pa.Table]:
+    """Read the documents in some bins, in the pool's order. Cost: a read of all scores."""
+    wanted = np.array(sorted(bins), dtype=np.uint32)
     for part in parts:
-        table = pq.read_table(part.path(out, "parquet"))
-        of = bins_of(table["score"].to_numpy())
-        inside = np.isin(of, wanted)
-        table = table.filter(pa.array(inside)).append_column("bin", pa.array(of[inside].astype(np.int64)))
-        table = table.append_column("part", pa.array(np.full(len(table), part.number, dtype=np.int64)))
-        tables.append(table.set_column(1, "domain", table["domain"].cast(pa.string())))
-    return pa.concat_tables(tables)
+        for table in scores_of(out, part):
+            inside = table.filter(pa.array(np.isin(bins_of(table["score"].to_numpy()), wanted)))
+            inside = inside.append_column("part", pa.array(np.full(len(inside), part.number, dtype=np.int64)))
+            yield inside.set_column(1, "domain", inside["domain"].cast(pa.string()))
 
 
 def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
@@ -191,24 +174,30 @@ def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
         record.unlink()
         for name in found["files"]:
             remove(directory / name)
-    table = pq.read_table(part.path(out, "parquet"), columns=["score", "row", "domain"])
-    rows = table["row"].to_numpy()
-    chosen = made.chosen(part.number, table["score"].to_numpy(), rows, table["domain"])
+    chosen = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(_chosen_of(table, part, made) for table in scores_of(out, part))]
+    )
     files: list[str] = []
-    if chosen.any():
+    if len(chosen):
         temporary = directory / f"{part.number:05d}{TEMPORARY_SUFFIX}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            for path in write_rows(part.source, part.state, rows[chosen], temporary, vocab_size):
+            for path in write_rows(part.source, part.state, chosen, temporary, vocab_size):
                 files.append(path.name.replace(CHOSEN, f"{part.number:05d}", 1))
                 remove(directory / files[-1])
                 path.replace(directory / files[-1])
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    content = {"source": str(part.source), "cut": wanted, "files": files, "documents": int(chosen.sum())}
+    content = {"source": str(part.source), "cut": wanted, "files": files, "documents": len(chosen)}
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _chosen_of(table: pa.Table, part: Part, made: Cut) -> NDArray[np.int64]:
+    """Return the chosen rows of some of a part's."""
+    rows: NDArray[np.int64] = table["row"].to_numpy()
+    return rows[made.chosen(part.number, table["score"].to_numpy(), rows, table["domain"])]
 
 
 def remove(path: Path) -> None:

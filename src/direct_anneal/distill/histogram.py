@@ -6,38 +6,58 @@ A bin holds the float32 numbers whose leading 18 bits, in the order of numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import heapq
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-_SHIFT = np.uint32(32 - 18)
+from direct_anneal.io.atomic import replacing, temporary_name
+
+BIN_BITS = 18
+_SHIFT = np.uint32(32 - BIN_BITS)
 _SIGN = np.uint32(0x80000000)
-_HELD_ROWS = 2**20
+_HELD_ROWS = 2**18  # in memory
+_GROUP_ROWS = 2**16
+_MOST_RUNS = 64  # files that are open at once
 
 SCHEMA = pa.schema([("domain", pa.string()), ("bin", pa.uint32()), ("documents", pa.int64()), ("size", pa.int64())])
+_ORDER = [("domain", "ascending"), ("bin", "ascending")]
 
 
-def bins_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Return the bin of each score, (n,); larger scores have larger ones."""
-    return _ordered(scores) >> _SHIFT
+def keys_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return whole numbers in the order of the scores, one for each, (n,); −0 is 0."""
+    bits = (scores + np.float32(0)).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32)
 
 
-def lower_edge(bin: int) -> float:
-    """Return the least number in a bin."""
-    ordered = np.array([bin], dtype=np.uint32) << _SHIFT
+def score_of(key: int) -> float:
+    """Return the score that has this key."""
+    ordered = np.array([key], dtype=np.uint32)
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered).astype(np.uint32)
     return float(bits.view(np.float32)[0])
 
 
-def _ordered(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Return whole numbers in the order of the scores; −0 is 0."""
-    bits = (scores + np.float32(0)).view(np.uint32)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint32)
+def bins_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return the bin of each score, (n,); larger scores have larger ones."""
+    return keys_of(scores) >> _SHIFT
+
+
+def first_key(bin: int) -> int:
+    """Return the least key in a bin."""
+    return bin << int(_SHIFT)
+
+
+def lower_edge(bin: int) -> float:
+    """Return the least number in a bin."""
+    return score_of(first_key(bin))
 
 
 def counted(
@@ -65,7 +85,7 @@ def counted(
         },
         schema=SCHEMA,
     )
-    return table.sort_by([("domain", "ascending"), ("bin", "ascending")])
+    return table.sort_by(_ORDER)
 
 
 def added(tables: Iterable[pa.Table]) -> pa.Table:
@@ -75,142 +95,108 @@ def added(tables: Iterable[pa.Table]) -> pa.Table:
         held.append(table)
         if sum(map(len, held)) - len(held[0]) >= _HELD_ROWS:
             held = [_summed(held)]
-    return _summed(held).sort_by([("domain", "ascending"), ("bin", "ascending")])
+    return _summed(held).sort_by(_ORDER)
 
 
-def of_whole(tables: Iterable[pa.Table], max_domains: int) -> tuple[pa.Table, int]:
-    """Return the histogram of a pool, and how many domains it has; beyond `max_domains` all are one, of null.
+def relabelled(tables: Iterable[pa.Table], names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the same with null for the domain of all but these."""
+    kept = pa.array(names, pa.string())
+    for table in tables:
+        domains = table["domain"]
+        named = pc.if_else(pc.is_in(domains, value_set=kept), domains, pa.scalar(None, pa.string()))
+        yield table.set_column(0, SCHEMA.field("domain"), named)
+
+
+def stored(path: Path) -> Iterator[pa.Table]:
+    """Read the histogram in a file, by and by."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def write_whole(tables: Iterable[pa.Table], path: Path, max_domains: int) -> dict[str, tuple[int, int]] | None:
+    """Write the histogram of a pool, by domain; beyond `max_domains` all are one, of null.
 
     A file's name is the domain of documents that name none: there can be as many as files.
+
+    Returns:
+        documents and size of each domain; None if there are too many.
+
+    Memory: _HELD_ROWS rows, however many tables and domains: what exceeds them is merged on disk, beside `path`.
     """
-    names: set[str] = set()
+    totals: dict[str, tuple[int, int]] = {}
+    spilled = temporary_name(path)
+    spilled.mkdir()
+    try:
+        held, runs = list[pa.Table](), list[Path]()
+        for table in tables:
+            if len(totals) <= max_domains:
+                _count(table, totals)
+            held += [table] if len(totals) <= max_domains else relabelled([table], ())
+            if sum(map(len, held)) >= _HELD_ROWS:
+                held = [_summed(held)]
+                if len(held[0]) >= _HELD_ROWS // 2:
+                    runs, held = _spill(spilled, runs, held[0].sort_by(_ORDER)), []
+        if len(totals) > max_domains:
+            found = (table for source in (held, *map(stored, runs)) for table in relabelled(source, ()))
+            merged: Iterable[pa.Table] = [added(found)]
+        else:
+            merged = _merged([*map(stored, runs), [added(held)]])
+        with replacing(path) as temporary:
+            _write(merged, temporary)
+    finally:
+        shutil.rmtree(spilled, ignore_errors=True)
+    return totals if len(totals) <= max_domains else None
 
-    def by_domain() -> Iterator[pa.Table]:
-        for table in kept:
-            names.update(table["domain"].unique().to_pylist())
-            yield table if len(names) <= max_domains else _without_domains(table)
 
-    kept = iter(tables)
-    whole = added(by_domain())
-    return (whole if len(names) <= max_domains else added([_without_domains(whole)])), len(names)
+def _count(table: pa.Table, totals: dict[str, tuple[int, int]]) -> None:
+    """Add a table's documents and sizes to those of its domains."""
+    sums = table.group_by("domain", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
+    for name, documents, size in zip(*(sums[field].to_pylist() for field in sums.column_names), strict=True):
+        before = totals.get(name, (0, 0))
+        totals[name] = before[0] + documents, before[1] + size
+
+
+def _spill(directory: Path, runs: list[Path], table: pa.Table) -> list[Path]:
+    """Write a sorted table; when there are many such runs, make them one."""
+    path = directory / f"{len(list(directory.iterdir()))}.parquet"
+    if len(runs) < _MOST_RUNS:
+        _write([table], path)
+        return [*runs, path]
+    _write(_merged([*map(stored, runs), [table]]), path)
+    return [path]
+
+
+def _merged(runs: Sequence[Iterable[pa.Table]]) -> Iterator[pa.Table]:
+    """Add runs that are sorted, domain after domain."""
+    parts = heapq.merge(*map(_by_domain, runs), key=itemgetter(0))
+    for _, group in groupby(parts, key=itemgetter(0)):
+        tables = [table for _, table in group]
+        yield tables[0] if len(tables) == 1 else _summed(tables).sort_by(_ORDER)
+
+
+def _by_domain(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
+    for table in tables:
+        names = table["domain"].combine_chunks()
+        changes = np.flatnonzero(pc.not_equal(names[1:], names[:-1])) + 1
+        for start, end in pairwise(sorted({0, *changes.tolist(), len(names)})):
+            yield names[start].as_py(), table.slice(start, end - start)
+
+
+def _write(tables: Iterable[pa.Table], path: Path) -> None:
+    """Write in groups of rows that depend on the rows alone."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        held: list[pa.Table] = []
+        for table in tables:
+            held.append(table)
+            if sum(map(len, held)) >= _GROUP_ROWS:
+                writer.write_table(pa.concat_tables(held), row_group_size=_GROUP_ROWS)
+                held = []
+        if held:
+            writer.write_table(pa.concat_tables(held), row_group_size=_GROUP_ROWS)
 
 
 def _summed(tables: list[pa.Table]) -> pa.Table:
     grouped = pa.concat_tables(tables).group_by(["domain", "bin"], use_threads=False)
     sums = grouped.aggregate([("documents", "sum"), ("size", "sum")])
     return sums.select(["domain", "bin", "documents_sum", "size_sum"]).rename_columns(SCHEMA.names).cast(SCHEMA)
-
-
-def _without_domains(table: pa.Table) -> pa.Table:
-    return table.set_column(0, SCHEMA.field("domain"), pa.nulls(len(table), pa.string()))
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Mark the chosen documents: all from the threshold on, and of those in the bin below it the first ones.
-
-    Attributes:
-        threshold: least score that is chosen whatever else; None where no bin fits as a whole.
-        last: (score, part, row) of the last one chosen below the threshold, best score first, then in the pool's order;
-            None where none is.
-        documents, size: of the choice.
-        domains: the cuts of domains with quotas; the rest is cut as above.
-    """
-
-    threshold: float | None
-    last: tuple[float, int, int] | None
-    documents: int
-    size: int
-    domains: Mapping[str, Cut] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Cut:
-        """Return the cut that `asdict` and JSON made this of.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        last = None
-        if content["last"] is not None:
-            score, part, row = content["last"]
-            last = (float(score), int(part), int(row))
-        domains = {str(name): cls.read(own) for name, own in content.get("domains", {}).items()}
-        return cls(content["threshold"], last, int(content["documents"]), int(content["size"]), domains)
-
-    def chosen(
-        self,
-        part: int,
-        scores: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        domains: pa.ChunkedArray | None = None,
-    ) -> NDArray[np.bool_]:
-        """Mark the chosen documents of a part, (n,).
-
-        Args:
-            domains: of the documents; may be left out where no domain has a cut of its own.
-        """
-        found = self._reached(part, scores, rows)
-        if self.domains:
-            assert domains is not None
-            labels = domains.cast(pa.string())
-            for name, own in self.domains.items():
-                of = pc.equal(labels, name).fill_null(False).to_numpy()
-                found[of] = own._reached(part, scores[of], rows[of])
-        return found
-
-    def _reached(self, part: int, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        found = np.zeros(len(scores), dtype=bool) if self.threshold is None else scores >= np.float32(self.threshold)
-        if self.last is not None:
-            score, last_part, last_row = np.float32(self.last[0]), self.last[1], self.last[2]
-            found |= scores > score
-            if part < last_part:
-                found |= scores == score
-            elif part == last_part:
-                found |= (scores == score) & (rows <= last_row)
-        return found
-
-
-def cut(histogram: pa.Table, budget: int, unit: str) -> tuple[Cut, int | None]:
-    """Take the highest bins that fit into a budget as a whole; name the bin that no longer does, if there is one.
-
-    Args:
-        unit: "documents" or "size", which the budget counts.
-    """
-    by_bin = histogram.group_by("bin", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
-    by_bin = by_bin.sort_by([("bin", "descending")])
-    spent = np.cumsum(by_bin[f"{unit}_sum"].to_numpy())
-    whole = int(np.searchsorted(spent, budget, side="right"))
-    bins = by_bin["bin"].to_numpy()
-    taken = by_bin.slice(0, whole)
-    made = Cut(
-        threshold=lower_edge(int(bins[whole - 1])) if whole else None,
-        last=None,
-        documents=int(taken["documents_sum"].to_numpy().sum()),
-        size=int(taken["size_sum"].to_numpy().sum()),
-    )
-    return made, int(bins[whole]) if whole < len(bins) else None
-
-
-def refined(
-    made: Cut,
-    scores: NDArray[np.float32],
-    parts: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    budget: int,
-    unit: str,
-) -> Cut:
-    """Make a cut exact: the documents of the bin below it, (n,), are taken one by one while they fit."""
-    order = np.lexsort((rows, parts, -scores.astype(np.float64)))
-    costs = sizes[order] if unit == "size" else np.ones(len(order), dtype=np.int64)
-    spent = made.size if unit == "size" else made.documents
-    count = int(np.searchsorted(spent + np.cumsum(costs), budget, side="right"))
-    if count == 0:
-        return made
-    last = order[count - 1]
-    return Cut(
-        threshold=made.threshold,
-        last=(float(scores[last]), int(parts[last]), int(rows[last])),
-        documents=made.documents + count,
-        size=made.size + int(sizes[order[:count]].sum()),
-    )

@@ -103,6 +103,13 @@ def is_scored(out: Path, part: Part, scorer: str) -> bool:
         return False
 
 
+def scores_of(out: Path, part: Part) -> Iterator[pa.Table]:
+    """Read the scores of a part, a row group at a time."""
+    with pq.ParquetFile(part.path(out, "parquet")) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
 def score_part(
     out: Path, part: Part, scorer: Scorer, fields: Fields, advance: Callable[[int], object] = lambda _: None
 ) -> dict[str, Any]:

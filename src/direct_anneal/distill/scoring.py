@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
 from direct_anneal.data.sources import describe_skipped
-from direct_anneal.distill.choosing import CHOICE, CHOSEN, choose, remove, write_chosen
-from direct_anneal.distill.histogram import Cut, of_whole
+from direct_anneal.distill.choosing import CHOICE, CHOSEN, HISTOGRAM, Counts, choose, remove, write_chosen
+from direct_anneal.distill.cuts import Cut
+from direct_anneal.distill.histogram import stored, write_whole
 from direct_anneal.distill.parts import MAX_DOMAINS, SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
@@ -30,7 +29,7 @@ from direct_anneal.io.processes import each
 from direct_anneal.io.records import read_record
 from direct_anneal.progress import Progress, current_progress
 
-LISTING, HISTOGRAM = "scores.json", "histogram.parquet"
+LISTING = "scores.json"
 _JOBS, _FETCHED = "jobs", "fetched"
 
 
@@ -55,17 +54,12 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     if config.shards is not None:
         number, count = config.job
         with held(out / _JOBS / f"{number}-of-{count}"):
-            records = _score_all(out, parts[number::count], scorer, _fields(config), config.num_workers, shown)
-            return {
-                "parts": len(records),
-                "documents": sum(record["documents"] for record in records),
-                "size": sum(record["size"] for record in records),
-                "unit": "bytes" if scorer.unit == "words" else "tokens",
-                "issues": _issues(records),
-            }
+            own = parts[number::count]
+            _score_all(out, own, scorer, _fields(config), config.num_workers, shown)
+            return {"parts": len(own), **_summary(out, own, scorer.unit)}
     with held(out):
         _score_all(out, parts, scorer, _fields(config), config.num_workers, shown)
-        return _merged(out, parts, scorer.fingerprint, scorer.card, config, shown)
+        return _merged(out, parts, scorer.fingerprint, scorer.unit, scorer.card, config, shown)
 
 
 def merge(config: MergeConfig) -> dict[str, Any]:
@@ -74,7 +68,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     May be called again for another size; the scores stay.
 
     Returns:
-        documents, size, unit, issues, num_domains, domains (their totals; none beyond 4,096), and with a size `chosen`:
+        documents, size, unit, issues, domains (their totals; none beyond 4,096), and with a size `chosen`:
         threshold, documents, size, about how many tokens, files.
 
     Raises:
@@ -97,7 +91,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     if _described(parts) != listing["sources"]:
         raise _changed(out)
     with held(out):
-        return _merged(out, parts, listing["scorer"], card, config, shown)
+        return _merged(out, parts, listing["scorer"], listing["unit"], card, config, shown)
 
 
 def is_of_scores(config: MergeConfig) -> bool:
@@ -208,10 +202,8 @@ def _changed(out: Path) -> InputError:
     )
 
 
-def _score_all(
-    out: Path, parts: Sequence[Part], scorer: Scorer, fields: Fields, workers: int, shown: Progress
-) -> list[dict[str, Any]]:
-    """Score what is not there yet; returns the records of all."""
+def _score_all(out: Path, parts: Sequence[Part], scorer: Scorer, fields: Fields, workers: int, shown: Progress) -> None:
+    """Score what is not there yet."""
     total = sum(_num_bytes(part) for part in parts)
     with shown.stage("Scoring", "bytes", total) as advance:
         missing = []
@@ -221,7 +213,6 @@ def _score_all(
             else:
                 missing.append(part)
         each(_score_one, missing, (out, scorer, fields), workers, lambda part, _: advance(_num_bytes(part)))
-    return [read_record(part.path(out, "json")) for part in parts]
 
 
 def _num_bytes(part: Part) -> int:
@@ -245,7 +236,13 @@ def _forget(part: Part) -> None:
 
 
 def _merged(
-    out: Path, parts: Sequence[Part], scorer: str, card: Mapping[str, Any], config: CutConfig, shown: Progress
+    out: Path,
+    parts: Sequence[Part],
+    scorer: str,
+    unit: str,
+    card: Mapping[str, Any],
+    config: CutConfig,
+    shown: Progress,
 ) -> dict[str, Any]:
     _sweep(out)
     with shown.stage("Counting", "parts", len(parts)) as advance:
@@ -261,22 +258,10 @@ def _merged(
                 got=f"but {len(missing):,} are missing or damaged ({', '.join(map(str, missing[:5]))})",
                 do=f"run the job again that has them, source number modulo the N of {option('shards')}",
             )
-        records = [read_record(part.path(out, "json")) for part in parts]
-        tables = (pq.read_table(part.path(out, "histogram.parquet")) for part in parts)
-        histogram, num_domains = of_whole(tables, MAX_DOMAINS)
-    with replacing(out / HISTOGRAM) as temporary:
-        pq.write_table(histogram, temporary, compression="zstd")
-    domains = histogram.group_by("domain", use_threads=False).aggregate([("documents", "sum"), ("size", "sum")])
-    result: dict[str, Any] = {
-        "documents": int(histogram["documents"].to_numpy().sum()),
-        "size": int(histogram["size"].to_numpy().sum()),
-        "unit": records[0]["unit"],
-        "issues": _issues(records),
-        "num_domains": num_domains,
-        "domains": {row["domain"]: [row["documents_sum"], row["size_sum"]] for row in domains.to_pylist()}
-        if num_domains <= MAX_DOMAINS
-        else {},
-    }
+        histograms = (table for part in parts for table in stored(part.path(out, "histogram.parquet")))
+        domains = write_whole(histograms, out / HISTOGRAM, MAX_DOMAINS)
+    result = _summary(out, parts, unit)
+    result["domains"] = {name: list(counts) for name, counts in sorted((domains or {}).items())}
     shutil.rmtree(out / _JOBS, ignore_errors=True)
     if not result["documents"]:
         raise InputError(
@@ -290,7 +275,7 @@ def _merged(
             result["chosen"] = choose(
                 out,
                 parts,
-                histogram,
+                Counts(result["documents"], result["size"], domains),
                 card,
                 config,
                 lambda *given: each(
@@ -301,8 +286,16 @@ def _merged(
     return result
 
 
-def _issues(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts.update({kind: issue["count"] for kind, issue in record["issues"].items()})
-    return dict(sorted(counts.items()))
+def _summary(out: Path, parts: Sequence[Part], unit: str) -> dict[str, Any]:
+    """Add up the parts' records."""
+    documents, size, issues = 0, 0, Counter[str]()
+    for part in parts:
+        record = read_record(part.path(out, "json"))
+        documents, size = documents + record["documents"], size + record["size"]
+        issues.update({kind: issue["count"] for kind, issue in record["issues"].items()})
+    return {
+        "documents": documents,
+        "size": size,
+        "unit": "bytes" if unit == "words" else "tokens",
+        "issues": dict(sorted(issues.items())),
+    }

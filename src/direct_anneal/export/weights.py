@@ -19,10 +19,11 @@ import yaml
 from numpy.typing import NDArray
 
 from direct_anneal.config.weights import WeightsConfig
-from direct_anneal.distill.choosing import CHOICE
-from direct_anneal.distill.histogram import Cut, lower_edge
+from direct_anneal.distill.choosing import CHOICE, HISTOGRAM
+from direct_anneal.distill.cuts import Cut
+from direct_anneal.distill.histogram import added, lower_edge, relabelled, stored
 from direct_anneal.distill.parts import SCORES
-from direct_anneal.distill.scoring import HISTOGRAM, LISTING
+from direct_anneal.distill.scoring import LISTING
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.run.run_dir import RunDir
@@ -85,7 +86,7 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
     try:
         choice = json.loads((run / CHOICE).read_bytes())
         made = Cut.read(choice)
-        histogram = pq.read_table(run / HISTOGRAM)
+        histogram = added(relabelled(stored(run / HISTOGRAM), ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             subject=str(run),
@@ -113,12 +114,11 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
 
 
 def _edges(histogram: pa.Table, buckets: int) -> NDArray[np.float32]:
-    """Find the least scores of all buckets but the lowest, ascending: edges of bins, so that parts are nearly equal."""
-    by_bin = histogram.group_by("bin", use_threads=False).aggregate([("documents", "sum")]).sort_by("bin")
-    before = np.cumsum(by_bin["documents_sum"].to_numpy())
+    """Least scores of all buckets but the lowest, ascending: edges of bins, so that parts are nearly equal."""
+    before = np.cumsum(histogram["documents"].to_numpy())
     wanted = np.arange(1, buckets) * before[-1] / buckets
     places = np.minimum(np.searchsorted(before, wanted, side="right"), len(before) - 1)
-    return np.array([lower_edge(int(bin)) for bin in by_bin["bin"].take(pa.array(places)).to_pylist()], np.float32)
+    return np.array([lower_edge(int(bin)) for bin in histogram["bin"].take(pa.array(places)).to_pylist()], np.float32)
 
 
 def _table(cells: pa.Table) -> pa.Table:

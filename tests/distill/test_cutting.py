@@ -1,4 +1,4 @@
-"""Cuts with floors and ceilings of domains, against choosing one document after the other."""
+"""Cuts, with floors and ceilings of domains and without, against choosing one document after the other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.config.weights import WeightsConfig
+from direct_anneal.distill.cuts import Cut
+from direct_anneal.distill.cutting import Read, cut
 from direct_anneal.distill.histogram import added, bins_of, counted
-from direct_anneal.distill.quotas import cut_with_quotas
 from direct_anneal.distill.scoring import merge, score
 from direct_anneal.errors import InputError
 from direct_anneal.export.weights import weights
@@ -29,9 +30,13 @@ NAMES = ["a", "b", "c"]
 
 
 def drawn(seed: int, count: int = 60) -> pa.Table:
-    """Scores with ties and full bins, in two parts."""
+    """Scores in two parts: with ties, several in a bin, or both."""
     rng = np.random.default_rng(seed)
     scores = np.round(rng.normal(size=count), 1).astype(np.float32)
+    if seed % 3:
+        scores += np.round(rng.normal(size=count), 1).astype(np.float32) * np.float32(
+            2**-12 if seed % 3 == 1 else 2**-20
+        )
     return pa.table(
         {
             "domain": [NAMES[i] for i in rng.integers(3, size=count)],
@@ -72,7 +77,15 @@ def one_by_one(table: pa.Table, budget: int, unit: str, floors: dict[str, int], 
     return taken
 
 
-def chosen(made: Any, table: pa.Table) -> set[int]:
+def reading(table: pa.Table) -> Read:
+    """The documents as `cut` reads them: three rows at a time."""
+    return lambda bins: (
+        part.filter(pa.array(np.isin(part["bin"].to_numpy(), sorted(bins))))
+        for part in (table.slice(start, 3) for start in range(0, len(table), 3))
+    )
+
+
+def chosen(made: Cut, table: pa.Table) -> set[int]:
     found = set[int]()
     for part in (0, 1):
         of = table.filter(pa.array(table["part"].to_numpy() == part))
@@ -98,13 +111,10 @@ def test_exact_cuts_are_those_of_choosing_one_by_one(unit: str, limits: tuple[di
     for seed in range(12):
         table, times = drawn(seed), 1 if unit == "documents" else 3
         floors, ceilings = ({name: amount * times for name, amount in of.items()} for of in limits)
-
-        def read(bins: set[int], table: pa.Table = table) -> pa.Table:
-            return table.filter(pa.array(np.isin(table["bin"].to_numpy(), sorted(bins))))
-
+        read = reading(table)
         for budget in (23 * times, 40 * times, 10**6):
             try:
-                made = cut_with_quotas(histogram_of(table), budget, unit, floors, ceilings, read)
+                made = cut([histogram_of(table)], budget, unit, floors, ceilings, read)
             except InputError as error:
                 refused.append(str(error))
                 continue
@@ -126,7 +136,7 @@ def test_cuts_in_whole_bins_keep_what_was_asked(limits: tuple[dict[str, int], di
     for seed in range(12):
         table = drawn(seed)
         try:
-            made = cut_with_quotas(histogram_of(table), 28, "documents", floors, ceilings, None)
+            made = cut([histogram_of(table)], 28, "documents", floors, ceilings, None)
         except InputError as error:
             refused.append(str(error))
             continue
@@ -145,7 +155,7 @@ def test_cuts_in_whole_bins_keep_what_was_asked(limits: tuple[dict[str, int], di
 
 def test_floors_that_come_to_more_than_the_choice_are_refused() -> None:
     with pytest.raises(InputError, match=r"the floors must fit into the choice, 10, but come to"):
-        cut_with_quotas(histogram_of(drawn(0)), 10, "documents", {"a": 8, "b": 8}, {}, None)
+        cut([histogram_of(drawn(0))], 10, "documents", {"a": 8, "b": 8}, {}, None)
 
 
 class TestOfPools:
