@@ -11,7 +11,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import direct_anneal
 from direct_anneal.cli import _parsed, main
@@ -103,6 +106,35 @@ def test_commands_that_pages_print_are_ones(page: Path) -> None:
     for line in printed_commands(page.read_text(encoding="utf-8")) if page.stem != "log" else ():
         command, given = _parsed([word for word in shlex.split(line, comments=True) if word != "..."])
         settled(command.config, values(command.config, {k: v for k, v in given.items() if k != "dry_run"}))
+
+
+def test_what_python_does_in_memory(checkpoint: Path) -> None:
+    """Run the blocks on modules, arrays and parts; those that run commands have tests of their own."""
+    torch.manual_seed(0)
+    samples = [(torch.randn(6), torch.tensor(i % 3)) for i in range(120)]
+    module = torch.nn.Linear(6, 3)
+    arrays = np.random.default_rng(0).normal(size=(300, 16))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    ids = torch.randint(3, model.config.vocab_size, (128, 8))
+    session: dict[str, Any] = {
+        "module": module,
+        "samples": samples,
+        "validation": samples[:20],
+        "pool_features": arrays,
+        "validation_features": arrays[:50],
+        "model": model,
+        "pool_ids": ids,
+        "validation_ids": ids[:8],
+    }
+    ran = [
+        content
+        for _, content in blocks("python.md")
+        if any(name in content for name in ("select_samples", "DirectSelector", "SelectionProblem"))
+    ]
+    assert len(ran) == 3
+    for content in ran:
+        exec(content, session)
+    assert len(session["selection"].indices) == 100
 
 
 def test_pictures_of_pages_are_there() -> None:

@@ -38,6 +38,18 @@ def test_it_fits_and_is_quiet(tab: Browser, path: Path, width: int) -> None:
     assert tab.complaints == []
 
 
+def test_the_first_screen_of_a_laptop_has_the_answers(tab: Browser, done: Run) -> None:
+    tab.open(done.out / "report.html", width=1280)
+    headings = "[...document.querySelectorAll('.answers h3')]"
+    assert tab.evaluate(f"{headings}.map(e => e.textContent)") == [
+        *("What was chosen", "Is it safe?", "What to expect", "What next")
+    ]
+    assert tab.evaluate(f"Math.max(...{headings}.map(e => e.getBoundingClientRect().bottom))") <= 800
+    assert tab.evaluate("Math.max(...[...document.querySelectorAll('.answers .command')].map(e => e.offsetTop))") <= 800
+    tab.open(done.out / "report.html", width=390)
+    assert tab.evaluate("getComputedStyle(document.querySelector('.answers')).display") == "block"
+
+
 def test_one_drawing_of_each_figure_is_shown_in_letters_of_a_size_to_read(tab: Browser, path: Path) -> None:
     for width, kind in ((390, "narrow"), (1280, "wide")):
         tab.open(path, width=width)

@@ -92,7 +92,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
                     shown.note(note)
         records = None
         if format.holds == "records":
-            with shown.stage("Reading the chosen", "documents", len(order)) as advance:
+            with shown.stage("Reading the chosen documents", "documents", len(order)) as advance:
                 records = Records(opened, selected, temporary / "records.tmp", advance)
             setting = replace(setting, schema=records.schema)
         with shown.stage("Writing", "documents", len(order)) as advance:
