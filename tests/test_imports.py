@@ -172,6 +172,17 @@ def test_only_the_rooms_of_a_run_read_its_files() -> None:
     assert not found
 
 
+def test_what_is_not_predicted_is_marked_in_one_place() -> None:
+    """Windows, padding and labels come from model/batching.py alone; files for transformers' Trainer have its mark."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-100"
+    }
+    assert found == {"model/batching.py", "export/formats/hugging_face.py"}
+
+
 def test_the_face_offers_what_it_lists() -> None:
     for name in direct_anneal.__all__:
         assert getattr(direct_anneal, name).__module__.startswith("direct_anneal.")

@@ -5,7 +5,6 @@ Trainers take weights, not ids: a choice becomes the shares that it draws from e
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from direct_anneal.distill.parts import SCORES
 from direct_anneal.distill.scoring import LISTING
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
+from direct_anneal.io.records import read_record
 from direct_anneal.run.run_dir import RunDir
 
 Shares = Mapping[str, float]  # path → share, best bucket first
@@ -84,7 +84,7 @@ def _of_selection(run: Path, buckets: int) -> pa.Table:
 def _of_scores(run: Path, buckets: int) -> pa.Table:
     """Return the same of a scored pool, summed by source, bucket and chosen within each part."""
     try:
-        choice = json.loads((run / CHOICE).read_bytes())
+        choice = read_record(run / CHOICE)
         made = Cut.read(choice)
         histogram = added(relabelled(stored(run / HISTOGRAM), ()))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.gradients import GradientSketcher
 from direct_anneal.gradients.projections import GivenRows
-from direct_anneal.model.batching import batches, padded, windows_of
+from direct_anneal.model.batching import batches, labelled, padded, windows_of
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.kept import keep_tensors
@@ -73,7 +73,7 @@ def off_stiff(
     order = np.argsort(texts.of_folds(texts.num_samples), kind="stable")
     some = texts.take(np.sort(order[:_MOST_DOCUMENTS]))
     sketcher = GradientSketcher(model, 1)  # for its list of parameters: nothing is sketched
-    labels = [np.where(np.arange(len(t)) < n, -100, t) for t, n in zip(some.contents, some.num_prompt, strict=True)]
+    labels = [labelled(tokens, length) for tokens, length in zip(some.contents, some.num_prompt, strict=True)]
     device = next(model.parameters()).device
     curvature = MatrixFree(
         sketcher,
