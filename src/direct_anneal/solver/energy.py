@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from direct_anneal.solver.feasible import Polytope, Relaxed
 from direct_anneal.solver.local_search import swap
@@ -102,7 +103,9 @@ def _begin(features: FeatureMatrix, polytope: Polytope) -> tuple[list[str], list
 
     Starts are the gradient at uniform weights, and both signs of the leading directions.
     """
-    eigenvalues, eigenvectors = np.linalg.eigh(features.gram())
+    gram = features.gram()
+    leading = [max(0, len(gram) - _BOUND_DIRECTIONS - 1), len(gram) - 1]
+    eigenvalues, eigenvectors = eigh(gram, subset_by_index=leading, overwrite_a=True, check_finite=False)
     eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
     along = features.dot(eigenvectors[:, :_BOUND_DIRECTIONS])  # (N, ≤16)
     names = ["uniform"]
