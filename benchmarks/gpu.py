@@ -127,7 +127,7 @@ class Calls(TorchDispatchMode):
 
 
 def count_calls(name: str, build: Callable[[bool], nn.Module], batch_tokens: int) -> None:
-    """Of one batch at the shorter length, for each variant."""
+    """Count the calls of one batch at the shorter length, for each variant."""
     # There transformers waits for the device in every forward pass, the bare one's too; and where ids may be padding.
     masking_utils.find_packed_sequence_indices = lambda _: None
     length = LENGTHS[0]

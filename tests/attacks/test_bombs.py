@@ -129,7 +129,7 @@ def _garbage(_: pa.Table) -> bytes:
 
 
 def _bomb(table: pa.Table) -> bytes:
-    """As many rows as before, and one text that is far longer and stands in all of them."""
+    """Write as many rows as before, and one text that is far longer and stands in all of them."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or pa.types.is_dictionary(field.type):
             table = table.set_column(place, field.name, _repeated(len(table)))

@@ -86,7 +86,7 @@ def frozen(model: nn.Module, ids: Tensor) -> Calls:
 
 
 def needed(model: nn.Module) -> int:
-    """What capturing cannot do without: a matrix takes two projections and a product over tokens for each use, a
+    """Count what capturing cannot do without: a matrix takes two projections and a product over tokens for each use, a
     bias a sum, a norm's weight a product and a sum.
     """
     total = 0

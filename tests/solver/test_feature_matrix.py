@@ -146,7 +146,7 @@ def test_parts_computed_elsewhere_give_the_same_bits(tmp_path: Path, parts: None
 
 
 def test_rows_that_are_not_kept_are_the_same_numbers(tmp_path: Path, ahead: None) -> None:
-    """Of a store, alone and beside another, with every kind of float16; and few of them weighed."""
+    """Rows of a store, alone and beside another, with every kind of float16; and few of them weighed."""
     z = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
     z = np.nan_to_num(z, nan=0.5, posinf=1.0, neginf=-1.0)
     np.save(tmp_path / "rows.npy", z)

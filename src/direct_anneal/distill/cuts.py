@@ -32,7 +32,7 @@ class Cut:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cut:
-        """The cut that `asdict` and JSON made this of.
+        """Return the cut that `asdict` and JSON made this of.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.

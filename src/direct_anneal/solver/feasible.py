@@ -135,7 +135,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a selection uses: of each budget that is finite, of tokens, of each grouping's groups, of each sum."""
+    """Amounts that a selection uses: of each finite budget, of tokens, of each grouping's groups, of each sum."""
 
     costs: list[float]
     size: float
