@@ -185,6 +185,18 @@ class TestVerdicts:
         (verdict,) = verdicts(lines, ["random"])
         assert (verdict.decision, verdict.replay) == ("adopt", 0.5)
 
+    def test_of_undecided_replay_shares_one_within_the_guard_is_shown_with_its_seeds(self) -> None:
+        lines = []
+        for seed, noise in enumerate((-0.02, 0.0, 0.02)):
+            for replay, of_target, of_others in ((0.0, -0.023, 0.0216), (0.5, -0.016, -0.03)):
+                lines.append(line("random", seed, 2.0, others_bpb=2.0, replay=replay))
+                scores = 2.0 + of_target + noise, 2.0 + of_others + noise
+                lines.append(line("direct", seed, scores[0], others_bpb=scores[1], replay=replay))
+        (verdict,) = verdicts(lines, ["random"])
+        assert (verdict.decision, verdict.replay) == ("inconclusive", 0.5)
+        assert verdict.seeds is not None
+        assert f"About {verdict.seeds} seeds would decide on direct" in recommendation([verdict])[0]
+
 
 @pytest.fixture
 def rows() -> list[Row]:

@@ -84,7 +84,17 @@ def verdicts(lines: Sequence[Line], against: Sequence[str], guard: float = GUARD
                 ]
                 if judged:
                     order = {"adopt": 0, "inconclusive": 1, "reject": 2}
-                    found.append(min(judged, key=lambda one: (order[one.decision], one.target.mean, one.replay)))
+                    found.append(
+                        min(
+                            judged,
+                            key=lambda one: (
+                                order[one.decision],
+                                one.others.mean > guard,
+                                one.target.mean,
+                                one.replay,
+                            ),
+                        )
+                    )
     return found
 
 
@@ -122,8 +132,11 @@ def recommendation(found: Sequence[Verdict]) -> list[str]:
                 f"replay: target {difference_text(best.target)}, others {difference_text(best.others)} against {first}"
             )
         elif any(one.decision == "inconclusive" for one in own if one.against == first):
+            near = [(one.seeds, one.arm) for one in own if one.against == first and one.seeds]
+            more = ". About {} seeds would decide on {}".format(*min(near)) if near else ""
             said.append(
-                f"{scenario}, {model}: adopt nothing yet: no arm is significantly better than {first} within the guard"
+                f"{scenario}, {model}: adopt nothing yet: no arm is significantly better than {first} within the "
+                f"guard{more}"
             )
         else:
             said.append(f"{scenario}, {model}: adopt nothing: no arm is better than {first} within the guard")
