@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from direct_anneal.errors import InputError
 from direct_anneal.report import write_report
@@ -29,7 +30,11 @@ def world(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_readers_and_a_writer_do_not_disturb_each_other(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+def test_readers_and_a_writer_do_not_disturb_each_other(
+    checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Figures take most of a round's time, and are drawn of what was read before.
+    monkeypatch.setattr("direct_anneal.report.figures.draw", lambda *_, **__: Markup(""))
     alone = files_below(select_again(world / "run", out=tmp_path / "alone", num_samples=7).out)
     for number in range(ROUNDS):
         run = Path(shutil.copytree(world / "run", tmp_path / f"run{number}"))

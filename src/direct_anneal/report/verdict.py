@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from direct_anneal.io.redaction import redacted
 from direct_anneal.run.safety import Check, State, safety_checks
 
 LEFT_OUT = 0.05  # of the documents that were read
@@ -109,8 +110,8 @@ def _expectation(manifest: Mapping[str, Any]) -> str:
 
 def _steps(run: Path, *, with_replay: bool) -> list[Step]:
     part = " --part both" if with_replay else ""
-    name = shlex.quote(str(run))
-    export = shlex.quote(f"{run}-export")
+    place = redacted(str(run))
+    name, export = shlex.quote(place), shlex.quote(f"{place}-export")
     return [
         Step("Measure on small training runs whether it pays", f"direct-anneal compare --from {name}"),
         Step(
