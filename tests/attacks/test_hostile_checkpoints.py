@@ -113,6 +113,8 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "no object": written("config.json", "[1]"),
     "depth": written("config.json", DEEP),
     "bytes": written("config.json", b"\xff\xfe\0"),
+    "settings of depth": written("generation_config.json", DEEP),
+    "settings of half": written("generation_config.json", '{"eos_token_id": '),
     "a tokenizer of bytes": written("tokenizer.json", b"\xff\xfe\0"),
     "a tokenizer of nothing": written("tokenizer.json", ""),
     "a tokenizer without members": written("tokenizer.json", "{}"),

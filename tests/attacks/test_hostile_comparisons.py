@@ -7,10 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from direct_anneal.cli import main
 from direct_anneal.compare.pipeline import _append, _cut_off_half_a_line, known_runs
 from direct_anneal.errors import InputError
+from report.conftest import write_comparison
 
 LINE = {"scenario": "one", "model": "tiny", "arm": "direct", "fraction": 0.1, "replay": 0.0, "inputs": "0"}
 LINES = [{**LINE, "seed": seed, "target_bpb": 1.5 + seed, "domain_bpb": {"pröse": 1.25}} for seed in range(3)]
@@ -80,6 +82,21 @@ def test_a_report_of_what_is_no_comparison_is_refused_in_a_line(
     assert main(["report", str(results.parent), "--quiet"]) == 2
     (printed,) = capsys.readouterr().err.splitlines()
     assert printed.startswith("direct-anneal: ")
+
+
+def test_lines_that_lack_what_a_page_shows(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of an earlier version, which have no seal, may after damage."""
+    monkeypatch.setattr("direct_anneal.compare.figures.draw", lambda *_, **__: Markup(""))
+    results.unlink()
+    write_comparison(results.parent)
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    for name in lines[1].keys() - {"inputs"}:
+        cut = [lines[0], {key: value for key, value in lines[1].items() if key != name}, *lines[2:]]
+        results.write_text("".join(json.dumps(line) + "\n" for line in cut))
+        assert main(["report", str(results.parent), "--quiet"]) in (0, 2), name
+        assert "Traceback" not in capsys.readouterr().err, name
 
 
 def test_a_reader_leaves_half_a_line_to_who_writes_it(results: Path) -> None:

@@ -89,7 +89,7 @@ def write_report(directory: Path) -> Path:
             do="run compare again, it makes no finished run anew",
         ) from error
     try:
-        content = _content(recipe, directory)
+        shown = page.render("comparison.html", **_content(recipe, directory))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -102,7 +102,7 @@ def write_report(directory: Path) -> Path:
             ),
             do="run compare again elsewhere",
         ) from error
-    return page.write_page(directory, page.render("comparison.html", **content))
+    return page.write_page(directory, shown)
 
 
 def _content(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ buffers that are computed and not learned. A tied head may be left out of the fi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from direct_anneal.errors import InputError
-from direct_anneal.io.records import MAX_BYTES, parse, read_content
+from direct_anneal.io.records import MAX_BYTES, read_content
 from direct_anneal.model.saved import require_unpacked
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -291,9 +292,20 @@ def _first(names: list[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return an object of JSON; empty where there is none, which whoever needs it says."""
+    """Return an object of JSON; empty where there is none, which whoever needs it says.
+
+    Raises:
+        InputError: there is a file that holds something else.
+    """
     try:
-        content = parse(read_content(path))
-    except (OSError, ValueError):
+        content = json.loads(read_content(path))  # with infinities, which some configurations have
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            subject=str(path), must="hold a JSON object", got=f"but {reason}", do="fetch or save the checkpoint again"
+        ) from error
+    return content

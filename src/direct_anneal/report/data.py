@@ -19,6 +19,7 @@ from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
 from direct_anneal.data import Corpus, texts_at
 from direct_anneal.errors import InputError
 from direct_anneal.io.digests import short_digest
+from direct_anneal.io.redaction import redacted
 from direct_anneal.run.layout import ROLES
 from direct_anneal.run.run_dir import RunDir
 
@@ -122,7 +123,7 @@ def gather(run: Path) -> Findings:
             except InputError as error:
                 absent["overlaps"] = str(error)
     return Findings(
-        run=run,
+        run=Path(redacted(str(run))),
         manifest=manifest,
         table=table,
         excerpts=excerpts,

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import sha256
 from direct_anneal.io.sanitize import sanitized
@@ -49,8 +50,17 @@ def write_page(directory: Path, page: str) -> Path:
 
 
 def render(template: str, **content: Any) -> str:
-    """Render a page of ours. Texts in it are shown as they are, whatever they hold; only `Markup` is taken for HTML."""
-    return _environment().get_template(template).render(version=version("direct-anneal"), **content) + "\n"
+    """Render a page of ours. Texts in it are shown as they are, whatever they hold; only `Markup` is taken for HTML.
+
+    Raises:
+        InputError: a record lacks what the page shows.
+    """
+    try:
+        return _environment().get_template(template).render(version=version("direct-anneal"), **content) + "\n"
+    except UndefinedError as error:
+        raise InputError(
+            subject="records", must="hold all that a report shows", got=f"but {error}", do="make them again"
+        ) from error
 
 
 @cache

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from direct_anneal.io.redaction import redacted
 from direct_anneal.run.safety import Check, State, safety_checks
 
 LEFT_OUT = 0.05  # of the documents that were read
@@ -110,8 +109,8 @@ def _expectation(manifest: Mapping[str, Any]) -> str:
 
 def _steps(run: Path, *, with_replay: bool) -> list[Step]:
     part = " --part both" if with_replay else ""
-    place = redacted(str(run))
-    name, export = shlex.quote(place), shlex.quote(f"{place}-export")
+    name = shlex.quote(str(run))
+    export = shlex.quote(f"{run}-export")
     return [
         Step("Measure on small training runs whether it pays", f"direct-anneal compare --from {name}"),
         Step(
