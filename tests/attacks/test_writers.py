@@ -39,6 +39,7 @@ WRITERS = {
     "data/remote.py": DOCUMENTS,
     "data/token_cache.py": REDACTS,
     "distill/choosing.py": DOCUMENTS,
+    "distill/histogram.py": DOCUMENTS,
     "distill/parts.py": DOCUMENTS,
     "distill/scorer.py": NUMBERS,
     "distill/scoring.py": DOCUMENTS,
