@@ -159,7 +159,7 @@ class Fuzzer:
         write_other_formats(self.world)
         self.scorer = directory / "scorer"
         write_scorer(random_scorer(), self.scorer)
-        quick = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": -0.99}
+        quick = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2, "min_order": 1e-9}
         self.runs = [
             chosen(self.model, self.world, self.world / "run", relax_budget=True).out,
             chosen(self.model, self.world, self.world / "path", objective="path", objective_options=quick).out,
