@@ -6,14 +6,14 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from direct_anneal.cli import main
 from direct_anneal.config.features import ComputeConfig
 from direct_anneal.errors import InputError
-from direct_anneal.selection import compute_features, merge_features
+from direct_anneal.selection import compute_features, merge_features, select_again
 from selection.pools import options_of
 from selection.tiny import documents, files_below, start, write_checkpoint, write_jsonl
 
@@ -28,9 +28,10 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _make_small(setattr_: Any) -> None:
     from direct_anneal.features.store import FeatureStore
+    from direct_anneal.path.pipeline import descend, descend_in_part
 
-    defaults = {**FeatureStore.__init__.__kwdefaults__, "rows_per_shard": ROWS}
-    setattr_(FeatureStore.__init__, "__kwdefaults__", defaults)
+    for function in (FeatureStore.__init__, descend, descend_in_part):
+        setattr_(function, "__kwdefaults__", {**function.__kwdefaults__, "rows_per_shard": ROWS})
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,50 @@ def test_a_killed_job_goes_on(world: Path, whole: dict[str, bytes], tmp_path: Pa
         merge_features(out)
     compute_features(**options(world, out, shards="1/3"))
     assert merged(out) == whole
+
+
+class TestLossesAlongThePath:
+    """Of a path with slopes, whose pool has documents of the validation set."""
+
+    PATH: ClassVar[dict[str, Any]] = {"num_folds": 2, "max_passes": 1.0, "learning_rates": 3e-3, "num_restrained": 1}
+
+    def given(self, world: Path, out: Path, **more: Any) -> dict[str, Any]:
+        pool = out.parent / "pool.jsonl"
+        if not pool.exists():
+            write_jsonl(pool, documents(20, seed=2, prefix="p") + documents(3, seed=3, prefix="both"))
+        return options(world, out, pool=str(pool), path=self.PATH, **more)
+
+    def test_of_jobs_are_those_of_one_process(self, world: Path, tmp_path: Path) -> None:
+        compute_features(**self.given(world, tmp_path / "whole"))
+        out = tmp_path / "run"
+        process = start(_killed_after, 40, self.given(world, out, shards="1/2"))
+        compute_features(**self.given(world, out, shards="0/2"))
+        process.join(600)
+        assert process.exitcode == -signal.SIGKILL
+        with pytest.raises(InputError, match=r"missing|run its job again|run again the jobs 1 of 2"):
+            merge_features(out)
+        compute_features(**self.given(world, out, shards="1/2"))
+        end = out / "jobs" / "1-of-2" / "path" / "end-whole.safetensors"
+        kept = end.read_bytes()
+        end.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(InputError, match="1-of-2 must have walked the path to the bit as job 0 did"):
+            merge_features(out)
+        end.write_bytes(kept)
+        (out / "jobs" / "1-of-2" / "features" / "pool-path" / "whole" / "columns-00001.json").unlink()
+        with pytest.raises(InputError, match="must have all 3 shards of the losses along the path, but 1 are missing"):
+            merge_features(out)
+        compute_features(**self.given(world, out, shards="1/2"))
+        merged_files = merged(out)
+        whole = {name: content for name, content in files_below(tmp_path / "whole").items() if name != "options.json"}
+        assert merged_files.keys() == whole.keys()
+        assert [name for name, content in whole.items() if merged_files[name] != content] == []
+        every = {**self.PATH, "min_order": 0, "max_repeated": 1.0, "max_common": 1.0}  # no document counts as damaged
+        chosen = select_again(run=out, out=tmp_path / "chosen", objective="path", objective_options=every, fraction=0.2)
+        assert len(chosen.selection.indices) == 5
+
+    def test_options_must_be_those_of_the_objective(self, world: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="num_fold"):
+            ComputeConfig(**options(world, tmp_path, path={"num_fold": 3}))
 
 
 def test_missing_jobs_and_shards_are_named(world: Path, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, Literal
 
+from direct_anneal.config.choice import named_values
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.names import SKETCH_SIZE, DtypeName, ProjectionName, Reduction
+from direct_anneal.config.objective import ObjectiveConfig, objective_of
 from direct_anneal.config.option import affecting, configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.shared import (
@@ -21,7 +24,7 @@ from direct_anneal.config.shared import (
     subfolder_option,
     trust_option,
 )
-from direct_anneal.config.types import OptionalNames, OptionalPath, OptionalTexts, PathText, Texts
+from direct_anneal.config.types import OptionalNames, OptionalPath, OptionalTexts, OptionalValues, PathText, Texts
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
 
@@ -178,7 +181,39 @@ class FeaturesConfig(EngineConfig, RecordFields):
 
 
 @configuration
-class ComputeConfig(FeaturesConfig):
+class ColumnsConfig(FeaturesConfig):
+    """The columns that `features` computes: gradients, and losses along the path if asked for.
+
+    Raises:
+        InputError: a value is out of range, or two options exclude each other.
+    """
+
+    path: OptionalValues = option(
+        default=None,
+        settle=named_values,
+        bare=(),
+        affects="features",
+        group=GRADIENTS,
+        metavar="NAME=VALUE",
+        help="also take losses along the descent path, for the objectives path and blend; with options of path",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.path_objective  # noqa: B018, which checks its options
+
+    @cached_property
+    def path_objective(self) -> ObjectiveConfig | None:
+        """The objective path with these options; None where no losses are asked for.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        return None if self.path is None else objective_of("path", {}, self.path, "empirical-fisher")
+
+
+@configuration
+class ComputeConfig(ColumnsConfig):
     """Options of `features`.
 
     Raises:
@@ -208,9 +243,9 @@ class ComputeConfig(FeaturesConfig):
             )
 
     @property
-    def whole(self) -> FeaturesConfig:
+    def whole(self) -> ColumnsConfig:
         """The plan that all jobs share."""
-        return FeaturesConfig(**{each.name: getattr(self, each.name) for each in fields(FeaturesConfig)})
+        return ColumnsConfig(**{each.name: getattr(self, each.name) for each in fields(ColumnsConfig)})
 
 
 def _listed(names: str | tuple[str, ...] | None) -> tuple[str, ...]:

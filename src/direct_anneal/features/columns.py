@@ -124,6 +124,14 @@ class ColumnStore:
         first = shard * self._rows_per_shard
         return range(first, min(first + self._rows_per_shard, self.num_samples))
 
+    def files(self, shard: int) -> list[str]:
+        """Names of a shard's files, the record that vouches for it last."""
+        return [_name(shard, "parquet"), _name(shard, "json")]
+
+    def beside(self) -> list[str]:
+        """Names of the files beside the shards."""
+        return [HEADER, *fnmatch.filter(sorted(self._place.names()), "columns.*.json")]
+
     def missing(self) -> list[int]:
         """Return shards to compute: never committed, or damaged since. Cost: reads every committed shard once."""
         return [shard for shard in range(self.num_shards) if _damage(self._place, self._digest, self._header, shard)]

@@ -22,7 +22,7 @@ from direct_anneal.path import PathConfig, PathLosses
 from direct_anneal.solver import Linear
 
 if TYPE_CHECKING:
-    from direct_anneal.config.select import SelectConfig
+    from direct_anneal.config.features import FeaturesConfig
 
 
 _WALKS = (
@@ -120,7 +120,7 @@ class PathObjective(SelectionObjective):
     def needs(self) -> frozenset[str]:
         return frozenset({"path"})
 
-    def path_config(self, config: SelectConfig) -> PathConfig:
+    def path_config(self, config: FeaturesConfig) -> PathConfig:
         """Return the path's options in a run of this configuration."""
         dtype = "float32" if config.dtype == "float32" else "bfloat16"
         return self._path_options(

@@ -2,6 +2,6 @@
 
 from direct_anneal.path.config import PathConfig
 from direct_anneal.path.losses import PathLosses
-from direct_anneal.path.pipeline import descend
+from direct_anneal.path.pipeline import descend, descend_in_part
 
-__all__ = ["PathConfig", "PathLosses", "descend"]
+__all__ = ["PathConfig", "PathLosses", "descend", "descend_in_part"]

@@ -24,6 +24,19 @@ def keep_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
     digest = _digest(note, dict(zip(tensors, map(_of, tensors.items()), strict=True)))
     with replacing(path) as temporary:
         save_file(dict(tensors), str(temporary), metadata={**note, _DIGEST: digest})
+        _sort_words(temporary)
+
+
+def _sort_words(path: Path) -> None:
+    """Put the words in a safetensors file in order: the library writes them in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(content) == size
+        file.seek(8)
+        file.write(content)
 
 
 def checked_note(path: Path) -> dict[str, str]:

@@ -6,9 +6,11 @@ N documents of the pool, M of the validation set, k folds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from direct_anneal.path.damage import (
     repeated_share,
     word_starts,
 )
+from direct_anneal.path.depth import Depth
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
@@ -94,7 +97,126 @@ def descend(
     `max_passes` (len(learning_rates) + k) passes of training over the validation set. Restrained paths take a forward
     pass more for each, and a gradient of each document. Memory: the model twice in float32, and Adam's moments.
     """
-    wanted = {
+    made_of = _made_of(checkpoint, validation, config, max_length)
+    whole_fingerprint = {**made_of, "pool": pool.fingerprint}
+    with suppress(InputError):  # not there, or not whole: then it is made below
+        return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
+    path = _walked(checkpoint, validation, pool, config, work, max_length, stages, made_of)
+    run = path.run
+    with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, replace, elsewhere) as scores:
+        at_start = scores.start(known_start)
+        signs = _signs(run, scores, pool, at_start)
+        slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
+        ends = _losses_at_ends(path, scores, pool, path.plain)
+        restrained = _losses_at_ends(path, scores, pool, path.restrained) if path.restrained else None
+    losses = PathLosses(
+        ids=pool.index["id"].combine_chunks(),
+        num_tokens=at_start.predicted,
+        start=at_start.means,
+        ends=ends,
+        names=tuple(path.parts),
+        restrained=restrained,
+        slopes=slopes,
+        **signs,
+        described={
+            "version": VERSION,
+            "fingerprints": {
+                "model": made_of["model"],
+                "optimizer": made_of["optimizer"],
+                "validation": validation.fingerprint,
+                "pool": pool.fingerprint,
+            },
+            "config": config.defining,
+            "window": run.window,
+            "batch_size": run.batch_size,
+            "steps": {
+                name: run.steps_of(run.texts.take(rows), path.passes)
+                for walks in path.needed.values()
+                for name, rows in walks.items()
+            },
+            "passes": path.passes,
+            "parts": described(path.parts, run.texts.ids),
+            "in_validation": len(path.shared),
+            "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
+            **path.depth.described,
+        },
+    )
+    losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
+    return losses
+
+
+def descend_in_part(
+    checkpoint: Checkpoint,
+    validation: Corpus,
+    pool: Corpus,
+    config: PathConfig,
+    *,
+    directory: Path | str,
+    work: Path,
+    max_length: int,
+    stages: Progress,
+    wanted: Callable[[int], bool],
+    knows_start: bool,
+    rows_per_shard: int = ROWS_PER_SHARD,
+) -> None:
+    """Walk the path as `descend` does, and keep the losses of those shards of the pool that are wanted.
+
+    `descend` finds them there and computes the rest.
+
+    Args:
+        wanted: whether a shard is.
+        knows_start: True if `descend` will be given the losses at θ_s.
+
+    Raises:
+        InputError: as of `descend`.
+    """
+    made_of = _made_of(checkpoint, validation, config, max_length)
+    path = _walked(checkpoint, validation, pool, config, work, max_length, stages, made_of)
+    run = path.run
+    with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
+        scores.keep_start(knows_start)
+        if run.config.read_order and run.checkpoint.has_tokenizer:
+            scores.keep_mixed(_word_starts(run))
+        if run.restraint is not None:
+            scores.keep_slopes(len(run.restraint.eigenvalues))
+        for walks in (path.plain, path.restrained):
+            for part in path.parts:
+                for name in path.scored(part) if walks else ():
+                    scores.keep(_point(walks[name]), walks[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Path:
+    """The walks of a path, made.
+
+    Attributes:
+        folds: of each validation document, (M,).
+        shared: documents of the pool that are in the validation set, by position.
+        needed: documents of each walk, by part and name.
+        plain, restrained: weights at the end of each walk, by name.
+    """
+
+    run: Walks
+    folds: NDArray[np.int64]
+    depth: Depth
+    shared: Mapping[int, Sequence[int]]
+    parts: Mapping[str, Part]
+    needed: Mapping[str, Mapping[str, NDArray[np.intp]]]
+    plain: Mapping[str, Path]
+    restrained: Mapping[str, Path]
+
+    @property
+    def passes(self) -> float:
+        return self.depth.share * self.run.config.max_passes
+
+    def scored(self, part: str) -> list[str]:
+        """Return the names of a part's walks at whose ends the whole pool is scored."""
+        return [walk for walk in self.needed[part] if self.parts[part].is_scored(walk, self.run.config)]
+
+
+def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max_length: int) -> dict[str, Any]:
+    """Name all that a path depends on."""
+    return {
         "version": VERSION,
         "model": checkpoint.weights_fingerprint(),
         "validation": validation.fingerprint,
@@ -103,10 +225,20 @@ def descend(
         **config.defining,
         "optimizer": optimizer_fingerprint(config.optimizer),
     }
-    whole_fingerprint = {**wanted, "pool": pool.fingerprint}
-    with suppress(InputError):  # not there, or not whole: then it is made below
-        return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
-    mark = sha256(json.dumps(wanted, sort_keys=True))
+
+
+def _walked(
+    checkpoint: Checkpoint,
+    validation: Corpus,
+    pool: Corpus,
+    config: PathConfig,
+    work: Path,
+    max_length: int,
+    stages: Progress,
+    made_of: Mapping[str, Any],
+) -> _Path:
+    """Find the depth and walk the path, as far as that was not done before."""
+    mark = sha256(json.dumps(made_of, sort_keys=True))
     work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
     require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
@@ -115,7 +247,6 @@ def descend(
     run = Walks(config, checkpoint, model, start, _moments(config, model), texts, max_length, work, mark, stages)
     folds = folds_of(run)
     depth = found_depth(run, folds)
-    passes = depth.share * config.max_passes
     shared = overlap(pool, texts)
     parts = parts_of(validation, run)
     needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
@@ -124,80 +255,39 @@ def descend(
         plain[name] = walked(run, name, rows, depth)
         if run.restraint is not None:
             restrained[name] = walked(run, f"{name}-restrained", rows, depth, restraint=run.restraint)
-
-    home = str(directory).rstrip("/")
-    with Scores(run, pool, home, wanted, rows_per_shard, replace, elsewhere) as scores:
-        at_start = scores.start(known_start)
-        signs = _signs(run, scores, pool, at_start)
-        slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
-        ends = [
-            _losses_at_ends(run, scores, pool, parts, needed, at_end, shared, folds, suffix)
-            for at_end, suffix in ((plain, ""), (restrained, "-restrained"))
-            if at_end
-        ]
-    losses = PathLosses(
-        ids=pool.index["id"].combine_chunks(),
-        num_tokens=at_start.predicted,
-        start=at_start.means,
-        ends=ends[0],
-        names=tuple(parts),
-        restrained=ends[1] if restrained else None,
-        slopes=slopes,
-        **signs,
-        described={
-            "version": VERSION,
-            "fingerprints": {
-                "model": wanted["model"],
-                "optimizer": wanted["optimizer"],
-                "validation": validation.fingerprint,
-                "pool": pool.fingerprint,
-            },
-            "config": config.defining,
-            "window": run.window,
-            "batch_size": run.batch_size,
-            "steps": {
-                name: run.steps_of(texts.take(rows), passes)
-                for walks in needed.values()
-                for name, rows in walks.items()
-            },
-            "passes": passes,
-            "parts": described(parts, texts.ids),
-            "in_validation": len(shared),
-            "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
-            **depth.described,
-        },
+    return _Path(
+        run=run,
+        folds=folds,
+        depth=depth,
+        shared=shared,
+        parts=parts,
+        needed=needed,
+        plain=plain,
+        restrained=restrained,
     )
-    losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
-    return losses
 
 
-def _losses_at_ends(
-    run: Walks,
-    scores: Scores,
-    pool: Corpus,
-    parts: Mapping[str, Part],
-    needed: Mapping[str, Mapping[str, object]],
-    at_end: Mapping[str, Path],
-    shared: Mapping[int, Sequence[int]],
-    folds: NDArray[np.int64],
-    suffix: str,
-) -> NDArray[np.float64]:
+def _losses_at_ends(path: _Path, scores: Scores, pool: Corpus, at_end: Mapping[str, Path]) -> NDArray[np.float64]:
     """Compute mean losses of every document at the end of each part's path, (N, k).
 
+    Documents that are in the validation set, too, are scored by walks that left them out.
+
     Args:
-        needed: names of each part's walks.
         at_end: weights by name of the walk.
-        shared: documents of the pool that are in the validation set; these are scored by walks that left them out.
-        suffix: of names of stores, plain walks having none.
     """
-    ends = np.empty((pool.num_samples, len(parts)))
-    for place, (name, part) in enumerate(parts.items()):
-        scored = [walk for walk in needed[name] if part.is_scored(walk, run.config)]
-        ends[:, place] = np.mean([scores.at(walk + suffix, at_end[walk]).means for walk in scored], axis=0)
-        if own := part.shared(shared):
-            left = {fold: at_end.get(part.left(fold)) for fold in set(folds)}
-            score_by_others(run, pool, own, folds, left, ends[:, place])
+    run, ends = path.run, np.empty((pool.num_samples, len(path.parts)))
+    for place, (name, part) in enumerate(path.parts.items()):
+        scored = [scores.at(_point(at_end[walk]), at_end[walk]).means for walk in path.scored(name)]
+        ends[:, place] = np.mean(scored, axis=0)
+        if own := part.shared(path.shared):
+            left = {fold: at_end.get(part.left(fold)) for fold in set(path.folds)}
+            score_by_others(run, pool, own, path.folds, left, ends[:, place])
     return ends
+
+
+def _point(end: Path) -> str:
+    """Return the name of the end of a walk."""
+    return end.stem.removeprefix("end-")
 
 
 def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
@@ -211,10 +301,14 @@ def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, N
         common = common_shares(pool, advance)
     order = np.full(pool.num_samples, np.nan)
     if run.config.read_order and run.checkpoint.has_tokenizer:
-        mixed = scores.mixed(word_starts(run.checkpoint.load_tokenizer(), run.checkpoint.vocab_size))
+        mixed = scores.mixed(_word_starts(run))
         chances = order_chances(start.head, mixed["nats"], mixed["deviation"], num_shuffles(scores.heads))
         order = np.where(mixed["predicted"] >= FEWEST_HEAD_TOKENS - 1, chances, np.nan)
     return {"repeated": repeated, "common": common, "order": order}
+
+
+def _word_starts(run: Walks) -> NDArray[np.bool_]:
+    return word_starts(run.checkpoint.load_tokenizer(), run.checkpoint.vocab_size)
 
 
 def _moments(config: PathConfig, model: nn.Module) -> Moments | None:

@@ -43,8 +43,9 @@ class Scores:
         run: whose model is moved to each point.
         pool: N documents.
         home: below it lie the stores.
-        wanted: what the path depends on.
+        made_of: what the path depends on.
         rows_per_shard, replace, elsewhere: as for `descend`.
+        wanted: whether a shard is computed here.
 
     Attributes:
         heads: tokens of each document whose order is looked at, (N,).
@@ -55,12 +56,14 @@ class Scores:
         run: Walks,
         pool: Corpus,
         home: str,
-        wanted: Mapping[str, Any],
+        made_of: Mapping[str, Any],
         rows_per_shard: int,
         replace: bool,
         elsewhere: Elsewhere | None = None,
+        wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self._run, self._pool, self._home, self._wanted = run, pool, home, wanted
+        self._is_wanted = wanted
+        self._run, self._pool, self._home, self._made_of = run, pool, home, made_of
         self._rows_per_shard, self._replace, self._elsewhere = rows_per_shard, replace, elsewhere
         self._sent: set[str] = set()
         # Of a second window the model has not seen what is before it.
@@ -76,8 +79,12 @@ class Scores:
 
     def at(self, name: str, weights: Path | None) -> Sums:
         """Compute the losses of every document with these weights, or at θ_s."""
+        return Sums(**self.keep(name, weights).read())
+
+    def keep(self, name: str, weights: Path | None) -> ColumnStore:
+        """Compute the same, of the wanted shards."""
         label = "Losses of the pool at the start" if weights is None else f"Losses of the pool at the end ({name})"
-        return Sums(**self._passed(name, label, COLUMNS, weights=weights))
+        return self._passed(name, label, COLUMNS, weights=weights)
 
     def start(self, known: NDArray[np.float64] | None) -> Sums:
         """Compute the losses at θ_s of every document, or complete what is known of them.
@@ -96,10 +103,20 @@ class Scores:
             nats[lacking] = _scored_here(run, run.model, pool, lacking).nats
         head = np.full(len(nats), np.nan)
         if run.config.read_order and run.checkpoint.has_tokenizer:
-            beginnings = Sums(**self._passed(_BEGINNINGS, "Losses of beginnings", COLUMNS, beginnings=True))
+            beginnings = Sums(**self._beginnings().read())
             head = np.where(pool.num_tokens > self.heads, beginnings.nats, nats)
             head[pool.num_prompt > 0] = np.nan
         return Sums(nats, predicted, head)
+
+    def keep_start(self, is_known: bool) -> None:
+        """Compute what `start` reads, of the wanted shards."""
+        if not is_known:
+            self.keep("start", None)
+        elif self._run.config.read_order and self._run.checkpoint.has_tokenizer:
+            self._beginnings()
+
+    def _beginnings(self) -> ColumnStore:
+        return self._passed(_BEGINNINGS, "Losses of beginnings", COLUMNS, beginnings=True)
 
     def mixed(self, starts: NDArray[np.bool_]) -> Found:
         """Compute nats at θ_s of every document's beginning, its words shuffled: mean and deviation over shuffles.
@@ -107,6 +124,10 @@ class Scores:
         Args:
             starts: which tokens begin a word, (V,).
         """
+        return self.keep_mixed(starts).read()
+
+    def keep_mixed(self, starts: NDArray[np.bool_]) -> ColumnStore:
+        """Compute the same, of the wanted shards."""
         return self._passed(_MIXED, "Losses of shuffled words", MIXED_COLUMNS, starts=starts)
 
     def slopes(self, count: int) -> NDArray[np.float64]:
@@ -115,11 +136,14 @@ class Scores:
         Args:
             count: k.
         """
+        found = self.keep_slopes(count).read()
+        return np.column_stack([found[slope_name(place)] for place in range(count)])
+
+    def keep_slopes(self, count: int) -> ColumnStore:
+        """Compute the same, of the wanted shards."""
         columns = tuple(slope_name(place) for place in range(count))
-        found = self._passed(
-            _SLOPES, "Slopes in stiff directions", columns, directions=self._run.directory / DIRECTIONS
-        )
-        return np.column_stack([found[name] for name in columns])
+        directions = self._run.directory / DIRECTIONS
+        return self._passed(_SLOPES, "Slopes in stiff directions", columns, directions=directions)
 
     def _passed(
         self,
@@ -131,12 +155,13 @@ class Scores:
         directions: Path | None = None,
         starts: NDArray[np.bool_] | None = None,
         beginnings: bool = False,
-    ) -> Found:
+    ) -> ColumnStore:
+        """Compute the wanted shards that are missing."""
         run, pool = self._run, self._pool
         # Losses at the start are the same whatever path begins there; stiff directions are the validation set's.
         own = ("version", "model", "max_length", "torch")
         fingerprint = {
-            **{key: self._wanted[key] for key in (own if weights is None and directions is None else self._wanted)},
+            **{key: self._made_of[key] for key in (own if weights is None and directions is None else self._made_of)},
             "pool": pool.fingerprint,
             "dtype": run.config.dtype,
             "weights": run.config.scored_weights,
@@ -151,7 +176,7 @@ class Scores:
             rows_per_shard=self._rows_per_shard,
             replace=self._replace,
         )
-        missing = store.missing()
+        missing = [shard for shard in store.missing() if self._is_wanted(shard)]
         lengths = pool.num_tokens
         if starts is not None:
             lengths = self.heads * num_shuffles(self.heads)
@@ -165,7 +190,7 @@ class Scores:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
                 self._fill(store, missing, self._point(weights, directions), starts, beginnings, advance)
-        return store.read()
+        return store
 
     def _point(self, weights: Path | None, directions: Path | None) -> Point:
         """Return a point whose files the computer can read: here below the run, elsewhere beside the losses."""

@@ -121,7 +121,9 @@ class Walks:
                     ) from error
             keep_directions(self.directory / DIRECTIONS, kept, self.mark)
         device = next(self.model.parameters()).device
-        return OffStiff(kept.eigenvalues, kept.directions.to(device), share)
+        # Laid out anew: products round by strides and by where memory begins, and found or read these are not the same.
+        directions = kept.directions.to(device).clone(memory_format=torch.contiguous_format)
+        return OffStiff(kept.eigenvalues, directions, share)
 
     def return_to_start(self) -> None:
         """Put the model back to θ_s."""

@@ -9,13 +9,13 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.features import ColumnsConfig, FeaturesConfig
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus, reopen
 from direct_anneal.errors import InputError, option
@@ -42,6 +42,8 @@ _MANIFEST_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("config", "fingerprints", "corpora", "spectrum", "digests"), dict),
     "files": list,
 }
+
+Config = TypeVar("Config", bound=FeaturesConfig)
 
 
 class RunFiles:
@@ -95,11 +97,20 @@ class RunFiles:
         Raises:
             InputError: it holds what no version of this package wrote.
         """
-        known = self._given
+        return self._config_of(FeaturesConfig, self._given)
+
+    @property
+    def columns_config(self) -> ColumnsConfig:
+        """The same of a run of `features`, with what was asked for beside gradients.
+
+        Raises:
+            InputError: as of `config`.
+        """
+        return self._config_of(ColumnsConfig, self._given | {"path": self._known.get("path")})
+
+    def _config_of(self, kind: type[Config], known: dict[str, Any]) -> Config:
         try:
-            return FeaturesConfig(
-                **{name: known[name] for name in FeaturesConfig.__dataclass_fields__ if name in known}
-            )
+            return kind(**{name: known[name] for name in kind.__dataclass_fields__ if name in known})
         except TypeError as error:  # a member of a kind that no option has
             raise self._damaged(MARK, error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from direct_anneal.config.features import ComputeConfig, FeaturesConfig
+from direct_anneal.config.features import ColumnsConfig, ComputeConfig, FeaturesConfig
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.signature import renamed, takes
 from direct_anneal.progress import current_progress
@@ -12,6 +12,7 @@ from direct_anneal.run import checks
 from direct_anneal.run.layout import ROLES, roles_of
 from direct_anneal.run.safety import num_shared, overlap_check
 from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_jobs
+from direct_anneal.selection.losses import losses_in_part, path_objective
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.pipeline import computed, corpora_entry, of_documents, reading
 from direct_anneal.selection.result import Features
@@ -21,7 +22,7 @@ from direct_anneal.selection.stages import Stages
 
 @takes(ComputeConfig)
 def compute_features(config: ComputeConfig) -> Features:
-    """Compute and store the gradients of pool and validation set, as `select` does before it chooses.
+    """Compute and store what `select` does before it chooses: gradients, and losses along the path if asked for.
 
     With `shards` a part of them alone, of which `merge_features` makes the whole.
 
@@ -35,7 +36,10 @@ def compute_features(config: ComputeConfig) -> Features:
 
 
 def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Features:
-    """Put together what the jobs of `compute_features` left in a directory; the model is not loaded.
+    """Put together what the jobs of `compute_features` left in a directory.
+
+    The model is loaded for losses along the path alone, and nothing of it computed but losses of documents that are in
+    the validation set, too.
 
     Raises:
         InputError: jobs or shards are missing or damaged, or not of one another; says which to run again.
@@ -45,7 +49,7 @@ def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Featu
     return merged
 
 
-def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Features:
+def _part_of_features(config: ColumnsConfig, number: int, count: int) -> Features:
     """Return one job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
     stages, found, own = Stages(current_progress()), list[str](), config_of_job(config, number, count)
     with reading(own, stages, found, home=Path(config.out)) as documents:
@@ -54,6 +58,11 @@ def _part_of_features(config: FeaturesConfig, number: int, count: int) -> Featur
             for role in ("validation", *roles_of(config)[2:], "pool"):
                 made = sketch.part(role, documents.corpora[role], number, count)
                 found.append(f"{role}: this job has {made:,} shards")
+        if (objective := path_objective(own)) is not None:
+            pair = documents.corpora["validation"], documents.corpora["pool"]
+            losses_in_part(
+                own, objective, documents.checkpoint, *pair, tokens, run, stages, lambda shard: shard % count == number
+            )
         run.mark(own, tokens)
     return Features(Path(config.out), {}, found)
 

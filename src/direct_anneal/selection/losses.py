@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from direct_anneal.config.features import FeaturesConfig
+from direct_anneal.config.features import ColumnsConfig, FeaturesConfig
 from direct_anneal.config.objective import BUILT_IN, beside_of
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus
@@ -21,7 +22,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.path import PathObjective
-from direct_anneal.path import PathConfig, PathLosses, descend
+from direct_anneal.path import PathConfig, PathLosses, descend, descend_in_part
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
@@ -31,12 +32,16 @@ from direct_anneal.run.verify_run import LOSSES, is_sketched
 from direct_anneal.selection.sketching import require_the_same, there, unreachable
 from direct_anneal.selection.stages import Stages
 
+WALKS = "path"  # states and ends of walks, below a run
+
 if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig
 
 
 def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
     """Return the first objective of a run that needs losses along the path; None where none does."""
+    if isinstance(config, ColumnsConfig):
+        return config.path_objective
     if not isinstance(config, SelectConfig):
         return None
     asked = (config.chosen_objective, *config.other_objectives.values())
@@ -59,7 +64,7 @@ def is_path_alone(config: FeaturesConfig) -> bool:
 
 
 def losses_along(
-    config: SelectConfig,
+    config: FeaturesConfig,
     objective: ObjectiveConfig,
     checkpoint: Checkpoint,
     validation: Corpus,
@@ -86,7 +91,7 @@ def losses_along(
                 pool,
                 options.path_config(config),
                 directory=home_of(run, config),
-                work=run.path / "path",
+                work=run.path / WALKS,
                 max_length=tokens.max_length,
                 stages=stages,
                 replace=config.overwrite,
@@ -97,20 +102,56 @@ def losses_along(
         raise unreachable(error) from error
 
 
+def _start_is_known(config: FeaturesConfig, options: PathObjective) -> bool:
+    """True if losses that come with gradients are of the same precision as those at the path's ends."""
+    return config.dtype == "float32" and options.scored_weights == "float"
+
+
 def _known_start(
-    config: SelectConfig, options: PathObjective, pool: Corpus, gradients: SketchedGradients
+    config: FeaturesConfig, options: PathObjective, pool: Corpus, gradients: SketchedGradients
 ) -> NDArray[np.float64] | None:
     """Return losses of the pool that came with gradients, (N,), NaN where there is none.
 
     None where they are of another precision than those at the path's ends: a drop is a small difference.
     """
-    if config.dtype != "float32" or options.scored_weights != "float":
+    if not _start_is_known(config, options):
         return None
     start = np.full(pool.num_samples, np.nan)
     ids = pool.index["id"].combine_chunks().cast(pa.large_string())
     places = pc.index_in(gradients.samples["id"].combine_chunks().cast(pa.large_string()), value_set=ids)
     start[places.to_numpy()] = gradients.samples["loss"].to_numpy()
     return start
+
+
+def losses_in_part(
+    config: FeaturesConfig,
+    objective: ObjectiveConfig,
+    checkpoint: Checkpoint,
+    validation: Corpus,
+    pool: Corpus,
+    tokens: Tokenisation,
+    run: RunDir,
+    stages: Stages,
+    wanted: Callable[[int], bool],
+) -> None:
+    """Compute those shards of the pool's losses that are wanted, and keep them.
+
+    Raises:
+        InputError: as of `descend`.
+    """
+    options = _walking(objective)
+    descend_in_part(
+        checkpoint,
+        validation,
+        pool,
+        options.path_config(config),
+        directory=home_of(run, config),
+        work=run.path / WALKS,
+        max_length=tokens.max_length,
+        stages=stages,
+        wanted=wanted,
+        knows_start=_start_is_known(config, options),
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +167,7 @@ class ScorerBuilder:
         is_rounded: weights are of 8 bits.
     """
 
-    config: SelectConfig
+    config: FeaturesConfig
     weights: str
     version: str
     max_length: int
@@ -148,7 +189,7 @@ class ScorerBuilder:
 
 
 def _elsewhere(
-    config: SelectConfig, options: PathObjective, checkpoint: Checkpoint, tokens: Tokenisation
+    config: FeaturesConfig, options: PathObjective, checkpoint: Checkpoint, tokens: Tokenisation
 ) -> AbstractContextManager[Elsewhere | None]:
     """Return the workers that compute losses; None where this process does."""
     if config.engine == "local":

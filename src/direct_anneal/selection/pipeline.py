@@ -183,7 +183,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
             gradients["pool"] = sketch("pool", corpora["pool"])
             sketch.complete_coverage()
     losses = None
-    if isinstance(config, SelectConfig) and (objective := path_objective(config)) is not None:
+    if (objective := path_objective(config)) is not None:
         losses = losses_along(
             config,
             objective,
