@@ -132,7 +132,7 @@ def count_calls(name: str, build: Callable[[bool], nn.Module], batch_tokens: int
     masking_utils.find_packed_sequence_indices = lambda _: None
     length = LENGTHS[0]
     learned = GradientSketcher(build(True).bfloat16().eval(), 16)
-    learned.sketch(torch.zeros(2, 4, dtype=torch.int64))
+    learned.sketch(torch.tensor([[1, 2, 3], [4, 5, 6]]))
     plain = {type(module): found for module, found in learned._capture._plain.items()}
     with torch.device("meta"):
         model = build(False).bfloat16().eval()

@@ -62,7 +62,9 @@ class Routing:
             return grouped
         if not self.runs:
             return rows @ matrices[0]
-        return torch.cat([rows[first:end] @ matrices[e] for e, first, end in self.runs])
+        # Split, not sliced: backwards, each slice would be filled up with zeros to the whole.
+        parts = torch.split(rows, [end - first for _, first, end in self.runs])
+        return torch.cat([part @ matrices[e] for part, (e, _, _) in zip(parts, self.runs, strict=True)])
 
 
 def is_fused(module: nn.Module) -> bool:
