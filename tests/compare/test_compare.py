@@ -56,7 +56,9 @@ def recipe_content(checkpoint: Path, directory: Path) -> dict[str, Any]:
             "cosine": {"baseline": "gradient-cosine"},
             "other-sketch": {"baseline": "less", "select": {"seed": 1}},
             "direct": {"select": {"objective": "descent"}},
-            "by-another": {"select": {"model": str(write_checkpoint(directory / "another", seed=1))}},
+            "by-another": {
+                "select": {"model": str(write_checkpoint(directory / "another", seed=1)), "objective": "matching"}
+            },
             "histogram": {"baseline": "cluster-histogram"},
             "by-hand": {"ids": str(directory / "ids.txt")},
         },
