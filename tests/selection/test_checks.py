@@ -112,7 +112,7 @@ def test_what_was_said_of_features_is_said_again_where_they_are_reused(
     checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow path is found while gradients are computed, and concerns everyone who uses them."""
-    monkeypatch.setattr(hooks, "_kind", lambda module: None)
+    monkeypatch.setattr(hooks, "_kind", lambda module: ("", set()))
     first = chosen(checkpoint, world, tmp_path / "out")
     again = chosen(checkpoint, world, tmp_path / "out")
     slow = [doubt for doubt in first.manifest["warnings"] if "no fast path" in doubt]
