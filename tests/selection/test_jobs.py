@@ -103,7 +103,7 @@ def test_a_killed_job_goes_on(world: Path, whole: dict[str, bytes], tmp_path: Pa
 
 
 class TestLossesAlongThePath:
-    """Of a path with slopes, whose pool has documents of the validation set."""
+    """Losses along a path with slopes, whose pool has documents of the validation set."""
 
     PATH: ClassVar[dict[str, Any]] = {"num_folds": 2, "max_passes": 1.0, "learning_rates": 3e-3, "num_restrained": 1}
 

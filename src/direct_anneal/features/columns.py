@@ -125,11 +125,11 @@ class ColumnStore:
         return range(first, min(first + self._rows_per_shard, self.num_samples))
 
     def files(self, shard: int) -> list[str]:
-        """Names of a shard's files, the record that vouches for it last."""
+        """Return the names of a shard's files, the record that vouches for it last."""
         return [_name(shard, "parquet"), _name(shard, "json")]
 
     def beside(self) -> list[str]:
-        """Names of the files beside the shards."""
+        """Return the names of the files beside the shards."""
         return [HEADER, *fnmatch.filter(sorted(self._place.names()), "columns.*.json")]
 
     def missing(self) -> list[int]:
