@@ -87,7 +87,7 @@ def test_a_report_of_what_is_no_comparison_is_refused_in_a_line(
 def test_lines_that_lack_what_a_page_shows(
     results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused as those of an earlier version, which have no seal, may after damage."""
+    """Lines of an earlier version have no seal, and may lack anything after damage."""
     monkeypatch.setattr("direct_anneal.compare.figures.draw", lambda *_, **__: Markup(""))
     results.unlink()
     write_comparison(results.parent)
