@@ -64,6 +64,13 @@ def test_chooses_the_largest_drops(run: Path) -> None:
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_start"].to_numpy())
 
 
+def test_a_pool_that_looks_damaged_to_the_model_is_refused_by_that(run: Path, tmp_path: Path) -> None:
+    """Random weights read nothing better for its order, so that hardly a document looks whole to them."""
+    with pytest.raises(InputError, match="documents that do not look damaged must have the 20 documents") as refused:
+        select_again(run, out=tmp_path / "again", num_samples=20, objective_options={**QUICK, "min_order": 0.99})
+    assert "min_order" in str(refused.value)
+
+
 def test_takes_no_gradients_and_no_spectrum(run: Path) -> None:
     assert manifest(run)["spectrum"] == {}
     assert evidence(run)["grad_norm"].null_count == 22

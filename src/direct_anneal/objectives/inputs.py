@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.errors import InputError, option
 from direct_anneal.solver import Block, FeatureMatrix, Linear, Map, Objective, SelectionProblem
 
 if TYPE_CHECKING:
@@ -191,7 +192,9 @@ class Inputs:
         constraints = dict(self._constraints)
         if left_out is not None:
             forced = {name: self._mask(name) for name in ("forced_in", "forced_out")}
-            constraints["forced_out"] = forced["forced_out"] | (left_out & ~forced["forced_in"])
+            left_out = left_out & ~forced["forced_in"]
+            self._require_enough(forced["forced_out"], left_out)
+            constraints["forced_out"] = forced["forced_out"] | left_out
         problem = SelectionProblem(
             features=features,
             stiff_cost=stiff_cost,
@@ -206,6 +209,22 @@ class Inputs:
             **constraints,
         )
         return Built(problem, units, facts or {}, remarks, columns or {})
+
+    def _require_enough(self, forced_out: NDArray[np.bool_], left_out: NDArray[np.bool_]) -> None:
+        """See that the size asked for can be had without what the objective leaves out."""
+        assert self.num_tokens is not None
+        by_tokens = self.token_budget is not None
+        sizes = self.num_tokens if by_tokens else np.ones(len(left_out))
+        wanted = float(self.num_selected or 0) if self.token_budget is None else float(self.token_budget)
+        unit, left = ("tokens" if by_tokens else "documents"), float(sizes[~(forced_out | left_out)].sum())
+        if left < wanted <= float(sizes[~forced_out].sum()):
+            raise InputError(
+                subject="documents that do not look damaged",
+                must=f"have the {wanted:,.0f} {unit} that are asked for",
+                got=f"{left:,.0f}, since {int(left_out.sum()):,} of {len(left_out):,} documents look damaged",
+                do=f"select less; or, where they are good, raise max_repeated or max_common, or lower min_order, in "
+                f"{option('objective_options')} (a weak model knows little of words' order)",
+            )
 
     def _mask(self, name: str) -> NDArray[np.bool_]:
         """Return forced samples, (N,)."""
