@@ -31,7 +31,7 @@ def test_pool_and_validation_alike(checkpoint: Path, tmp_path: Path) -> None:
     assert evidence(half.out)["num_tokens"].to_pylist() == evidence(whole.out)["num_tokens"].to_pylist()
     assert (evidence(half.out)["loss"].to_numpy() != evidence(whole.out)["loss"].to_numpy()).all()
     assert stored(half.out, "validation").shape[0] == 12
-    assert any("nothing follows their prompt" in warning for warning in half.manifest["warnings"])
+    assert any("nothing to predict after the prompt" in warning for warning in half.manifest["warnings"])
     assert set(exported_lines(half.out / "selected.jsonl")) <= set(pool.read_bytes().splitlines())
     assert manifest(half.out)["config"]["prompt_field"] == "given"
 

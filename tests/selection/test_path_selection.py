@@ -64,11 +64,19 @@ def test_chooses_the_largest_drops(run: Path) -> None:
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_start"].to_numpy())
 
 
-def test_a_pool_that_looks_damaged_to_the_model_is_refused_by_that(run: Path, tmp_path: Path) -> None:
-    """Random weights read nothing better for its order, so that hardly a document looks whole to them."""
+def test_where_too_few_documents_look_whole_that_is_said(run: Path, tmp_path: Path) -> None:
+    strict = {**QUICK, "min_order": 1e-9, "max_repeated": 0.0, "max_common": 0.0}
     with pytest.raises(InputError, match="documents that do not look damaged must have the 20 documents") as refused:
-        select_again(run, out=tmp_path / "again", num_samples=20, objective_options={**QUICK, "min_order": 0.99})
-    assert "min_order" in str(refused.value)
+        select_again(run, out=tmp_path / "again", num_samples=20, objective_options=strict)
+    assert "max_repeated" in str(refused.value)
+
+
+def test_order_is_no_sign_of_damage_to_a_model_that_does_not_read_it(run: Path, tmp_path: Path) -> None:
+    """Random weights: hardly a document is read better for its order, and none of these is left out for that."""
+    again = select_again(run, out=tmp_path / "again", num_samples=4, objective_options={**QUICK, "min_order": 0.99})
+    assert any("too weak to read the order of words" in warning for warning in again.manifest["warnings"])
+    table = evidence(tmp_path / "again")
+    assert (table["order"].to_numpy()[table["selected"].to_numpy()] < 0.99).any()
 
 
 def test_takes_no_gradients_and_no_spectrum(run: Path) -> None:

@@ -138,7 +138,7 @@ def test_retained_text_counts(checkpoint: Path, world: Path, tmp_path: Path) -> 
     before = planned(checkpoint, world, tmp_path / "out")
     found = planned(checkpoint, world, tmp_path / "out", retain=str(retain))
     assert found.documents["retain"] == 12
-    assert found.seconds["Gradients of the retain"] > 0
+    assert found.seconds["Gradients of the retained text"] > 0
     assert found.flops > before.flops
 
 

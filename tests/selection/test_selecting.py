@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from data.corpus_samples import write_lines
+from direct_anneal.config.names import corpus_name
 from direct_anneal.errors import InputError
 from direct_anneal.selection import Run
 from direct_anneal.solver import Selection
@@ -363,7 +364,7 @@ class TestGradientsThatAreNone:
     @pytest.mark.parametrize("role", ["pool", "validation"])
     def test_none_at_all_is_an_error(self, poisoned: Path, world: Path, tmp_path: Path, role: str) -> None:
         ill = write_jsonl(tmp_path / "ill.jsonl", [{"text": f"{POISON} number {i}"} for i in range(8)])
-        with pytest.raises(InputError, match=f"gradients of the {role} must be finite"):
+        with pytest.raises(InputError, match=f"gradients of the {corpus_name(role)} must be finite"):
             chosen(poisoned, world, tmp_path / "out", **{role: str(ill)})
 
 

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from direct_anneal.errors import InputError
+from direct_anneal.io.records import write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Silent
 from direct_anneal.train import PackedWindows, Part
@@ -241,8 +242,10 @@ class TestAgain:
 def stopped_at_the_end(checkpoint: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was stopped while its record was to be written; its last checkpoint."""
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def stop(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+        if path.name == "annealing.json":
+            raise KeyboardInterrupt
+        return write_record(path, record)
 
     with monkeypatch.context() as patch:
         patch.setattr("direct_anneal.train.pipeline.write_record", stop)

@@ -37,6 +37,8 @@ _WALKS = (
     "scored_weights",
 )
 
+MOST_WITHOUT_ORDER = 0.5  # of the documents; beyond that it is not they that are shuffled
+
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -248,15 +250,27 @@ class PathObjective(SelectionObjective):
         ]
 
     def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
-        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that."""
-        signs = self.damaged(losses)
+        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that.
+
+        Where more than half of the documents do not depend on the order of their words, it is the model that does not
+        read it, or the pool that has none. Then that sign is not used, and the remark says so.
+        """
+        signs, remarks = self._signs(losses), list[str]()
+        without = signs["are predicted no better than with their words shuffled"]
+        if without.sum() > MOST_WITHOUT_ORDER * (read := int(np.isfinite(losses.order).sum())):
+            remarks.append(
+                f"pool: {int(without.sum()):,} of {read:,} documents are predicted no better than with their words "
+                "shuffled, so that this is no sign of damage here, and none is left out for it: the model may be too "
+                "weak to read the order of words, or the pool may have lost it"
+            )
+            without[:] = False
         left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
         counts = {name: int(found.sum()) for name, found in signs.items()}
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        remark = f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}"
-        return left_out, counts, [remark] if told else []
+        if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
+            remarks.append(f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}")
+        return left_out, counts, remarks
 
-    def damaged(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
+    def _signs(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
         """Return documents with a sign of damage, (N,) each, by what it is."""
         return {
             "repeat themselves": losses.repeated > self.max_repeated,
