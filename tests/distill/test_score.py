@@ -15,10 +15,12 @@ from hypothesis.extra.numpy import arrays
 
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.score import MergeConfig, ScoreConfig
+from direct_anneal.config.weights import WeightsConfig
 from direct_anneal.distill import read_scorer, write_scorer
 from direct_anneal.distill.histogram import added, bins_of, counted, lower_edge, relabelled, write_whole
 from direct_anneal.distill.scoring import merge, score
 from direct_anneal.errors import InputError
+from direct_anneal.export.weights import weights
 from distill.conftest import random_scorer
 from selection.tiny import documents, files_below, write_jsonl
 
@@ -211,6 +213,28 @@ class TestJobs:
             merge(MergeConfig(run=str(tmp_path / "out")))
         scored(scorer, pool, tmp_path / "out")
         assert files_below(tmp_path / "out") == whole
+
+    def test_a_flipped_bit_in_any_record_or_table_is_refused_by_weights(
+        self, scorer: Path, pool: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        scored(scorer, pool, out, fraction=0.3)
+        names = [path for path in sorted(out.glob("scores/*.parquet")) if ".histogram." not in path.name]
+        for path in [out / "selected.json", out / "histogram.parquet", *names[:2], names[0].with_suffix(".json")]:
+            whole = path.read_bytes()
+            flipped = bytearray(whole)
+            flipped[len(whole) // 2] ^= 4
+            path.write_bytes(flipped)
+            with pytest.raises(InputError, match="must hold"):
+                weights(WeightsConfig(run=out, to="nanotron"))
+            path.write_bytes(whole)
+        weights(WeightsConfig(run=out, to="nanotron"))
+
+    def test_no_secret_of_an_address_is_written(self, scorer: Path, pool: Path, tmp_path: Path) -> None:
+        named = pool.rename(tmp_path / "hf_AbCdEfGhIjKlMnOpQrStUv")
+        first = scored(scorer, named, tmp_path / "out", fraction=0.3)
+        assert first == scored(scorer, named, tmp_path / "out", fraction=0.3)
+        assert not any(b"hf_AbCd" in path.read_bytes() for path in (tmp_path / "out").rglob("*.json"))
 
     def test_another_pool_or_scorer_is_refused(self, scorer: Path, pool: Path, tmp_path: Path) -> None:
         scored(scorer, pool, tmp_path / "out")

@@ -26,8 +26,10 @@ from direct_anneal.distill.cutting import cut
 from direct_anneal.distill.histogram import bins_of, stored
 from direct_anneal.distill.parts import Part, scores_of
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
-from direct_anneal.io.records import read_record
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX
+from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.records import read_sealed, write_record
+from direct_anneal.io.redaction import redacted
 
 HISTOGRAM, CHOSEN, CHOICE = "histogram.parquet", "selected", "selected.json"
 
@@ -74,7 +76,7 @@ def choose(
             do="ask for more, or for an exact cut",
         )
     write(made, card["vocab_size"])
-    records = [read_record(part.path(out, "selected.json")) for part in parts]
+    records = [read_sealed(part.path(out, "selected.json")) for part in parts]
     written = sum(record["documents"] for record in records)
     assert written == made.documents, f"the cut holds {made.documents} documents, but {written} were written"
     choice = {
@@ -83,10 +85,9 @@ def choose(
         "asked_unit": unit,
         "about_tokens": round(made.size * card["tokens_per_size"]),
         "files": [name for record in records for name in record["files"]],
+        "histogram": sha256_of_file(out / HISTOGRAM),
     }
-    with replacing(out / CHOICE) as temporary:
-        temporary.write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")
-    return choice
+    return write_record(out / CHOICE, choice)
 
 
 def budget_of(config: CutConfig, counts: Counts, tokens_per_size: float) -> tuple[int, str]:
@@ -166,9 +167,9 @@ def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
     """
     directory, record = out / CHOSEN, part.path(out, "selected.json")
     directory.mkdir(exist_ok=True)
-    wanted = json.loads(json.dumps(asdict(made)))
+    wanted = json.loads(json.dumps(redacted(asdict(made))))  # as a record has it
     if record.exists():
-        found = read_record(record)
+        found = read_sealed(record)
         if found["cut"] == wanted and all((directory / name).exists() for name in found["files"]):
             return
         record.unlink()
@@ -190,8 +191,7 @@ def write_chosen(part: Part, out: Path, made: Cut, vocab_size: int) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     content = {"source": str(part.source), "cut": wanted, "files": files, "documents": len(chosen)}
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_record(record, content)
 
 
 def _chosen_of(table: pa.Table, part: Part, made: Cut) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ Below OUT/scores: 00042.parquet, 00042.histogram.parquet and 00042.json, for sou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,8 @@ from direct_anneal.distill.scorer import Scorer, joined
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import sha256_of_file
-from direct_anneal.io.records import read_record
+from direct_anneal.io.records import read_sealed, write_record
+from direct_anneal.io.redaction import redacted
 
 SCORES = "scores"
 _FILES = ("parquet", "histogram.parquet")
@@ -95,8 +95,8 @@ class _Found:
 def is_scored(out: Path, part: Part, scorer: str) -> bool:
     """True if a part's files are all there, whole, and of this scorer and source."""
     try:
-        record = read_record(part.path(out, "json"))
-        return bool(record["source"] == str(part.source) and record["scorer"] == scorer) and all(
+        record = read_sealed(part.path(out, "json"))
+        return bool(record["source"] == redacted(str(part.source)) and record["scorer"] == scorer) and all(
             sha256_of_file(part.path(out, ending)) == record["files"][ending] for ending in _FILES
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -153,9 +153,7 @@ def score_part(
         "issues": dict(sorted(found.issues.items())),
         "files": {ending: sha256_of_file(part.path(out, ending)) for ending in _FILES},
     }
-    with replacing(part.path(out, "json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return record
+    return write_record(part.path(out, "json"), record)
 
 
 def _blocks(source: Source, scorer: Scorer, fields: Fields, found: _Found) -> Iterator[_Block]:

@@ -23,10 +23,11 @@ from direct_anneal.distill.histogram import stored, write_whole
 from direct_anneal.distill.parts import MAX_DOMAINS, SCORES, Part, is_scored, score_part
 from direct_anneal.distill.scorer import Scorer, read_scorer
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, replacing
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.lock import LOCK, held
 from direct_anneal.io.processes import each
-from direct_anneal.io.records import read_record
+from direct_anneal.io.records import read_sealed, write_record
+from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Progress, current_progress
 
 LISTING = "scores.json"
@@ -76,7 +77,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     """
     shown, out = current_progress(), Path(config.run)
     try:
-        listing = read_record(out / LISTING)
+        listing = read_sealed(out / LISTING)
         layout = TokenLayout(**listing["layout"])
         parts, card = _parts(listing["pool"], layout, out, shown.note), listing["card"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -139,7 +140,7 @@ def _fields(config: ScoreConfig) -> Fields:
 
 def _described(parts: Sequence[Part]) -> list[Any]:
     """Return the listing of the pool, as JSON gives it back."""
-    described: list[Any] = json.loads(json.dumps([[str(part.source), part.state] for part in parts]))
+    described: list[Any] = json.loads(json.dumps(redacted([[str(part.source), part.state] for part in parts])))
     return described
 
 
@@ -156,7 +157,7 @@ def _listing(scorer: Scorer, config: ScoreConfig, parts: Sequence[Part]) -> dict
         "domain_field": config.domain_field,
         "sources": _described(parts),
     }
-    as_read: dict[str, Any] = json.loads(json.dumps(listing))
+    as_read: dict[str, Any] = json.loads(json.dumps(redacted(listing)))
     return as_read
 
 
@@ -165,7 +166,7 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
     path = out / LISTING
     if path.exists():
         try:
-            found = read_record(path)
+            found = read_sealed(path)
         except ValueError:
             found = None
         if found == listing:
@@ -182,8 +183,7 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
     ):
         raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:  # jobs that start together write the same
-        temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    write_record(path, listing)  # jobs that start together write the same
 
 
 def _sweep(out: Path) -> None:
@@ -290,7 +290,7 @@ def _summary(out: Path, parts: Sequence[Part], unit: str) -> dict[str, Any]:
     """Add up the parts' records."""
     documents, size, issues = 0, 0, Counter[str]()
     for part in parts:
-        record = read_record(part.path(out, "json"))
+        record = read_sealed(part.path(out, "json"))
         documents, size = documents + record["documents"], size + record["size"]
         issues.update({kind: issue["count"] for kind, issue in record["issues"].items()})
     return {

@@ -25,7 +25,9 @@ from direct_anneal.distill.parts import SCORES
 from direct_anneal.distill.scoring import LISTING
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
-from direct_anneal.io.records import read_record
+from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.records import RecordError, read_sealed
+from direct_anneal.io.tables import read_parquet
 from direct_anneal.run.run_dir import RunDir
 
 Shares = Mapping[str, float]  # path → share, best bucket first
@@ -84,8 +86,10 @@ def _of_selection(run: Path, buckets: int) -> pa.Table:
 def _of_scores(run: Path, buckets: int) -> pa.Table:
     """Return the same of a scored pool, summed by source, bucket and chosen within each part."""
     try:
-        choice = read_record(run / CHOICE)
+        choice = read_sealed(run / CHOICE)
         made = Cut.read(choice)
+        if sha256_of_file(run / HISTOGRAM) != choice["histogram"]:
+            raise RecordError(f"{HISTOGRAM} was changed since")
         histogram = added(relabelled(stored(run / HISTOGRAM), ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -98,7 +102,7 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
     cells = []
     for record in sorted((run / SCORES).glob("*.histogram.parquet")):
         path = record.with_name(record.name.replace(".histogram", ""))
-        part = pq.read_table(path)
+        part = _scores(path)
         scores = part["score"].to_numpy()
         columns = {
             "source": part["domain"].cast(pa.string()),
@@ -111,6 +115,18 @@ def _of_scores(run: Path, buckets: int) -> pa.Table:
         sums = grouped.aggregate([("size", "sum"), ("documents", "sum")])
         cells.append(sums.rename_columns({"size_sum": "size", "documents_sum": "documents"}))
     return pa.concat_tables(cells)
+
+
+def _scores(path: Path) -> pa.Table:
+    """Read a part's scores, which must be as they were written."""
+    try:
+        wanted = read_sealed(path.with_suffix(".json"))["files"]["parquet"]
+        if sha256_of_file(path) == wanted:
+            return read_parquet(path)
+        got = "but was changed since it was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        got = f"but cannot be read ({error})"
+    raise InputError(subject=str(path), must="hold a part's scores", got=got, do="run score again: it makes that part")
 
 
 def _edges(histogram: pa.Table, buckets: int) -> NDArray[np.float32]:
