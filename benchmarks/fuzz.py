@@ -270,7 +270,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     rng, counts, started = random.Random(options.seed), Counter[tuple[str, str]](), time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         try:
             cases(Path(name), rng, counts, options)
         finally:

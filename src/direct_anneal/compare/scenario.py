@@ -35,8 +35,8 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
 from direct_anneal.run.run_dir import RunDir
-from direct_anneal.run.verify_run import LOSSES
 from direct_anneal.selection import SOLVING_FIELDS, select
+from direct_anneal.selection.losses import home_of
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class Choices:
                 directory = self.directory / f"evidence-{_key(arm.options)}"
                 walk, losses = PathConfig(**arm.options, **device), directory / "path"
             else:
-                walk = self._recipe.usual_walk
-                losses = self.with_features(ALONG)[0] / "features" / LOSSES
+                run = RunDir.open(self.with_features(ALONG)[0])
+                walk, losses = self._recipe.usual_walk, Path(home_of(run, run.config))
         return Evidence(
             directory=directory,
             checkpoint=self._checkpoint,
