@@ -71,6 +71,13 @@ def test_where_too_few_documents_look_whole_that_is_said(run: Path, tmp_path: Pa
     assert "max_repeated" in str(refused.value)
 
 
+def test_the_blend_has_limits_of_damage_of_its_own(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    limits = {"min_order": 0.0, "max_repeated": 1.0, "max_common": 1.0}
+    selected(checkpoint, world, tmp_path / "out", objective="blend", objective_options=limits, num_samples=22)
+    assert "loop" in chosen_ids(tmp_path / "out")
+    assert np.isnan(PathLosses.load(tmp_path / "out/features/pool-path").order).all(), "which is not looked at then"
+
+
 def test_order_is_no_sign_of_damage_to_a_model_that_does_not_read_it(run: Path, tmp_path: Path) -> None:
     """Random weights: hardly a document is read better for its order, and none of these is left out for that."""
     again = select_again(run, out=tmp_path / "again", num_samples=4, objective_options={**QUICK, "min_order": 0.99})

@@ -13,19 +13,19 @@ from scipy.stats import rankdata
 
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
+from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Inputs
-from direct_anneal.objectives.path import PathObjective
 from direct_anneal.objectives.sketched import BudgetedObjective
 from direct_anneal.solver import FeatureMatrix
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BlendConfig(BudgetedObjective):
+class BlendConfig(DamageLimits, BudgetedObjective):
     """Maximise Σ_i w_i (rank of drop + β · rank of influence) / N, ranks from 1 to N, equals with equal ranks.
 
     The two see different things: influence is of first order at the checkpoint, the drop of a whole walk. By tokens,
-    each token of a document counts. What looks damaged is left out, as `PathObjective` has it.
+    each token of a document counts. What looks damaged is left out, unless it is forced in.
 
     Attributes:
         influence_weight: β.
@@ -52,7 +52,7 @@ class BlendConfig(BudgetedObjective):
 
         counted, pool = self.counted(inputs), inputs.gradients("pool")
         losses = inputs.path("pool")
-        left_out, counts, remarks = PathObjective().left_out(losses)
+        left_out, counts, remarks = self.left_out(losses)
         drop = losses.drops.mean(axis=1)
         lengths = FeatureMatrix(pool.units, scale=pool.norms, mapper=inputs.mapper)
         influence = influence_on(lengths, inputs.gradients("validation").dense.mean(axis=0))

@@ -222,8 +222,8 @@ class Inputs:
                 subject="documents that do not look damaged",
                 must=f"have the {wanted:,.0f} {unit} that are asked for",
                 got=f"{left:,.0f}, since {int(left_out.sum()):,} of {len(left_out):,} documents look damaged",
-                do=f"select less; or, where they are good, choose by {option('objective')} path with other limits in "
-                f"{option('objective_options')}: raise max_repeated or max_common, lower min_order",
+                do="select less; or, where they are good, raise max_repeated or max_common, or lower min_order, in "
+                f"{option('objective_options')}",
             )
 
     def _mask(self, name: str) -> NDArray[np.bool_]:

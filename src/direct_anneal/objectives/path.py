@@ -16,7 +16,7 @@ from direct_anneal.config.objective import Ratio, register
 from direct_anneal.config.options import require
 from direct_anneal.curvature import Spectrum
 from direct_anneal.errors import InputError, option
-from direct_anneal.objectives.base import SelectionObjective
+from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.path import PathConfig, PathLosses
 from direct_anneal.solver import Linear
@@ -37,12 +37,10 @@ _WALKS = (
     "scored_weights",
 )
 
-MOST_WITHOUT_ORDER = 0.5  # of the documents; beyond that it is not they that are shuffled
-
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class PathObjective(SelectionObjective):
+class PathObjective(DamageLimits):
     """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
 
     With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or
@@ -60,9 +58,6 @@ class PathObjective(SelectionObjective):
         budget_ratio, bands: of the cost in stiff directions, a_i = Σ_j λ_j ⟨v_j, ∇ℓ_i(θ_s)⟩², exact and in parameter
             space; budgets are ratios of the pool's mean, a band for each part of the directions' energy.
         parts: how several paths count together, "sum" or "matching".
-        max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
-        max_common: of its tokens, the largest share in runs that several documents have.
-        min_order: the least chance that the same words in random order are read worse; 0 looks at none.
         part_floor: f; where there are several paths, progress along each is at least that of an average choice of this
             size, and f times what the best choice for that path alone would add.
 
@@ -90,17 +85,11 @@ class PathObjective(SelectionObjective):
     along: Literal["plain", "restrained"] = "plain"
     bands: int = 1
     budget_ratio: Ratio = "none"
-    max_repeated: float = 0.5
-    max_common: float = 0.7
-    min_order: float = 0.93
     part_floor: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._path_options()  # which checks them
-        for field in ("max_repeated", "max_common"):
-            require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
-        require(0 <= self.min_order < 1, "min_order", "in [0, 1)", self.min_order)
         floor = self.part_floor
         require(floor is None or 0 <= floor < 1, "part_floor", "at least 0 and below 1", floor)
         ratio = self.budget_ratio
@@ -248,35 +237,6 @@ class PathObjective(SelectionObjective):
             Linear(column, floor=float(floor), name=f"progress along {name}")
             for column, floor, name in zip(drops.T, floors, names, strict=True)
         ]
-
-    def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
-        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that.
-
-        Where more than half of the documents do not depend on the order of their words, it is the model that does not
-        read it, or the pool that has none. Then that sign is not used, and the remark says so.
-        """
-        signs, remarks = self._signs(losses), list[str]()
-        without = signs["are predicted no better than with their words shuffled"]
-        if without.sum() > MOST_WITHOUT_ORDER * (read := int(np.isfinite(losses.order).sum())):
-            remarks.append(
-                f"pool: {int(without.sum()):,} of {read:,} documents are predicted no better than with their words "
-                "shuffled, so that this is no sign of damage here, and none is left out for it: the model may be too "
-                "weak to read the order of words, or the pool may have lost it"
-            )
-            without[:] = False
-        left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
-        counts = {name: int(found.sum()) for name, found in signs.items()}
-        if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
-            remarks.append(f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}")
-        return left_out, counts, remarks
-
-    def _signs(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
-        """Return documents with a sign of damage, (N,) each, by what it is."""
-        return {
-            "repeat themselves": losses.repeated > self.max_repeated,
-            "share most of their text with others": losses.common > self.max_common,
-            "are predicted no better than with their words shuffled": losses.order < self.min_order,  # NaN is not
-        }
 
     def _path_options(self, **others: object) -> PathConfig:
         rates = self.learning_rates

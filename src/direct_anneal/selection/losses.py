@@ -21,6 +21,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.path import PathObjective
 from direct_anneal.path import PathConfig, PathLosses, descend, descend_in_part
 from direct_anneal.path.rounded import round_weights
@@ -55,7 +56,9 @@ def walk_of(config: SelectConfig) -> PathConfig | None:
 
 
 def _walking(objective: ObjectiveConfig) -> PathObjective:
-    return objective if isinstance(objective, PathObjective) else PathObjective()
+    if isinstance(objective, PathObjective):
+        return objective
+    return PathObjective(min_order=objective.min_order) if isinstance(objective, DamageLimits) else PathObjective()
 
 
 def is_path_alone(config: FeaturesConfig) -> bool:

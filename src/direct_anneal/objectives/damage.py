@@ -1,0 +1,69 @@
+"""Limits beyond which a document counts as damaged and is left out, for objectives that look at losses along a path.
+
+N samples of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from direct_anneal.config.options import require
+from direct_anneal.objectives.base import SelectionObjective
+from direct_anneal.path import PathLosses
+
+MOST_WITHOUT_ORDER = 0.5  # of the documents; beyond that it is not they that are shuffled
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DamageLimits(SelectionObjective):
+    """Options of every objective that leaves out what bears a sign of damage (`path.damage`).
+
+    Attributes:
+        max_repeated: of a document's tokens, the largest share that may stand in runs that it has had before.
+        max_common: of its tokens, the largest share in runs that several documents have.
+        min_order: the least chance that the same words in random order are read worse; 0 looks at none.
+
+    Source: ours (docs/path.md).
+    """
+
+    max_repeated: float = 0.5
+    max_common: float = 0.7
+    min_order: float = 0.93
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("max_repeated", "max_common"):
+            require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
+        require(0 <= self.min_order < 1, "min_order", "in [0, 1)", self.min_order)
+
+    def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
+        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that.
+
+        Where more than half of the documents do not depend on the order of their words, it is the model that does not
+        read it, or the pool that has none. Then that sign is not used, and the remark says so.
+        """
+        signs, remarks = self._signs(losses), list[str]()
+        without = signs["are predicted no better than with their words shuffled"]
+        if without.sum() > MOST_WITHOUT_ORDER * (read := int(np.isfinite(losses.order).sum())):
+            remarks.append(
+                f"pool: {int(without.sum()):,} of {read:,} documents are predicted no better than with their words "
+                "shuffled, so that this is no sign of damage here, and none is left out for it: the model may be too "
+                "weak to read the order of words, or the pool may have lost it"
+            )
+            without[:] = False
+        left_out: NDArray[np.bool_] = np.any(list(signs.values()), axis=0)
+        counts = {name: int(found.sum()) for name, found in signs.items()}
+        if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
+            remarks.append(f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}")
+        return left_out, counts, remarks
+
+    def _signs(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
+        """Return documents with a sign of damage, (N,) each, by what it is."""
+        return {
+            "repeat themselves": losses.repeated > self.max_repeated,
+            "share most of their text with others": losses.common > self.max_common,
+            "are predicted no better than with their words shuffled": losses.order < self.min_order,  # NaN is not
+        }
