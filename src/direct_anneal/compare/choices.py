@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from direct_anneal.errors import InputError
+from direct_anneal.model.token_losses import token_nats
 
 _BATCH = 64  # answers at once
 
@@ -96,10 +97,7 @@ def _answer_nats(model: nn.Module, tokenizer: Any, pairs: list[tuple[str, str]],
                 rows = [whole[i][-window:] for i in part]
                 longest = max(map(len, rows))
                 ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-                logits = model(input_ids=ids).logits[:, :-1].float()
-                losses = (
-                    nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double().cpu()
-                )
+                losses = token_nats(model, ids[:, :-1], ids[:, 1:]).cpu()
                 for line, i in enumerate(part):
                     cut = len(whole[i]) - len(rows[line])
                     first = max(1, min(given[i], len(whole[i]) - 1) - cut)  # at least the last token is the answer's

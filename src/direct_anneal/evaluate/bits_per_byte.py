@@ -19,8 +19,8 @@ from direct_anneal.data import Corpus, Names, texts
 from direct_anneal.errors import InputError
 from direct_anneal.model.batching import IGNORED_LABEL, Window, batches, padded
 from direct_anneal.model.lengths import length_switches
-from direct_anneal.model.probes import predictions
 from direct_anneal.model.special_tokens import SpecialTokens
+from direct_anneal.model.token_losses import token_nats
 
 _BLOCK_TOKENS = 1 << 22  # held at once
 
@@ -140,11 +140,8 @@ def _nats(
                     rows = padded(batch)
                     # The last token is predicted and not seen: with it a full window would exceed the context.
                     ids, targets = rows.ids[:, :-1], rows.labels[:, 1:]
-                    logits = predictions(model, ids.to(device)).float()
-                    losses = nn.functional.cross_entropy(
-                        logits.transpose(1, 2), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL
-                    )  # (B, T)
-                    np.add.at(nats, rows.documents, losses.cpu().double().sum(1).numpy())
+                    losses = token_nats(model, ids.to(device), targets.to(device))  # (B, T)
+                    np.add.at(nats, rows.documents, losses.sum(1).cpu().numpy())
                     np.add.at(num_tokens, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy())
                     advance(len(batch))
     finally:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from direct_anneal.model.batching import IGNORED_LABEL, batches, next_labels, padded, windows_of
 from direct_anneal.model.lengths import length_switches
-from direct_anneal.model.probes import predictions
+from direct_anneal.model.token_losses import token_nats
 from direct_anneal.path.damage import HEAD_TOKENS
 
 # Padded tokens of a batch. On a CPU more is not faster; a GPU is busy with that many, and twice as many, cut from a
@@ -30,8 +30,6 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 # CPU smaller batches are no slower.
 LEAST_SHARE = {"cpu": 0.85, "cuda": 0.0}
 FEWEST_BATCH_TOKENS = 256
-
-_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}  # of logits in float32 at once
 
 
 @dataclass(frozen=True)
@@ -107,24 +105,3 @@ def losses_of(
     advance(sum(map(len, contents)) - done)
     head[num_prompt > 0] = np.nan
     return Sums(nats, predicted, head)
-
-
-def token_nats(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood at each place in nats, (B, T) float64, 0 where nothing is predicted.
-
-    Softmax in float32 whatever the model's precision, a chunk of places at a time.
-
-    Args:
-        ids: (B, T).
-        targets: (B, T), the token that follows; −100 where it is not predicted.
-    """
-    logits = predictions(model, ids)
-    vocabulary = logits.shape[-1]
-    rows = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * vocabulary))
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    chunks = zip(torch.split(logits.flatten(0, 1), rows), torch.split(targets.flatten(), rows), strict=True)
-    parts = [
-        nn.functional.cross_entropy(part.to(precise), target, ignore_index=IGNORED_LABEL, reduction="none")
-        for part, target in chunks
-    ]
-    return torch.cat(parts).reshape(targets.shape).double()

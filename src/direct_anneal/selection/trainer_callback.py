@@ -165,5 +165,7 @@ def _losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     targets = batch["labels"][:, 1:].to(device)
     inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
     logits = model(**inputs).logits[:, :-1].float()
-    nats = nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none")
-    return nats.sum(1) / (targets != IGNORED_LABEL).sum(1).clamp(min=1)
+    nats = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+    )
+    return nats.reshape(targets.shape).sum(1) / (targets != IGNORED_LABEL).sum(1).clamp(min=1)
