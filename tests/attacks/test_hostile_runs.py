@@ -193,3 +193,10 @@ def test_what_is_damaged_is_made_again_by_select(checkpoint: Path, run: Path, co
     for name in names:
         assert again[name] == whole[name], name
     assert not [finding for finding in verify_run(copy) if not finding.harmless]
+
+
+@pytest.mark.parametrize("amount", [{"num_samples": 10**12}, {"num_tokens": 10**15}], ids=str)
+def test_a_choice_larger_than_the_pool_is_refused_in_a_line(run: Path, tmp_path: Path, amount: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"must .* pool.*, got 1,000,000,000,000") as refused:
+        select_again(run, out=tmp_path / "out", **amount)
+    assert "\n" not in str(refused.value)
