@@ -113,7 +113,8 @@ def main() -> None:
             near = predicted["seconds"].get(stage, 0.0) / seconds
             print(f"  {stage:<32} {near:6.2f}   {seconds / taken:6.1%} of the time")
         print(f"  {'time':<32} {sum(predicted['seconds'].values()) / taken:6.2f}")
-        print(f"  {'disk':<32} {sum(predicted['disk'].values()) / actual['disk']:6.2f}")
+        left = sum(size for part, size in predicted["disk"].items() if part != planning.WHILE_WALKING)
+        print(f"  {'disk at the end':<32} {left / actual['disk']:6.2f}")
         print(f"  {'memory':<32} {predicted['memory'] / actual['memory']:6.2f}", flush=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 
 from direct_anneal.cli import main
 from direct_anneal.cli.console import size_text
@@ -18,6 +19,7 @@ from direct_anneal.run import sources
 from direct_anneal.selection import Plan, plan, planning
 from direct_anneal.selection.known import Known
 from direct_anneal.selection.pipeline import computed
+from direct_anneal.selection.planning import WHILE_WALKING
 from direct_anneal.selection.stages import Stages
 from selection.pools import NUM_POOL, NUM_VALIDATION, chosen, options_of
 from selection.tiny import CONTEXT, SKETCH_SIZE, VOCAB_SIZE, documents, files_below, write_checkpoint, write_jsonl
@@ -47,6 +49,17 @@ def test_of_what_it_reads_whole_it_knows_everything(checkpoint: Path, world: Pat
     for part, slack in (("corpus", 5_000), ("features", 5_000)):
         actual = sum(len(content) for name, content in files_below(run.out).items() if name.startswith(part))
         assert found.disk[part] == pytest.approx(actual, rel=0.3, abs=slack)
+
+
+def test_a_walks_state_is_told_apart_from_what_a_path_leaves(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    """The state is the weights and both of Adam's moments, in float32."""
+    options = {"objective": "path", "objective_options": {"num_folds": 0, "max_passes": 0.5, "learning_rates": (1e-3,)}}
+    found = planned(checkpoint, world, tmp_path / "out", **options)
+    run = chosen(checkpoint, world, tmp_path / "run", **options)
+    left = sum(len(content) for name, content in files_below(run.out).items() if name.startswith("path"))
+    assert found.disk["path"] == pytest.approx(left, rel=0.05, abs=2_000)
+    weights = sum(array.nbytes for array in safetensors.numpy.load_file(checkpoint / "model.safetensors").values())
+    assert found.disk[WHILE_WALKING] == pytest.approx(3 * weights, rel=0.01)
 
 
 def test_windows_and_flops(checkpoint: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ _FIRST_TOKENS = 4096  # of each corpus, that the model sees at first
 _GROWTH = 4  # from one trial to the next
 _ENOUGH = 2.0  # seconds at work in a trial, after which none follows
 _FEWEST = 4  # documents of a trial
+WHILE_WALKING = "a walk's state, while it lasts"
 _CURVATURE_ROWS = 4  # validation samples of a curvature that takes the model
 
 
@@ -58,7 +59,7 @@ class Plan:
         documents, tokens, windows: of "pool" and "validation", and of "retain" where text is retained.
         flops: of all sketches, forward and backward: 4 for each token and entry of a matrix that it passes, and the
             attention's. Of a path 2 for each loss and 6 for each token that is trained on.
-        disk: bytes below `out`, by part.
+        disk: bytes below `out`, by part; `WHILE_WALKING` is gone at the end.
         memory: bytes, the process's peak.
         device_memory: bytes, the GPU's peak; 0 without one.
         seconds: by stage, as `select` names them.
@@ -279,7 +280,7 @@ class _Rehearsal:
             if size := _size(home / name):
                 found[name] = size
         if "path" in found:
-            found["path"] += max(work.disk for work in self._works)
+            found[WHILE_WALKING] = max(work.disk for work in self._works)
         return {name: round(size) for name, size in found.items()}
 
 
