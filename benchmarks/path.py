@@ -12,8 +12,8 @@ read beginnings once more. On a CPU times are processor time.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -166,5 +166,9 @@ def _now(device: str) -> float:
 
 
 if __name__ == "__main__":
-    name, count, device, *_ = [*sys.argv[1:], *("src/direct_anneal/demo/model", "1024", "cpu")[len(sys.argv) - 1 :]]
-    main(name, int(count), device)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default="src/direct_anneal/demo/model")
+    parser.add_argument("documents", nargs="?", type=int, default=SHARD)
+    parser.add_argument("device", nargs="?", default="cpu")
+    given = parser.parse_args()
+    main(given.checkpoint, given.documents, given.device)

@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from direct_anneal.gradients import projections
+from direct_anneal.gradients.experts import Routing
 from direct_anneal.gradients.fold import Fold
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
 
@@ -286,3 +287,42 @@ def test_a_fold_is_its_matrix_in_every_precision(dtype: torch.dtype, rounding: f
     assert (folded(values) - values.float() @ folded.matrix(torch.float32)).abs().max() < 1e-6 * scale
     if dtype != torch.float16:
         assert (folded(values) - product).abs().max() < rounding * scale
+
+
+@pytest.mark.parametrize("p", [3, 8, 40])  # an expert's rows in several runs; in one that wraps; all experts' whole
+def test_experts_are_summed_as_the_whole_gradient_is(p: int) -> None:
+    """Against every sample's gradient, formed pair by pair; some experts and samples have no pair of each other."""
+    B, per_sample, E, m, n = 3, 10, 5, 6, 4
+    generator = torch.Generator().manual_seed(0)
+    experts = torch.randint(0, E - 1, (B * per_sample,), generator=generator)
+    experts[:per_sample] %= 2
+    routing = Routing.of(experts, E, B)
+    rows, columns = (torch.randn(len(experts), size, generator=generator) for size in (m, n))
+    whole = torch.zeros(B, E, m, n, dtype=torch.float64)
+    for place, pair in enumerate(routing.order.tolist()):
+        whole[pair // per_sample, experts[pair]] += torch.outer(rows[place], columns[place]).double()
+
+    projection = TwoSided({"w": (E, m, n)}, 8, 0, CPU, p)
+    projection.begin(B)
+    projection.full("w", whole.float())
+    expected = projection.part("w").clone()
+    projection.begin(B)
+    kept = projection.keep("w", 1, columns[None])[0]
+    projection.outer_of_experts("w", rows, kept, routing)
+    torch.testing.assert_close(projection.part("w"), expected)
+
+    fold = projection._sides["w", 0]  # as other devices do it
+    factors = routing.apart(rows) if fold is None else fold.of_experts(rows, routing)
+    found = routing.by_sample(factors).transpose(1, 2) @ routing.by_sample(kept)
+    torch.testing.assert_close(found.flatten(1), expected)
+
+
+def test_every_device_folds_alike() -> None:
+    """Numbers in two precisions, as other devices have them; a CPU has float32 alone."""
+    projection = TwoSided(SHAPES, 16, 0, CPU, 4)
+    projection.begin(3)
+    for name in SHAPES:
+        part = torch.randn(projection.part(name).shape, generator=torch.Generator().manual_seed(len(name)))
+        projection._parts[name] = part.bfloat16().float()
+    mixed = {name: part.bfloat16() if name < "m" else part for name, part in projection._parts.items()}
+    torch.testing.assert_close(projection._by_sample(mixed), projection.finish())

@@ -5,6 +5,7 @@ n documents of a shard, T tokens of one, L places of a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _VERSION = 1  # of what a row holds
 _PLACES = 4  # of an n-gram in a row: two n-grams that share one seldom share more
 _BLOCK_TOKENS = 2**14  # of documents at once: their arrays stay in the processor's cache
 _GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio
+_MINUS = np.uint64(1 << 63)  # a float64's sign
 
 
 def ngram_rows(documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
@@ -39,7 +41,7 @@ def ngram_rows(documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
     Nelson, JACM 2014. Cost: O(T log T) for each document, some 60 ns a token; memory for `_BLOCK_TOKENS` beside the
     rows.
     """
-    rows = np.zeros((len(documents), NGRAM_SIZE))
+    rows = np.empty((len(documents), NGRAM_SIZE))
     ends = np.cumsum([len(tokens) for tokens in documents])
     first = 0
     while first < len(documents):
@@ -48,55 +50,62 @@ def ngram_rows(documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         _fill(rows[first:end], documents[first:end])
         first = end
     for row in rows:
-        length = np.linalg.norm(row)
+        length = math.sqrt(row.dot(row))
         if length > 0:
             row /= length
     return rows
 
 
 def _fill(rows: NDArray[np.float64], documents: Sequence[NDArray[np.int64]]) -> None:
-    """Add what belongs to these documents to their rows, which are zero, shape (n, L)."""
-    ngrams, owners, counts = _counted(documents)
-    weights = np.log1p(np.arange(counts.max() + 1))[counts].view(np.uint64)
-    offsets = (owners * NGRAM_SIZE).astype(np.uint64)
+    """Write these documents' rows before they are scaled, shape (n, L)."""
+    ngrams, counts, starts = _counted(documents)
+    weights = np.log1p(np.arange(counts.max() + 1)).take(counts).view(np.uint64)
+    np.bitwise_xor(weights, _MINUS, out=weights)
+    numbers = np.diff(starts, append=len(ngrams))
+    offsets = np.repeat(np.arange(0, rows.size, NGRAM_SIZE, dtype=np.uint64), numbers)
     bits, spare = np.empty_like(ngrams), np.empty_like(ngrams)
-    for place in range(1, _PLACES + 1):
-        _mix(np.add(ngrams, np.uint64(place * _GOLDEN % 2**64), out=bits), spare)
-        np.left_shift(np.bitwise_not(bits, out=spare), np.uint64(63), out=spare)  # the sign: minus for an even number
+    for place in range(_PLACES):
+        _mix(np.add(ngrams, np.uint64((place + 1) * _GOLDEN % 2**64), out=bits), spare)
+        np.left_shift(bits, np.uint64(63), out=spare)  # the sign: minus for an even number
         signed = np.bitwise_xor(spare, weights, out=spare).view(np.float64)
         np.right_shift(bits, np.uint64(1), out=bits)
         np.bitwise_and(bits, np.uint64(NGRAM_SIZE - 1), out=bits)
         np.add(bits, offsets, out=bits)
-        rows += np.bincount(bits.view(np.int64), signed, rows.size).reshape(rows.shape)
+        found = np.bincount(bits.view(np.int64), signed, rows.size).reshape(rows.shape)
+        if place:
+            rows += found
+        else:
+            rows[:] = found
 
 
 def _counted(
     documents: Sequence[NDArray[np.int64]],
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each document's distinct n-grams, ordered by hash; which document's, and how often. (U,) each."""
-    sizes = np.array([len(tokens) for tokens in documents])
-    tokens = np.concatenate(documents).astype(np.uint64)
-    spare = np.empty_like(tokens)
-    single, opening = (
-        _mix(np.bitwise_xor(tokens, np.uint64(order + _GOLDEN), out=np.empty_like(tokens)), spare) for order in (1, 2)
-    )
-    opening += np.uint64(_GOLDEN)
-    pairs = _mix(np.bitwise_xor(opening[:-1], tokens[1:], out=opening[:-1]), spare[:-1])
-    bounds = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(2 * sizes - 1, out=bounds[1:])
-    found = np.empty(bounds[-1], dtype=np.uint64)
-    start = 0
-    for low, high, size in zip(bounds[:-1].tolist(), bounds[1:].tolist(), sizes.tolist(), strict=True):
-        found[low : low + size] = single[start : start + size]
-        found[low + size : high] = pairs[start : start + size - 1]
-        found[low:high].sort()
-        start += size
-    is_new = np.empty(len(found), dtype=bool)
-    np.not_equal(found[1:], found[:-1], out=is_new[1:])
-    is_new[bounds[:-1]] = True
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.intp]]:
+    """Return each document's distinct n-grams, ordered by hash, (U,); how often each; where each document's begin."""
+    tokens = np.concatenate(documents, dtype=np.uint64, casting="unsafe")
+    ends = 2 * np.cumsum([len(tokens) for tokens in documents])
+    begins = np.concatenate([[0], ends[:-1]])
+    # A token, then the pair that it begins; the last pair of a document reaches into the next one and is left out.
+    found = np.empty((len(tokens), 2), dtype=np.uint64)
+    spare, hashes = np.empty_like(tokens), np.bitwise_xor(tokens, np.uint64(1 + _GOLDEN))
+    found[:, 0] = _mix(hashes, spare)
+    _mix(np.bitwise_xor(tokens, np.uint64(2 + _GOLDEN), out=hashes), spare)
+    hashes += np.uint64(_GOLDEN)
+    found[:-1, 1] = _mix(np.bitwise_xor(hashes[:-1], tokens[1:], out=hashes[:-1]), spare[:-1])
+    ngrams = found.reshape(-1)
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        ngrams[begin : end - 1].sort()
+    is_new = np.empty(len(ngrams), dtype=bool)
+    np.not_equal(ngrams[1:], ngrams[:-1], out=is_new[1:])
+    is_new[begins] = True
+    is_new[ends - 1] = False
     at = np.flatnonzero(is_new)
-    owners = np.repeat(np.arange(len(documents)), np.diff(np.searchsorted(at, bounds)))
-    return found[at], owners, np.diff(at, append=len(found))
+    starts = np.searchsorted(at, begins)
+    counts = np.empty_like(at)
+    np.subtract(at[1:], at[:-1], out=counts[:-1])
+    counts[-1] = len(ngrams) - at[-1]
+    counts[np.append(starts[1:], len(at)) - 1] -= 1  # what was left out
+    return ngrams.take(at), counts, starts
 
 
 def ngrams_of(

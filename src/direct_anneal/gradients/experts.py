@@ -1,6 +1,6 @@
 """Layers that are no `nn.Linear`: experts whose weights lie in one tensor, routers, attention's sinks.
 
-S pairs of a token and an expert, k experts of a token, E experts in all, m × n one expert's matrix.
+B samples, S pairs of a token and an expert, k experts of a token, E experts in all, m × n one expert's matrix.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -25,16 +26,18 @@ class Routing:
         experts: (S,), of each pair.
         order: (S,), the pair at each place of the order of experts; equal experts in the order of tokens.
         num_experts: E.
+        num_samples: B, each of S / B pairs.
     """
 
     experts: Tensor
     order: Tensor
     num_experts: int
+    num_samples: int
 
     @classmethod
-    def of(cls, experts: Tensor, num_experts: int) -> Routing:
+    def of(cls, experts: Tensor, num_experts: int, num_samples: int) -> Routing:
         flat = experts.reshape(-1)
-        return cls(flat, torch.argsort(flat, stable=True), num_experts)
+        return cls(flat, torch.argsort(flat, stable=True), num_experts, num_samples)
 
     @cached_property
     def back(self) -> Tensor:
@@ -50,21 +53,62 @@ class Routing:
         return torch.searchsorted(self.experts[self.order], bounds, right=True).to(torch.int32)
 
     @cached_property
+    def counts(self) -> list[list[int]]:
+        """Count the pairs of each expert (E) and sample (B), which follow each other. Waits for the device."""
+        samples = torch.arange(len(self.experts), device=self.experts.device).div(
+            len(self.experts) // self.num_samples, rounding_mode="floor"
+        )
+        counts = torch.bincount(
+            self.experts * self.num_samples + samples, minlength=self.num_experts * self.num_samples
+        )
+        found: list[list[int]] = counts.view(self.num_experts, self.num_samples).tolist()
+        return found
+
+    @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
         """Return each expert that has any pairs, and the first and last + 1 of their places. Waits for the device."""
-        ends = self.ends.tolist()
-        return [(e, first, end) for e, (first, end) in enumerate(zip([0, *ends], ends, strict=False)) if first < end]
+        ends = [0, *accumulate(map(sum, self.counts))]
+        return [(e, first, end) for e, (first, end) in enumerate(pairwise(ends)) if first < end]
+
+    def by_sample(self, rows: Tensor) -> Tensor:
+        """Return what is in the order of experts in that of tokens, (S, n) → (B, S / B, n)."""
+        return rows[self.back].view(self.num_samples, -1, rows.shape[-1])
+
+    def apart(self, rows: Tensor) -> Tensor:
+        """Return rows in the order of experts at their expert's place, zeros at the others': (S, m) → (S, E m)."""
+        found = rows.new_zeros(len(rows), self.num_experts, rows.shape[1])
+        experts = self.experts[self.order][:, None, None].expand(-1, 1, rows.shape[1])
+        return found.scatter_(1, experts, rows[:, None]).flatten(1)
 
     def product(self, rows: Tensor, matrices: Tensor) -> Tensor:
         """Multiply each row by its expert's matrix: (S, m) in the order of experts, (E, m, n) → (S, n)."""
         if rows.device.type == "cuda" and rows.dtype == torch.bfloat16 and hasattr(functional, "grouped_mm"):
             grouped: Tensor = functional.grouped_mm(rows, matrices, offs=self.ends)
             return grouped
-        if not self.runs:
-            return rows @ matrices[0]
-        # Split, not sliced: backwards, each slice would be filled up with zeros to the whole.
-        parts = torch.split(rows, [end - first for _, first, end in self.runs])
-        return torch.cat([part @ matrices[e] for part, (e, _, _) in zip(parts, self.runs, strict=True)])
+        found: Tensor = _Product.apply(rows, matrices, self.runs)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Product(torch.autograd.Function):
+    """Rows by their expert's matrix, written in place; derivatives are taken in the rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrices: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+        ctx.save_for_backward(matrices)
+        ctx.runs = runs
+        return _multiplied(rows, matrices, runs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (matrices,) = ctx.saved_tensors
+        return _multiplied(grads[0], matrices.transpose(1, 2), ctx.runs), None, None
+
+
+def _multiplied(rows: Tensor, matrices: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+    found = rows.new_empty(len(rows), matrices.shape[2])
+    for expert, first, end in runs:
+        torch.mm(rows[first:end], matrices[expert], out=found[first:end])
+    return found
 
 
 def is_fused(module: nn.Module) -> bool:
@@ -84,6 +128,7 @@ def fused(
     hidden: Tensor,
     experts: Tensor,
     shares: Tensor,
+    num_samples: int,
     watch: Callable[[str, Tensor, Tensor, Routing], Tensor],
 ) -> Tensor:
     """Run experts in one tensor forward, as transformers' `ExpertsInterface` defines it.
@@ -93,9 +138,10 @@ def fused(
         hidden: (tokens, H).
         experts: (tokens, k), the experts of each token.
         shares: (tokens, k), their weights.
+        num_samples: B.
         watch: shown each matrix's role, input and output, (S, ·) in the order of experts; returns the output.
     """
-    routing, k = Routing.of(experts, module.num_experts), experts.shape[-1]
+    routing, k = Routing.of(experts, module.num_experts, num_samples), experts.shape[-1]
 
     def linear(role: str, x: Tensor) -> Tensor:
         matrices = getattr(module, role)

@@ -5,6 +5,8 @@ B samples of a batch, T tokens, m entries, p places.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,30 +45,39 @@ class Fold:
         if values.device.type != "cpu":  # one product there is faster than many additions
             return values @ self.matrix(values.dtype)
         folded = values.new_zeros(*values.shape[:-1], self.places)
-        self._add(folded, values, 0)
+        self._add(folded, values)
         return folded
 
     def of_experts(self, values: Tensor, routing: Routing) -> Tensor:
         """Return P v where v is zero but for the entries of one of E equal parts: (S, m / E) by expert → (S, p)."""
-        values = as_factor(values)
-        if values.device.type != "cpu":
-            return routing.product(values, self.matrix(values.dtype).view(routing.num_experts, values.shape[1], -1))
-        folded = values.new_zeros(len(values), self.places)
-        for expert, first, end in routing.runs:
-            self._add(folded[first:end], values[first:end], expert * values.shape[1])
-        return folded
+        parts = self.matrix(values.dtype).view(routing.num_experts, values.shape[1], -1)
+        return routing.product(values, parts)
 
-    def _add(self, folded: Tensor, values: Tensor, offset: int) -> None:
-        """Add entries `offset` and following to their places."""
-        end = offset + values.shape[-1]
+    def summed_over_experts(self, rows: Tensor, columns: Tensor, routing: Routing) -> Tensor:
+        """Return Σ P v columnsᵀ over each sample's pairs, v as in `of_experts`: (S, m / E), (S, q) → (B, p, q)."""
+        size = rows.shape[1]
+        found = rows.new_zeros(routing.num_samples, self.places, columns.shape[1])
+        for expert, first, end in routing.runs:
+            signed = rows[first:end] * self._signs[expert * size : (expert + 1) * size]
+            for entries, places in self._laid(expert * size, size):
+                add_products(found[:, places], signed[:, entries], columns[first:end], routing.counts[expert])
+        return found
+
+    def _add(self, folded: Tensor, values: Tensor) -> None:
+        """Add each entry to its place."""
+        for entries, places in self._laid(0, self.size):
+            folded[..., places].addcmul_(values[..., entries], self._signs[entries])
+
+    def _laid(self, offset: int, size: int) -> Iterator[tuple[slice, slice]]:
+        """Return which of the entries from `offset` on are next to each other, counted from there, and their places."""
+        end = offset + size
         for run in range(offset // self.places, -(-end // self.places)):
             first, shift = run * self.places, self._shifts[run]
             wrap = first + self.places - shift
             for start, stop, place in ((first, wrap, shift), (wrap, first + self.places, 0)):
                 low, high = max(start, offset), min(stop, end)
                 if low < high:
-                    part = folded[..., place + low - start : place + high - start]
-                    part.addcmul_(values[..., low - offset : high - offset], self._signs[low:high])
+                    yield slice(low - offset, high - offset), slice(place + low - start, place + high - start)
 
     def summed(self, indices: Tensor, columns: Tensor) -> Tensor:
         """Return Σ_t P e_index columnsᵀ for each sample: indices (B, T), columns (B, T, q) → (B, p, q)."""
@@ -100,6 +111,14 @@ def summed_by_row(rows: Tensor, columns: Tensor, count: int) -> Tensor:
     places = rows + count * torch.arange(len(rows))[:, None]
     summed = columns.new_zeros(len(rows) * count, columns.shape[-1])
     return summed.index_add_(0, places.flatten(), columns.flatten(0, 1)).view(len(rows), count, -1)
+
+
+def add_products(sums: Tensor, rows: Tensor, columns: Tensor, counts: list[int]) -> None:
+    """Add Σ row columnᵀ over each sample's rows, of which there are `counts`: (B, p, q), (S, p), (S, q)."""
+    parts = zip(sums.unbind(), torch.split(rows.T, counts, dim=1), torch.split(columns, counts), counts, strict=True)
+    for found, left, right, count in parts:
+        if count:
+            found.addmm_(left, right)
 
 
 def random_signs(generator: np.random.Generator, size: int, device: torch.device) -> Tensor:

@@ -215,23 +215,18 @@ class Capture:
             if not output.numel():
                 return output
 
-            def by_sample(kept: Tensor) -> Tensor:
-                return kept[routing.back].view(self._layout.batch_size, -1, kept.shape[-1])
+            def keep(name: str, columns: Tensor) -> Tensor:
+                return projection.keep(name, 1, columns[None])[0]
 
-            def keep(name: str, values: Tensor, *, rows: bool) -> Tensor:
-                if rows:
-                    return by_sample(projection.keep_experts(name, values, routing))
-                return by_sample(projection.keep(name, 1, values[None])[0])
-
-            kept = None if weight is None else keep(weight, x.detach(), rows=transposed)
+            kept = None if weight is None else x.detach() if transposed else keep(weight, x.detach())
 
             def backward(delta: Tensor) -> None:
                 if weight is not None and kept is not None:
-                    other = keep(weight, delta, rows=not transposed)
-                    projection.outer(weight, *((kept, other) if transposed else (other, kept)))
+                    factors = (kept, keep(weight, delta)) if transposed else (delta, kept)
+                    projection.outer_of_experts(weight, *factors, routing)
                 if bias is not None:
                     experts = routing.experts.view(self._layout.batch_size, -1)
-                    projection.outer(bias, experts, keep(bias, delta, rows=False))
+                    projection.outer(bias, experts, routing.by_sample(keep(bias, delta)))
 
             return _watched(output, backward)
 
@@ -241,7 +236,7 @@ class Capture:
                 raise UnexpectedLayoutError(layer.name)
             if given[1].device.type == "cpu" and bool((given[1] >= module.num_experts).any()):
                 raise UnexpectedLayoutError(layer.name)  # a pair of no expert
-            return fused(module, *given, watch)
+            return fused(module, *given, self._layout.batch_size, watch)
 
         return forward
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 from torch import Tensor
+from torch.nn import functional
 
 from direct_anneal.gradients.experts import Routing
-from direct_anneal.gradients.fold import Fold, as_factor, random_signs, summed_by_row
+from direct_anneal.gradients.fold import Fold, add_products, as_factor, random_signs, summed_by_row
 from direct_anneal.io.digests import short_digest
 
 Shape = tuple[int, ...]
@@ -45,7 +46,7 @@ class Projection(ABC):
 
     Attributes:
         batch_factor: how many times larger than usual a batch should be, for what is done once a batch to pay.
-        takes_experts: it has `keep_experts`.
+        takes_experts: it has `outer_of_experts`.
     """
 
     batch_factor = 1
@@ -145,6 +146,17 @@ class TwoSided(Projection):
 
     def finish(self) -> Tensor:
         parts = {name: self._parts[name] if name in self._parts else self._zeros(name) for name in self.shapes}
+        return self._by_number(parts) if self.device.type == "cpu" else self._by_sample(parts)
+
+    def _by_number(self, parts: dict[str, Tensor]) -> Tensor:
+        """Fold all samples together, (B, R): with a number of theirs side by side, few reads are at random."""
+        spare = torch.zeros(len(self._order) - self._end, self._batch_size, device=self.device)
+        numbers = torch.cat([*(part.T for part in parts.values()), spare])
+        places, signs = self._bags
+        return functional.embedding_bag(places, numbers, per_sample_weights=signs, mode="sum").T.contiguous()
+
+    def _by_sample(self, parts: dict[str, Tensor]) -> Tensor:
+        """Fold each sample's numbers, (B, R), in few calls."""
         # Joined by precision first: joining both at once takes a call for each part.
         halves = [name for name, part in parts.items() if part.dtype != torch.float32]
         wholes = [name for name, part in parts.items() if part.dtype == torch.float32]
@@ -152,6 +164,12 @@ class TwoSided(Projection):
         spare = torch.zeros(self._batch_size, len(self._order) - self._end, device=self.device)
         signed = torch.cat([*joined, spare], dim=1)[:, self._places_of((*halves, *wholes))] * self._signs
         return signed.view(len(signed), -1, self.sketch_size).sum(1)
+
+    @functools.cached_property
+    def _bags(self) -> tuple[Tensor, Tensor]:
+        """Return the places of what is added into each of R, and their signs, (R, ·) each."""
+        places, signs = (each.view(-1, self.sketch_size).T.contiguous() for each in (self._order, self._signs))
+        return places, signs
 
     def _places_of(self, names: tuple[str, ...]) -> Tensor:
         """Return the order of all numbers before they are folded, where parts lie side by side by `names`."""
@@ -178,15 +196,25 @@ class TwoSided(Projection):
             return factor
         return as_factor(factor) if fold is None else fold(factor)
 
-    def keep_experts(self, name: str, factor: Tensor, routing: Routing) -> Tensor:
-        """Project rows of which each belongs to one expert: (S, m) in the order of experts → (S, ·)."""
-        fold = self._sides[name, 0]
-        if fold is not None:
-            return fold.of_experts(factor, routing)
-        values = as_factor(factor)
-        apart = values.new_zeros(len(values), routing.num_experts, values.shape[1])
-        experts = routing.experts[routing.order][:, None, None].expand(-1, 1, values.shape[1])
-        return apart.scatter_(1, experts, values[:, None]).flatten(1)
+    def outer_of_experts(self, name: str, rows: Tensor, columns: Tensor, routing: Routing) -> None:
+        """Add S vec(Σ rows columnsᵀ) over each sample's pairs of a token and an expert.
+
+        Args:
+            name: a parameter whose rows are those of all experts.
+            rows: (S, m / E), of the pair's expert alone, in the order of experts; not projected.
+            columns: (S, ·) in the same order, as `keep` returned them.
+        """
+        fold, rows = self._sides[name, 0], as_factor(rows)
+        if rows.device.type != "cpu":
+            factors = routing.apart(rows) if fold is None else fold.of_experts(rows, routing)
+            found = routing.by_sample(factors).transpose(1, 2) @ routing.by_sample(columns)
+        elif fold is not None:
+            found = fold.summed_over_experts(rows, columns, routing)
+        else:
+            found = rows.new_zeros(routing.num_samples, routing.num_experts, rows.shape[1], columns.shape[1])
+            for expert, first, end in routing.runs:
+                add_products(found[:, expert], rows[first:end], columns[first:end], routing.counts[expert])
+        self._add(name, found)
 
     def outer(self, name: str, rows: Tensor, columns: Tensor) -> None:
         fold = self._sides[name, 0]
