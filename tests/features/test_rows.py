@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from direct_anneal.errors import InputError
+from direct_anneal.features import rows as storage
 from direct_anneal.features.rows import StoredRows
 
 n, R = 9, 4
@@ -36,7 +37,23 @@ def test_rows_are_those_of_the_array(written: tuple[StoredRows, NDArray[np.float
         np.testing.assert_array_equal(rows[start:stop], values[start:stop])
     if len(values):
         np.testing.assert_array_equal(rows[np.array([3, 0, 3])], values[[3, 0, 3]])
+        filled = np.empty((3, R), dtype=np.float32)
+        rows.widen(filled, np.array([3, 0, 3]))
+        np.testing.assert_array_equal(filled, values[[3, 0, 3]])
+        rows.widen(filled[:2], slice(1, 3))
+        np.testing.assert_array_equal(filled[:2], values[1:3])
     np.testing.assert_array_equal(rows[np.array([], dtype=np.intp)], values[:0])
+
+
+def test_rows_far_apart_are_read_by_themselves(
+    written: tuple[StoredRows, NDArray[np.float16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, values = written
+    rows = np.array([7, 0, 7])
+    expected = stored[rows]
+    monkeypatch.setattr(storage, "_ALONE", 1)
+    np.testing.assert_array_equal(stored[rows], expected)
+    np.testing.assert_array_equal(stored[rows], values[rows])
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -6,7 +6,6 @@ N samples, R sketch size, S removed directions, k columns.
 from __future__ import annotations
 
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from direct_anneal.features.rows import StoredRows
 from direct_anneal.solver import FeatureMatrix, matrix
 from direct_anneal.solver import parts as reading
-from direct_anneal.solver.parts import Joined, Part
+from direct_anneal.solver.parts import Joined
 from solver.elsewhere import Pickling
 
 Float = NDArray[np.float64]
@@ -73,11 +72,10 @@ def test_large_blocks_are_worked_on_in_parts(
 
 
 @pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small a matrix is, a thread reads it, four rows at a time."""
+def again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small a matrix is, each pass reads it anew, three rows at a time."""
     monkeypatch.setattr(matrix, "_KEPT", 0)
-    monkeypatch.setattr(reading, "_ALONE", 0)
-    monkeypatch.setattr(reading, "_AHEAD_BYTES", 8 * R * 4)
+    monkeypatch.setattr(reading, "_CACHED", 3 * R)
 
 
 def products(features: FeatureMatrix) -> list[bytes]:
@@ -87,17 +85,17 @@ def products(features: FeatureMatrix) -> list[bytes]:
     return [product.tobytes() for product in found]
 
 
-def test_reading_ahead_changes_no_bit(
+def test_reading_again_and_again_changes_no_bit(
     pair: tuple[FeatureMatrix, Float], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     features, _ = pair
     monkeypatch.setattr(reading, "_BLOCK_BYTES", 8 * R * 2)
-    alone = products(features)
-    request.getfixturevalue("ahead")
+    kept = products(features)
+    request.getfixturevalue("again")
     like = {"scale": features._scale, "removed": features._map._removed, "mapped": features._map._mapped}
-    ahead = FeatureMatrix(features._blocks, **like)
-    assert products(ahead) == alone
-    assert ahead.passes == features.passes == 4
+    read = FeatureMatrix(features._blocks, **like)
+    assert products(read) == kept
+    assert read.passes == features.passes == 4
 
 
 @pytest.fixture
@@ -145,7 +143,7 @@ def test_parts_computed_elsewhere_give_the_same_bits(tmp_path: Path, parts: None
     assert there.passes == 5
 
 
-def test_rows_that_are_not_kept_are_the_same_numbers(tmp_path: Path, ahead: None) -> None:
+def test_rows_that_are_not_kept_are_the_same_numbers(tmp_path: Path, again: None) -> None:
     """Rows of a store, alone and beside another, with every kind of float16; and few of them weighed."""
     z = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
     z = np.nan_to_num(z, nan=0.5, posinf=1.0, neginf=-1.0)
@@ -201,7 +199,7 @@ def test_what_is_sent_holds_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert max(elsewhere.received) < 8 * wide + 1000
 
 
-def test_how_rows_are_cut_into_blocks_changes_no_bit(pair: tuple[FeatureMatrix, Float], ahead: None) -> None:
+def test_how_rows_are_cut_into_blocks_changes_no_bit(pair: tuple[FeatureMatrix, Float], again: None) -> None:
     z = np.random.default_rng(5).normal(size=(N, R))
     cuts = ([z], [z[:1], z[1:20], z[20:20], z[20:]], [z[i : i + 1] for i in range(N)])
     assert len({tuple(products(FeatureMatrix(blocks))) for blocks in cuts}) == 1
@@ -221,22 +219,9 @@ class Broken:
         return np.ones((rows.stop - rows.start, R))
 
 
-def threads() -> int:
-    return sum(thread.name.startswith("read-ahead") for thread in threading.enumerate())
-
-
-def test_what_fails_while_reading_ahead_is_raised_as_it_is(ahead: None) -> None:
+def test_what_fails_while_reading_is_raised_as_it_is(again: None) -> None:
     with pytest.raises(OSError, match=r"^the disk is gone$"):
         FeatureMatrix([Broken()]).weighted_sum(np.ones(N))
-    assert threads() == 0
-
-
-def test_reading_ahead_ends_with_whoever_asks(ahead: None) -> None:
-    blocks = Part((N, R), ((np.ones((N, R)), 0, N),)).blocks()
-    next(blocks)
-    assert threads() == 1
-    blocks.close()
-    assert threads() == 0
 
 
 def test_what_fits_is_read_once_and_shared(pair: tuple[FeatureMatrix, Float]) -> None:

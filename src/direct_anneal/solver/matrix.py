@@ -62,8 +62,8 @@ class FeatureMatrix:
 
     Rows may be float16 or float32, memory-mapped or read when asked for; arithmetic is float64, or float32 where
     a rough product of rows that are not kept in memory is asked for. Equal rows give equal products to the last bit,
-    wherever they stand, so that ties are ties. Large matrices are read and converted by a thread, while what it read
-    before is multiplied. Memory: three blocks of rows beside O(N) scalars.
+    wherever they stand, so that ties are ties. Rows are converted and multiplied while they are in a core's cache; the
+    system is told before what will be read. Memory: a block of rows beside O(N) scalars.
 
     Args:
         blocks: rows in blocks of shape (n_b, R), Σ n_b = N; or a single array (N, R). How they are cut changes nothing.

@@ -1,16 +1,15 @@
-"""Rows of the feature matrix, read block by block: from memory, or from disk by a thread that is ahead.
+"""Rows of the feature matrix, read block by block from memory or from disk.
 
 n rows of one part, R sketch size.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import cycle
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
-# Of float64 rows. Small blocks stay in cache from their conversion to the last product; a thread that is to be ahead
-# needs large ones, for handing over to cost nothing.
-_BLOCK_BYTES = 1 << 20
-_AHEAD_BYTES = 8 << 20
-_BUFFERS = 3  # one is worked on, while the next two are filled
-_ALONE = 64 << 20  # up to this size, without a thread
+_BLOCK_BYTES = 1 << 20  # of float64 rows, what is summed at once where there are many
+_SOME_BYTES = 8 << 20  # the same where there are few
+_CACHED = 1 << 17  # numbers read and converted at once: with what they are converted to, a core's cache holds them
+_AHEAD = 1 << 22  # numbers: so far ahead the system is told what will be read
 
 
 class Block(Protocol):
@@ -60,17 +57,41 @@ class Joined:
     def __getitem__(self, rows: Any) -> NDArray[np.floating]:
         return self._joined(self.left[rows], self.right[rows])
 
-    def widened(self, rows: slice) -> NDArray[np.floating]:
-        return self._joined(_widened(self.left, rows), _widened(self.right, rows))
+    def widen(self, out: NDArray[np.float32], rows: Any) -> None:
+        both = np.split(out, [self.left.shape[1]], axis=1)
+        for block, columns, factor in zip((self.left, self.right), both, self.factors, strict=True):
+            _fill(block, columns, rows, columns)
+            columns *= np.float32(factor)
+
+    def announce(self) -> None:
+        _announce(self.left)
+        _announce(self.right)
 
     def _joined(self, *parts: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.hstack([np.float32(factor) * part for part, factor in zip(parts, self.factors, strict=True)])
 
 
-def _widened(block: Block, rows: slice) -> NDArray[np.floating]:
-    """Return rows of a block, as float32 where it has a quick way for that: the same numbers."""
-    widened: Callable[[slice], NDArray[np.floating]] = getattr(block, "widened", block.__getitem__)
-    return widened(rows)
+def _fill(block: Block, out: NDArray[Any], rows: Any, single: NDArray[np.float32]) -> None:
+    """Copy rows of a block, quickly where it widens to float32 by itself: the same numbers.
+
+    Args:
+        single: memory to do that in, for as many rows at least. Used again and again it is warm.
+    """
+    quick: Callable[[NDArray[Any], Any], None] | None = getattr(block, "widen", None)
+    if quick is None:
+        np.copyto(out, block[rows], casting="same_kind")
+    elif out.dtype == np.float32:
+        quick(out, rows)
+    else:
+        quick(single[: len(out)], rows)
+        np.copyto(out, single[: len(out)])
+
+
+def _announce(block: Block) -> None:
+    """Tell a block that it will be read soon, where that helps it."""
+    tell: Callable[[], None] | None = getattr(block, "announce", None)
+    if tell is not None:
+        tell()
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,7 @@ class Part:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the rows that were read here."""
-        return {name: value for name, value in vars(self).items() if name != "_whole"}
+        return {name: value for name, value in vars(self).items() if name not in ("_whole", "_starts")}
 
     @property
     def in_memory(self) -> bool:
@@ -112,72 +133,69 @@ class Part:
             block_bytes: about the size of a block.
             dtype: of the rows, where they are not kept.
         """
-        block_bytes = block_bytes or _BLOCK_BYTES
-        step = max(1, block_bytes // (8 * self.shape[1]))
-        for start, rows in self._read_all(step * max(1, _AHEAD_BYTES // block_bytes), dtype):
-            for first in range(0, len(rows), step):
-                block = rows[first : first + step]
-                where = slice(start + first, start + first + len(block))
-                yield where, block if scale is None else block * scale[where, None]
-
-    def _read_all(self, step: int, dtype: type[np.floating]) -> Iterator[tuple[int, Float]]:
-        """Return all rows, `step` at a time. Buffers are used again: their memory is warm already."""
         count, size = self.shape
+        step = max(1, (block_bytes or _BLOCK_BYTES) // (8 * size))
         if self.kept:
-            yield 0, self._whole
+            for start in range(0, count, step):
+                where = slice(start, min(start + step, count))
+                yield where, self._whole[where] if scale is None else self._whole[where] * scale[where, None]
             return
-        starts = range(0, count, step)
-        alone = 8 * count * size <= _ALONE
-        number = 1 if alone else min(_BUFFERS, len(starts))
-        buffers: list[Float] = [np.empty((min(step, count), size), dtype) for _ in range(number)]
-        if alone:
-            yield from ((start, self._read(start, buffers[0])) for start in starts)
-            return
-        # The thread ends with the last block, or when no more are asked for.
-        with ThreadPoolExecutor(1, "read-ahead") as reader:
-            ahead: deque[tuple[int, Future[Float]]] = deque()
-            for start, buffer in zip(starts, cycle(buffers), strict=False):
-                ahead.append((start, reader.submit(self._read, start, buffer)))
-                if len(ahead) == len(buffers):
-                    first, rows = ahead.popleft()
-                    yield first, rows.result()
-            yield from ((first, rows.result()) for first, rows in ahead)
+        buffer = np.empty((min(step, count), size), dtype)
+        single, announced = np.empty((min(max(1, _CACHED // size), count), size), np.float32), 0
+        for start in range(0, count, step):
+            where = slice(start, min(start + step, count))
+            announced = self._announce(announced, where.stop + _AHEAD // size)
+            rows = buffer[: where.stop - start]
+            self._read(where, rows, single)
+            yield where, rows if scale is None else rows * scale[where, None]
 
     @cached_property
     def _whole(self) -> Float:
         """All rows of a part that is kept."""
-        return self._read(0, np.empty(self.shape))
+        out = np.empty(self.shape)
+        for block, rows, where in self._pieces_of(slice(0, len(out))):
+            out[where] = block[rows]  # once, for which nothing quicker need be loaded
+        return out
 
-    def _read(self, start: int, buffer: Float) -> Float:
-        """Return rows from `start` on, as many as there are and fit, in the buffer."""
-        rows = buffer[: self.shape[0] - start]
-        piece, filled = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
-        while filled < len(rows):
-            block, first, last = self.pieces[piece]
-            begin = first + start + filled - int(self._starts[piece])
-            end = min(last, begin + len(rows) - filled)
-            target = rows[filled : filled + end - begin]
-            read = slice(begin, end)
-            # What is kept is read once.
-            np.copyto(target, block[read] if self.kept else _widened(block, read))
-            piece, filled = piece + 1, filled + len(target)
-        return rows
+    def _read(self, where: slice, out: NDArray[Any], single: NDArray[np.float32]) -> None:
+        """Copy rows, as many at a time as `single` holds."""
+        for first in range(where.start, where.stop, len(single)):
+            for block, rows, place in self._pieces_of(slice(first, min(first + len(single), where.stop))):
+                _fill(block, out[place.start - where.start : place.stop - where.start], rows, single)
+
+    def _pieces_of(self, where: slice) -> Iterator[tuple[Block, slice, slice]]:
+        """List the blocks that some rows lie in, their rows there, and in the part."""
+        at, start = bisect_right(self._starts, where.start) - 1, where.start
+        while start < where.stop:
+            (block, first, _), offset = self.pieces[at], self._starts[at]
+            stop = min(where.stop, self._starts[at + 1])
+            yield block, slice(first + start - offset, first + stop - offset), slice(start, stop)
+            at, start = at + 1, stop
+
+    def _announce(self, first: int, stop: int) -> int:
+        """Announce pieces from the first on that begin before a row; return the next one."""
+        last = min(bisect_left(self._starts, stop), len(self.pieces))
+        for block, *_ in self.pieces[first:last]:
+            _announce(block)
+        return last
 
     def some(self, positions: NDArray[np.intp]) -> Generator[tuple[slice, Float]]:
         """Return the rows z_i at ascending positions, block by block, and which of the positions those are."""
-        step = max(1, _AHEAD_BYTES // (8 * self.shape[1]))
-        buffer = np.empty((min(step, len(positions)), self.shape[1]))
+        step = max(1, _SOME_BYTES // (8 * self.shape[1]))
+        shape = (min(step, len(positions)), self.shape[1])
+        buffer, single, announced = np.empty(shape), np.empty(shape, np.float32), 0
         for start in range(0, len(positions), step):
             mine = positions[start : start + step]
+            announced = self._announce(announced, int(mine[-1]) + _AHEAD // self.shape[1])
             cuts = np.searchsorted(mine, self._starts)
             for (block, first, _), offset, low, high in zip(
-                self.pieces, self._starts.tolist(), cuts.tolist(), cuts[1:].tolist(), strict=False
+                self.pieces, self._starts, cuts.tolist(), cuts[1:].tolist(), strict=False
             ):
                 if low < high:
-                    buffer[low:high] = block[mine[low:high] - offset + first]
+                    _fill(block, buffer[low:high], mine[low:high] - offset + first, single)
             yield slice(start, start + len(mine)), buffer[: len(mine)]
 
     @cached_property
-    def _starts(self) -> NDArray[np.intp]:
-        """Offsets of the pieces in the part."""
-        return np.cumsum([0, *(last - first for _, first, last in self.pieces)])
+    def _starts(self) -> list[int]:
+        """Offsets of the pieces in the part, and its end."""
+        return list(accumulate((last - first for _, first, last in self.pieces), initial=0))
