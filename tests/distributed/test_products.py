@@ -149,7 +149,7 @@ def test_a_cluster_that_has_no_core_any_more_is_not_waited_for_without_end(monke
     monkeypatch.setattr(distributed_map, "PATIENCE_SECONDS", -1.0)
     with (
         mapper(monkeypatch, LatestFirst(cores=0)) as mapped,
-        pytest.raises(InputError, match="must have a core for the solver's tasks, but had none"),
+        pytest.raises(InputError, match="must have a core for tasks, but had none"),
     ):
         list(mapped(squared, [1]))
 

@@ -83,6 +83,7 @@ def test_three_jobs_give_the_bytes_of_one_process(world: Path, whole: dict[str, 
     out = tmp_path / "run"
     for number in (2, 0, 1):
         compute_features(**options(world, out, shards=f"{number}/3"))
+    assert len({path.stat().st_ino for path in out.glob("jobs/**/pool/*.tokens")}) == 1, "tokenised by one job, for all"
     made = [sorted(path.name for path in out.glob(f"jobs/*/features/{role}/features-*.npy")) for role in ROLES]
     assert made[0] == made[1] == [f"features-{shard:05d}.npy" for shard in range(10)], "n-grams are the jobs', too"
     assert merged(out) == whole

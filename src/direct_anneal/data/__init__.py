@@ -13,8 +13,9 @@ from direct_anneal.data.fields import Fields, Names, listed, value_of
 from direct_anneal.data.formats import HEADERLESS, TokenLayout
 from direct_anneal.data.formats.tables import write_dataset_state
 from direct_anneal.data.issues import MAX_PLACES, Issue
-from direct_anneal.data.preparation import ISSUES_FILE, prepare, readers_of, reopen
+from direct_anneal.data.preparation import ISSUES_FILE, Elsewhere, is_divisible, prepare, readers_of, reopen
 from direct_anneal.data.sampling import Part, sample
+from direct_anneal.data.shared_caches import SharedCaches
 from direct_anneal.data.sources import Source, describe_skipped, expand
 from direct_anneal.data.texts import chosen_records, texts, texts_at
 from direct_anneal.data.token_cache import damaged_caches
@@ -25,10 +26,12 @@ __all__ = [
     "ISSUES_FILE",
     "MAX_PLACES",
     "Corpus",
+    "Elsewhere",
     "Fields",
     "Issue",
     "Names",
     "Part",
+    "SharedCaches",
     "Source",
     "TokenLayout",
     "check_fields",
@@ -37,6 +40,7 @@ __all__ = [
     "damaged_caches",
     "describe_skipped",
     "expand",
+    "is_divisible",
     "listed",
     "prepare",
     "readers_of",

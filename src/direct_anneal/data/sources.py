@@ -116,6 +116,12 @@ class Source:
         return FORMATS[self.format].count(self.local(), self.layout, max_bytes)
 
 
+def anywhere(source: Source) -> Source:
+    """Return a source with its name, to be read from whichever working directory."""
+    remote = source.remote and replace(source.remote, directory=source.remote.directory.absolute())
+    return replace(source, path=source.path.absolute(), name=str(source), remote=remote)
+
+
 def expand(
     patterns: Sequence[str],
     role: str,

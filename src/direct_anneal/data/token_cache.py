@@ -137,6 +137,11 @@ class TokenCache:
     def record_path(self) -> Path:
         return self._path("json")
 
+    @property
+    def paths(self) -> tuple[Path, Path, Path, Path]:
+        """All four, the record last."""
+        return self.tokens_path, self.index_path, self.issues_path, self.record_path
+
     def _path(self, suffix: str) -> Path:
         return self.directory / f"{self.key}.{suffix}"
 
@@ -188,14 +193,12 @@ def reusable_records(caches: Sequence[TokenCache], sources: Sequence[Source]) ->
         str(path): path
         for cache, record in zip(caches, found, strict=True)
         if isinstance(record, CacheRecord)
-        for path in _data_paths(cache)
+        for path in cache.paths[:-1]
     }
     digests = tree_digests(checked)
     for place, (cache, record) in enumerate(zip(caches, found, strict=True)):
         if isinstance(record, CacheRecord):
-            damaged = [
-                str(path) for path in _data_paths(cache) if digests[str(path)] != record.digests.get(_kind(path))
-            ]
+            damaged = [str(path) for path in cache.paths[:-1] if digests[str(path)] != record.digests.get(_kind(path))]
             if damaged:
                 found[place] = f"{damaged[0]} is missing, or was changed since it was written"
     return found
@@ -213,8 +216,8 @@ def damaged_caches(directory: Path) -> Iterator[tuple[Path, str]]:
         except (OSError, RecordError) as error:
             yield path, str(error)
             continue
-        digests = tree_digests({_kind(file): file for file in _data_paths(cache)})
-        for file in _data_paths(cache):
+        digests = tree_digests({_kind(file): file for file in cache.paths[:-1]})
+        for file in cache.paths[:-1]:
             if digests[_kind(file)] != record.digests.get(_kind(file)):
                 yield file, "is missing, or was changed since it was written"
 
@@ -254,7 +257,7 @@ def write_cache(
         raise InputError(
             subject=str(source), must="stay as it is while it is read", got="but changed", do="start again"
         )
-    digests = tree_digests({str(path): path for path in _data_paths(cache)})
+    digests = tree_digests({str(path): path for path in cache.paths[:-1]})
     record = CacheRecord(
         source=str(source),
         format=source.format,
@@ -265,7 +268,7 @@ def write_cache(
         incidents=dict(sorted(issues.items())),
         tokens_sha256=tokens_sha256.hexdigest(),
         index_sha256=index.sha256.hexdigest(),
-        digests={_kind(path): str(digests[str(path)]) for path in _data_paths(cache)},
+        digests={_kind(path): str(digests[str(path)]) for path in cache.paths[:-1]},
         fields_seen=fields_seen,
     )
     write_record(cache.record_path, asdict(record))
@@ -345,10 +348,6 @@ class _IndexWriter:
 def _open_replacing(path: Path) -> Iterator[pa.NativeFile]:
     with replacing(path) as temporary, temporary.open("wb") as file:
         yield file
-
-
-def _data_paths(cache: TokenCache) -> tuple[Path, Path, Path]:
-    return cache.tokens_path, cache.index_path, cache.issues_path
 
 
 def _kind(path: Path) -> str:

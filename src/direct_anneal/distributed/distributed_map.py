@@ -1,7 +1,8 @@
-"""A `map` by tasks of a Ray cluster: what the solver computes of all rows is computed where its workers are.
+"""A `map` by tasks of a Ray cluster: files are tokenised, and all rows computed with, where its workers are.
 
-N samples, n of them in one part, R sketch size, k columns. For a part there go out its shards' names and at most n k
-numbers; n k numbers come back, or R k, or R². Rows are read by whoever computes with them.
+Of a file its name goes out, and a record of what was written comes back. The solver has N samples, n of them in one
+part, R sketch size, k columns: for a part there go out its shards' names and at most n k numbers; n k numbers come
+back, or R k, or R². Rows are read by whoever computes with them.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class TaskMap:
             elif time.monotonic() - since > PATIENCE_SECONDS:
                 raise InputError(
                     subject="the cluster",
-                    must="have a core for the solver's tasks",
+                    must="have a core for tasks",
                     got=f"but had none for {PATIENCE_SECONDS:.0f} seconds",
                     do="check ray status, and run the same command again",
                 )
@@ -106,9 +107,9 @@ class TaskMap:
         except self._ray.exceptions.RayError as error:
             raise InputError(
                 subject="workers",
-                must="survive the solver's tasks",
+                must="survive their tasks",
                 got=(
-                    f"but {_RETRIES + 1} were lost one after the other over the same rows, which is often "
+                    f"but {_RETRIES + 1} were lost one after the other over the same one, which is often "
                     "for want of memory"
                     f": {' '.join(str(error).split()):.200}"
                 ),

@@ -34,6 +34,22 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def linked(source: Path, target: Path) -> None:
+    """Give a file another name where the file system can, else copy it; `target` is whole or not there.
+
+    Raises:
+        OSError: there is no such file, or the disk is full.
+    """
+    with replacing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def temporary_name(path: Path) -> Path:
     """Name a temporary beside `path` that does not exist yet and cannot be foreseen; make it exclusively (O_EXCL,
     mkdir)."""

@@ -57,6 +57,25 @@ def held(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def taken(path: Path) -> Iterator[bool]:
+    """Hold a lock file while this lasts, unless another process does; yields whether it is ours. The file stays.
+
+    Where the file system has no locks, all get it.
+    """
+    descriptor = _opened(path)
+    try:
+        try:
+            _flock(descriptor)
+        except BlockingIOError:
+            own = False
+        else:
+            own = True
+        yield own
+    finally:
+        os.close(descriptor)
+
+
 def check_free(out: Path, own: str) -> None:
     """See that a directory is new, empty or of a run of the same command.
 
@@ -135,24 +154,11 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _locked(out: Path) -> int:
-    """Return the lock file's descriptor, locked. A file of ours and no other: nothing is written through a link."""
-    path = out / LOCK
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    """Return the descriptor of a directory's lock file, locked."""
     while True:
+        descriptor = _opened(out / LOCK)
         try:
-            descriptor = os.open(path, flags, 0o666)
-        except OSError as error:
-            if path.is_symlink() or error.errno in (errno.EISDIR, errno.ENXIO):
-                raise _not_ours(path) from error
-            raise
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            os.close(descriptor)
-            raise _not_ours(path)
-        try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, "not on this system")
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unlocked = _flock(descriptor)
         except BlockingIOError as error:
             with os.fdopen(descriptor, "rb") as file:
                 holder = _described(file.read(1000))
@@ -162,15 +168,49 @@ def _locked(out: Path) -> int:
                 got=f"but {out} is in use by {holder}",
                 do="wait until that ends, or choose another",
             ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-            warnings.warn(f"{out} cannot be locked ({error.strerror}): let no other run use it", stacklevel=4)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if unlocked is not None:
+            warnings.warn(f"{out} cannot be locked ({unlocked}): let no other run use it", stacklevel=4)
             return descriptor
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # its last holder removed it between our opening and our locking it
+
+
+def _opened(path: Path) -> int:
+    """Return a lock file's descriptor. A file of ours and no other: nothing is written through a link."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if path.is_symlink() or error.errno in (errno.EISDIR, errno.ENXIO):
+            raise _not_ours(path) from error
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise _not_ours(path)
+    return descriptor
+
+
+def _flock(descriptor: int) -> str | None:
+    """Lock a file; returns why not, where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the file system fails.
+    """
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "not on this system")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return error.strerror
+    return None
 
 
 def _not_ours(path: Path) -> InputError:

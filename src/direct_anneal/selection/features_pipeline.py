@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from direct_anneal.config.features import ColumnsConfig, ComputeConfig, FeaturesConfig
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.signature import renamed, takes
+from direct_anneal.data import Corpus, Source, prepare
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks
 from direct_anneal.run.layout import ROLES, roles_of
 from direct_anneal.run.safety import num_shared, overlap_check
-from direct_anneal.selection.jobs import config_of_job, merge_shards, remove_jobs
+from direct_anneal.selection.jobs import caches_of_jobs, config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.losses import losses_in_part, path_objective
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.pipeline import computed, corpora_entry, of_documents, reading
@@ -50,9 +53,14 @@ def merge_features(run: str | Path, *, trust_remote_code: bool = False) -> Featu
 
 
 def _part_of_features(config: ColumnsConfig, number: int, count: int) -> Features:
-    """Return one job's. Cost: its share of the gradients; every job reads and tokenises all documents."""
+    """Return one job's. Cost: its share of tokens and gradients; an index of all documents, a check of all tokens."""
     stages, found, own = Stages(current_progress()), list[str](), config_of_job(config, number, count)
-    with reading(own, stages, found, home=Path(config.out)) as documents:
+    home = Path(config.out)
+
+    def read(sources: Sequence[Source], *, role: str, **given: Any) -> Corpus:
+        return prepare(sources, role=role, shared=caches_of_jobs(home, role, number, count), **given)
+
+    with reading(own, stages, found, home=home, read=read) as documents:
         run, tokens = documents.run, documents.tokens
         with Sketching(own, documents.checkpoint, run, tokens.max_length, stages, found) as sketch:
             for role in ("validation", *roles_of(config)[2:], "pool"):

@@ -1,23 +1,24 @@
 """`features` as N jobs without a coordinator, and what puts their shards together.
 
-Each job is a run of its own below OUT/jobs/I-of-N: nothing is shared, and each can be killed and go on by itself.
-It makes the shards I, I + N, I + 2 N, ..., whose bytes do not depend on who makes them. The path is walked by each:
-that is training on the validation set, which is small, and ends in the same bytes on machines of one kind.
+Each job is a run of its own below OUT/jobs/I-of-N, which can be killed and go on by itself. Each file of documents is
+tokenised by one job, for all, below OUT/jobs/corpus. A job makes the shards I, I + N, I + 2 N, ..., whose bytes do not
+depend on who makes them. The path is walked by each: that is training on the validation set, which is small, and ends
+in the same bytes on machines of one kind.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from direct_anneal.config.features import ColumnsConfig
+from direct_anneal.data import SharedCaches
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore
 from direct_anneal.features.columns import ColumnStore
-from direct_anneal.io.atomic import replacing, temporary_name
+from direct_anneal.io.atomic import linked, temporary_name
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.progress import current_progress
@@ -43,6 +44,11 @@ def config_of_job(config: ColumnsConfig, number: int, count: int) -> ColumnsConf
             field="out", must="be new, empty or of jobs", got=f"but {home} holds {min(others)}", do="choose another"
         )
     return replace(config, out=str(home / JOBS / f"{number}-of-{count}"))
+
+
+def caches_of_jobs(home: Path, role: str, number: int, count: int) -> SharedCaches:
+    """Return where job `number` of `count` finds the tokens that others made of a corpus, and leaves its own."""
+    return SharedCaches(directory=home / JOBS / "corpus" / role, number=number, count=count)
 
 
 def merge_shards(run: Path, *, trust_remote_code: bool = False) -> ColumnsConfig:
@@ -75,20 +81,20 @@ def merge_shards(run: Path, *, trust_remote_code: bool = False) -> ColumnsConfig
             whole.mkdir(parents=True, exist_ok=True)
             for shard in range(first.num_shards):
                 for name in first.files(shard):
-                    _linked(jobs[shard % len(jobs)] / "features" / role / name, whole / name)
+                    _link_if_there(jobs[shard % len(jobs)] / "features" / role / name, whole / name)
             for name in first.beside():
-                _linked(jobs[0] / "features" / role / name, whole / name)
+                _link_if_there(jobs[0] / "features" / role / name, whole / name)
         for columns in losses:
             _join_losses(run, columns)
         for path in sorted((jobs[0] / WALKS).glob("*")):
             (run / WALKS).mkdir(exist_ok=True)
-            _linked(path, run / WALKS / path.name)
-        _linked(jobs[0] / "features" / COVERAGE, run / "features" / COVERAGE)
+            _link_if_there(path, run / WALKS / path.name)
+        _link_if_there(jobs[0] / "features" / COVERAGE, run / "features" / COVERAGE)
         for path in sorted((jobs[0] / "corpus").rglob("*")):
             if path.is_file():
                 target = run / path.relative_to(jobs[0])
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _linked(path, target)
+                _link_if_there(path, target)
     return config
 
 
@@ -177,9 +183,9 @@ def _join_losses(run: Path, stores: list[ColumnStore]) -> None:
     whole.mkdir(parents=True, exist_ok=True)
     for shard in range(stores[0].num_shards):
         for name in stores[0].files(shard):
-            _linked(Path(stores[shard % len(stores)].directory) / name, whole / name)
+            _link_if_there(Path(stores[shard % len(stores)].directory) / name, whole / name)
     for name in stores[0].beside():
-        _linked(first / name, whole / name)
+        _link_if_there(first / name, whole / name)
 
 
 def _store(job: Path, role: str) -> FeatureStore:
@@ -203,16 +209,9 @@ def _again(job: Path) -> str:
     return f"run its job again, {option('shards')} {job.name.replace('-of-', '/')}"
 
 
-def _linked(source: Path, target: Path) -> None:
-    """Link a file under another name where the file system can, else copy it."""
-    if not source.exists():
-        return
-    with replacing(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+def _link_if_there(source: Path, target: Path) -> None:
+    if source.exists():
+        linked(source, target)
 
 
 def remove_jobs(run: Path) -> None:

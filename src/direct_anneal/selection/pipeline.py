@@ -44,6 +44,7 @@ from direct_anneal.selection.retention import Retention, retention_of, solved
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.spectrum import curvature_of
 from direct_anneal.selection.stages import Stages
+from direct_anneal.selection.tokenising import readers
 from direct_anneal.solver import Map, Selection
 
 _PER_DOCUMENT = Work(role="pool", unit="documents")
@@ -137,20 +138,24 @@ def reading(
     with RunDir.create(out, config, tokens) as run:
         corpora = {}
         for role in sources:
-            with stages.stage(
-                f"Reading the {corpus_name(role)}", "documents", work=Work(role=role, unit="documents")
-            ) as advance:
+            with (
+                readers(config, checkpoint, tokens, sources[role]) as (load_tokenizer, elsewhere),
+                stages.stage(
+                    f"Reading the {corpus_name(role)}", "documents", work=Work(role=role, unit="documents")
+                ) as advance,
+            ):
                 corpora[role] = read(
                     sources[role],
                     role=role,
                     fields=fields_of(config),
-                    load_tokenizer=checkpoint.load_tokenizer,
+                    load_tokenizer=load_tokenizer,
                     tokenizer_fingerprint=tokens.tokenizer,
                     vocab_size=tokens.vocab_size,
                     max_length=tokens.max_length,
                     directory=out / "corpus" / role,
                     advance=advance,
                     workers=readers_of(sources[role], trust_remote_code=config.trust_remote_code),
+                    elsewhere=elsewhere,
                 )
         check_writable(sources["pool"])  # those that were fetched, too
         found += check_fields(fields_of(config), corpora)

@@ -165,8 +165,8 @@ class _Rehearsal:
         """Return some documents of each corpus."""
 
         def read(sources: Sequence[Source], **options: Any) -> Corpus:
-            options.pop("workers")  # some documents need none
-            part = self._parts[options["role"]] = sample(sources, num_records=NUM_SAMPLED, **options)
+            given = {name: value for name, value in options.items() if name not in ("workers", "elsewhere")}
+            part = self._parts[options["role"]] = sample(sources, num_records=NUM_SAMPLED, **given)
             advance(part.corpus.num_samples)
             return part.corpus
 
