@@ -48,7 +48,7 @@ def grid(head: str, columns: Sequence[str], rows: dict[str, list[str]]) -> str:
     return "\n".join(lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]) + "\n"
 
 
-def gains(lines: list[Line], reference: str, replay: float, fraction: float = 0.1) -> str:
+def gains(lines: list[Line], reference: str, replay: float, fraction: float) -> str:
     """Target / others against the reference, by arm and scenario."""
     rows = [row for row in table(lines, reference) if row.replay == replay and row.fraction == fraction]
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
@@ -76,9 +76,9 @@ def gains(lines: list[Line], reference: str, replay: float, fraction: float = 0.
     return f"seeds: {', '.join(map(str, seeds))}\n\n" + grid("arm", [*scenarios, "mean over scenarios"], found)
 
 
-def areas(lines: list[Line], against: str) -> str:
+def areas(lines: list[Line], against: str, fraction: float) -> str:
     """Dominated area in 10⁻³ (bits a byte)², and its difference to an arm's."""
-    own = [line for line in lines if line["fraction"] in (0.0, 0.1)]
+    own = [line for line in lines if line["fraction"] in (0.0, fraction)]
     found = fronts(own, against)
     scenarios = list(dict.fromkeys(front.scenario for front in found))
     by = {(front.arm, front.scenario): front for front in found}
@@ -103,15 +103,15 @@ def areas(lines: list[Line], against: str) -> str:
     return grid("arm", scenarios, rows)
 
 
-def unique(lines: list[Line], reference: str) -> str:
-    """Target / others against the reference at a tenth, by fraction, without replay."""
+def unique(lines: list[Line], reference: str, share: float) -> str:
+    """Target / others against the reference at this share of the pool, by fraction, without replay."""
     groups = by_arm(lines)
     scenarios = list(dict.fromkeys(line["scenario"] for line in lines))
     model = lines[0]["model"]
     fractions = sorted({key[2] for key in groups if key[2] > 0})
     parts = []
     for scenario in scenarios:
-        base = groups.get((scenario, model, 0.1, 0.0), {}).get(reference, {})
+        base = groups.get((scenario, model, share, 0.0), {}).get(reference, {})
         arms = [
             arm
             for arm in dict.fromkeys(
@@ -136,14 +136,14 @@ def unique(lines: list[Line], reference: str) -> str:
     return "\n".join(parts)
 
 
-def damage(lines: list[Line]) -> str:
+def damage(lines: list[Line], fraction: float) -> str:
     """Chosen damaged documents of each kind, as multiples of a random choice of as many documents."""
     parts = []
     for scenario in dict.fromkeys(line["scenario"] for line in lines):
         own = [
             line
             for line in lines
-            if line["scenario"] == scenario and line.get("replay", 0.0) == 0.0 and line["fraction"] == 0.1
+            if line["scenario"] == scenario and line.get("replay", 0.0) == 0.0 and line["fraction"] == fraction
         ]
         pool = next((line["chosen_domains"] for line in own if line["arm"] in WHOLE_POOL), {})
         if not set(DAMAGE) & set(pool):
@@ -160,11 +160,11 @@ def damage(lines: list[Line]) -> str:
     return "\n".join(parts)
 
 
-def accuracy(lines: list[Line], replay: float) -> str:
+def accuracy(lines: list[Line], replay: float, fraction: float) -> str:
     """Accuracy in per cent, and its difference to random's, by arm and scenario."""
     found: dict[str, dict[str, list[float]]] = {}
     for line in lines:
-        fits = line["arm"] == "before" or (line["fraction"] == 0.1 and line.get("replay", 0.0) == replay)
+        fits = line["arm"] == "before" or (line["fraction"] == fraction and line.get("replay", 0.0) == replay)
         if fits and line.get("accuracy") is not None:
             found.setdefault(line["arm"], {}).setdefault(line["scenario"], []).append(line["accuracy"])
     scenarios = list(dict.fromkeys(scenario for by in found.values() for scenario in by))
@@ -178,16 +178,19 @@ def main() -> None:
     parser.add_argument("--role", default="", help="scenarios whose names begin so: test/ of the grid")
     parser.add_argument("--reference", default="random")
     parser.add_argument("--against", default="random", help="arm that fronts are compared with")
+    parser.add_argument("--fraction", type=float, default=0.1, help="share of the pool that was chosen")
     given = parser.parse_args()
+    share = given.fraction
     lines = read(given.runs, given.role)
     shares = sorted({line.get("replay", 0.0) for line in lines})
     for replay in shares:
         print(f"## {replay:.0%} replay, target / others against {given.reference}\n")
-        print(gains(lines, given.reference, replay))
-    print(f"## Fronts: dominated area, and difference to {given.against}\n\n{areas(lines, given.against)}")
-    print(f"## Unique tokens, against {given.reference} at a tenth\n\n{unique(lines, given.reference)}")
-    print(f"## Damage, times the pool's share\n\n{damage(lines)}")
-    print(f"## Accuracy, per cent, without replay\n\n{accuracy(lines, 0.0)}")
+        print(gains(lines, given.reference, replay, share))
+    print(f"## Fronts: dominated area, and difference to {given.against}\n\n{areas(lines, given.against, share)}")
+    print(f"## Unique tokens, against {given.reference} at {share:g} of the pool\n")
+    print(unique(lines, given.reference, share))
+    print(f"## Damage, times the pool's share\n\n{damage(lines, share)}")
+    print(f"## Accuracy, per cent, without replay\n\n{accuracy(lines, 0.0, share)}")
 
 
 if __name__ == "__main__":
