@@ -171,8 +171,8 @@ class Polytope(ABC):
             self.size = np.asarray(problem.num_tokens, dtype=np.float64)
             self.capacity = float(problem.token_budget)
         self._count = int(problem.num_selected or 0)
-        self._place = np.empty(num_samples, dtype=np.intp)
-        self._place[self.by_tie] = np.arange(num_samples)
+        self.place = np.empty(num_samples, dtype=np.intp)
+        self.place[self.by_tie] = np.arange(num_samples)
         self.forced_in, self.forced_out = problem.mask("forced_in"), problem.mask("forced_out")
         self.free = self.by_tie[~(self.forced_in | self.forced_out)[self.by_tie]]
         ones = np.ones(num_samples)
@@ -252,7 +252,7 @@ class Polytope(ABC):
         taken: Mask = value >= threshold
         if (surplus := np.count_nonzero(taken) - self._count) > 0:
             equal = np.flatnonzero(value == threshold)
-            taken[equal[np.argsort(self._place[equal])[len(equal) - surplus :]]] = False
+            taken[equal[np.argsort(self.place[equal])[len(equal) - surplus :]]] = False
         return taken
 
     def price(self, value: Float, *, full: bool) -> float:

@@ -1,6 +1,6 @@
 """Swaps: what improves a selection of whole samples under ‖Σ x_i‖² or −‖Σ x_i − t‖² when nothing else does.
 
-N samples, R sketch size, k selections (columns that share each pass over the features).
+N samples, R sketch size, k selections (columns that share the first pass over the features).
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.solver.feasible import Float, Mask, Polytope, largest
+from direct_anneal.solver.feasible import Float, Mask, Polytope
 from direct_anneal.solver.matrix import FeatureMatrix
+from direct_anneal.solver.screening import Lengths, Screen
 
 _CANDIDATES = 64
 _MAX_SWAPS = 10_000
@@ -23,8 +24,8 @@ def swap(
 
     The objective is σ ‖u − t‖²: far from nothing (σ = 1, t = 0), or near a target (σ = −1). A swap of i (in) for o
     (out) changes it by 2σ⟨u − t, x_i − x_o⟩ + σ‖x_i − x_o‖². The pairs looked at are those of the 64 samples on either
-    side with the largest terms of their own; among these, swaps follow one another without a pass over the features,
-    until none helps. Then a pass, which all selections share, finds the next 64; a search ends when those have none.
+    side with the largest terms of their own (`Screen` finds them); among these, swaps follow one another until none
+    helps. Then come the next 64; a search ends when those have none.
 
     Args:
         starts: k selections, each (N,) bool.
@@ -32,16 +33,15 @@ def swap(
         target: t, shape (R,); none for σ = 1.
     """
     sign = 1.0 if target is None else -1.0
-    norms = sign * features.squared_norms(rough=True)
     pulls = totals if target is None else target[:, None] - totals
-    searches = [Search(polytope, chosen, pull, sign) for chosen, pull in zip(starts, pulls.T, strict=True)]
-    active = searches
-    while active:
-        pulled = np.stack([search.pull for search in active], axis=1)
-        slopes = 2.0 * features.dot(pulled, rough=True).T  # (k, N)
-        active = [
-            search for search, slope in zip(active, slopes, strict=True) if search.improve(features, slope, norms)
-        ]
+    lengths, slopes = Lengths(features), 2.0 * features.dot(pulls, rough=True)
+    searches = []
+    for chosen, pull, slope in zip(starts, pulls.T, slopes.T, strict=True):
+        screen = Screen(features, lengths, polytope, sign, pull, slope)
+        searches.append(Search(polytope, screen, chosen, pull, sign))
+    for search in searches:
+        while search.improve(features):
+            pass
     ends = features.weighted_sum(np.stack([search.chosen for search in searches], axis=1).astype(np.float64))
     ends = ends if target is None else target[:, None] - ends
     for search, start, before, after in zip(searches, starts, pulls.T, ends.T, strict=True):
@@ -62,34 +62,27 @@ class Search:
         swaps: how many were made.
     """
 
-    def __init__(self, polytope: Polytope, chosen: Mask, pull: Float, sign: float) -> None:
-        self._polytope, self._sign = polytope, sign
+    def __init__(self, polytope: Polytope, screen: Screen, chosen: Mask, pull: Float, sign: float) -> None:
+        self._polytope, self._screen, self._sign = polytope, screen, sign
         self.chosen, self.pull, self.value, self.swaps = chosen.copy(), pull, 0.0, 0
 
-    def improve(self, features: FeatureMatrix, slope: Float, norms: Float) -> bool:
-        """Swap among the candidates of one pass; where that does not help, complete the selection and end.
-
-        Args:
-            slope: 2σ ⟨u − t, x_i⟩, shape (N,), up to float32's rounding.
-            norms: σ ‖x_i‖², shape (N,), the same.
+    def improve(self, features: FeatureMatrix) -> bool:
+        """Swap among the best candidates; where that does not help, complete the selection and end.
 
         Returns:
-            whether another pass may bring more.
+            whether other candidates may bring more.
         """
-        helped = self.swaps < _MAX_SWAPS and self._exchange(features, slope, norms)
-        if not helped:
-            self.chosen = self._polytope.complete(self.chosen, slope + norms)
+        helped = self.swaps < _MAX_SWAPS and self._exchange(features)
+        if not helped and self._polytope.size is not None:
+            self.chosen = self._polytope.complete(self.chosen, self._screen.all_gains(self.pull))
         return helped
 
-    def _exchange(self, features: FeatureMatrix, slope: Float, norms: Float) -> bool:
-        polytope, chosen = self._polytope, self.chosen
-        # In comes what is first among equals, out goes what is last.
-        outside = polytope.free[~chosen[polytope.free]]
-        inside = polytope.free[chosen[polytope.free]][::-1]
-        if not len(outside) or not len(inside):
+    def _exchange(self, features: FeatureMatrix) -> bool:
+        polytope = self._polytope
+        found = self._screen.best(self.pull, self.chosen, _CANDIDATES)
+        if found is None:
             return False
-        ins = largest(slope + norms, min(_CANDIDATES, len(outside)), outside)
-        outs = largest(norms - slope, min(_CANDIDATES, len(inside)), inside)
+        ins, outs = found
         candidates = _Candidates(ins, outs, features.rows(ins), features.rows(outs), self.pull, self._sign)
         before = self.chosen.copy(), self.pull, self.swaps
         helped = self._follow(candidates, check=False)

@@ -152,8 +152,8 @@ class OneBudget(Polytope):
         """Pair by samples who of `over` comes in for whom of `within`; return how many the budget allows, too."""
         gained, lost = np.flatnonzero(over.weights > within.weights), np.flatnonzero(over.weights < within.weights)
         # Cheapest gains first, against the dearest losses: the most exchanges fit before the budget is used up.
-        gained = gained[np.lexsort((self._place[gained], self._cost[gained]))]
-        lost = lost[np.lexsort((self._place[lost], -self._cost[lost]))]
+        gained = gained[np.lexsort((self.place[gained], self._cost[gained]))]
+        lost = lost[np.lexsort((self.place[lost], -self._cost[lost]))]
         used = within.used + np.cumsum(self._cost[gained] - self._cost[lost])
         return gained, lost, int(np.argmax(np.append(used > self._budget, True)))
 

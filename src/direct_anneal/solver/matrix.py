@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from direct_anneal.solver.parts import Block, Part
 
@@ -25,6 +26,10 @@ _KEPT = 256 << 20  # a matrix up to this size, in float64, is read and converted
 # parts are summed hangs on these numbers alone. A part's sum is R numbers, its Gram matrix R²: of those there are few.
 _PART_BYTES = 512 << 20
 _GRAMS = 64
+
+_HELD_BLOCK = 1 << 20  # numbers of rows that are mapped at once
+_MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
+_SMALL = 64  # rows or columns of a matrix whose norm is found from all of it
 
 
 class Map(Protocol):
@@ -47,6 +52,19 @@ class _RowMap:
         if self._mapped is not None:
             return np.asarray(rows @ self._mapped)
         return rows if self._removed is None else np.asarray(rows - (rows @ self._removed) @ self._removed.T)
+
+    @cached_property
+    def norm(self) -> float:
+        """‖W‖, a little above rounding."""
+        if self._mapped is None:
+            return 1.0
+        matrix = self._mapped
+        if min(matrix.shape) <= _SMALL or not matrix.any():
+            return float(np.linalg.norm(matrix, 2)) * _MARGIN
+        start = np.random.default_rng(0).normal(size=matrix.shape[1])
+        square = LinearOperator((len(start), len(start)), matvec=lambda v: matrix.T @ (matrix @ v), dtype=np.float64)
+        largest = eigsh(square, k=1, which="LA", v0=start, tol=1e-6, return_eigenvectors=False)[0]
+        return float(np.sqrt(largest)) * _MARGIN
 
     def single(self) -> _RowMap:
         """Return the same in float32."""
@@ -74,6 +92,8 @@ class FeatureMatrix:
 
     Attributes:
         passes: how often the rows were read from first to last, so far.
+        shape: (N, R), or (N, R').
+        stored_size: R.
 
     Raises:
         ValueError: the shapes disagree, or W is given in both ways.
@@ -98,28 +118,31 @@ class FeatureMatrix:
             raise ValueError("features must be one (N, R) array or blocks of it with the same R")
         self.passes = 0
         self._starts = np.cumsum([0, *(len(b) for b in self._blocks)])
-        self._stored = int(self._blocks[0].shape[1])
-        self.shape = (int(self._starts[-1]), self._stored if mapped is None else mapped.shape[1])
+        self.stored_size = int(self._blocks[0].shape[1])
+        self.shape = (int(self._starts[-1]), self.stored_size if mapped is None else mapped.shape[1])
         self._scale = None if scale is None else np.asarray(scale, dtype=np.float64)
         if removed is not None and mapped is not None:
             raise ValueError("rows are mapped, or have directions removed, but not both")
         for name, given in (("removed", removed), ("mapped", mapped)):
-            if given is not None and (given.ndim != 2 or len(given) != self._stored):
-                raise ValueError(f"{name} must be of shape ({self._stored}, ...), as features are, got {given.shape}")
+            if given is not None and (given.ndim != 2 or len(given) != self.stored_size):
+                raise ValueError(
+                    f"{name} must be of shape ({self.stored_size}, ...), as features are, got {given.shape}"
+                )
         if self._scale is not None and self._scale.shape != (self.shape[0],):
             raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
         self._map = _RowMap(removed, mapped)
         self._mapper = mapper
-        count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self._stored))
+        count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self.stored_size))
         self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
         self._parts = [self._part(place) for place in self._places]
+        self._stored_lengths: list[Float] = []
 
     def like(
         self, *, scale: ArrayLike | None = None, removed: Float | None = None, mapped: Float | None = None
     ) -> FeatureMatrix:
         """Return the same stored rows z_i under another scale and map; what is kept of them in memory is shared."""
         other = FeatureMatrix(self._blocks, scale=scale, removed=removed, mapped=mapped, mapper=self._mapper)
-        other._parts = self._parts
+        other._parts, other._stored_lengths = self._parts, self._stored_lengths
         return other
 
     def dot(self, directions: Float, *, rough: bool = False) -> Float:
@@ -139,7 +162,7 @@ class FeatureMatrix:
 
     def weighted_sum(self, weights: Float) -> Float:
         """Return Xᵀ W, shape (R, k) for W of shape (N, k); or (R,) for one weight vector. Cost: one pass, 2 N R k."""
-        total = np.zeros((self._stored, *weights.shape[1:]))
+        total = np.zeros((self.stored_size, *weights.shape[1:]))
         items = (
             (part, weights[place] if self._scale is None else (weights[place].T * self._scale[place]).T)
             for part, place in zip(self._parts, self._places, strict=True)
@@ -152,7 +175,7 @@ class FeatureMatrix:
         """Return Xᵀ X, shape (R, R). Cost: one pass, 2 N R²."""
         together = -(-len(self._parts) // _GRAMS)
         runs = (slice(first, first + together) for first in range(0, len(self._parts), together))
-        total = np.zeros((self._stored, self._stored))
+        total = np.zeros((self.stored_size, self.stored_size))
         for found in self._pass(_gram, ((self._parts[run], self._factors(run)) for run in runs)):
             total += found
         return self._map(self._map(total).T)
@@ -167,7 +190,7 @@ class FeatureMatrix:
 
     def _read(self, indices: NDArray[np.intp]) -> Float:
         """Return z_i for each index, from the blocks."""
-        out = np.empty((len(indices), self._stored))
+        out = np.empty((len(indices), self.stored_size))
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for b in np.unique(owner):
             mine = owner == b
@@ -197,6 +220,25 @@ class FeatureMatrix:
         out = np.concatenate(list(self._pass(partial(_squared_norms, self._map, rough), self._parts)))
         return out if self._scale is None else out * np.square(self._scale)
 
+    def longest(self) -> Float:
+        """Return upper bounds on ‖x_i‖, ‖W‖ ‖z_i‖, shape (N,): not finite where a row is not. Cost: one pass, the
+        first time for all that are alike.
+        """
+        if not self._stored_lengths:
+            self._stored_lengths.append(np.concatenate(list(self._pass(_lengths, self._parts))))
+        bounds = self._map.norm * self._stored_lengths[0]
+        return bounds if self._scale is None else bounds * np.abs(self._scale)
+
+    def held(self, positions: NDArray[np.intp]) -> Held:
+        """Return rows at ascending positions in memory, for rough products; read here."""
+        dtype = np.float64 if self._parts[0].kept else np.float32
+        rows = np.empty((len(positions), self.stored_size), dtype)
+        cuts = np.searchsorted(positions, [place.start for place in self._places] + [self.shape[0]]).tolist()
+        for part, place, low, high in zip(self._parts, self._places, cuts, cuts[1:], strict=False):
+            for where, some in part.some(positions[low:high] - place.start, dtype):
+                rows[low + where.start : low + where.stop] = some
+        return Held(positions, rows, None if self._scale is None else self._scale[positions], self._map)
+
     def of_rows(self, function: Callable[[Float], Float], block_bytes: int) -> Float:
         """Return f(z_i) of every row, scaled but not mapped, shape (N, m), by a function from rows (n, R) to (n, m).
 
@@ -224,9 +266,35 @@ class FeatureMatrix:
             (block, max(place.start - start, 0), min(place.stop - start, len(block)))
             for block, start in zip(self._blocks[begin : end + 1], self._starts[begin:].tolist(), strict=False)
         ]
-        kept = 8 * self.shape[0] * self._stored <= _KEPT
+        kept = 8 * self.shape[0] * self.stored_size <= _KEPT
         pieces = [piece for piece in pieces if piece[1] < piece[2]]
-        return Part((place.stop - place.start, self._stored), tuple(pieces), kept)
+        return Part((place.stop - place.start, self.stored_size), tuple(pieces), kept)
+
+
+class Held:
+    """Some rows of a matrix in memory, for rough products: the same numbers as of all its rows.
+
+    Attributes:
+        positions: shape (n,), ascending.
+    """
+
+    def __init__(self, positions: NDArray[np.intp], rows: Any, scale: Float | None, row_map: _RowMap) -> None:
+        self.positions, self._rows, self._scale, self._map = positions, rows, scale, row_map
+
+    def dot(self, direction: Float) -> Float:
+        """Return X u, shape (n,), for u of shape (R,)."""
+        flat = self._map.transposed(direction[None])[0].astype(self._rows.dtype, copy=False)
+        out: Float = np.vecdot(self._rows, np.ascontiguousarray(flat)).astype(np.float64)
+        return out if self._scale is None else out * self._scale
+
+    def squared_norms(self) -> Float:
+        """Return ‖x_i‖², shape (n,)."""
+        row_map = self._map.single() if self._rows.dtype == np.float32 else self._map
+        out, step = np.empty(len(self._rows)), max(1, _HELD_BLOCK // self._rows.shape[1])
+        for first in range(0, len(out), step):
+            mapped = row_map(self._rows[first : first + step])
+            out[first : first + step] = np.einsum("nr,nr->n", mapped, mapped)
+        return out if self._scale is None else out * np.square(self._scale)
 
 
 # What is computed of one part, by whoever has it.
@@ -277,6 +345,14 @@ def _squared_norms(row_map: _RowMap, rough: bool, part: Part) -> Float:
         mapped = row_map(rows)
         out[where] = np.einsum("nr,nr->n", mapped, mapped)
     return out
+
+
+def _lengths(part: Part) -> Float:
+    """Return upper bounds on ‖z‖, (n,)."""
+    out = np.empty(part.shape[0])
+    for where, rows in part.blocks(dtype=np.float32):
+        out[where] = np.vecdot(rows, rows)
+    return np.sqrt(out) * _MARGIN
 
 
 def _of_rows(function: Callable[[Float], Float], block_bytes: int, item: tuple[Part, Float | None]) -> Float:

@@ -179,13 +179,23 @@ class Part:
             _announce(block)
         return last
 
-    def some(self, positions: NDArray[np.intp]) -> Generator[tuple[slice, Float]]:
-        """Return the rows z_i at ascending positions, block by block, and which of the positions those are."""
+    def some(
+        self, positions: NDArray[np.intp], dtype: type[np.floating] = np.float64
+    ) -> Generator[tuple[slice, Float]]:
+        """Return the rows z_i at ascending positions, block by block, and which of the positions those are.
+
+        Args:
+            dtype: as of `blocks`.
+        """
         step = max(1, _SOME_BYTES // (8 * self.shape[1]))
         shape = (min(step, len(positions)), self.shape[1])
-        buffer, single, announced = np.empty(shape), np.empty(shape, np.float32), 0
+        buffer, announced = np.empty(shape, dtype), 0
+        single = buffer if dtype == np.float32 else np.empty(shape, np.float32)
         for start in range(0, len(positions), step):
             mine = positions[start : start + step]
+            if self.kept:
+                yield slice(start, start + len(mine)), self._whole[mine]
+                continue
             announced = self._announce(announced, int(mine[-1]) + _AHEAD // self.shape[1])
             cuts = np.searchsorted(mine, self._starts)
             for (block, first, _), offset, low, high in zip(

@@ -40,8 +40,7 @@ def solve(problem: SelectionProblem) -> Selection:
     features = problem.features if isinstance(problem.features, FeatureMatrix) else FeatureMatrix(problem.features)
     polytope, passes = polytope_of(problem), features.passes
     stats: dict[str, Any] = {"least_feasible": polytope.least_cost}
-    total = features.weighted_sum(np.ones(features.shape[0]))
-    if not np.all(np.isfinite(total)):
+    if not np.all(np.isfinite(features.longest())):
         raise ValueError("features must be finite: leave out samples whose gradient is not")
 
     if problem.objective == "descent":
