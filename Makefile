@@ -2,7 +2,7 @@
 # make check  what CI runs: lint, types, docs, tests   make bench   ratios, measured here
 # make docs   the documentation, as a site in site/     make dist    what is released, in dist/
 # make test-cluster   a Ray cluster of two nodes on this machine, which should be quiet
-# make test-formats   reads every export back with its trainer's own library, in an environment of their own
+# make test-formats   reads every export back with its trainer's own library, and gs://, in an environment of their own
 # Each sets up .venv first; nothing but Python >= 3.11 is needed.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ test: .venv/developing
 	$(PYTEST)
 
 test-formats: .venv-formats/installed
-	.venv-formats/bin/python -m pytest -rs tests/export/test_trainers_read_it.py tests/export/test_weights.py
+	.venv-formats/bin/python -m pytest -rs tests/export/test_trainers_read_it.py tests/export/test_weights.py tests/data/test_google_storage.py
 
 test-cluster: .venv/developing
 	DIRECT_ANNEAL_TEST_CLUSTER=1 $(BIN)/pytest tests/distributed

@@ -42,7 +42,8 @@ def prepared(
         "max_length": 1000,
         "directory": directory,
     }
-    return prepare(expand([str(pattern) for pattern in patterns], role="pool"), **(defaults | options))
+    sources = expand([str(pattern) for pattern in patterns], role="pool", cache=directory.parent / "fetched")
+    return prepare(sources, **(defaults | options))
 
 
 def texts(corpus: Corpus) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import http.server
-import threading
 from pathlib import Path
 
 import boto3
+import fsspec
 import huggingface_hub.constants
 import numpy as np
 import pytest
 
 from data.corpus_samples import VOCAB_SIZE, ByteTokenizer, prepared, texts, write_lines, write_records
 from data.test_token_files import DOCUMENTS, LAYOUT, write
+from data.web_servers import Quiet, secure_server, serving
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Fields, expand, prepare, remote, write_selected
 from direct_anneal.errors import InputError
@@ -134,19 +134,29 @@ def test_refusals(tmp_path, url):
 def test_a_web_server(tmp_path):
     (tmp_path / "www").mkdir()
     write_lines(tmp_path / "www" / "a.jsonl.gz", [b'{"text": "one two"}', b'{"text": "three"}'])
-    handler = functools.partial(_Quiet, directory=str(tmp_path / "www"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/a.jsonl.gz"
+    with serving(functools.partial(Quiet, directory=str(tmp_path / "www"))) as port:
+        address = f"http://127.0.0.1:{port}/a.jsonl.gz"
         [source] = expand([f"{address}?signature=secret"], "pool", cache=tmp_path / "fetched")
         assert str(source) == address
         assert [record["text"] for _, record in source.records()] == ["one two", "three"]
-        server.shutdown()
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
+def test_https_where_the_certificate_is_trusted_and_only_there(tmp_path, monkeypatch):
+    aiohttp = pytest.importorskip("aiohttp")
+    write_lines(_made(tmp_path / "www") / "a.jsonl", [b'{"text": "one two"}'])
+    with secure_server(tmp_path / "www", tmp_path) as (url, trusting):
+        monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+        with pytest.raises(InputError, match=r"a\.jsonl must be reachable.*check the address, the network"):
+            expand([f"{url}/a.jsonl"], "pool", cache=tmp_path / "fetched")
+
+        async def client(**options):
+            options.pop("loop", None)
+            return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting), **options)
+
+        monkeypatch.setitem(fsspec.config.conf, "https", {"get_client": client, "skip_instance_cache": True})
+        [source] = expand([f"{url}/a.jsonl?signature=secret"], "pool", cache=tmp_path / "fetched")
+        assert str(source) == f"{url}/a.jsonl"
+        assert [record["text"] for _, record in source.records()] == ["one two"]
 
 
 def test_revisions_of_a_dataset_in_the_hubs_cache(tmp_path, monkeypatch):

@@ -87,6 +87,50 @@ class TestCard:
         assert lost["rank_correlation"] == pytest.approx(-1)
         assert lost["overlap"] == 0
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_figures_are_those_of_plain_counting(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        count = 83
+        order = rng.integers(30, size=count).astype(np.float64)  # with ties, as losses of equal documents are
+        predicted, target = np.round(order / 9 + rng.normal(size=count), 1), normal_scores(order)
+        selected, folds = rng.random(count) < 0.3, rng.integers(FOLDS, size=count)
+        found = held_out(predicted, target, order, selected, folds)
+
+        def rank(values: list[float], value: float) -> float:
+            return sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+
+        def correlation(rows: list[int]) -> float:
+            columns = [[values[row] for row in rows] for values in (predicted, order)]
+            one, other = ([rank(values, value) for value in values] for values in columns)
+            mean = (len(rows) + 1) / 2
+            a, b = [value - mean for value in one], [value - mean for value in other]
+            product = sum(x * y for x, y in zip(a, b, strict=True))
+            return product / (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
+
+        def leading(values: np.ndarray, number: int) -> list[int]:
+            return sorted(range(count), key=lambda row: (-values[row], row))[:number]
+
+        assert found["rank_correlation"] == pytest.approx(correlation(list(range(count))))
+        of_folds = [correlation([row for row in range(count) if folds[row] == fold]) for fold in range(FOLDS)]
+        assert found["rank_correlation_of_folds"] == pytest.approx([min(of_folds), max(of_folds)])
+        chosen = {row for row in range(count) if selected[row]}
+        assert found["overlap"] == pytest.approx(len(chosen & {*leading(predicted, len(chosen))}) / len(chosen))
+        assert found["overlap_by_chance"] == pytest.approx(len(chosen) / count)
+        for share, overlap in found["overlap_of_leading"].items():
+            number = round(float(share) * count)
+            assert overlap == pytest.approx(len({*leading(order, number)} & {*leading(predicted, number)}) / number)
+        assert [*found["overlap_of_leading"]] == ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5"]
+        slope, _ = np.polyfit(predicted, target, 1)
+        assert found["slope"] == pytest.approx(slope)
+        tenths = found["calibration"]
+        assert [part["documents"] for part in tenths] == [9, 9, 9, 8, 8, 8, 8, 8, 8, 8]
+        upwards, first = leading(predicted, count)[::-1], 0
+        for part in tenths:
+            rows = upwards[first : first + part["documents"]]
+            first += part["documents"]
+            assert part["predicted"] == pytest.approx(sum(predicted[row] for row in rows) / len(rows))
+            assert part["target"] == pytest.approx(sum(target[row] for row in rows) / len(rows))
+
 
 class TestDistil:
     def test_writes_a_scorer_with_its_card(self, run: Path, tmp_path: Path) -> None:

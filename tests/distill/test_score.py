@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from data.web_servers import Quiet, serving
 from direct_anneal.config.jobs import job_of
 from direct_anneal.config.score import MergeConfig, ScoreConfig
 from direct_anneal.config.weights import WeightsConfig
@@ -294,3 +296,18 @@ class TestElsewhere:
         assert {path.name for path in (tmp_path / "there").iterdir()} == {
             path.name for path in (tmp_path / "here").iterdir()
         }
+
+    def test_a_secret_in_the_address_is_not_kept_and_merge_says_so(
+        self, scorer: Path, pool: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with serving(functools.partial(Quiet, directory=str(pool))) as port:
+            urls = [f"http://user:pass-word@127.0.0.1:{port}/{path.name}" for path in pool.glob("*.jsonl")]
+            options: dict[str, Any] = {"scorer": scorer, "out": out, "pool": urls, "workers": 1}
+            score(ScoreConfig(**options, shards="0/1"))
+            assert not any(b"pass-word" in content for content in files_below(out).values())
+            with pytest.raises(InputError, match=r"must be known in full, but .* does not keep the secret") as refused:
+                merge(MergeConfig(run=out, fraction=0.3))
+            assert "pass-word" not in str(refused.value)
+            assert "\n" not in str(refused.value)
+            assert score(ScoreConfig(**options, fraction=0.3))["chosen"]["documents"] > 0

@@ -27,7 +27,7 @@ from direct_anneal.io.atomic import TEMPORARY_SUFFIX
 from direct_anneal.io.lock import LOCK, held
 from direct_anneal.io.processes import each
 from direct_anneal.io.records import read_sealed, write_record
-from direct_anneal.io.redaction import redacted
+from direct_anneal.io.redaction import HIDDEN, redacted
 from direct_anneal.progress import Progress, current_progress
 
 LISTING = "scores.json"
@@ -79,6 +79,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     try:
         listing = read_sealed(out / LISTING)
         layout = TokenLayout(**listing["layout"])
+        _require_whole(listing["pool"], out)
         parts, card = _parts(listing["pool"], layout, out, shown.note), listing["card"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -124,6 +125,21 @@ def _parts(patterns: Sequence[str], layout: TokenLayout, out: Path, note: Callab
     if said := describe_skipped([path for path in skipped if not path.resolve().is_relative_to(out.resolve())]):
         note(f"pool: {said}")
     return [Part(number=number, source=source, state=source.state()) for number, source in enumerate(sources)]
+
+
+def _require_whole(patterns: Sequence[str], out: Path) -> None:
+    """See that the pool's addresses are kept in full.
+
+    Raises:
+        InputError: one held a secret.
+    """
+    if hidden := next((pattern for pattern in patterns if HIDDEN in pattern), None):
+        raise InputError(
+            subject=f"the pool's address, {hidden},",
+            must="be known in full",
+            got=f"but {out} does not keep the secret in it",
+            do=f"run score as before without {option('shards')}: it finds the parts that are done, and takes a size",
+        )
 
 
 def _is_below(source: Source, out: Path) -> bool:
