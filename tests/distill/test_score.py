@@ -202,7 +202,10 @@ class TestJobs:
     def test_a_missing_one_is_named(self, scorer: Path, pool: Path, tmp_path: Path) -> None:
         for number in (0, 2):
             scored(scorer, pool, tmp_path / "out", shards=f"{number}/3")
-        with pytest.raises(InputError, match=r"must hold the scores of all 7 sources, but 2 are missing .*\(1, 4\)"):
+        with pytest.raises(
+            InputError,
+            match=r"must hold the scores of all 7 sources, but 2 are missing .*\(1, 4\): run again the jobs 1 of 3",
+        ):
             merge(MergeConfig(run=str(tmp_path / "out")))
 
     def test_damage_is_found_and_mended(self, scorer: Path, pool: Path, tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ class TestJobs:
         path = tmp_path / "out" / "scores" / "00003.parquet"
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
         (tmp_path / "out" / "scores" / "00004.json").unlink()
-        with pytest.raises(InputError, match=r"2 are missing or damaged \(3, 4\)"):
+        with pytest.raises(InputError, match=r"2 are missing or damaged \(3, 4\): run score again without shards"):
             merge(MergeConfig(run=str(tmp_path / "out")))
         scored(scorer, pool, tmp_path / "out")
         assert files_below(tmp_path / "out") == whole

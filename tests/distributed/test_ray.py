@@ -22,7 +22,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from data.corpus_samples import prepared
-from direct_anneal.data import Corpus
+from direct_anneal.data import Corpus, preparation
 from direct_anneal.distributed import RayEngine, TaskMap
 from direct_anneal.errors import InputError
 from direct_anneal.features import extract
@@ -164,6 +164,24 @@ def test_select_on_a_cluster_is_select_here(
     assert (there.out / "selection.parquet").read_bytes() == (here.out / "selection.parquet").read_bytes()
     untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
     assert untimed[0] == untimed[1]
+
+
+def test_workers_tokenise(
+    checkpoint: Path, nodes: TwoNodes, world: Path, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = preparation._made_here
+
+    def made_here(missing: Any, *given: Any) -> Any:
+        read.extend(source.path.name for source, _ in missing)
+        return real(missing, *given)
+
+    monkeypatch.setattr(preparation, "_made_here", made_here)
+    monkeypatch.setattr(preparation, "_BYTES_FOR_PROCESSES", 1)
+    options: dict[str, Any] = {"engine": "ray", "ray_address": nodes.address, "workers": 2}
+    there = computed(checkpoint, world, tmp_path / "there", **options)
+    assert read == ["validation.jsonl"], "a single file is not divided"
+    assert files_below(there.out / "corpus") == files_below(here.out / "corpus")
 
 
 def test_features_on_a_cluster_and_in_a_bucket_are_those_made_here(

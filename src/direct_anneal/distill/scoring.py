@@ -8,6 +8,7 @@ OUT/histogram.parquet, OUT/selected/, OUT/selected.json       written last
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -272,7 +273,7 @@ def _merged(
                 subject=str(out),
                 must=f"hold the scores of all {len(parts):,} sources",
                 got=f"but {len(missing):,} are missing or damaged ({', '.join(map(str, missing[:5]))})",
-                do=f"run the job again that has them, source number modulo the N of {option('shards')}",
+                do=_again(out, missing),
             )
         histograms = (table for part in parts for table in stored(part.path(out, "histogram.parquet")))
         domains = write_whole(histograms, out / HISTOGRAM, MAX_DOMAINS)
@@ -300,6 +301,17 @@ def _merged(
             )
     shutil.rmtree(out / _FETCHED, ignore_errors=True)
     return result
+
+
+def _again(out: Path, missing: Sequence[int]) -> str:
+    """Say who makes these parts."""
+    found = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in (out / _JOBS).glob("*"))
+    counts = {int(name[1]) for name in found if name}
+    if len(counts) != 1:
+        return f"run score again without {option('shards')}: it makes these alone"
+    [count] = counts
+    numbers = sorted({number % count for number in missing})
+    return f"run again the jobs {', '.join(map(str, numbers[:10]))} of {count}"
 
 
 def _summary(out: Path, parts: Sequence[Part], unit: str) -> dict[str, Any]:
