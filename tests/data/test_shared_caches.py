@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from data.corpus_samples import ByteTokenizer, prepared, write_lines
+from data.web_servers import Quiet, serving
 from direct_anneal.data import Fields, SharedCaches, preparation
 from direct_anneal.data.corpus import Corpus
 from direct_anneal.io import atomic
@@ -144,8 +146,8 @@ def test_a_job_waits_for_a_file_that_another_reads_and_takes_it_over_if_that_end
         of_job(pool, 1)
     assert len(read) == NUM_FILES
     [note] = notes
-    assert "waiting for other jobs, which read" in note
-    assert note.endswith("and 1 more")
+    assert "waiting for other jobs to read" in note
+    assert note.endswith("and 1 other files")
     assert the_same_everywhere(pool, 1)
 
 
@@ -229,6 +231,20 @@ def test_workers_elsewhere_give_the_same(pool: Path, monkeypatch: pytest.MonkeyP
     assert corpus.fingerprint == whole.fingerprint
     assert sum(told) == 6 * NUM_FILES
     assert files_below(Path("there")) == files_below(Path("whole"))
+
+
+def test_workers_elsewhere_fetch_what_lies_at_a_url(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pool.parent)
+    (pool.parent / "away").mkdir()
+    with serving(functools.partial(Quiet, directory=str(pool))) as port:
+        urls = [f"http://127.0.0.1:{port}/{path.name}" for path in pool.iterdir()]
+        whole = prepared(Path("whole", "pool"), *urls)
+        monkeypatch.setattr(preparation, "_made_here", lambda missing, *_: dict.fromkeys(missing))
+        machine = Machine(pool.parent / "away")
+        corpus = prepared(Path("there", "pool"), *urls, load_tokenizer=ByteTokenizer, elsewhere=machine)
+    assert corpus.fingerprint == whole.fingerprint
+    assert files_below(Path("there")) == files_below(Path("whole"))
+    assert not list((pool.parent / "away").iterdir())
 
 
 def test_what_workers_cannot_read_is_read_here(pool: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

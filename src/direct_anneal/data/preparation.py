@@ -183,7 +183,7 @@ def _made_here(
             each(_write_in_process, left, (write,), workers, done)
         if len(made) == num_made:
             if not waits:
-                current_progress().note(f"waiting for other jobs, which read {left[0][0]} and {len(left) - 1} more")
+                current_progress().note(f"waiting for other jobs to read {left[0][0]} and {len(left) - 1} other files")
             waits = True
             time.sleep(_LOOK_SECONDS)
     return made
