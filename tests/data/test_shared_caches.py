@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import json
 import os
@@ -168,6 +170,20 @@ def test_what_is_damaged_or_of_another_file_is_made_anew(pool: Path, read: list[
     assert read == ["3.jsonl"]
     assert files_below(pool.parent / "job-0") == kept, "what a job has taken over stays as it is"
     assert the_same_everywhere(pool, 2)
+
+
+def test_a_file_system_without_links_and_locks(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for number in range(3):
+        of_job(pool, number)
+    assert the_same_everywhere(pool, 0, 1, 2)
+    with taken(pool.parent / "lock") as first, taken(pool.parent / "lock") as second:
+        assert first
+        assert second
 
 
 def test_processes_of_a_job_leave_to_others_what_these_are_about(
