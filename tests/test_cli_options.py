@@ -106,6 +106,14 @@ def test_what_needs_no_library_loads_none(words: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
+def test_choosing_again_loads_no_models() -> None:
+    """These take as long to load as such a choice takes itself."""
+    slow = {"transformers", "torch.distributed.fsdp", "torch.distributed.tensor", "matplotlib"}
+    program = f"import direct_anneal.selection.pipeline, sys; print(sorted({slow!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_every_name_of_the_face_is_there_when_asked_for() -> None:
     assert set(direct_anneal.__all__) <= set(dir(direct_anneal))
     with pytest.raises(AttributeError, match="no attribute 'chose'"):

@@ -54,6 +54,9 @@ def test_every_product_matches_the_explicit_matrix(pair: tuple[FeatureMatrix, Fl
     np.testing.assert_allclose(features.weighted_sum(weights[:, 0]), X.T @ weights[:, 0], **EXACT)
     np.testing.assert_allclose(features.gram(), X.T @ X, **EXACT)
     np.testing.assert_allclose(features.squared_norms(), np.sum(X**2, axis=1), **EXACT)
+    for _ in range(2):  # by the Gram matrix that was asked for, and without one
+        np.testing.assert_allclose(features.mean_squared_norm(), np.sum(X**2) / N, **EXACT)
+        features._shared.gram = (None, None)
     indices = [22, 0, 10, 9, 10]  # out of order, across blocks, twice the same
     np.testing.assert_allclose(features.rows(indices), X[indices], **EXACT)
     assert features.rows([]).shape == (0, R)

@@ -46,7 +46,6 @@ def _features(options: dict[str, Any]) -> dict[str, Any]:
 def _solve(options: dict[str, Any]) -> dict[str, Any]:
     from direct_anneal.selection import select_again
 
-    quieten_transformers()
     return _shown("solve", select_again(**options))
 
 

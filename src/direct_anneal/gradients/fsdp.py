@@ -8,16 +8,13 @@ processes, and each may sketch a batch of its own. All must make as many calls, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-if dist.is_available():
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-    from torch.distributed.tensor import DTensor
+from direct_anneal.model.loaded import is_instance
 
 Shared = TypeVar("Shared")
 
@@ -30,6 +27,9 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
 
     Memory: a part of the model and one whole layer.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh)
@@ -48,7 +48,11 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
     """True if any parameter is spread over several processes."""
-    return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
+    return any(_is_part(parameter) for parameter in parameters)
+
+
+def _is_part(tensor: Tensor) -> bool:
+    return is_instance(tensor, "torch.distributed.tensor", "DTensor")
 
 
 def of_the_first(value: Shared, device: torch.device) -> Shared:
@@ -77,11 +81,14 @@ def differentiate(roots: Tensor, slopes: Tensor, parameters: Sequence[Tensor]) -
 
 def whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor that may be spread over processes, gathered on each of them."""
-    return tensor.full_tensor() if dist.is_available() and isinstance(tensor, DTensor) else tensor
+    found: Any = tensor
+    gathered: Tensor = found.full_tensor() if _is_part(tensor) else tensor
+    return gathered
 
 
 def reshard(model: nn.Module) -> None:
     """Shard all weights again: the root's stay whole after a forward pass that no backward pass follows."""
     for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+        if is_instance(module, "torch.distributed.fsdp", "FSDPModule"):
+            sharded: Any = module
+            sharded.reshard()

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
 
 from direct_anneal.gradients.experts import Intercepted, Routing, forward_of, fused, fused_roles, is_fused
 from direct_anneal.gradients.projections import Projection, TwoSided
+from direct_anneal.model.loaded import is_conv1d, is_linear
 
 
 class UnexpectedLayoutError(RuntimeError):
@@ -78,7 +78,7 @@ def _kind(module: nn.Module) -> tuple[str, set[str]]:
     if "sinks" in module._parameters:
         return "sinks", {"sinks"}
     covered = {"weight", "bias"}
-    if isinstance(module, nn.Linear | Conv1D):
+    if is_linear(module):
         return "linear", covered
     if isinstance(module, nn.Embedding):
         # One that looks up otherwise (by attention mask, say) may call anything its first argument.
@@ -117,7 +117,7 @@ class Capture:
                     stack.enter_context(forward_of(layer.module, self._sinks(layer, projection)))
                 elif layer.kind == "experts":
                     stack.enter_context(forward_of(layer.module, self._experts(layer, projection)))
-                elif layer.kind == "linear" and not isinstance(layer.module, nn.Linear | Conv1D):
+                elif layer.kind == "linear" and not is_linear(layer.module):
                     stack.enter_context(forward_of(layer.module, self._calling_linear(layer, projection)))
                 else:
                     hook = hooks[layer.kind](layer, projection)
@@ -141,7 +141,7 @@ class Capture:
             raise UnexpectedLayoutError(layer.name)
 
     def _linear(self, layer: Layer, projection: Projection) -> _ForwardHook:
-        transposed = isinstance(layer.module, Conv1D)  # its weight is (in, out)
+        transposed = is_conv1d(layer.module)  # its weight is (in, out)
         sizes = tuple(layer.module.get_parameter("weight").shape)
         weight, bias = layer.parameters.get("weight"), layer.parameters.get("bias")
 

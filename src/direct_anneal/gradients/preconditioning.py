@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_pt_utils import get_parameter_names
 
 from direct_anneal.errors import InputError
 from direct_anneal.gradients.projections import Projection
@@ -174,6 +173,8 @@ def trainer_groups(model: nn.Module) -> list[list[str]]:
     """Return the trainable parameters' names in the two groups of transformers' Trainer: with weight decay, and
     without.
     """
+    from transformers.trainer_pt_utils import get_parameter_names  # which takes a second
+
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], _UNDECAYED))
     return [[name for name in trainable if name in decayed], [name for name in trainable if name not in decayed]]

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from direct_anneal.config.names import DtypeName as DtypeName
 from direct_anneal.errors import InputError, option
@@ -68,6 +67,8 @@ class Checkpoint:
         subfolder: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
+        from transformers import AutoConfig  # takes a second: only for whom a checkpoint is opened
+
         self.name = name
         self.trust_remote_code = trust_remote_code
         self.directory = _locate(name, revision, subfolder)
@@ -161,6 +162,8 @@ class Checkpoint:
             InputError: weights are missing, damaged, or not those of the architecture that config.json names; or the
                 model is no causal language model, or depends on its batch (`require_language_model`).
         """
+        from transformers import AutoModelForCausalLM
+
         require_sizes(self.config, self.name)
         require_plain_archives(self._files(("*.bin",)))
         stored = stored_tensors(self._files(WEIGHTS))
@@ -206,6 +209,8 @@ class Checkpoint:
                 got=f"but {self.name} has none (no tokenizer.json or tokenizer.model)",
                 do="save it there with tokenizer.save_pretrained, or give documents as input_ids",
             )
+        from transformers import AutoTokenizer
+
         return self._read("tokenizer", AutoTokenizer, self.directory)
 
     def weights_fingerprint(self) -> str:
@@ -251,6 +256,8 @@ class _Described:
     @staticmethod
     def from_pretrained(config: Any, **options: Any) -> nn.Module:
         """Build it; named as transformers' own readers are, so that its errors are told alike."""
+        from transformers import AutoModelForCausalLM
+
         model: nn.Module = AutoModelForCausalLM.from_config(config, **options)
         return model
 

@@ -49,7 +49,7 @@ class MatchingConfig(FilteredObjective):
         seen = seen if mapped is None else seen @ mapped
         count = features.shape[0]
         mean = features.weighted_sum(np.ones(count)) / count
-        known = known_share(mean, features.squared_norms(), seen)
+        known = known_share(mean, count, features.mean_squared_norm(), seen)
         start = inputs.expected * mean
         reach = self.target_scale / (1 - inputs.replay)
         target = start + inputs.expected * reach * known * (seen.mean(axis=0) - mean)
@@ -74,19 +74,20 @@ class MatchingConfig(FilteredObjective):
         return root.T
 
 
-def known_share(mean: Float, squared_norms: Float, validation: Float) -> float:
+def known_share(mean: Float, count: int, mean_squared_norm: float, validation: Float) -> float:
     """Return positive-part James–Stein shrinkage of the mean difference, in [0, 1].
 
         1 − (tr C_val / M + tr C_pool / N) / ‖z̄ − x̄‖²
 
     Args:
         mean: x̄, shape (R,).
-        squared_norms: ‖x‖² of the pool, shape (N,).
+        count: N.
+        mean_squared_norm: of ‖x‖² over the pool.
         validation: x of the validation set, shape (M, R).
     """
-    aim, count = validation.mean(axis=0), len(validation)
+    aim, num_validation = validation.mean(axis=0), len(validation)
     apart = float(np.square(aim - mean).sum())
-    chance = float(squared_norms.mean() - mean @ mean) / len(squared_norms)
-    if count > 1:  # of a single one nobody knows
-        chance += float(np.square(validation - aim).sum()) / (count - 1) / count
+    chance = float(mean_squared_norm - mean @ mean) / count
+    if num_validation > 1:  # of a single one nobody knows
+        chance += float(np.square(validation - aim).sum()) / (num_validation - 1) / num_validation
     return max(0.0, 1.0 - chance / apart) if apart > 0 else 0.0

@@ -8,10 +8,12 @@ shares its batch.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+from direct_anneal.model.loaded import is_conv1d, is_linear
 
 _LARGEST = 127
 
@@ -26,9 +28,9 @@ class Rounded(nn.Module):
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, layer: nn.Linear | Conv1D) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
-        self._is_transposed = isinstance(layer, Conv1D)
+        self._is_transposed = is_conv1d(layer)
         self.bias = layer.bias
         self.register_buffer("codes", torch.empty(0, dtype=torch.int8, device=layer.weight.device))
         self.register_buffer("scales", torch.empty(0, device=layer.weight.device))
@@ -52,6 +54,6 @@ def round_weights(model: nn.Module) -> nn.Module:
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for parent in [*model.modules()]:
         for name, layer in [*parent.named_children()]:
-            if isinstance(layer, nn.Linear | Conv1D) and owners[id(layer.weight)] == 1:
+            if is_linear(layer) and owners[id(layer.weight)] == 1:
                 setattr(parent, name, Rounded(layer))
     return model

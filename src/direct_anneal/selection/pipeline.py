@@ -278,7 +278,12 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             built, selection, least = solved(objective, inputs, retention, relax=config.relax_budget)
             measured = checks.of_measure(selection, built.problem)
             others = [
-                (other, _at_any_budget(other, inputs, retention_of(other, inputs, known, config.retain_floor)))
+                (
+                    other,
+                    (built, selection, least)
+                    if other == objective
+                    else _at_any_budget(other, inputs, retention_of(other, inputs, known, config.retain_floor)),
+                )
                 for other in config.other_objectives.values()
                 if isinstance(other, SelectionObjective)
             ]

@@ -6,6 +6,7 @@ N samples, n rows of one part, R sketch size (R' after a map), S removed directi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
@@ -66,6 +67,13 @@ class _RowMap:
         largest = eigsh(square, k=1, which="LA", v0=start, tol=1e-6, return_eigenvectors=False)[0]
         return float(np.sqrt(largest)) * _MARGIN
 
+    def trace(self, gram: Float) -> float:
+        """Return the trace of Wᵀ G W."""
+        matrix, mapped = (self._removed, self._mapped)
+        if mapped is not None:
+            return float(np.vdot(gram @ mapped, mapped))
+        return float(np.trace(gram)) - (0.0 if matrix is None else float(np.vdot(gram @ matrix, matrix)))
+
     def single(self) -> _RowMap:
         """Return the same in float32."""
         return _RowMap(*(None if m is None else m.astype(np.float32) for m in (self._removed, self._mapped)))
@@ -73,6 +81,19 @@ class _RowMap:
     def transposed(self, rows: Float) -> Float:
         """Return u Wᵀ for each; F is symmetric."""
         return self(rows) if self._mapped is None else np.asarray(rows @ self._mapped.T)
+
+
+@dataclass
+class _Shared:
+    """What was computed of the stored rows z, whatever their map.
+
+    Attributes:
+        lengths: upper bounds on ‖z‖, shape (N,).
+        gram: factors of the rows, and their Gram matrix, shape (R, R).
+    """
+
+    lengths: Float | None = None
+    gram: tuple[Float | None, Float | None] = (None, None)
 
 
 class FeatureMatrix:
@@ -135,14 +156,14 @@ class FeatureMatrix:
         count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self.stored_size))
         self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
         self._parts = [self._part(place) for place in self._places]
-        self._stored_lengths: list[Float] = []
+        self._shared = _Shared()
 
     def like(
         self, *, scale: ArrayLike | None = None, removed: Float | None = None, mapped: Float | None = None
     ) -> FeatureMatrix:
         """Return the same stored rows z_i under another scale and map; what is kept of them in memory is shared."""
         other = FeatureMatrix(self._blocks, scale=scale, removed=removed, mapped=mapped, mapper=self._mapper)
-        other._parts, other._stored_lengths = self._parts, self._stored_lengths
+        other._parts, other._shared = self._parts, self._shared
         return other
 
     def dot(self, directions: Float, *, rough: bool = False) -> Float:
@@ -178,7 +199,17 @@ class FeatureMatrix:
         total = np.zeros((self.stored_size, self.stored_size))
         for found in self._pass(_gram, ((self._parts[run], self._factors(run)) for run in runs)):
             total += found
+        self._shared.gram = (self._scale, total)
         return self._map(self._map(total).T)
+
+    def mean_squared_norm(self) -> float:
+        """Return the mean of ‖x_i‖². Cost: R² R' if the last Gram matrix was of rows that differ by W alone; otherwise
+        as of `squared_norms`.
+        """
+        scale, gram = self._shared.gram
+        if gram is None or scale is not self._scale or self.shape[0] < self.stored_size:
+            return float(self.squared_norms().mean())
+        return self._map.trace(gram) / self.shape[0]
 
     def rows(self, indices: ArrayLike) -> Float:
         """Return x_i for each index, shape (len(indices), R); read here."""
@@ -224,9 +255,9 @@ class FeatureMatrix:
         """Return upper bounds on ‖x_i‖, ‖W‖ ‖z_i‖, shape (N,): not finite where a row is not. Cost: one pass, the
         first time for all that are alike.
         """
-        if not self._stored_lengths:
-            self._stored_lengths.append(np.concatenate(list(self._pass(_lengths, self._parts))))
-        bounds = self._map.norm * self._stored_lengths[0]
+        if self._shared.lengths is None:
+            self._shared.lengths = np.concatenate(list(self._pass(_lengths, self._parts)))
+        bounds = self._map.norm * self._shared.lengths
         return bounds if self._scale is None else bounds * np.abs(self._scale)
 
     def held(self, positions: NDArray[np.intp]) -> Held:
