@@ -173,7 +173,7 @@ def test_beside_another_objective_its_budget_is_not_the_paths() -> None:
 
 def test_blend_is_the_sum_of_naive_ranks() -> None:
     path, gradients = losses(), drawn_gradients()
-    built, chosen = solved("blend", inputs_of(path, gradients), influence_weight=0.5)
+    built, chosen = solved("blend", inputs_of(path, gradients), influence_weight=0.7)
     z = gradients["pool"].dense
     fisher = sum(np.outer(row, row) for row in z) / N
     damped = fisher + 0.1 * np.trace(fisher) / R * np.eye(R)
@@ -183,7 +183,7 @@ def test_blend_is_the_sum_of_naive_ranks() -> None:
     def rank(values: Any, i: int) -> float:
         return 1.0 + sum(v < values[i] for v in values)
 
-    score = [(rank(path.drops[:, 0], i) + 0.5 * rank(influence, i)) / N for i in range(N)]
+    score = [(rank(path.drops[:, 0], i) + 0.7 * rank(influence, i)) / N for i in range(N)]
     assert chosen == set(sorted(range(N), key=lambda i: -score[i])[:K])
 
 

@@ -1,4 +1,4 @@
-"""Progress along the descent path and influence on the validation loss, ranks added. Ours.
+"""Progress along the descent path and influence on the validation loss, as a weighted sum of ranks. Ours.
 
 N samples of the pool.
 """
@@ -28,16 +28,16 @@ class BlendConfig(DamageLimits, BudgetedObjective):
     each token of a document counts. What looks damaged is left out, unless it is forced in.
 
     Attributes:
-        influence_weight: β.
+        influence_weight: β. More of it forgets less of other text, and gains less on the target (docs/results.md).
 
     Source: ours; influence as `direct_anneal.baselines.gradient.influence_on`.
     """
 
     name: ClassVar[str] = "blend"
     goal: ClassVar[str] = "a large drop of loss along the descent path and a large influence on the validation loss"
-    meaning: ClassVar[str] = "the sum of its ranks by drop of loss along the descent path and by influence"
+    meaning: ClassVar[str] = "its rank by drop of loss along the descent path, and its rank by influence times influence_weight, added"
 
-    influence_weight: float = 1.0
+    influence_weight: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
