@@ -35,7 +35,7 @@ class BlendConfig(DamageLimits, BudgetedObjective):
 
     name: ClassVar[str] = "blend"
     goal: ClassVar[str] = "a large drop of loss along the descent path and a large influence on the validation loss"
-    meaning: ClassVar[str] = "its rank by drop of loss along the descent path, and its rank by influence times influence_weight, added"
+    meaning: ClassVar[str] = "its rank by drop of loss along the descent path, plus a part of its rank by influence"
 
     influence_weight: float = 0.5
 
