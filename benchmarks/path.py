@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/path.py [CHECKPOINT [documents [device]]]
 
-Documents are random tokens of all lengths from 20 up to twice the context; the model is the demo's where none is named,
-and its shard is full by default (1,024). The bare loop runs `model(ids)` over as many tokens in windows of the
-context's full length, with no padding and no loss. Both are timed in turns, and the best of each counts, since other
-work on the machine only ever slows one down. Then `descend` is run on the same documents with one step of a walk: all
-that it does beside that step, over the bare passes that it needs, two over the pool; and with the signs of damage that
-read beginnings once more. On a CPU times are processor time.
+Documents are pieces of the demo's text of all lengths from 20 up to twice the context; the model is the demo's where
+none is named, and its shard is full by default (1,024). The bare loop runs `model(ids)` over as many random tokens in
+windows of the context's full length, with no padding and no loss. Both are timed in turns, and the best of each counts,
+since other work on the machine only ever slows one down. Then `descend` is run on the same documents with one step of a
+walk: all that it does beside that step, over the bare passes that it needs, two over the pool; and with the sign of
+order, which reads beginnings once more, and shuffled. On a CPU times are processor time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from direct_anneal.data import Corpus, Fields, expand, prepare
+from direct_anneal.data.formats.streams import read_lines
+from direct_anneal.demo.documents import write_demo_corpus
 from direct_anneal.model.batching import batches, padded, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, descend
@@ -41,7 +44,7 @@ def main(name: str, count: int, device: str) -> None:
     batch_tokens = BATCH_TOKENS[torch.device(device).type]
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.uniform(np.log(20), np.log(2 * window), count)).astype(int)
-    contents = [rng.integers(0, checkpoint.vocab_size, length) for length in lengths]
+    contents = _text(checkpoint, lengths)
     num_prompt, total = np.zeros(count, dtype=np.int64), int(lengths.sum())
 
     waste = []
@@ -84,6 +87,19 @@ def main(name: str, count: int, device: str) -> None:
             print(f"a path {'with' if reads_order else 'without'} the order of words: ", end="")
             print(f"{sum(parts.values()) / (2 * total / bare_rate):.3f} of two bare passes (", end="")
             print(", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in parts.items()) + ")")
+
+
+def _text(checkpoint: Checkpoint, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Cut whole text of the demo into pieces of these lengths; random tokens would show a model no order."""
+    tokenizer, found = checkpoint.load_tokenizer(), list[int]()
+    with tempfile.TemporaryDirectory() as directory:
+        pool = write_demo_corpus(Path(directory), num_documents=500).pool
+        for path in pool:
+            for _, line in read_lines(path, "zstd"):
+                row = json.loads(line or b"{}")
+                if row.get("domain") in ("docs", "code", "comments"):
+                    found += tokenizer(row["text"] + "\n", add_special_tokens=False)["input_ids"]
+    return np.split(np.resize(np.array(found, dtype=np.int64), int(lengths.sum())), np.cumsum(lengths)[:-1])
 
 
 def _path_seconds(

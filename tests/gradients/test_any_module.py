@@ -163,16 +163,18 @@ def test_tied_weights_are_described_by_both_uses() -> None:
     assert {way.name for way in sketcher.describe().ways} == {"embedding + linear", "linear", "elementwise"}
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_losses_and_slopes_are_autograds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_and_slopes_are_autograds(dtype: torch.dtype, in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(batches._CHUNK_BYTES, "cpu", 4 * 11 * 4)  # four rows at a time: 15 rows end in a part of one
     generator = torch.Generator().manual_seed(0)
     logits = (5 * torch.randn(3, 5, 11, generator=generator)).to(dtype)
     logits[0, 0] = torch.tensor([200.0] + [-200.0] * 10)  # likelihoods that underflow
     targets = torch.randint(11, (3, 5), generator=generator)
     targets[0, 0], targets[1, 2:], targets[2, 0] = 3, IGNORED_LABEL, IGNORED_LABEL
-    nats, slopes = _cross_entropy(logits, targets)
-    precise = logits.double().requires_grad_()
+    precise = logits.double().clone().requires_grad_()
+    nats, slopes = _cross_entropy(logits, targets, in_place=in_place)
+    assert (slopes.data_ptr() == logits.data_ptr()) == in_place
     reference = functional.cross_entropy(precise.flatten(0, 1), targets.flatten(), reduction="none").view(3, 5)
     reference.sum().backward()
     # float32 logarithms (float64 where the model is); slopes are rounded to the logits' own precision at the end.
@@ -181,3 +183,11 @@ def test_losses_and_slopes_are_autograds(dtype: torch.dtype, monkeypatch: pytest
     assert precise.grad is not None
     torch.testing.assert_close(slopes.double(), precise.grad, rtol=eps, atol=eps)
     assert slopes.dtype == dtype
+
+
+def test_only_what_no_backward_pass_reads_is_written_over() -> None:
+    hidden = torch.randn(2, 3, 4, requires_grad=True)
+    plain = functional.linear(hidden, torch.randn(5, 4))
+    assert batches._is_product(plain)
+    for other in (plain.tanh(), plain[..., :4], plain.detach(), plain.transpose(1, 2), plain * 2):
+        assert not batches._is_product(other)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from data.corpus_samples import prepared
+from direct_anneal.path import damage
 from direct_anneal.path.damage import (
     FEWEST_DOCUMENTS,
     RUN,
-    common_shares,
     num_shuffles,
     order_chances,
     repeated_share,
+    repetition,
     shuffles,
     word_starts,
 )
@@ -54,7 +55,7 @@ def test_repeated_share_is_a_literal_count(tokens: np.ndarray[Any, Any]) -> None
     assert repeated_share(tokens.astype(np.int64)) == pytest.approx(wanted)
 
 
-def test_common_shares_are_a_literal_count(tmp_path: Path) -> None:
+def test_common_shares_are_a_literal_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notice = "all rights reserved by us "
     texts = [f"{notice}{word}" for word in ("one", "two two two two two", "three", "four")] + [
         "rights reserved once",
@@ -69,7 +70,10 @@ def test_common_shares_are_a_literal_count(tmp_path: Path) -> None:
             counts[run] = counts.get(run, 0) + 1
     marked = {run for run, count in counts.items() if count >= FEWEST_DOCUMENTS}
     wanted = [literal_share(pool.tokens(row).tolist(), marked) for row in range(len(texts))]
-    assert common_shares(pool).tolist() == pytest.approx(wanted)
+    monkeypatch.setattr(damage, "_BLOCK_TOKENS", 60)  # two documents at once
+    repeated, common = repetition(pool)
+    assert common.tolist() == pytest.approx(wanted)
+    assert repeated.tolist() == [repeated_share(pool.tokens(row)) for row in range(len(texts))]
     assert max(wanted) == 1.0
 
 

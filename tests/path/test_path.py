@@ -327,7 +327,7 @@ class TestDescend:
             ends.append(table["nats"].to_numpy() / table["predicted"].to_numpy())
         np.testing.assert_array_equal(losses.ends[:10, 0], np.mean(ends, axis=0)[:10])
         stores = sorted(path.name for path in (tmp_path / "losses").iterdir() if path.is_dir())
-        assert stores == ["fold-0", "fold-1", "shuffled", "start"]
+        assert stores == ["fold-0", "fold-1", "order", "start"]
         assert losses.usable.all()
 
     def test_losses_of_another_run_are_refused(
@@ -527,4 +527,4 @@ def test_without_order_there_is_one_pass_less(given: tuple[Corpus, Corpus], chec
     losses = descended(checkpoint, tmp_path, *given, read_order=False, learning_rates=(1e-2,))
     assert np.isnan(losses.order).all()
     assert losses.usable.all()
-    assert not (tmp_path / "losses/shuffled").exists()
+    assert not (tmp_path / "losses/order").exists()

@@ -160,11 +160,11 @@ class ColumnStore:
         self._place.write(_name(shard, "parquet"), content)
         self._place.write(_name(shard, "json"), json.dumps(record, indent=1).encode())
 
-    def read(self) -> dict[str, NDArray[np.float64]]:
-        """Return every column whole, (N,). Every shard must be committed."""
+    def read(self, shard: int | None = None) -> dict[str, NDArray[np.float64]]:
+        """Return every column, of one shard or whole, (N,). What is read must be committed."""
         parts = [
-            read_table(self.directory, self._place, _name(shard, "parquet"), list(self.columns))
-            for shard in range(self.num_shards)
+            read_table(self.directory, self._place, _name(one, "parquet"), list(self.columns))
+            for one in (range(self.num_shards) if shard is None else [shard])
         ]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
 

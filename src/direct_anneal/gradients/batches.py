@@ -132,7 +132,7 @@ class TokenBatch:
     def losses(self, model: nn.Module) -> Losses:
         logits = predictions(model, self.ids)
         targets = next_labels(self.labels)
-        nats, slopes = _cross_entropy(logits.detach(), targets)
+        nats, slopes = _cross_entropy(logits.detach(), targets, in_place=_is_product(logits))
         return Losses(logits, slopes, nats.sum(1), (targets != IGNORED_LABEL).sum(1))
 
     def predicting(self) -> list[int]:
@@ -232,13 +232,28 @@ def _require_callable(loss_fn: Any, model: nn.Module, batch: Any) -> None:
         raise ValueError(f"loss_fn must take (model, batch), but takes {signature}: {LOSS_FN}") from error
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _is_product(logits: Tensor) -> bool:
+    """Tell whether logits are a linear layer's output as it stands, which no backward pass reads.
+
+    A view does not count: writing over it, autograd would replace its node and forget that node's hooks.
+    """
+    node = logits.grad_fn
+    if node is not None and node.name() == "UnsafeViewBackward0":
+        node = node.next_functions[0][0]
+    plain = logits.is_contiguous() and not logits._is_view()
+    return plain and node is not None and node.name() in ("MmBackward0", "AddmmBackward0")
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor]:
     """Return the negative log-likelihoods in nats, (B, T) float32 or better, and their slopes in the logits, (B, T, V).
 
     Both in one pass over the logits, chunk by chunk, in float32: autograd would take several and hold a copy for each.
+
+    Args:
+        in_place: slopes are written over the logits, which spares memory that has to be fetched first.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
-    slopes = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    slopes = logits if in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
     likelihoods = torch.empty((*targets.shape, 1), dtype=precise, device=logits.device)
     ignored = (targets == IGNORED_LABEL)[..., None]
     places = targets[..., None].masked_fill(ignored, 0)

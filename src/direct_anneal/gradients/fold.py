@@ -13,13 +13,18 @@ from torch import Tensor
 
 from direct_anneal.gradients.experts import Routing
 
+# On a CPU, too, a product beats additions where rows are so long that these read and write the folded rows many times,
+# and places so few that it multiplies little (benchmarks/gradients.py).
+_MOST_PLACES, _FEWEST_RUNS = 64, 6
+
 
 class Fold:
     """P, shape (p, m): adds m entries with random signs into p places.
 
     Each run of p entries is laid over the places with a random shift of its own. So two entries of one run never meet,
     any others with probability 1/p: E PᵀP = I, one-hot vectors keep their norm, and the variance of inner products is
-    at most that of entries N(0, 1/p). It takes one addition an entry, where the Gaussian takes p multiplications.
+    at most that of entries N(0, 1/p). It takes one addition an entry, where the Gaussian takes p multiplications; where
+    a product with P is faster still, it is made.
 
     Args:
         size: m.
@@ -44,8 +49,15 @@ class Fold:
         values = as_factor(values)
         if values.device.type != "cpu":  # one product there is faster than many additions
             return values @ self.matrix(values.dtype)
-        folded = values.new_zeros(*values.shape[:-1], self.places)
-        self._add(folded, values)
+        if self.places <= _MOST_PLACES and self.size >= _FEWEST_RUNS * self.places:
+            return values @ self._formed(values.dtype)
+        folded = values.new_empty(*values.shape[:-1], self.places)
+        for entries, places in self._laid(0, self.size):
+            factors = values[..., entries], self._signs[entries]
+            if entries.start < self.places:  # the first run fills every place
+                torch.mul(*factors, out=folded[..., places])
+            else:
+                folded[..., places].addcmul_(*factors)
         return folded
 
     def of_experts(self, values: Tensor, routing: Routing) -> Tensor:
@@ -62,11 +74,6 @@ class Fold:
             for entries, places in self._laid(expert * size, size):
                 add_products(found[:, places], signed[:, entries], columns[first:end], routing.counts[expert])
         return found
-
-    def _add(self, folded: Tensor, values: Tensor) -> None:
-        """Add each entry to its place."""
-        for entries, places in self._laid(0, self.size):
-            folded[..., places].addcmul_(values[..., entries], self._signs[entries])
 
     def _laid(self, offset: int, size: int) -> Iterator[tuple[slice, slice]]:
         """Return which of the entries from `offset` on are next to each other, counted from there, and their places."""
@@ -89,9 +96,12 @@ class Fold:
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return Pᵀ, (m, p); kept."""
         if dtype not in self._matrices:
-            matrix = self._signs.new_zeros(self.size, self.places, dtype=dtype)
-            self._matrices[dtype] = matrix.scatter_(1, self._places[:, None], self._signs[:, None].to(dtype))
+            self._matrices[dtype] = self._formed(dtype)
         return self._matrices[dtype]
+
+    def _formed(self, dtype: torch.dtype) -> Tensor:
+        matrix = self._signs.new_zeros(self.size, self.places, dtype=dtype)
+        return matrix.scatter_(1, self._places[:, None], self._signs[:, None].to(dtype))
 
 
 def as_factor(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ Source: ours; docs/path.md has what they catch and what they cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ _TOKENS_A_PIECE = 4
 _DEVIATION, _DEVIATION_COUNTS = 0.03, 4
 
 _SLOTS_PER_TOKEN = 4
+_BLOCK_TOKENS = 2**15  # whose runs are numbered at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio
 _BREAKS = ("Ġ", "▁", "Ċ", "ĉ", " ", "\n", "\t")  # how a piece begins that begins a word
 
@@ -47,33 +48,51 @@ Tokens = NDArray[np.int64]
 
 def repeated_share(tokens: Tokens) -> float:
     """Share of the tokens in runs of 8 that stand in the document before, too. Cost: O(T log T)."""
-    runs = _runs(tokens)
-    first = np.unique(runs, return_index=True)[1]
-    again = np.ones(len(runs), dtype=bool)
-    again[first] = False
-    return _covered(again, len(tokens))
+    return _covered(_again(_runs(tokens)), len(tokens))
 
 
-def common_shares(pool: Corpus, advance: Callable[[int], object] = lambda _: None) -> NDArray[np.float64]:
-    """Share of each document's tokens in runs of 8 that at least 4 documents of the pool have, (N,).
+def repetition(
+    pool: Corpus, advance: Callable[[int], object] = lambda _: None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of each document's tokens in runs of 8 that it has had before, and that at least 4 documents of the pool
+    have, (N,) each.
 
-    Runs are counted by hash in a table of at least 4 places a token, up to 2³²: two that share a place are counted as
-    one, which makes a share too large by a quarter of the runs that rare chance, at most.
+    For the second, runs are counted by hash in a table of at least 4 places a token, up to 2³²: two that share a place
+    are counted as one, which makes a share too large by a quarter of the runs that rare chance, at most.
+
+    Args:
+        advance: told each document twice.
 
     Cost: reads the tokens twice; memory 4 bytes a token of the pool.
     """
     places = 1 << min(32, int(_SLOTS_PER_TOKEN * max(1, int(pool.num_tokens.sum()))).bit_length())
     mask, counts = np.uint64(places - 1), np.zeros(places, dtype=np.uint8)
-    for row in range(pool.num_samples):
-        own = np.unique(_runs(pool.tokens(row)) & mask)
+    repeated, common = np.zeros(pool.num_samples), np.zeros(pool.num_samples)
+    for row, runs, length in _with_runs(pool):
+        repeated[row] = _covered(_again(runs), length)
+        own = np.sort(runs & mask)
+        own = own[np.append(own[1:] != own[:-1], True)[: len(own)]]
         counts[own] += counts[own] < FEWEST_DOCUMENTS
         advance(1)
-    shares = np.zeros(pool.num_samples)
-    for row in range(pool.num_samples):
-        tokens = pool.tokens(row)
-        shares[row] = _covered(counts[_runs(tokens) & mask] >= FEWEST_DOCUMENTS, len(tokens))
+    for row, runs, length in _with_runs(pool):
+        common[row] = _covered(counts[runs & mask] >= FEWEST_DOCUMENTS, length)
         advance(1)
-    return shares
+    return repeated, common
+
+
+def _with_runs(pool: Corpus) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
+    """Yield each document's position, runs and tokens; many documents are numbered at once."""
+    ends = np.cumsum(pool.num_tokens)
+    first = 0
+    while first < pool.num_samples:
+        begun = int(ends[first - 1]) if first else 0
+        end = max(first + 1, int(np.searchsorted(ends, begun + _BLOCK_TOKENS, side="right")))
+        contents = [pool.tokens(row) for row in range(first, end)]
+        runs, start = _runs(np.concatenate(contents)), 0
+        for row, tokens in enumerate(contents, first):
+            yield row, runs[start : start + max(0, len(tokens) - RUN + 1)], len(tokens)
+            start += len(tokens)
+        first = end
 
 
 def word_starts(tokenizer: Any, vocab_size: int) -> NDArray[np.bool_]:
@@ -129,6 +148,15 @@ def order_chances(
         variance = (own + _DEVIATION_COUNTS * _DEVIATION**2) / (count - 1 + _DEVIATION_COUNTS)
         chances: NDArray[np.float64] = ndtr((1 - nats / mean) / np.sqrt(variance * (1 + 1 / count)))
     return chances
+
+
+def _again(runs: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Mark the runs that have come before."""
+    order = np.argsort(runs, kind="stable")
+    along = runs[order]
+    again = np.zeros(len(runs), dtype=bool)
+    again[order[1:][along[1:] == along[:-1]]] = True
+    return again
 
 
 def _runs(tokens: Tokens) -> NDArray[np.uint64]:

@@ -26,11 +26,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
 from direct_anneal.path.damage import (
-    FEWEST_HEAD_TOKENS,
-    common_shares,
-    num_shuffles,
-    order_chances,
-    repeated_share,
+    repetition,
     word_starts,
 )
 from direct_anneal.path.depth import Depth
@@ -39,11 +35,10 @@ from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, score_by_others
-from direct_anneal.path.scoring import Sums
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
 from direct_anneal.progress import Progress, Work
 
-VERSION = 2  # of what the stored numbers mean
+VERSION = 3  # of what the stored numbers mean
 
 
 def descend(
@@ -93,7 +88,8 @@ def descend(
     Source: ours; relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and target-aligned paths
     (arXiv:2605.09404).
     Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"); one less with `known_start`. With
-    `read_order` one over at most 128 tokens of each document, with `known_start` two. Beside the walks: at most
+    `read_order` one over 48 tokens of each document, with `known_start` two; and over as many as 128 of documents
+    whose order these leave open. Beside the walks: at most
     `max_passes` (len(learning_rates) + k) passes of training over the validation set. Restrained paths take a forward
     pass more for each, and a gradient of each document. Memory: the model twice in float32, and Adam's moments.
     """
@@ -105,7 +101,7 @@ def descend(
     run = path.run
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, replace, elsewhere) as scores:
         at_start = scores.start(known_start)
-        signs = _signs(run, scores, pool, at_start)
+        signs = _signs(run, scores, pool, known_start is not None)
         slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
         ends = _losses_at_ends(path, scores, pool, path.plain)
         restrained = _losses_at_ends(path, scores, pool, path.restrained) if path.restrained else None
@@ -174,9 +170,10 @@ def descend_in_part(
     path = _walked(checkpoint, validation, pool, config, work, max_length, stages, made_of)
     run = path.run
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
-        scores.keep_start(knows_start)
+        if not knows_start:
+            scores.keep_start()
         if run.config.read_order and run.checkpoint.has_tokenizer:
-            scores.keep_mixed(_word_starts(run))
+            scores.keep_order(_word_starts(run), knows_start)
         if run.restraint is not None:
             scores.keep_slopes(len(run.restraint.eigenvalues))
         for walks in (path.plain, path.restrained):
@@ -290,20 +287,14 @@ def _point(end: Path) -> str:
     return end.stem.removeprefix("end-")
 
 
-def _signs(run: Walks, scores: Scores, pool: Corpus, start: Sums) -> dict[str, NDArray[np.float64]]:
+def _signs(run: Walks, scores: Scores, pool: Corpus, knows_start: bool) -> dict[str, NDArray[np.float64]]:
     """Look for signs of damage, by the names that `PathLosses` has for them; NaN where one cannot be told."""
     work = Work(role="pool", unit="tokens")
-    with run.stages.stage("Repetition", "documents", 3 * pool.num_samples, work=work) as advance:
-        repeated = np.zeros(pool.num_samples)
-        for row in range(pool.num_samples):
-            repeated[row] = repeated_share(pool.tokens(row))
-            advance(1)
-        common = common_shares(pool, advance)
+    with run.stages.stage("Repetition", "documents", 2 * pool.num_samples, work=work) as advance:
+        repeated, common = repetition(pool, advance)
     order = np.full(pool.num_samples, np.nan)
     if run.config.read_order and run.checkpoint.has_tokenizer:
-        mixed = scores.mixed(_word_starts(run))
-        chances = order_chances(start.head, mixed["nats"], mixed["deviation"], num_shuffles(scores.heads))
-        order = np.where(mixed["predicted"] >= FEWEST_HEAD_TOKENS - 1, chances, np.nan)
+        order = scores.order(_word_starts(run), knows_start)
     return {"repeated": repeated, "common": common, "order": order}
 
 

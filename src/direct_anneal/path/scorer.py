@@ -5,7 +5,7 @@ n documents of a shard, k directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 
 from direct_anneal.features.storage import Directory, place_at
 from direct_anneal.path.documents import Tokens
+from direct_anneal.path.order import Order
 from direct_anneal.path.scoring import OutOfMemoryError, losses_of
 from direct_anneal.path.stiff import Slopes
 from direct_anneal.path.walk import put_tensors, put_weights
@@ -48,16 +49,18 @@ class Shard:
         contents: tokens of each.
         num_prompt: leading tokens of each that are not predicted.
         batch_tokens: padded tokens of a batch.
+        order: their order is wanted, and not their losses; then there are no contents.
     """
 
     point: Point
     contents: list[Tokens]
     num_prompt: NDArray[np.int64]
     batch_tokens: int
+    order: Order | None = None
 
     @property
     def num_tokens(self) -> int:
-        return sum(map(len, self.contents))
+        return sum(map(len, self.contents)) if self.order is None else self.order.num_tokens
 
 
 Elsewhere = Callable[[Iterable[Shard]], Iterator[Found | None]]
@@ -90,9 +93,7 @@ class Scorer:
         self._slopes: Slopes | None = None
 
     def __call__(self, shard: Shard) -> Found | None:
-        """Compute columns `nats`, `predicted`, `head`, or `slope_0` and on; None where a batch does not fit into
-        memory.
-        """
+        """Compute columns of `Sums`, or `order`, or `slope_0` and on; None where a batch does not fit into memory."""
         self._move(shard.point)
         device = next(self._model.parameters()).device.type
         options = {"max_length": self._max_length, "batch_tokens": shard.batch_tokens}
@@ -101,10 +102,32 @@ class Scorer:
                 slopes = self._slopes(shard.contents, shard.num_prompt, advance=self._advance, **options)
                 return {slope_name(place): column for place, column in enumerate(slopes.T)}
             with torch.autocast(device, torch.bfloat16, enabled=self._dtype == "bfloat16"):
+                if shard.order is not None:
+                    return {"order": self._chances(shard.order, **options)}
                 losses = losses_of(self._model, shard.contents, shard.num_prompt, advance=self._advance, **options)
             return asdict(losses)
         except OutOfMemoryError:
             return None
+
+    def _chances(self, order: Order, **options: int) -> NDArray[np.float64]:
+        done = 0
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            self._advance(amount)
+
+        def nats(texts: Sequence[Tokens]) -> NDArray[np.float64]:
+            no_prompt = np.zeros(len(texts), dtype=np.int64)
+            return losses_of(self._model, texts, no_prompt, advance=advance, **options).nats
+
+        try:
+            chances = order.chances(nats)
+        except OutOfMemoryError:
+            self._advance(-done)
+            raise
+        self._advance(order.num_tokens - done)  # what the openings have decided is not read
+        return chances
 
     def _move(self, point: Point) -> None:
         if point == self._at:

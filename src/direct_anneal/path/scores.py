@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ColumnStore
 from direct_anneal.features.storage import place_at
 from direct_anneal.io.digests import sha256
-from direct_anneal.path.damage import HEAD_TOKENS, num_shuffles, shuffles
-from direct_anneal.path.documents import Tokens
+from direct_anneal.path.damage import HEAD_TOKENS
+from direct_anneal.path.order import Order, most_tokens
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Found, Point, Scorer, Shard, slope_name
 from direct_anneal.path.scoring import BATCH_TOKENS, FEWEST_BATCH_TOKENS, Sums, losses_of
@@ -29,9 +30,21 @@ from direct_anneal.path.walk import put_tensors, put_weights
 from direct_anneal.path.walks import DIRECTIONS, Walks
 from direct_anneal.progress import Work
 
-COLUMNS = ("nats", "predicted", "head")
-MIXED_COLUMNS = ("nats", "deviation", "predicted")
-_MIXED, _BEGINNINGS, _SLOPES = "shuffled", "beginnings", "slopes"
+COLUMNS = ("nats", "predicted", "head", "opening")
+_START, _ORDER, _SLOPES = "start", "order", "slopes"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What the order of documents is read with.
+
+    Attributes:
+        starts: which tokens begin a word, (V,).
+        start: losses at θ_s; None where they are not computed here.
+    """
+
+    starts: NDArray[np.bool_]
+    start: ColumnStore | None
 
 
 class Scores:
@@ -46,9 +59,6 @@ class Scores:
         made_of: what the path depends on.
         rows_per_shard, replace, elsewhere: as for `descend`.
         wanted: whether a shard is computed here.
-
-    Attributes:
-        heads: tokens of each document whose order is looked at, (N,).
     """
 
     def __init__(
@@ -66,8 +76,9 @@ class Scores:
         self._run, self._pool, self._home, self._made_of = run, pool, home, made_of
         self._rows_per_shard, self._replace, self._elsewhere = rows_per_shard, replace, elsewhere
         self._sent: set[str] = set()
-        # Of a second window the model has not seen what is before it.
-        self.heads: NDArray[np.int64] = np.minimum(pool.num_tokens, min(HEAD_TOKENS, run.max_length))
+        # Tokens of each document whose order is looked at. Of a second window the model has not seen what is before it.
+        heads = np.minimum(pool.num_tokens, min(HEAD_TOKENS, run.max_length))
+        self._heads: NDArray[np.int64] = np.where(pool.num_prompt > 0, 0, heads)
 
     def __enter__(self) -> Scores:
         return self
@@ -90,45 +101,36 @@ class Scores:
         """Compute the losses at θ_s of every document, or complete what is known of them.
 
         Args:
-            known: mean nats a token, (N,); NaN where they are not known. A pass over the beginnings of documents is
-                left, where their order is looked at, and over what is not known.
+            known: mean nats a token, (N,); NaN where they are not known.
         """
         if known is None:
-            return self.at("start", None)
+            return self.at(_START, None)
         run, pool = self._run, self._pool
         predicted = _num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
         nats = np.where(predicted > 0, known * predicted, 0.0)
         if lacking := np.flatnonzero(np.isnan(nats)).tolist():
             run.return_to_start()
             nats[lacking] = _scored_here(run, run.model, pool, lacking).nats
-        head = np.full(len(nats), np.nan)
-        if run.config.read_order and run.checkpoint.has_tokenizer:
-            beginnings = Sums(**self._beginnings().read())
-            head = np.where(pool.num_tokens > self.heads, beginnings.nats, nats)
-            head[pool.num_prompt > 0] = np.nan
-        return Sums(nats, predicted, head)
+        unknown = np.full(len(nats), np.nan)
+        return Sums(nats, predicted, unknown, unknown)
 
-    def keep_start(self, is_known: bool) -> None:
-        """Compute what `start` reads, of the wanted shards."""
-        if not is_known:
-            self.keep("start", None)
-        elif self._run.config.read_order and self._run.checkpoint.has_tokenizer:
-            self._beginnings()
+    def keep_start(self) -> ColumnStore:
+        """Compute the losses at θ_s of the wanted shards."""
+        return self.keep(_START, None)
 
-    def _beginnings(self) -> ColumnStore:
-        return self._passed(_BEGINNINGS, "Losses of beginnings", COLUMNS, beginnings=True)
-
-    def mixed(self, starts: NDArray[np.bool_]) -> Found:
-        """Compute nats at θ_s of every document's beginning, its words shuffled: mean and deviation over shuffles.
+    def order(self, starts: NDArray[np.bool_], knows_start: bool) -> NDArray[np.float64]:
+        """Compute every document's sign of order at θ_s, (N,); NaN where it cannot be told.
 
         Args:
             starts: which tokens begin a word, (V,).
+            knows_start: losses at θ_s are not computed here, and the texts' own are read for this alone.
         """
-        return self.keep_mixed(starts).read()
+        return self.keep_order(starts, knows_start).read()["order"]
 
-    def keep_mixed(self, starts: NDArray[np.bool_]) -> ColumnStore:
+    def keep_order(self, starts: NDArray[np.bool_], knows_start: bool) -> ColumnStore:
         """Compute the same, of the wanted shards."""
-        return self._passed(_MIXED, "Losses of shuffled words", MIXED_COLUMNS, starts=starts)
+        start = None if knows_start else self.keep_start()
+        return self._passed(_ORDER, "Losses of shuffled words", ("order",), order=_Reading(starts, start))
 
     def slopes(self, count: int) -> NDArray[np.float64]:
         """Compute the slopes of every document's loss at θ_s along the run's stiff directions, (N, k).
@@ -153,8 +155,7 @@ class Scores:
         *,
         weights: Path | None = None,
         directions: Path | None = None,
-        starts: NDArray[np.bool_] | None = None,
-        beginnings: bool = False,
+        order: _Reading | None = None,
     ) -> ColumnStore:
         """Compute the wanted shards that are missing."""
         run, pool = self._run, self._pool
@@ -166,7 +167,7 @@ class Scores:
             "dtype": run.config.dtype,
             "weights": run.config.scored_weights,
             "point": name,
-            "words": None if starts is None else sha256(np.packbits(starts).tobytes()),
+            "words": None if order is None else sha256(np.packbits(order.starts).tobytes()),
         }
         store = ColumnStore(
             f"{self._home}/{name}",
@@ -178,10 +179,8 @@ class Scores:
         )
         missing = [shard for shard in store.missing() if self._is_wanted(shard)]
         lengths = pool.num_tokens
-        if starts is not None:
-            lengths = self.heads * num_shuffles(self.heads)
-        elif beginnings:
-            lengths = np.where(lengths > self.heads, self.heads, 0)
+        if order is not None:
+            lengths = most_tokens(self._heads, order.start is not None)
         total = int(lengths.sum())
         share = total / max(1, int(pool.num_tokens.sum()))
         forward, backward = (share, 0.0) if directions is None else (0.0, share)
@@ -189,7 +188,7 @@ class Scores:
         with run.stages.stage(label, "tokens", total, ("documents", pool.num_samples), work) as advance:
             advance(total - sum(int(lengths[_span(store.rows(shard))].sum()) for shard in missing))
             if missing:
-                self._fill(store, missing, self._point(weights, directions), starts, beginnings, advance)
+                self._fill(store, missing, self._point(weights, directions), order, advance)
         return store
 
     def _point(self, weights: Path | None, directions: Path | None) -> Point:
@@ -210,33 +209,25 @@ class Scores:
             directions=None if directions is None else directions.name,
         )
 
-    def _documents(
-        self, rows: range, starts: NDArray[np.bool_] | None, beginnings: bool
-    ) -> tuple[list[Tokens], NDArray[np.int64]]:
-        """Read contents and prompts of a shard's documents.
-
-        With `starts` all shuffles of their beginnings, with `beginnings` those of longer ones, nothing of the others.
-        """
-        contents = [self._pool.tokens(row) for row in rows]
-        prompts = self._pool.num_prompt[_span(rows)]
-        if starts is None and not beginnings:
-            return contents, prompts
-        heads = [tokens[:length] for tokens, length in zip(contents, self.heads[_span(rows)].tolist(), strict=True)]
-        if starts is None:
-            pairs = zip(heads, contents, strict=True)
-            return [head[: 0 if len(head) == len(whole) else None] for head, whole in pairs], np.zeros_like(prompts)
-        names: list[str] = self._pool.index["id"][rows.start : rows.stop].to_pylist()
-        named = zip(heads, names, strict=True)
-        mixed = [head for tokens, name in named for head in shuffles(tokens, starts, name)]
-        return mixed, np.zeros(len(mixed), dtype=prompts.dtype)
+    def _order(self, shard: int, rows: range, reading: _Reading) -> Order:
+        """Read the beginnings of a shard's documents."""
+        lengths = self._heads[_span(rows)].tolist()
+        unknown = np.full(len(rows), np.nan)
+        known = {"opening": unknown, "head": unknown} if reading.start is None else reading.start.read(shard)
+        return Order(
+            heads=[self._pool.tokens(row)[:length] for row, length in zip(rows, lengths, strict=True)],
+            names=self._pool.index["id"][rows.start : rows.stop].to_pylist(),
+            starts=reading.starts,
+            opening_nats=known["opening"],
+            head_nats=known["head"],
+        )
 
     def _fill(
         self,
         store: ColumnStore,
         missing: Sequence[int],
         point: Point,
-        starts: NDArray[np.bool_] | None,
-        beginnings: bool,
+        reading: _Reading | None,
         advance: Callable[[int], object],
     ) -> None:
         """Compute shards and write them, in order; what does not fit into memory once more, in smaller batches."""
@@ -247,8 +238,18 @@ class Scores:
 
         def shards() -> Iterator[Shard]:
             for shard in waiting:
-                contents, prompts = self._documents(store.rows(shard), starts, beginnings)
-                given[shard] = Shard(point=point, contents=contents, num_prompt=prompts, batch_tokens=tokens)
+                rows = store.rows(shard)
+                if reading is None:
+                    contents, prompts = [self._pool.tokens(row) for row in rows], self._pool.num_prompt[_span(rows)]
+                    given[shard] = Shard(point=point, contents=contents, num_prompt=prompts, batch_tokens=tokens)
+                else:
+                    given[shard] = Shard(
+                        point=point,
+                        contents=[],
+                        num_prompt=np.zeros(0, dtype=np.int64),
+                        batch_tokens=tokens,
+                        order=self._order(shard, rows, reading),
+                    )
                 yield given[shard]
 
         while waiting:
@@ -256,8 +257,6 @@ class Scores:
             for shard, found in zip(waiting, self._computed(shards(), advance), strict=True):
                 made, rows = given.pop(shard), store.rows(shard)
                 if found is not None:
-                    if starts is not None:
-                        found = _over_shuffles(found, num_shuffles(self.heads[_span(rows)]))
                     store.write(shard, ids.slice(rows.start, len(rows)), found)
                     if self._elsewhere is not None:
                         advance(made.num_tokens)
@@ -337,15 +336,6 @@ def _num_predicted(
     windows = -(-num_tokens // max_length) - -(-np.minimum(num_prompt, num_tokens) // max_length)
     predicted: NDArray[np.float64] = np.maximum(0, num_tokens - num_prompt - windows).astype(np.float64)
     return predicted
-
-
-def _over_shuffles(found: Found, count: NDArray[np.int64]) -> Found:
-    """Return mean and deviation of nats over each document's shuffles, of which there are `count`, (n,)."""
-    first = np.cumsum(count) - count
-    mean = np.add.reduceat(found["nats"], first) / count
-    squares = np.add.reduceat((found["nats"] - np.repeat(mean, count)) ** 2, first)
-    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-    return {"nats": mean, "deviation": deviation, "predicted": found["predicted"][first]}
 
 
 def scoring_model(run: Walks) -> nn.Module:

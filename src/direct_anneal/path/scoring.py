@@ -22,6 +22,7 @@ from direct_anneal.model.batching import IGNORED_LABEL, batches, next_labels, pa
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.model.token_losses import token_nats
 from direct_anneal.path.damage import HEAD_TOKENS
+from direct_anneal.path.order import OPENING_TOKENS
 
 # Padded tokens of a batch. On a CPU more is not faster; a GPU is busy with that many, and twice as many, cut from a
 # shard of 1,024 documents, were 5 % to 10 % padding (benchmarks/path.py).
@@ -38,12 +39,13 @@ class Sums:
 
     Attributes:
         nats, predicted: over the predicted tokens of each, and how many these are, (n,).
-        head: nats over the first `HEAD_TOKENS`, (n,); NaN where a prompt is among them.
+        head, opening: nats over the first `HEAD_TOKENS` and `OPENING_TOKENS`, (n,); NaN where a prompt is among them.
     """
 
     nats: NDArray[np.float64]
     predicted: NDArray[np.float64]
     head: NDArray[np.float64]
+    opening: NDArray[np.float64]
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -81,7 +83,7 @@ def losses_of(
     Raises:
         OutOfMemoryError: a batch does not fit; what `advance` was told is taken back.
     """
-    nats, predicted, head = (np.zeros(len(contents)) for _ in range(3))
+    nats, predicted, head, opening = (np.zeros(len(contents)) for _ in range(4))
     windows = windows_of(contents, max_length=max_length, num_prompt=num_prompt)
     first = {window.document: id(window) for window in reversed(windows)}
     device, done = next(model.parameters()).device, 0
@@ -95,13 +97,15 @@ def losses_of(
             except (torch.OutOfMemoryError, MemoryError) as error:
                 advance(-done)
                 raise OutOfMemoryError(f"{len(batch)} windows of {rows.ids.shape[1]} tokens") from error
-            np.add.at(nats, rows.documents, each.sum(1).cpu().numpy())
+            each = each.cpu()
+            np.add.at(nats, rows.documents, each.sum(1).numpy())
             np.add.at(predicted, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy().astype(np.float64))
-            begins = [first[window.document] == id(window) for window in batch]
-            np.add.at(head, rows.documents, np.where(begins, each[:, : HEAD_TOKENS - 1].sum(1).cpu().numpy(), 0.0))
+            begins = np.array([first[window.document] == id(window) for window in batch])
+            for sums, length in ((head, HEAD_TOKENS), (opening, OPENING_TOKENS)):
+                sums[rows.documents[begins]] = each[begins, : length - 1].sum(1).numpy()
             amount = sum(len(window.tokens) for window in batch)
             advance(amount)
             done += amount
     advance(sum(map(len, contents)) - done)
-    head[num_prompt > 0] = np.nan
-    return Sums(nats, predicted, head)
+    head[num_prompt > 0] = opening[num_prompt > 0] = np.nan
+    return Sums(nats, predicted, head, opening)
