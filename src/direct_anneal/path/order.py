@@ -38,7 +38,7 @@ def most_tokens(heads: NDArray[np.int64], is_known: bool) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Order:
-    """What is read to test the order of n documents.
+    """Beginnings of n documents whose order is tested.
 
     Attributes:
         heads: beginning of each; of one below 8 tokens the order cannot be told.

@@ -36,7 +36,7 @@ _START, _ORDER, _SLOPES = "start", "order", "slopes"
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the order of documents is read with.
+    """Means to read the order of documents.
 
     Attributes:
         starts: which tokens begin a word, (V,).
