@@ -76,6 +76,7 @@ class Scores:
         self._run, self._pool, self._home, self._made_of = run, pool, home, made_of
         self._rows_per_shard, self._replace, self._elsewhere = rows_per_shard, replace, elsewhere
         self._sent: set[str] = set()
+        self._start: ColumnStore | None = None
         # Tokens of each document whose order is looked at. Of a second window the model has not seen what is before it.
         heads = np.minimum(pool.num_tokens, min(HEAD_TOKENS, run.max_length))
         self._heads: NDArray[np.int64] = np.where(pool.num_prompt > 0, 0, heads)
@@ -104,7 +105,7 @@ class Scores:
             known: mean nats a token, (N,); NaN where they are not known.
         """
         if known is None:
-            return self.at(_START, None)
+            return Sums(**self.keep_start().read())
         run, pool = self._run, self._pool
         predicted = _num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
         nats = np.where(predicted > 0, known * predicted, 0.0)
@@ -115,8 +116,10 @@ class Scores:
         return Sums(nats, predicted, unknown, unknown)
 
     def keep_start(self) -> ColumnStore:
-        """Compute the losses at θ_s of the wanted shards."""
-        return self.keep(_START, None)
+        """Compute the losses at θ_s of the wanted shards, once."""
+        if self._start is None:
+            self._start = self.keep(_START, None)
+        return self._start
 
     def order(self, starts: NDArray[np.bool_], knows_start: bool) -> NDArray[np.float64]:
         """Compute every document's sign of order at θ_s, (N,); NaN where it cannot be told.
