@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from direct_anneal.report.verdict import judge, moved
+from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.safety import num_shared, safety_checks, safety_facts
 
 
@@ -40,6 +43,7 @@ def a_manifest(**changes: Any) -> dict[str, Any]:
         "corpora": {"pool": {"documents": 1000, "incidents": {}, "quarantined": {"count": 0}}},
         "safety": {
             "in_validation": 0,
+            "told_apart": 0.9,
             "by_its_own_measure": [],
             "repeats": {"pool": 0, "selected": 0},
             "loops": {"pool": {"looked_at": 1000, "found": 0}, "selected": {"looked_at": 100, "found": 0}},
@@ -50,7 +54,7 @@ def a_manifest(**changes: Any) -> dict[str, Any]:
 
 def test_nothing_speaks_against_it() -> None:
     verdict = judge(a_manifest(), Path("runs/a"))
-    assert [check.state for check in verdict.checks] == ["good"] * 7
+    assert [check.state for check in verdict.checks] == ["good"] * 8
     assert (verdict.state, verdict.sentence) == ("good", "No check found a reason against training on this choice.")
     assert verdict.steps[0].command == "direct-anneal compare --from runs/a"
 
@@ -61,6 +65,7 @@ SAFE = a_manifest()["safety"]
 @pytest.mark.parametrize(
     ("changes", "name", "state", "says"),
     [
+        ({"safety": SAFE | {"told_apart": 0.56}}, "Likeness", "look", "the pool is much like the target"),
         ({"safety": SAFE | {"in_validation": 3}}, "Overlap", "look", "3 documents of the pool are in the validation"),
         ({"safety": SAFE | {"repeats": {"pool": 9, "selected": 5}}}, "Duplicates", "look", "Deduplicate the pool"),
         ({"safety": SAFE | {"repeats": {"pool": 9, "selected": 50}}}, "Duplicates", "bad", "50 of 100 chosen"),
@@ -158,13 +163,45 @@ def test_facts_by_their_definition() -> None:
     validation: Any = Documents([[5, 6], [7, 8]])
     shared = num_shared(pool, validation)
     selected = np.array([True, True, True, False, False])
-    facts = safety_facts(pool, selected, in_validation=shared, by_its_own_measure=[])
+    facts = safety_facts(pool, selected, in_validation=shared, told_apart=None, by_its_own_measure=[])
     assert facts == {
         "in_validation": 1,
+        "told_apart": None,
         "by_its_own_measure": [],
         "repeats": {"pool": 2, "selected": 1},
         "loops": {"pool": {"looked_at": 5, "found": 1}, "selected": {"looked_at": 3, "found": 1}},
     }
+
+
+def test_documents_are_told_apart_as_by_a_naive_classifier() -> None:
+    """Counts, odds, means and pairs by loops."""
+    rng = np.random.default_rng(0)
+    corpora = [[rng.integers(low, low + 30, 12).tolist() for _ in range(60)] for low in (0, 5)]
+    found = told_apart(*(Documents(documents) for documents in corpora))  # type: ignore[arg-type]
+
+    def words(document: list[int]) -> set[Any]:
+        return {*document, *pairwise(document)}
+
+    areas = []
+    for tried in (0, 1):
+        counts = [Counter(w for d in documents[1 - tried :: 2] for w in words(d)) for documents in corpora]
+        every = {w for documents in corpora for d in documents for w in words(d)}
+        total = [sum(count[w] + 0.5 for w in every) for count in counts]
+        odds = {w: np.log((counts[1][w] + 0.5) / total[1]) - np.log((counts[0][w] + 0.5) / total[0]) for w in every}
+        lower, higher = ([np.mean([odds[w] for w in words(d)]) for d in documents[tried::2]] for documents in corpora)
+        areas.append(np.mean([(b > a) + 0.5 * (b == a) for a in lower for b in higher]))
+    assert found == pytest.approx(np.mean(areas), abs=1e-12)
+    assert 0.6 < found < 1.0
+
+
+def test_a_pool_that_is_the_target_is_not_told_apart() -> None:
+    rng = np.random.default_rng(1)
+    pool, validation, other = (
+        Documents([rng.integers(low, low + 50, 40).tolist() for _ in range(count)])
+        for low, count in ((0, 400), (0, 200), (50, 49))
+    )
+    assert told_apart(pool, validation) == pytest.approx(0.5, abs=0.08)  # type: ignore[arg-type]
+    assert told_apart(pool, other) is None  # type: ignore[arg-type]
 
 
 def test_domains_that_moved_most() -> None:

@@ -27,6 +27,7 @@ FEW_REPEATS, MANY_REPEATS = 0.01, 0.1
 FEW_LOOPS, MANY_LOOPS = 0.02, 0.1
 OVERFIT = 1.5  # stiff cost in sample over that held out
 WEAKLY_KNOWN, WELL_KNOWN = 0.25, 0.6
+ALIKE = 0.65  # between pools of the target's own mixture (0.56 to 0.60) and others (docs/results.md)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,19 @@ def num_shared(pool: Corpus, validation: Corpus) -> int:
 
 
 def safety_facts(
-    pool: Corpus, selected: NDArray[np.bool_], *, in_validation: int, by_its_own_measure: list[str]
+    pool: Corpus,
+    selected: NDArray[np.bool_],
+    *,
+    in_validation: int,
+    told_apart: float | None,
+    by_its_own_measure: list[str],
 ) -> dict[str, Any]:
     """Return counts for the manifest.
 
     Args:
         selected: (N,).
         in_validation: as `num_shared` counts it.
+        told_apart: as `likeness.told_apart` finds it.
         by_its_own_measure: what the objective's value has against the choice, as `checks.of_measure` says it.
 
     Cost: reads every token once, and those of `LOOKED_AT` documents twice more; memory O(N).
@@ -69,6 +76,7 @@ def safety_facts(
     )
     return {
         "in_validation": in_validation,
+        "told_apart": told_apart,
         "by_its_own_measure": by_its_own_measure,
         "repeats": {"pool": _repeats(digests), "selected": _repeats(digests[selected])},
         "loops": {
@@ -85,6 +93,7 @@ def safety_checks(manifest: Mapping[str, Any]) -> list[Check]:
     found.append(_concentration(manifest["composition"]["domains"]))
     if facts is not None:
         found.append(overlap_check(facts["in_validation"]))
+        found += likeness_checks(facts.get("told_apart"))
     found.append(_target(manifest["objective"]))
     return [*found, *_curvature(manifest["spectrum"])] if uses_stiff_split(manifest) else found
 
@@ -105,6 +114,23 @@ def overlap_check(count: int) -> Check:
         f"{count:,} documents of the pool are in the validation set, too. They favour themselves, and scores on "
         "that set will look too good. Remove them from one of the two",
     )
+
+
+def likeness_checks(told_apart: float | None) -> list[Check]:
+    """Judge whether there is much to choose: a pool that is the target's own mixture seldom gains by it."""
+    if told_apart is None:
+        return []
+    found = f"words tell a validation document from one of the pool in {told_apart:.0%} of pairs"
+    if told_apart >= ALIKE:
+        return [Check("Likeness", "good", found)]
+    return [
+        Check(
+            "Likeness",
+            "look",
+            f"{found}, where guessing does in 50%: the pool is much like the target already. In such a pool a choice "
+            "was worse than random documents. Train on the pool as it is, unless compare shows a gain",
+        )
+    ]
 
 
 def _repeats(digests: NDArray[np.uint64]) -> int:
