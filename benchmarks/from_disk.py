@@ -5,8 +5,8 @@
 
 A store of unit rows is written to a temporary directory, which is removed again. "Cold" files have been dropped from
 the system's cache (posix_fadvise), "warm" ones were read just before. A bare scan reads every features-*.npy from first
-to last byte into one buffer of 4 MiB, a plain sum adds up its bytes, eight at a time; these and the two products of a
-linear step take turns, and medians of processor time are compared.
+to last byte into one buffer of 4 MiB, a plain sum adds up its bytes, eight at a time; these and the products of a
+linear step and of a search for swaps take turns, and medians of processor time are compared.
 Each solve is a process of its own, and so are the passes; the peak of memory is that of the whole process, of which the
 interpreter and its libraries are stated.
 """
@@ -87,12 +87,15 @@ def compare_passes(directory: Path, samples: int, size: int, turns: int) -> None
     """The two products of a linear step beside bare scans."""
     features = FeatureMatrix(opened(directory, samples, size).features())
     paths = sorted(directory.glob("features-*.npy"))
+    tenth = np.where(np.random.default_rng(0).random(samples) < 0.1, 1.0, 0.0)  # as many as are chosen
     print(f"interpreter and libraries: {peak():,.0f} MiB", flush=True)
     actions = {
         "bare scan": lambda: scan(paths),
         "plain sum": lambda: plain_sum(paths),
         "sum of rows": lambda: features.weighted_sum(np.ones(samples)),
+        "sum of a tenth of the rows": lambda: features.weighted_sum(tenth),
         "products with a direction": lambda: features.dot(np.ones(size)),
+        "rough products": lambda: features.dot(np.ones(size), rough=True),
     }
     for state in ("cold", "warm"):
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.linalg
 
 from direct_anneal.config.objective import TARGET_SCALE, register
 from direct_anneal.config.options import require
@@ -64,14 +63,13 @@ class MatchingConfig(FilteredObjective):
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:
-        """Return W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R)."""
-        size = counted.matrix.shape[1]
+        """Return W with W Wᵀ = (H̃ + δ)⁻¹, shape (R, R), or (R, n) as of `damped_root`."""
         if self.filter_curvature == "validation":
             delta = self.delta(inputs)
-            return inputs.estimate.whole.apply(lambda curvature: 1 / np.sqrt(curvature + delta), np.eye(size))
-        lower = scipy.linalg.cholesky(self.damped_curvature(counted), lower=True)
-        root: Float = scipy.linalg.solve_triangular(lower, np.eye(size), lower=True)
-        return root.T
+            return inputs.estimate.whole.apply(
+                lambda curvature: 1 / np.sqrt(curvature + delta), np.eye(counted.matrix.shape[1])
+            )
+        return self.damped_root(counted)
 
 
 def known_share(mean: Float, count: int, mean_squared_norm: float, validation: Float) -> float:

@@ -243,13 +243,33 @@ class FilteredObjective(SketchedObjective):
 
     def damped_curvature(self, counted: Counted) -> Float:
         """Return H̃ + δ of the pool, or of both, shape (R, R), positive definite."""
-        x, (num_samples, size) = counted.validation, counted.matrix.shape
-        moment = counted.matrix.gram() / num_samples
+        return self._damped(counted.matrix.gram() / counted.matrix.shape[0], counted.validation)
+
+    def damped_root(self, counted: Counted) -> Float:
+        """Return W, (R, n), with z W Wᵀ y = z (H̃ + δ)⁻¹ y for all rows z and y of the pool, and of the validation set.
+
+        Where these are far fewer than R, n is their number: W = Q L⁻ᵀ, with Q a basis of theirs in which H̃ + δ = L Lᵀ.
+        """
+        matrix, x = counted.matrix, counted.validation
+        (count, size), basis = matrix.shape, None
+        if matrix.is_wide and 2 * (count + len(x)) <= size:
+            rows = np.vstack([matrix.rows(np.arange(count)), x])
+            basis, triangle = np.linalg.qr(rows.T)
+            pool, validation = triangle.T[:count], triangle.T[count:]
+            curvature = self._damped(pool.T @ pool / count, validation)
+        else:
+            curvature = self.damped_curvature(counted)
+        lower = scipy.linalg.cholesky(curvature, lower=True)
+        root: Float = scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).T
+        return root if basis is None else basis @ root
+
+    def _damped(self, moment: Float, x: Float) -> Float:
+        """Return H̃ + δ, for second moments of the pool and rows of the validation set, in any basis."""
         if self.filter_curvature == "both":
             moment = (moment + x.T @ x / len(x)) / 2
         largest = largest_eigenvalue(moment)
         assert self.damping is not None
-        moment[np.diag_indices(size)] += self.damping * largest if largest > 0 else 1.0  # 0: no gradient at all
+        moment[np.diag_indices(len(moment))] += self.damping * largest if largest > 0 else 1.0  # 0: no gradient at all
         return moment
 
 

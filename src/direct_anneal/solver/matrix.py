@@ -30,6 +30,7 @@ _GRAMS = 64
 
 _HELD_BLOCK = 1 << 20  # numbers of rows that are mapped at once
 _MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
+_WIDE = 256  # numbers of a row: with fewer there is nothing to save
 _SMALL = 64  # rows or columns of a matrix whose norm is found from all of it
 
 
@@ -218,6 +219,20 @@ class FeatureMatrix:
         if self._scale is not None:
             out *= self._scale[indices, None]
         return self._map(out)
+
+    @property
+    def is_wide(self) -> bool:
+        """True if rows are in memory, or will be, and far fewer than R': `coordinates` are much smaller."""
+        return self._parts[0].kept and max(_WIDE, 2 * self.shape[0]) <= self.shape[1]
+
+    def coordinates(self) -> tuple[Float, Float]:
+        """Return C, shape (N, n), and Q, shape (R', n) with orthonormal columns, with X = C Qᵀ: products among rows are
+        the same. Equal rows have equal coordinates. Cost: 2 N R R' where mapped, and 2 N² R'.
+        """
+        rows, places = np.unique(self._read(np.arange(self.shape[0])), axis=0, return_inverse=True)
+        basis, triangle = np.linalg.qr(self._map(rows).T)
+        found = triangle.T[places.ravel()]
+        return (found if self._scale is None else found * self._scale[:, None]), basis
 
     def _read(self, indices: NDArray[np.intp]) -> Float:
         """Return z_i for each index, from the blocks."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.solver.energy import maximise_energy
-from direct_anneal.solver.feasible import Polytope
+from direct_anneal.solver.feasible import Float, Polytope
 from direct_anneal.solver.lp import OneBudget
 from direct_anneal.solver.lp_coupled import Coupled
 from direct_anneal.solver.matching import match
@@ -39,13 +39,20 @@ def solve(problem: SelectionProblem) -> Selection:
     """
     features = problem.features if isinstance(problem.features, FeatureMatrix) else FeatureMatrix(problem.features)
     polytope, passes = polytope_of(problem), features.passes
+    target = None if problem.target is None else np.asarray(problem.target, dtype=np.float64)
+    apart = 0.0
+    if target is not None:
+        apart = float(np.square(target if problem.start is None else target - problem.start).sum())
     stats: dict[str, Any] = {"least_feasible": polytope.least_cost}
     if not np.all(np.isfinite(features.longest())):
         raise ValueError("features must be finite: leave out samples whose gradient is not")
 
+    if features.is_wide:
+        features, target = _narrowed(features, target)
+        passes = features.passes - 1
+
     if problem.objective == "descent":
-        assert problem.target is not None
-        target = np.asarray(problem.target, dtype=np.float64)
+        assert target is not None
         gain = features.dot(target)
         relaxed = polytope.maximise(gain)
         loose = relaxed if polytope.size is None else polytope.maximise(gain, full=False)
@@ -58,13 +65,11 @@ def solve(problem: SelectionProblem) -> Selection:
         stats["relaxed_bound"] = loose.value
         stats["proven"] = proven
     elif problem.objective == "matching":
-        assert problem.target is not None
-        target = np.asarray(problem.target, dtype=np.float64)
-        apart = target if problem.start is None else target - problem.start
-        matched = match(features, target, polytope, float(apart @ apart))
+        assert target is not None
+        matched = match(features, target, polytope, apart)
         chosen, weights, bound = matched.chosen, matched.weights, matched.bound
         direction = target - features.weighted_sum(chosen.astype(np.float64))
-        objective = float(apart @ apart - direction @ direction)
+        objective = float(apart - direction @ direction)
         exact = "rounded"
         stats |= {"relaxed": matched.relaxed, "steps": matched.steps, "swaps": matched.swaps}
     else:
@@ -90,6 +95,16 @@ def solve(problem: SelectionProblem) -> Selection:
         status="optimal" if objective >= bound - 1e-9 * abs(bound) else exact,
         stats=stats,
     )
+
+
+def _narrowed(features: FeatureMatrix, target: Float | None) -> tuple[FeatureMatrix, Float | None]:
+    """Return coordinates of rows and target that keep all products among them, with one that is the target's alone."""
+    found, basis = features.coordinates()
+    rows = FeatureMatrix(np.hstack([found, np.zeros((len(found), 1))]))
+    if target is None:
+        return rows, None
+    along = basis.T @ target
+    return rows, np.append(along, np.linalg.norm(target - basis @ along))
 
 
 def polytope_of(problem: SelectionProblem) -> Polytope:
