@@ -202,7 +202,7 @@ def test_blend_keeps_a_stiff_budget() -> None:
         ("path", {"along": "restrained"}, "along must be plain where no directions are stiff"),
         ("path", {"num_restrained": 2, "bands": 0}, "bands must be at least 1"),
         ("blend", {"influence_weight": 0.0}, "influence_weight must be above 0"),
-        ("blend", {"filter": "flat"}, "filter must be left out with objective blend"),
+        ("blend", {"filter": "flat"}, "filter in objective_options must be left out with objective blend"),
     ],
 )
 def test_what_they_do_not_know_is_refused(name: str, options: dict[str, Any], told: str) -> None:

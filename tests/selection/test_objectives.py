@@ -212,7 +212,7 @@ class TestElbows:
         ({"objective": "descent", "damping": float("nan")}, "damping must be above 0"),
         ({"objective": "nearest"}, "objective must be matching, descent, energy, path or blend, got nearest"),
         ({"objective": "matchnig"}, "did you mean matching?"),
-        ({"objective_options": {"power": 2}}, "power must be left out with objective matching"),
+        ({"objective_options": {"power": 2}}, "power in objective_options must be left out with objective matching"),
         ({"plugin": "no.such.module"}, "plugin must name a module"),
         ({"filter": "steep"}, "filter must be newton, flat or none, got steep"),
         ({"gradients": "long"}, "gradients must be raw or unit"),

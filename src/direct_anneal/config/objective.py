@@ -151,7 +151,10 @@ def objective_of(
         if name not in known:
             owners = [other for other in names() if name in (field.name for field in fields(named(other)))]
             must = f"be left out with {option('objective')} {objective}, which has no such option"
-            raise InputError(field=name, must=must, do=f"it is of {', '.join(owners)}" if owners else None)
+            do = f"it is of {', '.join(owners)}" if owners else None
+            if name in own:  # no option of the command
+                raise InputError(subject=f"{name} in {option('objective_options')}", must=must, do=do)
+            raise InputError(field=name, must=must, do=do)
     return kind(**asked).resolved(curvature)
 
 
