@@ -86,7 +86,7 @@ class _RowMap:
 
 @dataclass
 class _Shared:
-    """What was computed of the stored rows z, whatever their map.
+    """Figures of the stored rows z, whatever their map.
 
     Attributes:
         lengths: upper bounds on ‖z‖, shape (N,).
