@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from direct_anneal.data import Corpus
 
@@ -58,5 +57,6 @@ def _distinct(corpus: Corpus, place: int) -> NDArray[np.uint64]:
 
 def _area(lower: NDArray[np.float64], higher: NDArray[np.float64]) -> float:
     """Return the share of pairs in which `higher` is above, equals counting half."""
-    ranks = rankdata(np.concatenate([lower, higher]))[len(lower) :]
-    return float((ranks.sum() - len(higher) * (len(higher) + 1) / 2) / (len(lower) * len(higher)))
+    ordered = np.sort(lower)
+    below, up_to = (np.searchsorted(ordered, higher, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(lower)))
