@@ -152,7 +152,7 @@ def objective_of(
             owners = [other for other in names() if name in (field.name for field in fields(named(other)))]
             must = f"be left out with {option('objective')} {objective}, which has no such option"
             do = f"it is of {', '.join(owners)}" if owners else None
-            if name in own:  # no option of the command
+            if name in own:  # where it may bear the name of no flag
                 raise InputError(subject=f"{name} in {option('objective_options')}", must=must, do=do)
             raise InputError(field=name, must=must, do=do)
     return kind(**asked).resolved(curvature)
