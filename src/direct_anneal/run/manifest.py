@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,16 +75,25 @@ def composition(evidence: pa.Table, validation: Corpus) -> dict[str, Any]:
     usable = evidence.filter(evidence["rank"].is_valid())  # the loss of an outlier would be the mean
     domains: dict[str, dict[str, int]] = {}
     for role, part in (("pool", evidence), ("selected", chosen), ("validation", validation.index)):
-        grouped = part.group_by("domain").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
-        for row in grouped.to_pylist():
-            entry = domains.setdefault(str(row["domain"]), dict.fromkeys(_DOMAIN_COUNTS, 0))
-            entry[role] = row["num_tokens_count"]
-            entry[f"{role}_tokens"] = row["num_tokens_sum"]
+        for domain, num_documents, num_tokens in _by_domain(part):
+            entry = domains.setdefault(domain, dict.fromkeys(_DOMAIN_COUNTS, 0))
+            entry[role], entry[f"{role}_tokens"] = num_documents, num_tokens
     return {
         "domains": {name: domains[name] for name in sorted(domains)},
         "loss_mean": {"pool": _mean(usable["loss"]), "selected": _mean(chosen["loss"])},
         "num_tokens_median": {"pool": _median(evidence["num_tokens"]), "selected": _median(chosen["num_tokens"])},
     }
+
+
+def _by_domain(part: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Yield each domain with its documents and tokens."""
+    encoded = part["domain"].combine_chunks().dictionary_encode()
+    place = encoded.indices.to_numpy()
+    tokens = np.zeros(len(encoded.dictionary), np.int64)
+    np.add.at(tokens, place, part["num_tokens"].to_numpy())
+    documents = np.bincount(place, minlength=len(tokens))
+    for which in np.flatnonzero(documents).tolist():  # a table's part has the names of the whole
+        yield encoded.dictionary[which].as_py(), int(documents[which]), int(tokens[which])
 
 
 def spectrum_entry(

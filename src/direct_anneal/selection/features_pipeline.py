@@ -18,7 +18,7 @@ from direct_anneal.run.safety import likeness_checks, num_shared, overlap_check
 from direct_anneal.selection.jobs import caches_of_jobs, config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.losses import losses_in_part, path_objective
 from direct_anneal.selection.machine import check_machine
-from direct_anneal.selection.pipeline import computed, corpora_entry, of_documents, reading
+from direct_anneal.selection.pipeline import computed, reading
 from direct_anneal.selection.result import Features
 from direct_anneal.selection.sketching import Sketching
 from direct_anneal.selection.stages import Stages
@@ -82,12 +82,12 @@ def _all_features(config: FeaturesConfig) -> Features:
         known, run = computed(config, documents, stages, found), documents.run
         if config.overwrite and run.difference(config, documents.tokens):
             run.retire(config, documents.tokens)
-        found += [*checks.of_coverage(run.coverage()), *of_documents(known)]
+        found += [*checks.of_coverage(run.coverage()), *known.left_out()]
         if shared := num_shared(*(documents.corpora[role] for role in ROLES)):
             found.append(overlap_check(shared).text)
         alike = likeness_checks(told_apart(*(documents.corpora[role] for role in ROLES)))
         found += [check.text for check in alike if check.state != "good"]
-        return Features(run.path, corpora_entry(known), found)
+        return Features(run.path, known.corpora_entry(), found)
 
 
 features = renamed(compute_features, "features")

@@ -24,6 +24,7 @@ from direct_anneal.io.digests import hashed_order
 from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
+from direct_anneal.run import checks, manifest
 from direct_anneal.run.layout import RETAIN
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
@@ -65,6 +66,15 @@ class Known:
         """By role."""
         known = {"pool": self.pool, "validation": self.validation}
         return known if self.retain is None else {**known, RETAIN: self.retain}
+
+    def corpora_entry(self) -> dict[str, dict[str, Any]]:
+        """Return documents read in each role, and those that cannot be used."""
+        return {role: manifest.corpus_entry(self.corpora[role], rows) for role, rows in self.gradients.items()}
+
+    def left_out(self) -> list[str]:
+        """Return documents left out of each corpus, for the user."""
+        pairs = self.gradients.items()
+        return [remark for role, rows in pairs for remark in checks.of_corpus(self.corpora[role], rows, role)]
 
     @cached_property
     def order(self) -> NDArray[np.intp]:

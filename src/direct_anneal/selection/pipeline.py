@@ -306,7 +306,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     found += [*checks.of_chooser(config, known.tokens), *checks.of_coverage(known.origin.coverage())]
     if curvature is not None:
         found += checks.of_validation(curvature.estimate.whole.num_validation)
-    found += [*of_documents(known), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
+    found += [*known.left_out(), *built.remarks, *checks.of_selection(selection, known.pool, config, least)]
     found += checks.of_size(selection, known.pool.samples)
     content = {
         "config": manifest.configuration(config, known.tokens.max_length),
@@ -319,7 +319,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             "validation": validation_corpus.fingerprint,
             **({} if retention is None else {RETAIN: known.corpora[RETAIN].fingerprint}),
         },
-        "corpora": corpora_entry(known),
+        "corpora": known.corpora_entry(),
         "composition": manifest.composition(rows, validation_corpus),
         "safety": safety_facts(
             pool_corpus,
@@ -376,20 +376,6 @@ def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
     from direct_anneal.distributed import TaskMap
 
     return TaskMap(address=config.ray_address, workers=config.workers)
-
-
-def corpora_entry(known: Known) -> dict[str, dict[str, Any]]:
-    """Return documents read in each role, and those that cannot be used."""
-    return {role: manifest.corpus_entry(known.corpora[role], known.gradients[role]) for role in known.gradients}
-
-
-def of_documents(known: Known) -> list[str]:
-    """Return documents left out of each corpus."""
-    return [
-        remark
-        for role, gradients in known.gradients.items()
-        for remark in checks.of_corpus(known.corpora[role], gradients, role)
-    ]
 
 
 def _extent(config: FeaturesConfig, corpora: Mapping[str, Corpus]) -> str:

@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from direct_anneal.solver.parts import Block, Part
+from direct_anneal.solver.row_map import RowMap
 
 Float = NDArray[np.float64]
 Item = TypeVar("Item")
@@ -31,7 +31,6 @@ _GRAMS = 64
 _HELD_BLOCK = 1 << 20  # numbers of rows that are mapped at once
 _MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
 _WIDE = 256  # numbers of a row: with fewer there is nothing to save
-_SMALL = 64  # rows or columns of a matrix whose norm is found from all of it
 
 
 class Map(Protocol):
@@ -41,47 +40,6 @@ class Map(Protocol):
     """
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
-
-
-class _RowMap:
-    """z W for each row."""
-
-    def __init__(self, removed: NDArray[np.floating] | None, mapped: NDArray[np.floating] | None) -> None:
-        # Together in memory, since that is how they would arrive elsewhere.
-        self._removed, self._mapped = (None if m is None else np.ascontiguousarray(m) for m in (removed, mapped))
-
-    def __call__(self, rows: Float) -> Float:
-        if self._mapped is not None:
-            return np.asarray(rows @ self._mapped)
-        return rows if self._removed is None else np.asarray(rows - (rows @ self._removed) @ self._removed.T)
-
-    @cached_property
-    def norm(self) -> float:
-        """‖W‖, a little above rounding."""
-        if self._mapped is None:
-            return 1.0
-        matrix = self._mapped
-        if min(matrix.shape) <= _SMALL or not matrix.any():
-            return float(np.linalg.norm(matrix, 2)) * _MARGIN
-        start = np.random.default_rng(0).normal(size=matrix.shape[1])
-        square = LinearOperator((len(start), len(start)), matvec=lambda v: matrix.T @ (matrix @ v), dtype=np.float64)
-        largest = eigsh(square, k=1, which="LA", v0=start, tol=1e-6, return_eigenvectors=False)[0]
-        return float(np.sqrt(largest)) * _MARGIN
-
-    def trace(self, gram: Float) -> float:
-        """Return the trace of Wᵀ G W."""
-        matrix, mapped = (self._removed, self._mapped)
-        if mapped is not None:
-            return float(np.vdot(gram @ mapped, mapped))
-        return float(np.trace(gram)) - (0.0 if matrix is None else float(np.vdot(gram @ matrix, matrix)))
-
-    def single(self) -> _RowMap:
-        """Return the same in float32."""
-        return _RowMap(*(None if m is None else m.astype(np.float32) for m in (self._removed, self._mapped)))
-
-    def transposed(self, rows: Float) -> Float:
-        """Return u Wᵀ for each; F is symmetric."""
-        return self(rows) if self._mapped is None else np.asarray(rows @ self._mapped.T)
 
 
 @dataclass
@@ -152,7 +110,7 @@ class FeatureMatrix:
                 )
         if self._scale is not None and self._scale.shape != (self.shape[0],):
             raise ValueError(f"scale has shape {self._scale.shape}, features {self.shape[0]} rows: one factor per row")
-        self._map = _RowMap(removed, mapped)
+        self._map = RowMap(removed, mapped)
         self._mapper = mapper
         count, rows = self.shape[0], max(1, _PART_BYTES // (8 * self.stored_size))
         self._places = [slice(first, min(first + rows, count)) for first in range(0, max(1, count), rows)]
@@ -324,7 +282,7 @@ class Held:
         positions: shape (n,), ascending.
     """
 
-    def __init__(self, positions: NDArray[np.intp], rows: Any, scale: Float | None, row_map: _RowMap) -> None:
+    def __init__(self, positions: NDArray[np.intp], rows: Any, scale: Float | None, row_map: RowMap) -> None:
         self.positions, self._rows, self._scale, self._map = positions, rows, scale, row_map
 
     def dot(self, direction: Float) -> Float:
@@ -383,7 +341,7 @@ def _gram(run: tuple[Sequence[Part], Sequence[Float | None]]) -> Float:
     return total
 
 
-def _squared_norms(row_map: _RowMap, rough: bool, part: Part) -> Float:
+def _squared_norms(row_map: RowMap, rough: bool, part: Part) -> Float:
     out = np.empty(part.shape[0])
     rough = rough and not part.kept
     row_map = row_map.single() if rough else row_map
