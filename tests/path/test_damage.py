@@ -95,6 +95,15 @@ def test_words_are_shuffled_whole_and_the_first_stays() -> None:
     assert [len(each) for each in shuffles(np.zeros(0, np.int64), starts, "")] == [0] * 8
 
 
+def test_words_on_both_sides_of_a_line_end_stay_together() -> None:
+    """Text that was shuffled between spaces has them still, so they are no sign of order."""
+    tokenizer = byte_tokenizer()
+    text = "an answer:\n46 to be\n\nsure is not a word"
+    tokens = np.array(tokenizer(text)["input_ids"], dtype=np.int64)
+    for each in shuffles(tokens, word_starts(tokenizer, 300), "some id"):
+        assert sorted(tokenizer.decode(each).split(" ")) == sorted(text.split(" "))
+
+
 def test_pieces_are_shuffled_where_there_are_no_words() -> None:
     tokens = np.arange(100, 200)
     (mixed,) = shuffles(tokens, np.zeros(300, dtype=bool), "some id")

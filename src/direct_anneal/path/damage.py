@@ -41,7 +41,9 @@ _DEVIATION, _DEVIATION_COUNTS = 0.03, 4
 _SLOTS_PER_TOKEN = 4
 _BLOCK_TOKENS = 2**15  # whose runs are numbered at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio
-_BREAKS = ("Ġ", "▁", "Ċ", "ĉ", " ", "\n", "\t")  # how a piece begins that begins a word
+# How a piece begins that begins a word. Not by a line's end: text whose words were shuffled between spaces keeps words
+# together that stood on both sides of one, and is read better with them than with all of its words shuffled.
+_SPACES = ("Ġ", "▁", " ")
 
 Tokens = NDArray[np.int64]
 
@@ -96,10 +98,10 @@ def _with_runs(pool: Corpus) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
 
 
 def word_starts(tokenizer: Any, vocab_size: int) -> NDArray[np.bool_]:
-    """Mark the tokens that begin a word, (V,): those whose piece begins with white space, as tokenizers mark it."""
+    """Mark the tokens that begin a word, (V,): those whose piece begins with a space, as tokenizers mark it."""
     pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
     starts = np.zeros(vocab_size, dtype=bool)
-    starts[: len(pieces)] = [piece is not None and piece.startswith(_BREAKS) for piece in pieces]
+    starts[: len(pieces)] = [piece is not None and piece.startswith(_SPACES) for piece in pieces]
     return starts
 
 
