@@ -71,7 +71,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dsir": {"baseline": "dsir"},
     "conditional-loss": {"baseline": "conditional-loss"},
     "target-path": {"baseline": "target-path"},
-    "cluster-histogram": {"baseline": "cluster-histogram"},
+    "cluster-histogram": {"baseline": "cluster-histogram", "options": {"num_clusters": 256}},
     "embedding-similarity": {"baseline": "embedding-similarity"},
     "whole-pool": {"baseline": "whole-pool"},
     "energy": {"select": {"objective": "energy", "budget_ratio": 0.1, "relax_budget": True}},
