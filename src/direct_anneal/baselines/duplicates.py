@@ -16,7 +16,7 @@ THRESHOLD = 0.8  # of Jaccard similarity
 SHINGLE_WORDS = 5
 # A pair of similarity 0.8 shares a band with probability 1 − (1 − 0.8⁴)³² > 0.9999, one of 0.3 with 0.23.
 BANDS, ROWS = 32, 4
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial that numbers a run of words, modulo 2⁶⁴; odd
 
 
 def duplicates(texts: Sequence[str], ids: Sequence[str], method: DuplicateMethod = "minhash") -> NDArray[np.bool_]:
