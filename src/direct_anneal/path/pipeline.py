@@ -38,7 +38,7 @@ from direct_anneal.path.scores import Scores, score_by_others
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
 from direct_anneal.progress import Progress, Work
 
-VERSION = 3  # of what the stored numbers mean
+VERSION = 4  # of what the stored numbers mean
 
 
 def descend(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from direct_anneal.solver.parts import Block, Part
-from direct_anneal.solver.row_map import RowMap
+from direct_anneal.solver.row_map import MARGIN, RowMap
 
 Float = NDArray[np.float64]
 Item = TypeVar("Item")
@@ -29,7 +29,6 @@ _PART_BYTES = 512 << 20
 _GRAMS = 64
 
 _HELD_BLOCK = 1 << 20  # numbers of rows that are mapped at once
-_MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
 _WIDE = 256  # numbers of a row: with fewer there is nothing to save
 
 
@@ -356,7 +355,7 @@ def _lengths(part: Part) -> Float:
     out = np.empty(part.shape[0])
     for where, rows in part.blocks(dtype=np.float32):
         out[where] = np.vecdot(rows, rows)
-    return np.sqrt(out) * _MARGIN
+    return np.sqrt(out) * MARGIN
 
 
 def _of_rows(function: Callable[[Float], Float], block_bytes: int, item: tuple[Part, Float | None]) -> Float:

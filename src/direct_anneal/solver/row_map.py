@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 Float = NDArray[np.float64]
 
-_MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
+MARGIN = 1 + 1e-4  # of bounds, beyond what rounding makes of them
 _SMALL = 64  # rows or columns of a matrix whose norm is found from all of it
 
 # k steps of Lanczos from a random start fall short of the largest of n eigenvalues by a share e or more with a
@@ -46,7 +46,7 @@ class RowMap:
             return 1.0
         matrix = self._mapped
         if min(matrix.shape) <= _SMALL or not matrix.any():
-            return float(np.linalg.norm(matrix, 2)) * _MARGIN
+            return float(np.linalg.norm(matrix, 2)) * MARGIN
         start = np.random.default_rng(0).normal(size=matrix.shape[1])
         square = LinearOperator((len(start), len(start)), matvec=lambda v: matrix.T @ (matrix @ v), dtype=np.float64)
         largest = eigsh(square, 1, which="LA", v0=start, ncv=_STEPS, tol=1e-2, return_eigenvectors=False)[0]
