@@ -36,6 +36,9 @@ def suggestion(word: object, known: Iterable[str]) -> str | None:
     return f"did you mean {near[0]}?" if near else None
 
 
+_MOST_SHOWN = 160  # characters of a value that arrived
+
+
 class InputError(ValueError):
     """An input or request that cannot be used.
 
@@ -68,6 +71,8 @@ class InputError(ValueError):
         if must is not None:
             named = option(field) if field is not None else subject
             said = str(got)
+            if not isinstance(got, str) and len(said) > _MOST_SHOWN:  # a value, and not a clause
+                said = f"{said[:_MOST_SHOWN]}..."
             clause = "" if got is None else ", " + (said if said.startswith(("but ", "got ")) else f"got {said}")
             message = f"{named} must {must}{clause}{f': {do}' if do else ''}"
         self._message = message

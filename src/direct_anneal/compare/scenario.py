@@ -32,6 +32,7 @@ from direct_anneal.features import SketchedGradients
 from direct_anneal.io.digests import short_digest, short_hash
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
 from direct_anneal.run.run_dir import RunDir
@@ -203,16 +204,21 @@ class Choices:
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
         parts = {}
         if "gradients" in self._recipe.needs_of(arm):
-            parts["gradients"] = {**sketch, "objective": "descent", "relax_budget": True, "num_samples": 1}
-        if walk is not None:
+            alone = {"objective": "descent", "objective_options": WITHOUT_SIGNS, "relax_budget": True}
+            parts["gradients"] = {**sketch, **alone, "num_samples": 1}
+        defining = sketch
+        if walk is not None and walk.paths == "none":
+            parts["signs"] = {**arm.select, "num_samples": 1}
+        elif walk is not None:
             parts[f"path-{_key(walk.defining)}"] = {**arm.select, "num_samples": 1}
-        defining = sketch if walk in (None, self._recipe.usual_walk) else {**sketch, "walk": walk.defining}
+            if walk != self._recipe.usual_walk:
+                defining = {**sketch, "walk": walk.defining}
         if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name
             defining = {**defining, "weights": Checkpoint(arm.chooser).weights_fingerprint()}
         directory = self.directory / f"select-{_key(defining)}"
         for part, options in parts.items():
             if not RunDir(directory).is_finished or not _has(directory, part):
-                what = "losses along the path" if part != "gradients" else part
+                what = {"gradients": part, "signs": "signs of damage"}.get(part, "losses along the path")
                 self._note(f"{self._scenario.name}: computing {what}, for arm {arm.name}")
                 with _adding_seconds(directory, part):
                     self._select(directory, options)

@@ -44,7 +44,8 @@ class ObjectiveConfig:
 
     Attributes:
         name: as `objective` names it.
-        needs: of each document: "gradients", "ngrams", "path". Nothing else is computed for it.
+        needs: of each document: "gradients", "ngrams", "path" (losses along it), "signs" (of damage; they come with
+            losses along the path). Nothing else is computed for it.
         goal: of the selection, after "chosen for", for the report.
         meaning: of a document's score, after "a document's score is".
         not_beside: options of a chosen objective that do not count for it where it stands beside that one.
@@ -67,6 +68,11 @@ class ObjectiveConfig:
     @property
     def needs(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def walk(self) -> Mapping[str, Any]:
+        """Options of the descent path, where it looks at losses along it."""
+        return {}
 
     def resolved(self, curvature: str) -> Self:  # noqa: ARG002, some objectives' defaults depend on it
         """Return the same with every option filled in.

@@ -153,8 +153,10 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
 
     @cached_property
     def other_objectives(self) -> dict[str, ObjectiveConfig]:
-        """The objectives of `beside`, by name, with their own defaults but for noise and budget, which are as asked."""
-        shared = {name: getattr(self, name) for name in _SHARED_BESIDE}
+        """The objectives of `beside`, by name, with their own defaults but for noise, budget and the path, which are
+        as asked.
+        """
+        shared = {name: getattr(self, name) for name in _SHARED_BESIDE} | dict(self.chosen_objective.walk)
         return {name: beside_of(name, shared, self.curvature) for name in self.beside}
 
     @property

@@ -16,18 +16,21 @@ from direct_anneal.config.options import require
 from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Inputs
 from direct_anneal.objectives.sketched import BudgetedObjective
+from direct_anneal.objectives.walked import WalkOptions
 from direct_anneal.solver import FeatureMatrix
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BlendConfig(DamageLimits, BudgetedObjective):
+class BlendConfig(DamageLimits, WalkOptions, BudgetedObjective):
     """Maximise Σ_i w_i (rank of drop + β · rank of influence) / N, ranks from 1 to N, equals with equal ranks.
 
     The two see different things: influence is of first order at the checkpoint, the drop of a whole walk. By tokens,
     each token of a document counts. What looks damaged is left out, unless it is forced in.
 
     Attributes:
+        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in
+            `path.PathConfig`.
         influence_weight: β. More of it forgets less of other text, and gains less on the target (docs/results.md).
 
     Source: ours; influence as `direct_anneal.baselines.gradient.influence_on`.
@@ -45,14 +48,13 @@ class BlendConfig(DamageLimits, BudgetedObjective):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"path", "gradients"})
+        return frozenset({"path", "gradients"})  # signs come with the path
 
     def build(self, inputs: Inputs) -> Built:
         from direct_anneal.baselines.gradient import influence_on
 
         counted, pool = self.counted(inputs), inputs.gradients("pool")
-        losses = inputs.path("pool")
-        left_out, counts, remarks = self.left_out(losses)
+        losses, damage = self.walked(inputs), self.damage(inputs)
         drop = losses.drops.mean(axis=1)
         lengths = FeatureMatrix(pool.units, scale=pool.norms, mapper=inputs.mapper)
         influence = influence_on(lengths, inputs.gradients("validation").dense.mean(axis=0))
@@ -67,10 +69,10 @@ class BlendConfig(DamageLimits, BudgetedObjective):
             target=np.ones(1),
             facts={
                 "path": dict(losses.described),
-                "damaged": counts,
+                **damage.facts,
                 "rank_correlation": float(np.corrcoef(rankdata(drop), rankdata(influence))[0, 1]),
             },
-            remarks=remarks,
-            left_out=left_out,
-            columns={"path": drop, "influence": influence},
+            remarks=damage.remarks,
+            left_out=damage.left_out,
+            columns={"path": drop, "influence": influence, **damage.columns},
         )

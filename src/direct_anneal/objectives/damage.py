@@ -1,20 +1,41 @@
-"""Limits beyond which a document counts as damaged and is left out, for objectives that look at losses along a path.
+"""Limits beyond which a document counts as damaged and is left out.
 
 N samples of the pool.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from direct_anneal.config.options import require
 from direct_anneal.objectives.base import SelectionObjective
+from direct_anneal.objectives.inputs import Inputs
 from direct_anneal.path import PathLosses
 
+WITHOUT_SIGNS = {"max_repeated": 1.0, "max_common": 1.0, "min_order": 0.0}  # options that look at no sign
 MOST_WITHOUT_ORDER = 0.5  # of the documents; beyond that it is not they that are shuffled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """Documents that look damaged.
+
+    Attributes:
+        left_out: whether each does, (N,); None where nothing is known.
+        facts: how many by each sign, for the manifest.
+        remarks: for the user.
+        columns: the signs, (N,) each.
+    """
+
+    left_out: NDArray[np.bool_] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -35,16 +56,24 @@ class DamageLimits(SelectionObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("max_repeated", "max_common"):
-            require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
+        for name in ("max_repeated", "max_common"):
+            require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
         require(0 <= self.min_order < 1, "min_order", "in [0, 1)", self.min_order)
 
-    def left_out(self, losses: PathLosses) -> tuple[NDArray[np.bool_], dict[str, int], list[str]]:
-        """Return documents that look damaged, (N,); how many by each sign; and what the user should know of that.
+    @property
+    def needs(self) -> frozenset[str]:
+        is_limited = self.max_repeated < 1 or self.max_common < 1 or self.min_order > 0
+        return super().needs | ({"signs"} if is_limited else set())
+
+    def damage(self, inputs: Inputs) -> Damage:
+        """Return documents that look damaged; none where nothing is known of their text, as of rows of arrays.
 
         Where more than half of the documents do not depend on the order of their words, it is the model that does not
         read it, or the pool that has none. Then that sign is not used, and the remark says so.
         """
+        if not inputs.has("path"):
+            return Damage()
+        losses = inputs.path("pool")
         signs, remarks = self._signs(losses), list[str]()
         without = signs["are predicted no better than with their words shuffled"]
         if without.sum() > MOST_WITHOUT_ORDER * (read := int(np.isfinite(losses.order).sum())):
@@ -58,7 +87,8 @@ class DamageLimits(SelectionObjective):
         counts = {name: int(found.sum()) for name, found in signs.items()}
         if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
             remarks.append(f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}")
-        return left_out, counts, remarks
+        columns = {name: getattr(losses, name) for name in ("repeated", "common", "order")}
+        return Damage(left_out=left_out, facts={"damaged": counts}, remarks=remarks, columns=columns)
 
     def _signs(self, losses: PathLosses) -> dict[str, NDArray[np.bool_]]:
         """Return documents with a sign of damage, (N,) each, by what it is."""

@@ -9,14 +9,17 @@ import numpy as np
 import scipy.linalg
 
 from direct_anneal.config.objective import register
+from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.objectives.sketched import Counted, FilteredObjective
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class DescentConfig(FilteredObjective):
+class DescentConfig(DamageLimits, FilteredObjective):
     """Maximise Σ_i w_i ⟨x_i, f(H̃) z̄⟩, z̄ the mean gradient of the validation set.
+
+    What looks damaged is left out, unless it is forced in.
 
     Source: ours (docs/departures.md).
     """
@@ -28,7 +31,18 @@ class DescentConfig(FilteredObjective):
     def build(self, inputs: Inputs) -> Built:
         counted = self.counted(inputs)
         features = counted.matrix.like(scale=counted.scale)
-        return self.budgeted(inputs, counted, features, objective="descent", target=self._target(inputs, counted))
+        damage = self.damage(inputs)
+        return self.budgeted(
+            inputs,
+            counted,
+            features,
+            objective="descent",
+            target=self._target(inputs, counted),
+            facts=damage.facts,
+            remarks=damage.remarks,
+            columns=damage.columns,
+            left_out=damage.left_out,
+        )
 
     def _target(self, inputs: Inputs, counted: Counted) -> Float:
         """Return f(H̃) z̄, shape (R,)."""

@@ -158,9 +158,13 @@ class Inputs:
         return found
 
     def path(self, role: str) -> PathLosses:
-        """Return losses along the descent path, in the order of the samples."""
+        """Return losses along the descent path, and signs of damage, in the order of the samples."""
         found: PathLosses = self._column("path", role)
         return found
+
+    def has(self, column: str) -> bool:
+        """True if a column can be asked for."""
+        return column in self._loaders
 
     def problem(
         self,

@@ -9,18 +9,21 @@ import numpy as np
 
 from direct_anneal.config.objective import TARGET_SCALE, register
 from direct_anneal.config.options import require
+from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Float, Inputs
 from direct_anneal.objectives.sketched import Counted, FilteredObjective
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class MatchingConfig(FilteredObjective):
+class MatchingConfig(DamageLimits, FilteredObjective):
     """Minimise ⟨d, f(H̃) d⟩, d = Σ_i w_i x_i − K (x̄ + reach · known · (z̄ − x̄)), counted from that of K x̄.
 
     K is the expected number selected, x̄ the pool's mean, z̄ the validation set's, known as in `known_share`. The reach
     is `target_scale`, and with a share s of replay, whose mean is x̄, target_scale / (1 − s): then selection and replay
     together have their mean where the selection alone would have had it.
+
+    What looks damaged is left out, unless it is forced in.
 
     Attributes:
         target_scale: near 0 asks for a small pool, 1 for more of the same as the validation set, more leans towards
@@ -52,6 +55,7 @@ class MatchingConfig(FilteredObjective):
         start = inputs.expected * mean
         reach = self.target_scale / (1 - inputs.replay)
         target = start + inputs.expected * reach * known * (seen.mean(axis=0) - mean)
+        damage = self.damage(inputs)
         return self.budgeted(
             inputs,
             counted,
@@ -59,7 +63,10 @@ class MatchingConfig(FilteredObjective):
             objective="matching",
             target=target,
             start=start,
-            facts={"known": known, **({"reach": reach} if inputs.replay else {})},
+            facts={"known": known, **({"reach": reach} if inputs.replay else {}), **damage.facts},
+            remarks=damage.remarks,
+            columns=damage.columns,
+            left_out=damage.left_out,
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:

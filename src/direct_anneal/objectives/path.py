@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +18,14 @@ from direct_anneal.curvature import Spectrum
 from direct_anneal.errors import InputError, option
 from direct_anneal.objectives.damage import DamageLimits
 from direct_anneal.objectives.inputs import Built, Float, Inputs
-from direct_anneal.path import PathConfig, PathLosses
+from direct_anneal.objectives.walked import WalkOptions
+from direct_anneal.path import PathLosses
 from direct_anneal.solver import Linear
-
-if TYPE_CHECKING:
-    from direct_anneal.config.features import FeaturesConfig
-
-
-_WALKS = (
-    "max_passes",
-    "num_folds",
-    "scored_ends",
-    "paths",
-    "num_clusters",
-    "schedule",
-    "num_restrained",
-    "stiff_share",
-    "scored_weights",
-)
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class PathObjective(DamageLimits):
+class PathObjective(DamageLimits, WalkOptions):
     """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
 
     With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or
@@ -71,17 +56,9 @@ class PathObjective(DamageLimits):
     not_beside: ClassVar[frozenset[str]] = frozenset({"bands", "budget_ratio"})  # of gradients' costs, which it has not
     budget_reference: ClassVar[str] = "pool"
 
-    learning_rates: tuple[float, ...] | float = (3e-4, 1e-3, 3e-3)
-    max_passes: float = 3.0
-    num_folds: int = 3
-    scored_ends: str = "whole"
-    paths: str = "one"
-    num_clusters: int = 4
-    parts: Literal["sum", "matching"] = "sum"
-    schedule: str = "linear"
     num_restrained: int = 0
     stiff_share: float = 0.0
-    scored_weights: str = "float"
+    parts: Literal["sum", "matching"] = "sum"
     along: Literal["plain", "restrained"] = "plain"
     bands: int = 1
     budget_ratio: Ratio = "none"
@@ -89,7 +66,6 @@ class PathObjective(DamageLimits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._path_options()  # which checks them
         floor = self.part_floor
         require(floor is None or 0 <= floor < 1, "part_floor", "at least 0 and below 1", floor)
         ratio = self.budget_ratio
@@ -111,31 +87,18 @@ class PathObjective(DamageLimits):
     def needs(self) -> frozenset[str]:
         return frozenset({"path"})
 
-    def path_config(self, config: FeaturesConfig) -> PathConfig:
-        """Return the path's options in a run of this configuration."""
-        dtype = "float32" if config.dtype == "float32" else "bfloat16"
-        return self._path_options(
-            seed=config.seed,
-            device=config.device,
-            dtype=dtype,
-            optimizer=config.optimizer,
-            read_order=self.min_order > 0,
-        )
-
     def build(self, inputs: Inputs) -> Built:
-        losses = inputs.path("pool")
-        self._require_walked(losses)
+        losses, damage = self.walked(inputs), self.damage(inputs)
         every = losses.drops
         if self.along == "restrained":
             every = self._restrained(losses)
         drops = every.mean(axis=1)
         weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
         limits = self.floors(every * weights[:, None], losses.names, inputs)
-        left_out, counts, remarks = self.left_out(losses)
-        facts: dict[str, Any] = {"path": dict(losses.described), "damaged": counts}
+        facts: dict[str, Any] = {"path": dict(losses.described), **damage.facts}
         rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
         if self.parts == "matching" and len(losses.names) > 1:
-            reach = _reach(every * weights[:, None], left_out, inputs)
+            reach = _reach(every * weights[:, None], damage.left_out, inputs)
             rows, target, objective = every * weights[:, None] / reach, np.ones(len(reach)), "matching"
             facts["reach"] = dict(zip(losses.names, reach.tolist(), strict=True))
         each = {f"path_{name}": every[:, place] for place, name in enumerate(losses.names)}
@@ -150,36 +113,22 @@ class PathObjective(DamageLimits):
             units=None if costs is None else costs.mean(axis=0) * inputs.expected,
             ratio=self.allowance,
             facts=facts,
-            remarks=remarks,
+            remarks=damage.remarks,
             columns={
                 "loss_start": losses.start,
                 "loss_end": losses.ends.mean(axis=1),
                 "path": losses.drops.mean(axis=1),
                 **(each if len(each) > 1 else {}),
                 **self._beside(losses),
-                "repeated": losses.repeated,
-                "common": losses.common,
-                "order": losses.order,
+                **damage.columns,
             },
-            left_out=left_out,
+            left_out=damage.left_out,
         )
 
     @property
     def allowance(self) -> float:
         """The budget's ratio as a number: infinite where there is no budget."""
         return math.inf if self.budget_ratio == "none" else self.budget_ratio
-
-    def _require_walked(self, losses: PathLosses) -> None:
-        """See that the paths were walked as these options say, where it is known how they were."""
-        told = losses.described.get("config", {})
-        for name in _WALKS:
-            if name in told and told[name] != (own := getattr(self, name)):
-                raise InputError(
-                    field=name,
-                    must=f"be {told[name]}, as the losses were computed with",
-                    got=own,
-                    do="leave it out, or run select with it",
-                )
 
     def _restrained(self, losses: PathLosses) -> Float:
         """Return drops along the restrained paths, (N, k)."""
@@ -238,21 +187,16 @@ class PathObjective(DamageLimits):
             for column, floor, name in zip(drops.T, floors, names, strict=True)
         ]
 
-    def _path_options(self, **others: object) -> PathConfig:
-        rates = self.learning_rates
-        options: dict[str, object] = {name: getattr(self, name) for name in _WALKS}
-        options |= {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,), **others}
-        return PathConfig(**options)  # type: ignore[arg-type]  # which it checks
 
-
-def _reach(progress: Float, left_out: NDArray[np.bool_], inputs: Inputs) -> Float:
+def _reach(progress: Float, left_out: NDArray[np.bool_] | None, inputs: Inputs) -> Float:
     """Return progress along each path of a selection of this size that looks at no other, (k,).
 
     Args:
         progress: of each document along each path, as it counts, (N, k).
     """
-    count = max(1, min(round(inputs.expected), int((~left_out).sum())))
-    best = np.sort(progress[~left_out], axis=0)[::-1][:count].sum(axis=0)
+    kept = progress if left_out is None else progress[~left_out]
+    count = max(1, min(round(inputs.expected), len(kept)))
+    best = np.sort(kept, axis=0)[::-1][:count].sum(axis=0)
     if not (best > 0).all():
         raise InputError(
             subject="every path",

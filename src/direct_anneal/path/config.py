@@ -50,10 +50,11 @@ class PathConfig:
         "fold's, and averaged. A document of the pool that is in the validation set, too, is scored by folds that did "
         "not see it, either way",
     )
-    paths: Literal["one", "domains", "clusters"] = option(
+    paths: Literal["one", "domains", "clusters", "none"] = option(
         default="one",
         group=PATH,
-        help="one path on the whole validation set, or one for each of its domains, or of clusters of like gradients",
+        help="one path on the whole validation set, or one for each of its domains, or of clusters of like gradients; "
+        "none: none is walked, and the pool is read for signs of damage alone",
     )
     num_clusters: int = option(
         default=4,

@@ -1,4 +1,4 @@
-"""The progress of every document along the path.
+"""The progress of every document along the path, and its signs of damage.
 
 N documents, k ends.
 """
@@ -22,14 +22,26 @@ _END, _RESTRAINED, _SLOPE = "loss_end_", "loss_restrained_", "slope_"
 _SIGNS = ("repeated", "common", "order")
 
 
+def columns_at(directory: Path | str) -> frozenset[str]:
+    """Return what was saved there, as objectives name it: "signs", and "path" where one was walked; both where it is
+    not whole, which loading it tells.
+    """
+    try:
+        columns = ColumnStore.open(directory).columns
+    except InputError:
+        return frozenset({"path", "signs"})
+    return frozenset({"signs", "path"} if any(name.startswith(_END) for name in columns) else {"signs"})
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PathLosses:
-    """Losses of N documents where the paths start and where each ends.
+    """Losses of N documents where the paths start and where each ends; their signs of damage alone where k = 0.
 
     Attributes:
         ids: of the documents, (N,).
         num_tokens: predicted tokens of each, (N,) float64.
-        start: mean token nats at θ_s, (N,); NaN where a document predicts nothing, else as the model gave it.
+        start: mean token nats at θ_s, (N,); NaN where a document predicts nothing or no path was walked, else as the
+            model gave it.
         ends: the same at the end of each path, (N, k).
         names: of the paths, k.
         repeated, common, order: signs of damage (`path.damage`), (N,); NaN where one cannot be told.
@@ -79,13 +91,13 @@ class PathLosses:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """True if all losses of a document are finite, (N,)."""
+        """True if all losses of a document are finite, (N,); there are none where no path was walked."""
         return np.asarray(np.isfinite(self._all).all(axis=1))
 
     @property
     def _all(self) -> NDArray[np.float64]:
         """Every number that must be finite, side by side, (N, ·)."""
-        parts = (self.start[:, None], self.ends, self.restrained, self.slopes)
+        parts = (self.start[:, None] if self.names else None, self.ends, self.restrained, self.slopes)
         return np.hstack([part for part in parts if part is not None])
 
     @property
@@ -163,7 +175,7 @@ class PathLosses:
             ids=store.ids(),
             num_tokens=columns["predicted"],
             start=columns["loss_start"],
-            ends=np.column_stack([columns[_END + name] for name in names]),
+            ends=np.column_stack([np.empty((len(store.ids()), 0)), *(columns[_END + name] for name in names)]),
             names=names,
             **{name: columns[name] for name in _SIGNS},
             restrained=together(_RESTRAINED),

@@ -1,5 +1,7 @@
 """The descent path, top to bottom: find its depth, walk it, take every document's loss where it starts and ends.
 
+Where no path is wanted, documents are read for signs of damage alone.
+
 N documents of the pool, M of the validation set, k folds.
 """
 
@@ -19,26 +21,25 @@ from torch import nn
 
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
-from direct_anneal.features.columns import ROWS_PER_SHARD
+from direct_anneal.features.columns import ROWS_PER_SHARD, ColumnStore
 from direct_anneal.gradients import adam_moments, optimizer_fingerprint
 from direct_anneal.io.digests import sha256
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
-from direct_anneal.path.damage import (
-    repetition,
-    word_starts,
-)
+from direct_anneal.path.damage import repetition, word_starts
 from direct_anneal.path.depth import Depth
 from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
-from direct_anneal.path.scores import Scores, score_by_others
+from direct_anneal.path.scores import Scores, num_predicted, score_by_others
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
 from direct_anneal.progress import Progress, Work
 
 VERSION = 4  # of what the stored numbers mean
+
+_OF_SIGNS = ("dtype", "scored_weights", "read_order")  # options that signs of damage depend on
 
 
 def descend(
@@ -88,18 +89,25 @@ def descend(
     Source: ours; relatives are conditional loss reduction (CoLoR-Filter, arXiv:2406.10670) and target-aligned paths
     (arXiv:2605.09404).
     Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"); one less with `known_start`. With
-    `read_order` one over 48 tokens of each document, with `known_start` two; and over as many as 128 of documents
-    whose order these leave open. Beside the walks: at most
-    `max_passes` (len(learning_rates) + k) passes of training over the validation set. Restrained paths take a forward
-    pass more for each, and a gradient of each document. Memory: the model twice in float32, and Adam's moments.
+    `read_order` one over 48 tokens of each document, with `known_start` or `paths` "none" two; and over as many as 128
+    of documents whose order these leave open. Beside the walks: at most `max_passes` (len(learning_rates) + k) passes
+    of training over the validation set. Restrained paths take a forward pass more for each, and a gradient of each
+    document. With `paths` "none" signs of damage alone: what `read_order` takes. Memory: the model twice in float32,
+    and Adam's moments.
     """
     made_of = _made_of(checkpoint, validation, config, max_length)
     whole_fingerprint = {**made_of, "pool": pool.fingerprint}
-    with suppress(InputError):  # not there, or not whole: then it is made below
-        return PathLosses.load(directory, json.loads(json.dumps(whole_fingerprint)))
-    path = _walked(checkpoint, validation, pool, config, work, max_length, stages, made_of)
-    run = path.run
-    with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, replace, elsewhere) as scores:
+    if (kept := _kept(directory, whole_fingerprint, is_walked=config.paths != "none")) is not None:
+        return kept
+    run = _at_start(checkpoint, validation, config, work, max_length, stages, made_of)
+    home = str(directory).rstrip("/")
+    if config.paths == "none":
+        with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
+            losses = _without_path(run, scores, pool, made_of)
+        losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
+        return losses
+    path = _walked(run, validation, pool)
+    with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
         at_start = scores.start(known_start)
         signs = _signs(run, scores, pool, known_start is not None)
         slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
@@ -167,13 +175,16 @@ def descend_in_part(
         InputError: as of `descend`.
     """
     made_of = _made_of(checkpoint, validation, config, max_length)
-    path = _walked(checkpoint, validation, pool, config, work, max_length, stages, made_of)
-    run = path.run
+    run = _at_start(checkpoint, validation, config, work, max_length, stages, made_of)
+    path = None if config.paths == "none" else _walked(run, validation, pool)
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
+        knows_start = knows_start or path is None
         if not knows_start:
             scores.keep_start()
         if run.config.read_order and run.checkpoint.has_tokenizer:
             scores.keep_order(_word_starts(run), knows_start)
+        if path is None:
+            return
         if run.restraint is not None:
             scores.keep_slopes(len(run.restraint.eigenvalues))
         for walks in (path.plain, path.restrained):
@@ -212,7 +223,16 @@ class _Path:
 
 
 def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max_length: int) -> dict[str, Any]:
-    """Name all that a path depends on."""
+    """Name all that a path depends on, or signs of damage without one."""
+    if config.paths == "none":
+        return {
+            "version": VERSION,
+            "model": checkpoint.weights_fingerprint(),
+            "max_length": max_length,
+            "torch": torch.__version__,
+            **{name: config.defining[name] for name in _OF_SIGNS},
+            "paths": "none",
+        }
     return {
         "version": VERSION,
         "model": checkpoint.weights_fingerprint(),
@@ -224,24 +244,40 @@ def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max
     }
 
 
-def _walked(
+def _kept(directory: Path | str, fingerprint: Mapping[str, Any], *, is_walked: bool) -> PathLosses | None:
+    """Return what was saved of this fingerprint; where only signs are wanted, those that came with any path."""
+    wanted = json.loads(json.dumps(fingerprint))
+    with suppress(InputError):  # not there, or not whole: then it is made
+        if is_walked:
+            return PathLosses.load(directory, wanted)
+        found = ColumnStore.open(directory).fingerprint
+        if all(found.get(name) == value for name, value in wanted.items() if name != "paths"):
+            return PathLosses.load(directory)
+    return None
+
+
+def _at_start(
     checkpoint: Checkpoint,
     validation: Corpus,
-    pool: Corpus,
     config: PathConfig,
     work: Path,
     max_length: int,
     stages: Progress,
     made_of: Mapping[str, Any],
-) -> _Path:
-    """Find the depth and walk the path, as far as that was not done before."""
+) -> Walks:
+    """Load the model, θ_s, and the validation set."""
     mark = sha256(json.dumps(made_of, sort_keys=True))
     work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
     require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
     texts = Texts.of(validation)
     start = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-    run = Walks(config, checkpoint, model, start, _moments(config, model), texts, max_length, work, mark, stages)
+    return Walks(config, checkpoint, model, start, _moments(config, model), texts, max_length, work, mark, stages)
+
+
+def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
+    """Find the depth and walk the path, as far as that was not done before."""
+    config, texts = run.config, run.texts
     folds = folds_of(run)
     depth = found_depth(run, folds)
     shared = overlap(pool, texts)
@@ -261,6 +297,24 @@ def _walked(
         needed=needed,
         plain=plain,
         restrained=restrained,
+    )
+
+
+def _without_path(run: Walks, scores: Scores, pool: Corpus, made_of: Mapping[str, Any]) -> PathLosses:
+    """Read signs of damage alone."""
+    unknown = np.full(pool.num_samples, np.nan)
+    return PathLosses(
+        ids=pool.index["id"].combine_chunks(),
+        num_tokens=num_predicted(pool.num_tokens, pool.num_prompt, run.max_length),
+        start=unknown,
+        ends=np.empty((pool.num_samples, 0)),
+        names=(),
+        **_signs(run, scores, pool, knows_start=True),
+        described={
+            "version": VERSION,
+            "fingerprints": {"model": made_of["model"], "optimizer": None, "pool": pool.fingerprint},
+            "config": {"paths": "none"},
+        },
     )
 
 

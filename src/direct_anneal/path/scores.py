@@ -107,7 +107,7 @@ class Scores:
         if known is None:
             return Sums(**self.keep_start().read())
         run, pool = self._run, self._pool
-        predicted = _num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
+        predicted = num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
         nats = np.where(predicted > 0, known * predicted, 0.0)
         if lacking := np.flatnonzero(np.isnan(nats)).tolist():
             run.return_to_start()
@@ -332,9 +332,7 @@ def _scored_here(run: Walks, model: nn.Module, pool: Corpus, rows: Sequence[int]
         )
 
 
-def _num_predicted(
-    num_tokens: NDArray[np.int64], num_prompt: NDArray[np.int64], max_length: int
-) -> NDArray[np.float64]:
+def num_predicted(num_tokens: NDArray[np.int64], num_prompt: NDArray[np.int64], max_length: int) -> NDArray[np.float64]:
     """Count the predicted tokens of each document, (N,): those after its prompt that begin no window."""
     windows = -(-num_tokens // max_length) - -(-np.minimum(num_prompt, num_tokens) // max_length)
     predicted: NDArray[np.float64] = np.maximum(0, num_tokens - num_prompt - windows).astype(np.float64)

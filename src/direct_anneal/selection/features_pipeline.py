@@ -16,7 +16,7 @@ from direct_anneal.run.layout import ROLES, roles_of
 from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.safety import likeness_checks, num_shared, overlap_check
 from direct_anneal.selection.jobs import caches_of_jobs, config_of_job, merge_shards, remove_jobs
-from direct_anneal.selection.losses import losses_in_part, path_objective
+from direct_anneal.selection.losses import losses_in_part, walk_of
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.pipeline import computed, reading
 from direct_anneal.selection.result import Features
@@ -67,10 +67,10 @@ def _part_of_features(config: ColumnsConfig, number: int, count: int) -> Feature
             for role in ("validation", *roles_of(config)[2:], "pool"):
                 made = sketch.part(role, documents.corpora[role], number, count)
                 found.append(f"{role}: this job has {made:,} shards")
-        if (objective := path_objective(own)) is not None:
+        if (walk := walk_of(own)) is not None:
             pair = documents.corpora["validation"], documents.corpora["pool"]
             losses_in_part(
-                own, objective, documents.checkpoint, *pair, tokens, run, stages, lambda shard: shard % count == number
+                own, walk, documents.checkpoint, *pair, tokens, run, stages, lambda shard: shard % count == number
             )
         run.mark(own, tokens)
     return Features(Path(config.out), {}, found)

@@ -22,8 +22,8 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients, UnreachableError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.damage import DamageLimits
-from direct_anneal.objectives.path import PathObjective
-from direct_anneal.path import PathConfig, PathLosses, descend, descend_in_part
+from direct_anneal.objectives.matching import MatchingConfig
+from direct_anneal.path import PathConfig, PathLosses, columns_at, descend, descend_in_part
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
@@ -39,26 +39,32 @@ if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig
 
 
-def path_objective(config: FeaturesConfig) -> ObjectiveConfig | None:
-    """Return the first objective of a run that needs losses along the path; None where none does."""
-    if isinstance(config, ColumnsConfig):
-        return config.path_objective
-    if not isinstance(config, SelectConfig):
+def walk_of(config: FeaturesConfig) -> PathConfig | None:
+    """Return how losses along the path are made that a run needs, or signs of damage alone; None where it needs
+    neither.
+    """
+    asked = _asked(config)
+    needing = [objective for what in ("path", "signs") for objective in asked if what in objective.needs]
+    if not needing:
         return None
-    asked = (config.chosen_objective, *config.other_objectives.values())
-    return next((objective for objective in asked if "path" in objective.needs), None)
+    options = needing[0].walk if "path" in needing[0].needs else {"paths": "none"}
+    return PathConfig(
+        **options,
+        seed=config.seed,
+        device=config.device,
+        dtype="float32" if config.dtype == "float32" else "bfloat16",
+        optimizer=config.optimizer,
+        read_order=any(objective.min_order > 0 for objective in asked if isinstance(objective, DamageLimits)),
+    )
 
 
-def walk_of(config: SelectConfig) -> PathConfig | None:
-    """Return how the path is walked whose losses a run needs; None where it needs none."""
-    objective = path_objective(config)
-    return None if objective is None else _walking(objective).path_config(config)
-
-
-def _walking(objective: ObjectiveConfig) -> PathObjective:
-    if isinstance(objective, PathObjective):
-        return objective
-    return PathObjective(min_order=objective.min_order) if isinstance(objective, DamageLimits) else PathObjective()
+def _asked(config: FeaturesConfig) -> list[ObjectiveConfig]:
+    """Return the objectives that a run is for; of one that is for any, such as need what everyone may."""
+    if isinstance(config, ColumnsConfig):
+        return [config.path_objective or MatchingConfig()]
+    if isinstance(config, SelectConfig):
+        return [config.chosen_objective, *config.other_objectives.values()]
+    return []
 
 
 def is_path_alone(config: FeaturesConfig) -> bool:
@@ -68,7 +74,7 @@ def is_path_alone(config: FeaturesConfig) -> bool:
 
 def losses_along(
     config: FeaturesConfig,
-    objective: ObjectiveConfig,
+    walk: PathConfig,
     checkpoint: Checkpoint,
     validation: Corpus,
     pool: Corpus,
@@ -80,44 +86,44 @@ def losses_along(
     """Return the pool's losses, computed where they are not there.
 
     Args:
+        walk: as of `walk_of`.
         gradients: of the pool, where they were made: the losses where the path starts came with them.
 
     Raises:
         InputError: as of `descend`.
     """
-    options = _walking(objective)
     try:
-        with _elsewhere(config, options, checkpoint, tokens) as elsewhere:
+        with _elsewhere(config, walk, checkpoint, tokens) as elsewhere:
             return descend(
                 checkpoint,
                 validation,
                 pool,
-                options.path_config(config),
+                walk,
                 directory=home_of(run, config),
                 work=run.path / WALKS,
                 max_length=tokens.max_length,
                 stages=stages,
                 replace=config.overwrite,
                 elsewhere=elsewhere,
-                known_start=None if gradients is None else _known_start(config, options, pool, gradients),
+                known_start=None if gradients is None else _known_start(config, walk, pool, gradients),
             )
     except UnreachableError as error:
         raise unreachable(error) from error
 
 
-def _start_is_known(config: FeaturesConfig, options: PathObjective) -> bool:
+def _start_is_known(config: FeaturesConfig, walk: PathConfig) -> bool:
     """True if losses that come with gradients are of the same precision as those at the path's ends."""
-    return config.dtype == "float32" and options.scored_weights == "float"
+    return config.dtype == "float32" and walk.scored_weights == "float"
 
 
 def _known_start(
-    config: FeaturesConfig, options: PathObjective, pool: Corpus, gradients: SketchedGradients
+    config: FeaturesConfig, walk: PathConfig, pool: Corpus, gradients: SketchedGradients
 ) -> NDArray[np.float64] | None:
     """Return losses of the pool that came with gradients, (N,), NaN where there is none.
 
     None where they are of another precision than those at the path's ends: a drop is a small difference.
     """
-    if not _start_is_known(config, options):
+    if not _start_is_known(config, walk):
         return None
     start = np.full(pool.num_samples, np.nan)
     ids = pool.index["id"].combine_chunks().cast(pa.large_string())
@@ -128,7 +134,7 @@ def _known_start(
 
 def losses_in_part(
     config: FeaturesConfig,
-    objective: ObjectiveConfig,
+    walk: PathConfig,
     checkpoint: Checkpoint,
     validation: Corpus,
     pool: Corpus,
@@ -142,18 +148,17 @@ def losses_in_part(
     Raises:
         InputError: as of `descend`.
     """
-    options = _walking(objective)
     descend_in_part(
         checkpoint,
         validation,
         pool,
-        options.path_config(config),
+        walk,
         directory=home_of(run, config),
         work=run.path / WALKS,
         max_length=tokens.max_length,
         stages=stages,
         wanted=wanted,
-        knows_start=_start_is_known(config, options),
+        knows_start=_start_is_known(config, walk),
     )
 
 
@@ -192,7 +197,7 @@ class ScorerBuilder:
 
 
 def _elsewhere(
-    config: FeaturesConfig, options: PathObjective, checkpoint: Checkpoint, tokens: Tokenisation
+    config: FeaturesConfig, walk: PathConfig, checkpoint: Checkpoint, tokens: Tokenisation
 ) -> AbstractContextManager[Elsewhere | None]:
     """Return the workers that compute losses; None where this process does."""
     if config.engine == "local":
@@ -204,8 +209,8 @@ def _elsewhere(
         checkpoint.weights_fingerprint(),
         importlib.metadata.version("direct-anneal"),
         tokens.max_length,
-        options.path_config(config).dtype,
-        is_rounded=options.scored_weights == "int8",
+        walk.dtype,
+        is_rounded=walk.scored_weights == "int8",
     )
     return ActorMap(builder, address=config.ray_address, workers=config.workers, gpu=config.device != "cpu")
 
@@ -219,10 +224,10 @@ def require_columns(config: SelectConfig, run: RunDir) -> None:
     features = run.origin.path / "features"
     if run.origin.config.features is not None:  # elsewhere: opening them tells
         return
-    found = {"path"} if (features / LOSSES).is_dir() else set()
+    found = set(columns_at(features / LOSSES)) if (features / LOSSES).is_dir() else set()
     found |= {"gradients"} if is_sketched(features) else set()
-    if lacking := {"path", "gradients"} & config.needs - found:
-        what = {"path": "losses along the path", "gradients": "gradients"}
+    if lacking := {"path", "gradients", "signs"} & config.needs - found:
+        what = {"path": "losses along the path", "gradients": "gradients", "signs": "signs of damage"}
         others = [name for name in BUILT_IN if beside_of(name, {}, config.curvature).needs <= found | {"ngrams"}]
         raise InputError(
             subject=str(run.path),

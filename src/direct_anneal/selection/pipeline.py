@@ -37,7 +37,7 @@ from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.known import Known
-from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, path_objective, require_columns, usable
+from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, require_columns, usable, walk_of
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.replay import replay_beside
 from direct_anneal.selection.result import Run
@@ -189,10 +189,10 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
             gradients["pool"] = sketch("pool", corpora["pool"])
             sketch.complete_coverage()
     losses = None
-    if (objective := path_objective(config)) is not None:
+    if (walk := walk_of(config)) is not None:
         losses = losses_along(
             config,
-            objective,
+            walk,
             checkpoint,
             corpora["validation"],
             corpora["pool"],
@@ -225,7 +225,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     gradients: dict[str, SketchedGradients] = {}
     fingerprint: Mapping[str, Any] = {}
     with stages.stage("Opening the features", "stores", 4) as advance:
-        losses = None if path_objective(config) is None else PathLosses.load(home_of(run.origin, run.config))
+        losses = None if walk_of(config) is None else PathLosses.load(home_of(run.origin, run.config))
         if losses is not None:
             fingerprint = losses.described["fingerprints"]
         if not is_path_alone(config):
