@@ -173,23 +173,24 @@ def test_beside_another_objective_its_budget_is_not_the_paths() -> None:
 
 def test_blend_is_the_sum_of_naive_ranks() -> None:
     path, gradients = losses(), drawn_gradients()
-    built, chosen = solved("blend", inputs_of(path, gradients), influence_weight=0.7)
-    z = gradients["pool"].dense
-    fisher = sum(np.outer(row, row) for row in z) / N
-    damped = fisher + 0.1 * np.trace(fisher) / R * np.eye(R)
-    influence = [float(row @ np.linalg.inv(damped) @ gradients["validation"].dense.mean(axis=0)) for row in z]
-    np.testing.assert_allclose(built.columns["influence"], influence, rtol=1e-9)
+    built, chosen = solved("blend", inputs_of(path, gradients), descent_weight=0.7, ngram_weight=0.0, damping=0.1)
+    x, target = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (gradients[r].dense for r in gradients))
+    assert list(gradients) == ["pool", "validation"]
+    curvature = sum(np.outer(row, row) for row in x) / N / 2 + sum(np.outer(row, row) for row in target) / M / 2
+    damped = curvature + 0.1 * np.linalg.eigvalsh(curvature)[-1] * np.eye(R)
+    descent = [float(row @ np.linalg.inv(damped) @ target.mean(axis=0)) for row in x]
+    np.testing.assert_allclose(built.columns["descent"], descent, rtol=1e-6)
 
     def rank(values: Any, i: int) -> float:
         return 1.0 + sum(v < values[i] for v in values)
 
-    score = [(rank(path.drops[:, 0], i) + 0.7 * rank(influence, i)) / N for i in range(N)]
+    score = [(rank(path.drops[:, 0], i) + 0.7 * rank(descent, i)) / N for i in range(N)]
     assert chosen == set(sorted(range(N), key=lambda i: -score[i])[:K])
 
 
 def test_blend_keeps_a_stiff_budget() -> None:
     gradients = drawn_gradients()
-    built, chosen = solved("blend", inputs_of(losses(), gradients), budget_ratio=0.5)
+    built, chosen = solved("blend", inputs_of(losses(), gradients), budget_ratio=0.5, ngram_weight=0.0)
     cost = np.asarray(built.problem.stiff_cost)
     assert cost[list(chosen)].sum() <= 0.5 * cost.mean() * K * (1 + 1e-12)
 
@@ -201,8 +202,9 @@ def test_blend_keeps_a_stiff_budget() -> None:
         ("path", {"budget_ratio": 1.0}, "budget_ratio must be none where no directions are stiff, got 1.0"),
         ("path", {"along": "restrained"}, "along must be plain where no directions are stiff"),
         ("path", {"num_restrained": 2, "bands": 0}, "bands must be at least 1"),
-        ("blend", {"influence_weight": 0.0}, "influence_weight must be above 0"),
-        ("blend", {"filter": "flat"}, "filter in objective_options must be left out with objective blend"),
+        ("blend", {"descent_weight": 0.0}, "descent_weight must be above 0"),
+        ("path", {"filter": "flat"}, "filter in objective_options must be left out with objective path"),
+        ("blend", {"paths": "none"}, "paths must be one, domains or clusters for blend, got none"),
     ],
 )
 def test_what_they_do_not_know_is_refused(name: str, options: dict[str, Any], told: str) -> None:

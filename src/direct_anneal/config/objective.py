@@ -34,7 +34,7 @@ BUILT_IN = {
     "descent": "the largest decrease of the validation loss, each document by itself",
     "energy": "the paper's: the longest sum of gradients without their stiff part",
     "path": "the largest drop of loss along the descent path",
-    "blend": "the best weighted sum of two ranks, by path and by influence",
+    "blend": "the best sum of two ranks, by path and by descent",
 }
 
 

@@ -131,7 +131,7 @@ def _differences() -> str:
         whose loss falls most, and needs no gradients of the pool. It leaves out documents that look damaged; the notes
         above count them. To save time, the demo makes a single walk at rate {rate:g}, for {passes:g} pass. By default,
         rate and length are found by cross-validation, in walks of up to 3 passes. The default objective, blend, adds
-        influence, which is measured with gradients.
+        descent, which is measured with gradients and words.
         """
 
 

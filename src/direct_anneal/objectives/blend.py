@@ -1,4 +1,4 @@
-"""Progress along the descent path and influence on the validation loss, as a weighted sum of ranks. Ours.
+"""Progress along the descent path and along the gradient, as a weighted sum of ranks. Ours, and the default.
 
 N samples of the pool.
 """
@@ -13,52 +13,48 @@ from scipy.stats import rankdata
 
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
-from direct_anneal.objectives.damage import DamageLimits
+from direct_anneal.objectives.descent import DescentConfig
 from direct_anneal.objectives.inputs import Built, Inputs
-from direct_anneal.objectives.sketched import BudgetedObjective
 from direct_anneal.objectives.walked import WalkOptions
-from direct_anneal.solver import FeatureMatrix
 
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BlendConfig(DamageLimits, WalkOptions, BudgetedObjective):
-    """Maximise Σ_i w_i (rank of drop + β · rank of influence) / N, ranks from 1 to N, equals with equal ranks.
+class BlendConfig(WalkOptions, DescentConfig):
+    """Maximise Σ_i w_i (rank of drop + β · rank of descent) / N, ranks from 1 to N, equals with equal ranks.
 
-    The two see different things: influence is of first order at the checkpoint, the drop of a whole walk. By tokens,
-    each token of a document counts. What looks damaged is left out, unless it is forced in.
+    The two see different things: the drop is that of a whole walk, the descent, as of the objective of this name, that
+    of a first step, with words beside gradients. By tokens, each token of a document counts. What looks damaged is left
+    out, unless it is forced in.
 
     Attributes:
         learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in
             `path.PathConfig`.
-        influence_weight: β. More of it forgets less of other text, and gains less on the target (docs/results.md).
+        descent_weight: β. More of it forgets less of other text (docs/results.md).
 
-    Source: ours; influence as `direct_anneal.baselines.gradient.influence_on`.
+    Source: ours.
     """
 
     name: ClassVar[str] = "blend"
-    goal: ClassVar[str] = "a large drop of loss along the descent path and a large influence on the validation loss"
-    meaning: ClassVar[str] = "its rank by drop of loss along the descent path, plus a part of its rank by influence"
+    goal: ClassVar[str] = "a large drop of loss along the descent path and a large decrease of the validation loss"
+    meaning: ClassVar[str] = "its rank by drop of loss along the descent path, plus a multiple of its rank by descent"
 
-    influence_weight: float = 0.5
+    descent_weight: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.influence_weight <= 1e3, "influence_weight", "above 0, at most 1000", self.influence_weight)
+        require(0 < self.descent_weight <= 1e3, "descent_weight", "above 0, at most 1000", self.descent_weight)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"path", "gradients"})  # signs come with the path
+        return super().needs | {"path"}
 
     def build(self, inputs: Inputs) -> Built:
-        from direct_anneal.baselines.gradient import influence_on
-
-        counted, pool = self.counted(inputs), inputs.gradients("pool")
-        losses, damage = self.walked(inputs), self.damage(inputs)
+        counted, losses, damage = self.counted(inputs), self.walked(inputs), self.damage(inputs)
         drop = losses.drops.mean(axis=1)
-        lengths = FeatureMatrix(pool.units, scale=pool.norms, mapper=inputs.mapper)
-        influence = influence_on(lengths, inputs.gradients("validation").dense.mean(axis=0))
-        score = (rankdata(drop) + self.influence_weight * rankdata(influence)) / len(drop)
+        descent = counted.matrix.dot(self._target(inputs, counted))
+        ranks = rankdata(drop), rankdata(descent)
+        score = (ranks[0] + self.descent_weight * ranks[1]) / len(drop)
         weights = inputs.token_weights
         gain = score if weights is None else score * weights
         return self.budgeted(
@@ -70,9 +66,9 @@ class BlendConfig(DamageLimits, WalkOptions, BudgetedObjective):
             facts={
                 "path": dict(losses.described),
                 **damage.facts,
-                "rank_correlation": float(np.corrcoef(rankdata(drop), rankdata(influence))[0, 1]),
+                "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
             },
             remarks=damage.remarks,
             left_out=damage.left_out,
-            columns={"path": drop, "influence": influence, **damage.columns},
+            columns={"path": drop, "descent": descent, **damage.columns},
         )

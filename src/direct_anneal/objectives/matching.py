@@ -1,4 +1,4 @@
-"""Bring the selection's mean to where the validation set's is. Ours, and the default."""
+"""Bring the selection's mean to where the validation set's is. Ours."""
 
 from __future__ import annotations
 
