@@ -14,6 +14,7 @@ from direct_anneal.cli.console import size_text
 from direct_anneal.cli.plan import _duration
 from direct_anneal.errors import InputError
 from direct_anneal.features import NGRAM_SIZE
+from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.progress import Work
 from direct_anneal.run import sources
 from direct_anneal.selection import Plan, plan, planning
@@ -33,7 +34,10 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(model: Path, directory: Path, out: Path, **options: Any) -> Plan:
-    return plan(**(options_of(model, directory, out) | {"fraction": 0.25, "objective": "matching"} | options))
+    usual: dict[str, Any] = {"fraction": 0.25, "objective": "matching"}
+    if "objective" not in options:
+        usual["objective_options"] = WITHOUT_SIGNS
+    return plan(**(options_of(model, directory, out) | usual | options))
 
 
 def test_of_what_it_reads_whole_it_knows_everything(checkpoint: Path, world: Path, tmp_path: Path) -> None:
@@ -194,7 +198,7 @@ class TestTheCommand:
         assert [line.split()[0] for line in shown[:6]] == ["pool", "validation", "time", "memory", "disk", "compute"]
         assert shown[6] == "where the time goes:"
         assert shown[-1].startswith("next ")
-        assert len(shown) == 8 + 10
+        assert len(shown) == 8 + 12
 
     def test_refuses_what_select_refuses(
         self, checkpoint: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

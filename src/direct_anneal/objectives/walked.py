@@ -1,4 +1,4 @@
-"""How the descent path is walked, for objectives that look at losses along it."""
+"""Options of the descent path, for objectives that look at losses along it."""
 
 from __future__ import annotations
 

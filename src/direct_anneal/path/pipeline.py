@@ -267,7 +267,6 @@ def _at_start(
 ) -> Walks:
     """Load the model, θ_s, and the validation set."""
     mark = sha256(json.dumps(made_of, sort_keys=True))
-    work.mkdir(parents=True, exist_ok=True)
     model = checkpoint.load_model(config.device, "float32")
     require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
     texts = Texts.of(validation)
@@ -278,6 +277,7 @@ def _at_start(
 def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
     """Find the depth and walk the path, as far as that was not done before."""
     config, texts = run.config, run.texts
+    run.directory.mkdir(parents=True, exist_ok=True)
     folds = folds_of(run)
     depth = found_depth(run, folds)
     shared = overlap(pool, texts)

@@ -159,7 +159,7 @@ class DirectSelector:
             given["ngram_weight"] = 0.0 if "ngram_weight" in known else None  # of arrays nobody knows the words
         objective = objective_of(self.objective, given, {}, "empirical-fisher")
         assert isinstance(objective, SelectionObjective)
-        if extra := objective.needs - {"gradients"}:
+        if extra := objective.needs - {"gradients", "signs"}:  # of damage, which rows without text do not show
             raise InputError(
                 field="objective",
                 must="need gradients alone where arrays are given",
