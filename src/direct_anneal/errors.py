@@ -55,6 +55,11 @@ class InputError(ValueError):
 
     >>> str(InputError(field="fraction", must="be in (0, 1]", got=2.0, do="pass a share such as 0.2"))
     'fraction must be in (0, 1], got 2.0: pass a share such as 0.2'
+
+    A long value is cut:
+
+    >>> len(str(InputError(field="bands", must="be a number", got=list(range(1000)))))
+    191
     """
 
     def __init__(
