@@ -14,11 +14,15 @@ import pytest
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
 from direct_anneal.gradients import GradientSketcher, Sketches
+from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.selection import Run, sketching
 from selection.pools import chosen
 from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_checkpoint, write_jsonl
 
 RESULTS = ("selection.parquet", "selected")
+
+# Of runs by an objective that looks at no sign of damage.
+DESCENT: dict[str, Any] = {"objective": "descent", "objective_options": WITHOUT_SIGNS}
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -65,7 +69,7 @@ class TestAgain:
         assert files_below(out) == files_below(done.out)
 
     @pytest.mark.usefixtures("no_model")
-    @pytest.mark.parametrize("change", [{"fraction": 0.5}, {"objective": "descent"}, {"budget_ratio": 0.7}])
+    @pytest.mark.parametrize("change", [{"fraction": 0.5}, DESCENT, {"budget_ratio": 0.7}])
     def test_overwriting_uses_the_features_again(
         self, checkpoint: Path, world: Path, done: Run, out: Path, change: dict[str, Any]
     ) -> None:

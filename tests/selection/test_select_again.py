@@ -14,12 +14,16 @@ import pytest
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import sealed
+from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.selection import Run, select_again
 from selection.pools import NUM_POOL, chosen, exported
 from selection.tiny import SKETCH_SIZE, chosen_ids, evidence, files_below, manifest
 from solver.elsewhere import Pickling
 
 pytestmark = pytest.mark.usefixtures("no_model")
+
+# Of runs by an objective that looks at no sign of damage.
+DESCENT: dict[str, Any] = {"objective": "descent", "objective_options": WITHOUT_SIGNS}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,7 @@ def test_with_products_computed_elsewhere_it_gives_the_same_bytes(
     monkeypatch.setattr("direct_anneal.distributed.TaskMap", Pickling)
     monkeypatch.setattr("direct_anneal.solver.matrix._PART_BYTES", 8 * SKETCH_SIZE * 7)
     options: dict[str, Any] = {"objective": objective, "bands": 2, "noise": "centred", "relax_budget": True}
+    options["objective_options"] = WITHOUT_SIGNS if objective == "descent" else None
     here = select_again(done.out, out=tmp_path / "here", frontier=(1.5,), **options)
     there = select_again(done.out, out=tmp_path / "there", frontier=(1.5,), engine="ray", workers=3, **options)
     assert as_written(there.out) == as_written(here.out)
@@ -66,7 +71,7 @@ def test_with_products_computed_elsewhere_it_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_samples": 7}, {"num_tokens": 500}, {"objective": "descent"}, {"budget_ratio": 0.8}, {"elbow": 0.8}]
+    "change", [{"num_samples": 7}, {"num_tokens": 500}, DESCENT, {"budget_ratio": 0.8}, {"elbow": 0.8}]
 )
 def test_changed_it_gives_what_select_would_have(
     checkpoint: Path, world: Path, done: Run, tmp_path: Path, change: dict[str, Any]
@@ -210,11 +215,11 @@ class TestFrontier:
             assert row["used_ratio"] <= row["ratio"] * (1 + 1e-12)
 
     def test_the_grid_reaches_from_just_feasible_to_free(self, done: Run, tmp_path: Path) -> None:
-        rows = select_again(done.out, out=tmp_path / "out", frontier=(), objective="descent").manifest["frontier"]
+        rows = select_again(done.out, out=tmp_path / "out", frontier=(), **DESCENT).manifest["frontier"]
         assert all(row["objective"] is not None for row in rows)
         objectives = [row["objective"] for row in rows]
         assert objectives == sorted(objectives)  # descent is solved exactly
-        free = select_again(done.out, out=tmp_path / "free", budget_ratio=100.0, objective="descent")
+        free = select_again(done.out, out=tmp_path / "free", budget_ratio=100.0, **DESCENT)
         assert objectives[-1] == pytest.approx(free.manifest["objective"]["value"], rel=1e-12)
 
     def test_a_later_run_in_its_place_leaves_none(self, done: Run, tmp_path: Path) -> None:
