@@ -244,3 +244,13 @@ def test_stiff_directions_bound_what_is_chosen(checkpoint: Path, world: Path, tm
     assert "the largest drop of loss while the model learns the target" in write_report(tmp_path / "run").read_text(
         "utf-8"
     )
+
+
+def test_another_objective_takes_the_path_as_it_was_walked(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    """Its own options of the walk are left out, so that they are not asked for."""
+    selected(checkpoint, world, tmp_path / "run", beside=("matching",))
+    again = {"out": tmp_path / "again", "objective": "blend", "num_samples": 4}
+    told = select_again(tmp_path / "run", objective_options=None, **again).manifest["objective"]
+    assert told["path"]["config"]["learning_rates"] == [1e-2]
+    with pytest.raises(InputError, match=r"max_passes must be 1\.0, as the losses were computed with, got 2\.0"):
+        select_again(tmp_path / "run", objective_options={"max_passes": 2.0}, overwrite=True, **again)

@@ -39,7 +39,7 @@ class WalkOptions(SelectionObjective):
         return found | {"learning_rates": rates if isinstance(rates, tuple | list) else (rates,)}
 
     def walked(self, inputs: Inputs) -> PathLosses:
-        """Return losses along the path.
+        """Return losses along the path; options at their defaults stand for those that they were computed with.
 
         Raises:
             InputError: the path was walked otherwise than these options say, where it is known how, or not at all.
@@ -53,9 +53,10 @@ class WalkOptions(SelectionObjective):
                 do=f"run select with {option('objective')} {self.name}",
             )
         known = losses.described.get("config", {})
+        defaults = {each.name: each.default for each in fields(self)}
         for name, own in self.walk.items():
             walked = known.get(name, own)
-            if (tuple(walked) if isinstance(walked, list) else walked) != own:
+            if own != defaults[name] and own != (tuple(walked) if isinstance(walked, list) else walked):
                 raise InputError(
                     field=name,
                     must=f"be {walked}, as the losses were computed with",
