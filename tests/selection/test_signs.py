@@ -58,6 +58,11 @@ def test_a_loop_is_left_out_even_where_it_is_what_is_wanted(run: Path, tmp_path:
     assert (table["repeated"].to_numpy() > 0.5).tolist() == [name == "loop" for name in table["id"].to_pylist()]
 
 
+def test_what_was_not_read_is_no_sign_and_that_is_said(run: Path, tmp_path: Path) -> None:
+    again = select_again(run, out=tmp_path / "again", objective_options={"min_order": 0.93})
+    assert any("the order of words was read in no document" in warning for warning in again.manifest["warnings"])
+
+
 def test_what_is_forced_in_is_chosen_all_the_same(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("loop\n")
     select_again(run, out=tmp_path / "again", force_in=str(tmp_path / "in.txt"))

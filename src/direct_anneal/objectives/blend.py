@@ -50,7 +50,7 @@ class BlendConfig(WalkOptions, DescentConfig):
         return super().needs | {"path"}
 
     def build(self, inputs: Inputs) -> Built:
-        counted, losses, damage = self.counted(inputs), self.walked(inputs), self.damage(inputs)
+        counted, losses = self.counted(inputs), self.walked(inputs)
         drop = losses.drops.mean(axis=1)
         descent = counted.matrix.dot(self._target(inputs, counted))
         ranks = rankdata(drop), rankdata(descent)
@@ -63,12 +63,8 @@ class BlendConfig(WalkOptions, DescentConfig):
             gain[:, None],
             objective="descent",
             target=np.ones(1),
-            facts={
-                "path": dict(losses.described),
-                **damage.facts,
-                "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
-            },
-            remarks=damage.remarks,
-            left_out=damage.left_out,
-            columns={"path": drop, "descent": descent, **damage.columns},
+            **self.damage(inputs).beside(
+                facts={"path": dict(losses.described), "rank_correlation": float(np.corrcoef(*ranks)[0, 1])},
+                columns={"path": drop, "descent": descent},
+            ),
         )

@@ -37,6 +37,14 @@ class Damage:
     remarks: Sequence[str] = ()
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
+    def beside(self, **own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `Inputs.problem` takes of it, added to an objective's own facts and columns."""
+        return {
+            "left_out": self.left_out,
+            "remarks": self.remarks,
+            **{name: {**own.get(name, {}), **getattr(self, name)} for name in ("facts", "columns")},
+        }
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DamageLimits(SelectionObjective):
@@ -87,6 +95,8 @@ class DamageLimits(SelectionObjective):
         counts = {name: int(found.sum()) for name, found in signs.items()}
         if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
             remarks.append(f"pool: {int(left_out.sum()):,} documents left out, because they look damaged: {told}")
+        if self.min_order > 0 and not np.isfinite(losses.order).any():
+            remarks.append("pool: the order of words was read in no document, so that none is left out for it")
         columns = {name: getattr(losses, name) for name in ("repeated", "common", "order")}
         return Damage(left_out=left_out, facts={"damaged": counts}, remarks=remarks, columns=columns)
 

@@ -31,17 +31,13 @@ class DescentConfig(DamageLimits, FilteredObjective):
     def build(self, inputs: Inputs) -> Built:
         counted = self.counted(inputs)
         features = counted.matrix.like(scale=counted.scale)
-        damage = self.damage(inputs)
         return self.budgeted(
             inputs,
             counted,
             features,
             objective="descent",
             target=self._target(inputs, counted),
-            facts=damage.facts,
-            remarks=damage.remarks,
-            columns=damage.columns,
-            left_out=damage.left_out,
+            **self.damage(inputs).beside(),
         )
 
     def _target(self, inputs: Inputs, counted: Counted) -> Float:

@@ -55,7 +55,6 @@ class MatchingConfig(DamageLimits, FilteredObjective):
         start = inputs.expected * mean
         reach = self.target_scale / (1 - inputs.replay)
         target = start + inputs.expected * reach * known * (seen.mean(axis=0) - mean)
-        damage = self.damage(inputs)
         return self.budgeted(
             inputs,
             counted,
@@ -63,10 +62,7 @@ class MatchingConfig(DamageLimits, FilteredObjective):
             objective="matching",
             target=target,
             start=start,
-            facts={"known": known, **({"reach": reach} if inputs.replay else {}), **damage.facts},
-            remarks=damage.remarks,
-            columns=damage.columns,
-            left_out=damage.left_out,
+            **self.damage(inputs).beside(facts={"known": known, **({"reach": reach} if inputs.replay else {})}),
         )
 
     def _root(self, inputs: Inputs, counted: Counted) -> Float:

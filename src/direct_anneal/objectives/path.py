@@ -95,7 +95,7 @@ class PathObjective(DamageLimits, WalkOptions):
         drops = every.mean(axis=1)
         weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
         limits = self.floors(every * weights[:, None], losses.names, inputs)
-        facts: dict[str, Any] = {"path": dict(losses.described), **damage.facts}
+        facts: dict[str, Any] = {"path": dict(losses.described)}
         rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
         if self.parts == "matching" and len(losses.names) > 1:
             reach = _reach(every * weights[:, None], damage.left_out, inputs)
@@ -112,17 +112,16 @@ class PathObjective(DamageLimits, WalkOptions):
             stiff_cost=None if costs is None else costs[:, 0] if self.bands == 1 else costs,
             units=None if costs is None else costs.mean(axis=0) * inputs.expected,
             ratio=self.allowance,
-            facts=facts,
-            remarks=damage.remarks,
-            columns={
-                "loss_start": losses.start,
-                "loss_end": losses.ends.mean(axis=1),
-                "path": losses.drops.mean(axis=1),
-                **(each if len(each) > 1 else {}),
-                **self._beside(losses),
-                **damage.columns,
-            },
-            left_out=damage.left_out,
+            **damage.beside(
+                facts=facts,
+                columns={
+                    "loss_start": losses.start,
+                    "loss_end": losses.ends.mean(axis=1),
+                    "path": losses.drops.mean(axis=1),
+                    **(each if len(each) > 1 else {}),
+                    **self._beside(losses),
+                },
+            ),
         )
 
     @property

@@ -224,21 +224,17 @@ class _Path:
 
 def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max_length: int) -> dict[str, Any]:
     """Name all that a path depends on, or signs of damage without one."""
-    if config.paths == "none":
-        return {
-            "version": VERSION,
-            "model": checkpoint.weights_fingerprint(),
-            "max_length": max_length,
-            "torch": torch.__version__,
-            **{name: config.defining[name] for name in _OF_SIGNS},
-            "paths": "none",
-        }
-    return {
+    start = {
         "version": VERSION,
         "model": checkpoint.weights_fingerprint(),
-        "validation": validation.fingerprint,
         "max_length": max_length,
         "torch": torch.__version__,
+    }
+    if config.paths == "none":
+        return {**start, **{name: config.defining[name] for name in _OF_SIGNS}, "paths": "none"}
+    return {
+        **start,
+        "validation": validation.fingerprint,
         **config.defining,
         "optimizer": optimizer_fingerprint(config.optimizer),
     }
@@ -271,7 +267,8 @@ def _at_start(
     require_language_model(model, vocab_size=checkpoint.vocab_size, window=max_length, name=checkpoint.name)
     texts = Texts.of(validation)
     start = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-    return Walks(config, checkpoint, model, start, _moments(config, model), texts, max_length, work, mark, stages)
+    moments = None if config.paths == "none" else _moments(config, model)
+    return Walks(config, checkpoint, model, start, moments, texts, max_length, work, mark, stages)
 
 
 def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
