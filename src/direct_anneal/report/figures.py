@@ -12,14 +12,15 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from direct_anneal.report.data import Findings
-from direct_anneal.report.drawing import colour, draw
+from direct_anneal.report.drawing import Margins, colour, draw
 
 POINTS = {True: 600, False: 1200}  # of documents drawn one by one, chosen and others
 KINDS = 6  # domains that are told apart in colour
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 Float = NDArray[np.float64]
 
 
@@ -52,7 +53,7 @@ def spectrum(findings: Findings) -> Markup:
         axes.set_xlabel("direction, stiffest first")
 
     share = f"{stiff} of {len(eigenvalues)} directions are stiff, and hold {entry['energy']:.1%} of the curvature"
-    return draw("spectrum", plot, wide=340, narrow=300, alt=f"The spectrum: {share}.")
+    return draw("spectrum", plot, wide=340, narrow=300, alt=f"The spectrum: {share}.", margins=Margins(left=52, bottom=42))
 
 
 def _lowest(entry: dict[str, Any]) -> float:
@@ -122,11 +123,11 @@ def shifts(findings: Findings) -> Markup:
                 axes.set_xscale("log")
                 _count_ticks(axes)
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(_PERCENT)
             axes.set_title(title)
 
     alt = "Histograms of loss and length: the pool, and what was chosen."
-    return draw("shifts", plot, wide=260, narrow=460, alt=alt)
+    return draw("shifts", plot, wide=260, narrow=460, alt=alt, margins=Margins(left=46, bottom=26))
 
 
 def _edges(low: float, high: float, is_log: bool, bins: int = 36) -> Float:
@@ -161,14 +162,14 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
         at = int(np.argmin(np.abs(ratios - chosen)))
         left.plot(ratios[at], progress[at], marker="o", markersize=11, color=colour("reference"))
         left.set_ylim(0, 1.06)
-        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        left.yaxis.set_major_formatter(_PERCENT)
         left.set_title("Progress, in shares of the most")
         right = figure.add_subplot(*shape, 2)
         right.stackplot(ratios, shares, colors=[colour(name) for name in names], linewidth=0)
         right.axvline(ratios[at], color=colour("ink"), linewidth=1, linestyle=(0, (4, 3)))
         right.set_ylim(0, 1)
         right.set_xlim(ratios[0], ratios[-1])
-        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.yaxis.set_major_formatter(_PERCENT)
         right.set_title("Domains, in shares of documents")
         for axes in (left, right):
             axes.set_xscale("log")
@@ -176,7 +177,7 @@ def budgets(points: list[dict[str, Any]], chosen: float, domains: list[str]) -> 
             axes.set_xlabel("budget ratio")
 
     alt = "Progress and composition over stiff budgets, with the budget of this selection marked."
-    return draw("budgets", plot, wide=300, narrow=560, alt=alt)
+    return draw("budgets", plot, wide=300, narrow=560, alt=alt, margins=Margins(left=46, bottom=42))
 
 
 def largest_domains(choices: Iterable[Mapping[str, int]]) -> list[str]:

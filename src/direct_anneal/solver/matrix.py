@@ -179,8 +179,10 @@ class FeatureMatrix:
 
     @property
     def is_wide(self) -> bool:
-        """True if rows are in memory, or will be, and far fewer than R': `coordinates` are much smaller."""
-        return self._parts[0].kept and max(_WIDE, 2 * self.shape[0]) <= self.shape[1]
+        """True if rows are in memory, or will be, and products of `coordinates` take at most half the work."""
+        count, size = self.shape
+        work = self.stored_size * (count + size * self._map.mixes)
+        return self._parts[0].kept and size >= _WIDE and 2 * count * min(count, size) <= work
 
     def coordinates(self) -> tuple[Float, Float]:
         """Return C, shape (N, n), and Q, shape (R', n) with orthonormal columns, with X = C Qᵀ: products among rows are

@@ -39,6 +39,11 @@ class RowMap:
             return np.asarray(rows @ self._mapped)
         return rows if self._removed is None else np.asarray(rows - (rows @ self._removed) @ self._removed.T)
 
+    @property
+    def mixes(self) -> bool:
+        """True if W is any matrix, and so costs as much as rows do."""
+        return self._mapped is not None
+
     @cached_property
     def norm(self) -> float:
         """A bound on ‖W‖ from above, a few percent beyond it at most."""
