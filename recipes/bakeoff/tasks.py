@@ -97,6 +97,18 @@ def winogrande(record: dict[str, Any]) -> Item:
     return Item(before.rstrip(), answers, int(record["answer"]) - 1)
 
 
+def copa(record: dict[str, Any]) -> Item:
+    """COPA: a sentence, and two causes or effects of it."""
+    joined = {"cause": "because", "effect": "so"}[record["question"]]
+    answers = tuple(f" {record[name][0].lower()}{record[name][1:]}" for name in ("choice1", "choice2"))
+    return Item(f"{record['premise'].rstrip('.')} {joined}", answers, int(record["label"]))
+
+
+def humaneval(record: dict[str, Any]) -> Item:
+    """HumanEval: a function's head and description, and its body; there is nothing to choose from."""
+    return Item(record["prompt"].rstrip("\n"), (f"\n{record['canonical_solution']}",), 0)
+
+
 TASKS: dict[str, dict[str, Task]] = {
     "test": {
         "science": Task("arc_easy_train.jsonl", "arc_easy_test.jsonl", arc),
@@ -107,6 +119,8 @@ TASKS: dict[str, dict[str, Task]] = {
     "development": {
         "sciq": Task("sciq_validation.jsonl", "sciq_validation.jsonl", sciq, num_seen=500),
         "winogrande": Task("winogrande_validation.jsonl", "winogrande_validation.jsonl", winogrande, num_seen=600),
+        "copa": Task("copa_train.jsonl", "copa_validation.jsonl", copa),
+        "programs": Task("humaneval.jsonl", "humaneval.jsonl", humaneval, num_seen=100),
     },
 }
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.compare import read_recipe
-from direct_anneal.compare.presets import TARGET, _options_of_arm, write_recipe
+from direct_anneal.compare.presets import TARGET, _options_beside, _options_of_arm, write_recipe
 from direct_anneal.errors import InputError
 from direct_anneal.run.run_dir import RunDir
-from direct_anneal.selection import select
+from direct_anneal.selection import select, select_again
 from selection.tiny import SKETCH_SIZE, documents, write_jsonl
 
 
@@ -56,6 +56,32 @@ def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run
     before = again.read_bytes()
     write_recipe(run, "quick", tmp_path)
     assert again.read_bytes() == before
+
+
+def test_what_a_run_showed_beside_its_own_objective_is_an_arm(run: Path, tmp_path: Path) -> None:
+    select_again(run=run, out=tmp_path / "run", beside=("matching", "energy"), noise="centred", frontier=[0.5, 1.0])
+    recipe = read_recipe(write_recipe(tmp_path / "run", "quick", tmp_path / "out"))
+    arms = {arm.name: arm.select for arm in recipe.arms}
+    assert list(arms) == ["random", "selection", "matching", "energy", "whole-pool"]
+    assert {name: arms[name]["objective"] for name in ("matching", "energy")} == {
+        "matching": "matching",
+        "energy": "energy",
+    }
+    for name in ("selection", "matching", "energy"):
+        assert arms[name]["noise"] == "centred"
+        assert arms[name]["sketch_size"] == SKETCH_SIZE
+        assert not {"beside", "frontier"} & arms[name].keys()  # shown, not chosen by
+
+
+def test_a_walk_is_shared_by_objectives_of_the_path() -> None:
+    options = {"learning_rates": [0.001], "min_order": 0.5, "max_passes": 3.0}
+    asked = {"curvature": "empirical-fisher", "objective": "path", "objective_options": options, "seed": 3}
+    assert _options_beside("blend", asked) == {
+        "seed": 3,
+        "objective": "blend",
+        "objective_options": {"learning_rates": [0.001]},
+    }
+    assert _options_beside("matching", asked) == {"seed": 3, "objective": "matching"}
 
 
 def test_the_prompts_of_a_benchmark_go_along(checkpoint: Path, tmp_path: Path) -> None:

@@ -2,30 +2,35 @@
 
 Half of the validation documents are seen by the arms, the other half is scored, so that no arm is judged on what it
 chose by. A sample of the pool stays out of every arm's reach and shows what is forgotten. Beside the run's own options
-stand random documents, the reference, and the whole pool.
+stand the objectives that it showed beside its own, random documents, which are the reference, and the whole pool.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from direct_anneal.config.objective import BUILT_IN, named, objective_of
+from direct_anneal.config.objective_options import OBJECTIVE_FIELDS
+from direct_anneal.config.select import SHARED_BESIDE
 from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts_at
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import hashed_order
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.path import PathConfig
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import SelectConfig
 from direct_anneal.train.pipeline import load_optimizer_state
 
 PresetName = Literal["quick", "standard"]
 
+SELECTION = "selection"  # the arm of the run's own options
 TARGET = "target"  # domain of the validation documents
 PROMPT = "prompt"  # field of the prompts
 OPTIMIZER = "optimizer.pt"
@@ -37,8 +42,11 @@ _NOT_OF_AN_ARM = {
     *("model", "revision", "subfolder", "trust_remote_code", "max_length", "device", "batch_tokens"),
     *("pool", "validation", "retain", "retain_floor", "text_field", "id_field", "domain_field", "prompt_field"),
     *("num_samples", "num_tokens", "fraction", "replay", "force_in", "force_out"),
-    *("out", "overwrite", "features", "engine", "workers", "ray_address"),
+    *("out", "overwrite", "features", "engine", "workers", "ray_address", "beside", "frontier"),
 }
+
+
+_OF_OBJECTIVE = {"objective", "objective_options", *OBJECTIVE_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
         "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
         "arms": {
             "random": {"baseline": "random"},
-            "selection": {"select": _options_of_arm(asked)},
+            SELECTION: {"select": _options_of_arm(asked)},
+            **{name: {"select": _options_beside(name, asked)} for name in _beside(asked)},
             "whole-pool": {"baseline": "whole-pool"},
         },
         "seeds": list(size.seeds),
@@ -171,12 +180,34 @@ def _fraction(manifest: dict[str, Any]) -> float:
 
 def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the run's options that its choice depends on, but for those that name documents or are their defaults."""
-    plain = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
+    defaults = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
+    plain = json.loads(json.dumps(defaults))  # lists, as in what a run recorded
     return {
         name: value
         for name, value in asked.items()
         if name not in _NOT_OF_AN_ARM and name in plain and value != plain[name]
     }
+
+
+def _beside(asked: dict[str, Any]) -> list[str]:
+    """Return objectives that a run showed beside its own: of a plugin's, whose code is not run here, none."""
+    return [name for name in asked["beside"] if name in BUILT_IN and name != asked["objective"]]
+
+
+def _options_beside(name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an arm that chooses by another objective, where a run showed that one beside its own."""
+    plain = objective_of(name, {}, {}, asked["curvature"]).options()
+    shared = {**asked, **(asked["objective_options"] or {})}
+    counting = {*SHARED_BESIDE, *(each.name for each in fields(PathConfig))} - named(name).not_beside
+    changed = {
+        option: shared[option]
+        for option in plain
+        if option in counting and shared.get(option) is not None and shared[option] != plain[option]
+    }
+    kept = {option: value for option, value in _options_of_arm(asked).items() if option not in _OF_OBJECTIVE}
+    given = {option: value for option, value in changed.items() if option in OBJECTIVE_FIELDS}
+    own = {option: value for option, value in changed.items() if option not in OBJECTIVE_FIELDS}
+    return {**kept, "objective": name, **given, **({"objective_options": own} if own else {})}
 
 
 def _annealing(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WIDEST_SKETCH = 14_336  # R: with n-grams a matrix of 2 GiB in float64
 
 # Those that an objective beside the chosen one has as asked, too.
-_SHARED_BESIDE = ("noise", "bands", "budget_ratio", "budget_reference")
+SHARED_BESIDE = ("noise", "bands", "budget_ratio", "budget_reference")
 
 
 @configuration
@@ -156,7 +156,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
         """The objectives of `beside`, by name, with their own defaults but for noise, budget and the path, which are
         as asked.
         """
-        shared = {name: getattr(self, name) for name in _SHARED_BESIDE} | dict(self.chosen_objective.walk)
+        shared = {name: getattr(self, name) for name in SHARED_BESIDE} | dict(self.chosen_objective.walk)
         return {name: beside_of(name, shared, self.curvature) for name in self.beside}
 
     @property

@@ -53,7 +53,9 @@ def spectrum(findings: Findings) -> Markup:
         axes.set_xlabel("direction, stiffest first")
 
     share = f"{stiff} of {len(eigenvalues)} directions are stiff, and hold {entry['energy']:.1%} of the curvature"
-    return draw("spectrum", plot, wide=340, narrow=300, alt=f"The spectrum: {share}.", margins=Margins(left=52, bottom=42))
+    return draw(
+        "spectrum", plot, wide=340, narrow=300, alt=f"The spectrum: {share}.", margins=Margins(left=52, bottom=42)
+    )
 
 
 def _lowest(entry: dict[str, Any]) -> float:
