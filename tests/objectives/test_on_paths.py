@@ -35,7 +35,9 @@ def losses(k: int = 1, seed: int = 0) -> PathLosses:
     return PathLosses(ids=ids, num_tokens=np.full(N, 9.0), start=rng.normal(4, 1, N), ends=ends, names=names, **signs)
 
 
-def inputs_of(path: PathLosses, gradients: dict[str, Gradients] | None = None, **size: Any) -> Inputs:
+def inputs_of(
+    path: PathLosses, gradients: dict[str, Gradients] | None = None, told_apart: float | None = None, **size: Any
+) -> Inputs:
     z = None if gradients is None else gradients["validation"].dense
     loaders: dict[str, Any] = {"path": lambda _: path}
     if gradients is not None:
@@ -44,6 +46,7 @@ def inputs_of(path: PathLosses, gradients: dict[str, Gradients] | None = None, *
         **(size or {"num_selected": K, "num_tokens": np.full(N, 9)}),
         loaders=loaders,
         estimate=None if z is None else lambda: estimate(SecondMoment(z), M).split(energy_share(0.9)),
+        likeness=lambda: told_apart,
     )
 
 
@@ -188,6 +191,26 @@ def test_blend_is_the_sum_of_naive_ranks() -> None:
     assert chosen == set(sorted(range(N), key=lambda i: -score[i])[:K])
 
 
+def test_blend_is_matching_where_the_pool_has_the_targets_own_kind_of_text() -> None:
+    path, gradients = losses(), drawn_gradients()
+    options = {"ngram_weight": 0.0, "damping": 0.1, "budget_ratio": 0.9}
+    by_ranks, by_matching = (solved(name, inputs_of(path, gradients), **options)[1] for name in ("blend", "matching"))
+    assert by_ranks != by_matching
+    for told_apart, limit, expected in (
+        (None, 0.97, by_ranks),
+        (0.97, 0.97, by_ranks),
+        (0.5, 0.0, by_ranks),
+        (0.96, 0.97, by_matching),
+    ):
+        built, chosen = solved("blend", inputs_of(path, gradients, told_apart), **options, matching_below=limit)
+        assert chosen == expected
+        assert built.facts.get("chosen_by") == ("matching" if expected is by_matching else None)
+    assert built.facts["meaning"] == objective("matching").meaning
+    assert built.facts["told_apart"] == 0.96
+    assert built.remarks[-1].startswith("pool: there is text of the target's own kind")
+    np.testing.assert_array_equal(built.columns["path"], path.drops[:, 0])
+
+
 def test_blend_keeps_a_stiff_budget() -> None:
     gradients = drawn_gradients()
     built, chosen = solved("blend", inputs_of(losses(), gradients), budget_ratio=0.5, ngram_weight=0.0)
@@ -203,6 +226,7 @@ def test_blend_keeps_a_stiff_budget() -> None:
         ("path", {"along": "restrained"}, "along must be plain where no directions are stiff"),
         ("path", {"num_restrained": 2, "bands": 0}, "bands must be at least 1"),
         ("blend", {"descent_weight": 0.0}, "descent_weight must be above 0"),
+        ("blend", {"matching_below": 1.5}, r"matching_below must be in \[0, 1\]"),
         ("path", {"filter": "flat"}, "filter in objective_options must be left out with objective path"),
         ("blend", {"paths": "none"}, "paths must be one, domains or clusters for blend, got none"),
     ],

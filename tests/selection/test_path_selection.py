@@ -78,6 +78,25 @@ def test_the_blend_has_limits_of_damage_of_its_own(checkpoint: Path, world: Path
     assert np.isnan(PathLosses.load(tmp_path / "out/features/pool-path").order).all(), "which is not looked at then"
 
 
+def test_where_the_pool_is_of_the_targets_kind_the_blend_is_matching(checkpoint: Path, tmp_path: Path) -> None:
+    for role, seed, count in (("pool", 3, 60), ("validation", 4, 50)):
+        write_jsonl(tmp_path / f"{role}.jsonl", documents(count, seed=seed, prefix=role, domains=("code",)))
+    quick = {**QUICK, "min_order": 0.0, "num_folds": 0}
+    ran = selected(checkpoint, tmp_path, tmp_path / "out", objective="blend", objective_options=quick, num_samples=9)
+    assert ran.manifest["objective"]["chosen_by"] == "matching"
+    assert ran.manifest["objective"]["told_apart"] == ran.manifest["safety"]["told_apart"] < 0.97
+    assert any("so matching chose" in told for told in ran.manifest["warnings"])
+    assert "path" in evidence(tmp_path / "out").column_names
+    write_report(tmp_path / "out")
+    again = {"out": tmp_path / "again", "overwrite": True}
+    options = {"objective": "matching", "objective_options": {"min_order": 0.0}}
+    select_again(tmp_path / "out", **again, **options)
+    assert chosen_ids(tmp_path / "again") == chosen_ids(tmp_path / "out")
+    kept = select_again(tmp_path / "out", **again, objective_options={**quick, "matching_below": 0})
+    assert "chosen_by" not in kept.manifest["objective"]
+    assert chosen_ids(tmp_path / "again") != chosen_ids(tmp_path / "out")
+
+
 def test_order_is_no_sign_of_damage_to_a_model_that_does_not_read_it(run: Path, tmp_path: Path) -> None:
     """Random weights: hardly a document is read better for its order, and none of these is left out for that."""
     again = select_again(run, out=tmp_path / "again", num_samples=4, objective_options={**QUICK, "min_order": 0.99})

@@ -1,11 +1,12 @@
-"""Progress along the descent path and along the gradient, as a weighted sum of ranks. Ours, and the default.
+"""Progress along the descent path and along the gradient, as a weighted sum of ranks; matching, where the pool has
+text of the target's own kind. Ours, and the default.
 
 N samples of the pool.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from scipy.stats import rankdata
 from direct_anneal.config.objective import register
 from direct_anneal.config.options import require
 from direct_anneal.objectives.descent import DescentConfig
-from direct_anneal.objectives.inputs import Built, Inputs
+from direct_anneal.objectives.inputs import Built, Float, Inputs
+from direct_anneal.objectives.matching import MatchingConfig
 from direct_anneal.objectives.walked import WalkOptions
 
 
@@ -27,10 +29,15 @@ class BlendConfig(WalkOptions, DescentConfig):
     of a first step, with words beside gradients. By tokens, each token of a document counts. What looks damaged is left
     out, unless it is forced in.
 
+    Where words tell a validation document from one of the pool in fewer than `matching_below` of all pairs (`run.
+    likeness`), it is `matching` instead: 2 (1 − this share) is the most that the pool can have of text that nothing
+    tells from the target, and where there is such text, coming closer to the target on the whole chooses better.
+
     Attributes:
         learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in
             `path.PathConfig`.
         descent_weight: β. More of it forgets less of other text (docs/results.md).
+        matching_below: 0 is never. Tasks are at 1, whole domains of a pool at 0.89 to 0.94 (docs/results.md).
 
     Source: ours.
     """
@@ -40,9 +47,11 @@ class BlendConfig(WalkOptions, DescentConfig):
     meaning: ClassVar[str] = "its rank by drop of loss along the descent path, plus a multiple of its rank by descent"
 
     descent_weight: float = 2.0
+    matching_below: float = 0.97
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(0 <= self.matching_below <= 1, "matching_below", "in [0, 1]", self.matching_below)
         require(0 < self.descent_weight <= 1e3, "descent_weight", "above 0, at most 1000", self.descent_weight)
 
     @property
@@ -50,8 +59,12 @@ class BlendConfig(WalkOptions, DescentConfig):
         return super().needs | {"path"}
 
     def build(self, inputs: Inputs) -> Built:
-        counted, losses = self.counted(inputs), self.walked(inputs)
+        losses = self.walked(inputs)
         drop = losses.drops.mean(axis=1)
+        told_apart = inputs.told_apart
+        if told_apart is not None and told_apart < self.matching_below:
+            return self._matched(inputs, told_apart, drop)
+        counted = self.counted(inputs)
         descent = counted.matrix.dot(self._target(inputs, counted))
         ranks = rankdata(drop), rankdata(descent)
         score = (ranks[0] + self.descent_weight * ranks[1]) / len(drop)
@@ -67,4 +80,27 @@ class BlendConfig(WalkOptions, DescentConfig):
                 facts={"path": dict(losses.described), "rank_correlation": float(np.corrcoef(*ranks)[0, 1])},
                 columns={"path": drop, "descent": descent},
             ),
+        )
+
+    def _matched(self, inputs: Inputs, told_apart: float, drop: Float) -> Built:
+        """Return the problem of `matching`, with the options that both have."""
+        known = {each.name for each in fields(MatchingConfig)} & {each.name for each in fields(self)}
+        matching = MatchingConfig(**{name: getattr(self, name) for name in known})
+        built = matching.build(inputs)
+        return replace(
+            built,
+            facts={
+                **built.facts,
+                "goal": matching.goal,
+                "meaning": matching.meaning,
+                "chosen_by": matching.name,
+                "told_apart": told_apart,
+            },
+            remarks=[
+                *built.remarks,
+                f"pool: there is text of the target's own kind (words tell a validation document from one of the pool "
+                f"in {told_apart:.0%} of pairs, below {self.matching_below:.0%}), so matching chose; as an objective "
+                f"of its own it needs no path, and matching_below=0 keeps to path and descent",
+            ],
+            columns={**built.columns, "path": drop},
         )

@@ -93,6 +93,8 @@ class Inputs:
         estimate: gives the spectra, split where stiff ends.
         summed: gradients are of summed token losses, and not of mean ones.
         replay: share of all tokens that will be general text, the pool's own mixture, beside the selection; in [0, 1).
+        likeness: gives the share of pairs in which words tell a validation document from one of the pool, as
+            `run.likeness` does; None where there are no words, or too few documents.
         mapper: carries out what takes all rows, as `FeatureMatrix` has it.
     """
 
@@ -107,6 +109,7 @@ class Inputs:
         estimate: Callable[[], Estimate] | None = None,
         summed: bool = False,
         replay: float = 0.0,
+        likeness: Callable[[], float | None] | None = None,
         mapper: Map = map,
     ) -> None:
         self.num_tokens = num_tokens
@@ -115,6 +118,7 @@ class Inputs:
         self.summed = summed
         self.replay = replay
         self.mapper = mapper
+        self._likeness = likeness
         self._constraints = dict(constraints or {})
         self._loaders = loaders
         self._estimate = estimate
@@ -161,6 +165,11 @@ class Inputs:
         """Return losses along the descent path, and signs of damage, in the order of the samples."""
         found: PathLosses = self._column("path", role)
         return found
+
+    @cached_property
+    def told_apart(self) -> float | None:
+        """The share of pairs in which words tell a validation document from one of the pool; None where unknown."""
+        return None if self._likeness is None else self._likeness()
 
     def has(self, column: str) -> bool:
         """True if a column can be asked for."""

@@ -68,7 +68,8 @@ def trade_off(findings: Findings) -> Markup:
     """Draw stiff cost against flat progress, a point for each document or for some in even steps of rank."""
     usable = findings.usable
     cost, score, selected = (usable[name].to_numpy() for name in ("stiff_cost", "score", "selected"))
-    if findings.manifest["objective"]["name"] == "matching":  # of which no document is 0, but the average one
+    objective = findings.manifest["objective"]
+    if "matching" in (objective["name"], objective.get("chosen_by")):  # no document is 0, but the average one
         score = score - score.mean()
     order = np.argsort(usable["rank"].to_numpy())
     mean = max(float(cost.mean()), np.finfo(float).tiny)

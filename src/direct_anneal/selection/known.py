@@ -25,7 +25,8 @@ from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
 from direct_anneal.run import checks, manifest
-from direct_anneal.run.layout import RETAIN
+from direct_anneal.run.layout import RETAIN, ROLES
+from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.selection.constraints import constraints
@@ -84,6 +85,11 @@ class Known:
         """
         return np.array(hashed_order(self.validation.samples["id"].to_pylist()), dtype=np.intp)
 
+    @cached_property
+    def told_apart(self) -> float | None:
+        """Likeness of the pool and the validation set, as `run.likeness` measures it."""
+        return told_apart(*(self.corpora[role] for role in ROLES))
+
     def inputs(
         self,
         config: SelectConfig,
@@ -123,6 +129,7 @@ class Known:
             estimate=None if estimate is None else lambda: estimate,
             summed=config.reduction == "sum",
             replay=config.replay or 0.0,
+            likeness=lambda: self.told_apart,
             mapper=mapper,
         )
 

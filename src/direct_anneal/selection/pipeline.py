@@ -28,7 +28,6 @@ from direct_anneal.progress import Work, current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
 from direct_anneal.run.layout import RETAIN, ROLES, roles_of
-from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.safety import num_shared, safety_checks, safety_facts, uses_stiff_split
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
@@ -325,7 +324,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             pool_corpus,
             rows["selected"].to_numpy(),
             in_validation=num_shared(pool_corpus, validation_corpus),
-            told_apart=told_apart(pool_corpus, validation_corpus),
+            told_apart=known.told_apart,
             by_its_own_measure=measured,
         ),
         "coverage": known.origin.coverage(),
