@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from direct_anneal.compare import read_recipe
-from direct_anneal.compare.presets import TARGET, _options_beside, _options_of_arm, write_recipe
+from direct_anneal.compare.presets import TARGET, _options_beside, _options_of_arm, _quotas, write_recipe
 from direct_anneal.errors import InputError
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import select, select_again
@@ -71,6 +71,22 @@ def test_what_a_run_showed_beside_its_own_objective_is_an_arm(run: Path, tmp_pat
         assert arms[name]["noise"] == "centred"
         assert arms[name]["sketch_size"] == SKETCH_SIZE
         assert not {"beside", "frontier"} & arms[name].keys()  # shown, not chosen by
+
+
+def test_floors_and_ceilings_in_documents_stay_so(run: Path, tmp_path: Path) -> None:
+    select_again(run=run, out=tmp_path / "run", floors=["code=0.3"], ceilings=["table=1"])
+    write_recipe(tmp_path / "run", "quick", tmp_path / "out")
+    recipe = read_recipe(tmp_path / "out" / "recipe.yaml")
+    (arm,) = [arm.select for arm in recipe.arms if arm.name == "selection"]
+    # Ten documents were chosen from 40, of which an arm sees 32.
+    assert (arm["floors"], arm["ceilings"], arm["quota_unit"]) == ({"code": 2}, {"table": 1}, "samples")
+    tokens = {"config": {"floors": {"a": 0.5, "b": 90, "gone": 1}, "ceilings": {}, "quota_unit": "tokens"}}
+    manifest = {**tokens, "corpora": {"pool": {"documents": 40}}, "num_selected": 10}
+    assert _quotas(manifest, {"a": 12, "b": 8}) == {
+        "floors": {"a": 0.5, "b": 45},
+        "ceilings": {},
+        "quota_unit": "tokens",
+    }
 
 
 def test_a_walk_is_shared_by_objectives_of_the_path() -> None:

@@ -97,6 +97,30 @@ def test_where_the_pool_is_of_the_targets_kind_the_blend_is_matching(checkpoint:
     assert chosen_ids(tmp_path / "again") != chosen_ids(tmp_path / "out")
 
 
+def test_options_that_are_left_out_stay_the_runs(run: Path, tmp_path: Path) -> None:
+    """And of the walk, those that the losses were computed with are recorded, whatever was asked for."""
+    again = select_again(run, out=tmp_path / "again", num_samples=4, objective_options=["max_common=0.5"])
+    kept = again.manifest["config"]["objective_options"]
+    assert (kept["max_common"], kept["min_order"], kept["max_passes"]) == (0.5, 1e-9, 1.0)
+    third = select_again(again.out, out=tmp_path / "third", objective_options={"max_repeated": 0.4})
+    kept = third.manifest["config"]["objective_options"]
+    assert (kept["max_repeated"], kept["max_common"]) == (0.4, 0.5)
+    other = select_again(run, out=tmp_path / "other", objective="path", num_samples=4)
+    assert other.manifest["config"]["objective_options"]["learning_rates"] == [1e-2]
+    assert all(found.harmless for found in verify_run(other.out))
+    with pytest.raises(InputError, match=r"\(objective_options max_common: there 0.5, now 0.6\)"):
+        select_again(run, out=tmp_path / "again", num_samples=4, objective_options={"max_common": 0.6})
+
+
+def test_documents_that_are_all_alike_have_no_correlation(checkpoint: Path, tmp_path: Path) -> None:
+    (same,) = documents(1, seed=3, prefix="p")
+    write_jsonl(tmp_path / "pool.jsonl", [{**same, "id": str(i)} for i in range(6)])
+    write_jsonl(tmp_path / "validation.jsonl", documents(12, seed=1, prefix="v", domains=("code",)))
+    limits = {**QUICK, "min_order": 0.0, "max_repeated": 1.0, "max_common": 1.0}
+    ran = selected(checkpoint, tmp_path, tmp_path / "out", objective="blend", objective_options=limits, num_samples=2)
+    assert ran.manifest["objective"]["rank_correlation"] is None
+
+
 def test_order_is_no_sign_of_damage_to_a_model_that_does_not_read_it(run: Path, tmp_path: Path) -> None:
     """Random weights: hardly a document is read better for its order, and none of these is left out for that."""
     again = select_again(run, out=tmp_path / "again", num_samples=4, objective_options={**QUICK, "min_order": 0.99})

@@ -15,6 +15,7 @@ from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import sealed
 from direct_anneal.objectives.damage import WITHOUT_SIGNS
+from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import Run, select_again
 from selection.pools import NUM_POOL, chosen, exported
 from selection.tiny import SKETCH_SIZE, chosen_ids, evidence, files_below, manifest
@@ -171,6 +172,7 @@ class TestConstraints:
             ({"floors": ["law=1"]}, "floors must name a domain of the pool, but law is none: there are code, "),
             ({"floors": ["code=50"]}, r"the floor of domain code asks for 50 samples, but the pool has \d+"),
             ({"ceilings": ["code"]}, "ceilings must be DOMAIN=SHARE"),
+            ({"floors": ["code=0.5", "code=0.2"]}, "floors must name each domain once, but code is named twice"),
             ({"ceilings": ["code=1.5"]}, "ceilings must be DOMAIN=SHARE"),
             ({"floors": {"code": True}}, "floors must be DOMAIN=SHARE"),
             ({"floors": ["code=0.5"], "quota_unit": "tokens"}, "a share of the selection's tokens"),
@@ -187,11 +189,24 @@ class TestConstraints:
     def test_ids_that_are_none_or_on_both_sides(self, done: Run, tmp_path: Path) -> None:
         listed = tmp_path / "ids.txt"
         listed.write_text("p000\nnobody\n")
-        with pytest.raises(InputError, match=r"has 1 that are none \(nobody\)"):
+        with pytest.raises(InputError, match=r"has 1 that are none \('nobody'\)"):
             select_again(done.out, out=tmp_path / "out", force_out=listed)
         listed.write_text("p000\n")
         with pytest.raises(InputError, match=r"1 are in both force_in and force_out \(p000\)"):
             select_again(done.out, out=tmp_path / "out", force_in=listed, force_out=listed)
+
+    def test_other_ids_in_the_same_file_make_another_run(self, done: Run, tmp_path: Path) -> None:
+        listed, given = tmp_path / "ids.txt", {"out": tmp_path / "out", "force_in": tmp_path / "ids.txt"}
+        listed.write_text("p000\n")
+        first = select_again(done.out, **given)
+        again = as_written(select_again(done.out, **given).out)
+        listed.write_text("p001\n")
+        with pytest.raises(InputError, match="holds another run \\(lists force_in: there "):
+            select_again(done.out, **given)
+        assert as_written(first.out) == again
+        assert all(found.harmless for found in verify_run(first.out))
+        with pytest.raises(InputError, match=r"force_in must be a text file of ids, one a line, but .*gone\.txt"):
+            select_again(done.out, **(given | {"force_in": tmp_path / "gone.txt"}))
 
     def test_select_takes_them_too(self, checkpoint: Path, world: Path, done: Run, tmp_path: Path) -> None:
         again = shutil.copytree(done.out, tmp_path / "again")

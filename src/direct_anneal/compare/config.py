@@ -10,6 +10,7 @@ from typing import Any
 from direct_anneal.baselines import BASELINES, DuplicateMethod
 from direct_anneal.data import Fields, Names
 from direct_anneal.errors import InputError
+from direct_anneal.io.id_lists import read_lines
 from direct_anneal.io.records import RecordError
 from direct_anneal.io.settings import read_yaml
 from direct_anneal.path import PathConfig
@@ -306,12 +307,11 @@ def _baseline_options(parts: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _ids(given: Any, name: str) -> tuple[str, ...]:
     """Return the lines of a file."""
     try:
-        lines = Path(given).read_text(encoding="utf-8").splitlines()
+        ids = tuple(read_lines(given))
     except (OSError, TypeError, ValueError) as error:
         raise InputError(
             subject=f"arm {name}: ids", must="be a text file of ids, one a line", got=f"but {given}: {error}"
         ) from error
-    ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
         raise InputError(subject=f"arm {name}: ids", must="list at least one document", got=f"but {given} is empty")
     return ids

@@ -8,7 +8,9 @@ stand the objectives that it showed beside its own, random documents, which are 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +44,7 @@ _NOT_OF_AN_ARM = {
     *("model", "revision", "subfolder", "trust_remote_code", "max_length", "device", "batch_tokens"),
     *("pool", "validation", "retain", "retain_floor", "text_field", "id_field", "domain_field", "prompt_field"),
     *("num_samples", "num_tokens", "fraction", "replay", "force_in", "force_out"),
+    *("floors", "ceilings", "quota_unit"),
     *("out", "overwrite", "features", "engine", "workers", "ray_address", "beside", "frontier"),
 }
 
@@ -111,14 +114,15 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     if not general:
         raise InputError(subject="the run's pool", must="have at least 5 documents", got=f"but has {len(pool)}")
     parts = {"pool": pool[count:], "validation": seen, "held_out": scored + general}
+    quotas = _quotas(manifest, Counter(record["domain"] for record in parts["pool"]))
     scenario = {role: [str(_write(files / f"{role}.jsonl", records))] for role, records in parts.items()}
     content: dict[str, Any] = {
         "model": str(checkpoint.directory),
         "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
         "arms": {
             "random": {"baseline": "random"},
-            SELECTION: {"select": _options_of_arm(asked)},
-            **{name: {"select": _options_beside(name, asked)} for name in _beside(asked)},
+            SELECTION: {"select": _options_of_arm(asked) | quotas},
+            **{name: {"select": _options_beside(name, asked) | quotas} for name in _beside(asked)},
             "whole-pool": {"baseline": "whole-pool"},
         },
         "seeds": list(size.seeds),
@@ -208,6 +212,33 @@ def _options_beside(name: str, asked: dict[str, Any]) -> dict[str, Any]:
     given = {option: value for option, value in changed.items() if option in OBJECTIVE_FIELDS}
     own = {option: value for option, value in changed.items() if option not in OBJECTIVE_FIELDS}
     return {**kept, "objective": name, **given, **({"objective_options": own} if own else {})}
+
+
+def _quotas(manifest: dict[str, Any], domains: Mapping[str, int]) -> dict[str, Any]:
+    """Return floors and ceilings of an arm, which chooses by tokens from a sample of the run's pool.
+
+    Numbers become smaller as the pool does. Shares of documents become numbers of them, since an arm does not know
+    beforehand how many it chooses; shares of tokens stay. Floors are rounded down and ceilings up.
+
+    Args:
+        domains: documents of the arm's pool.
+    """
+    asked = manifest["config"]
+    if not asked["floors"] and not asked["ceilings"]:
+        return {}
+    in_tokens = asked["quota_unit"] == "tokens" or (asked["quota_unit"] is None and asked["num_tokens"] is not None)
+    smaller = min(1.0, sum(domains.values()) / manifest["corpora"]["pool"]["documents"])
+
+    def counted(amount: float, rounded: Callable[[float], int]) -> float:
+        is_share = isinstance(amount, float)
+        if is_share and in_tokens:
+            return amount
+        return rounded((amount * manifest["num_selected"] if is_share else amount) * smaller)
+
+    return {
+        side: {name: counted(amount, rounded) for name, amount in asked[side].items() if name in domains}
+        for side, rounded in (("floors", math.floor), ("ceilings", math.ceil))
+    } | {"quota_unit": "tokens" if in_tokens else "samples"}
 
 
 def _annealing(checkpoint: Checkpoint) -> dict[str, Any]:

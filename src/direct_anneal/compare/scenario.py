@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from direct_anneal.baselines import BASELINES, Baseline, Candidates, duplicates, take
 from direct_anneal.compare.config import ALONG, WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
+from direct_anneal.config.choice import ConstraintsConfig
 from direct_anneal.config.distil import DistilConfig
+from direct_anneal.config.option import declared
 from direct_anneal.data import Corpus, Names, TokenLayout, expand, prepare, write_selected
 from direct_anneal.distill import read_scorer
 from direct_anneal.distill.pipeline import distil
 from direct_anneal.errors import InputError
 from direct_anneal.features import SketchedGradients
 from direct_anneal.io.digests import short_digest, short_hash
+from direct_anneal.io.id_lists import places_of
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.damage import WITHOUT_SIGNS
@@ -159,14 +162,15 @@ class Choices:
     def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
         """Take as many of the ids, in order, as fit."""
         candidates = Candidates(self.pool, self.validation, self._recipe.text_field, None)
-        places = {name: place for place, name in enumerate(ids)}
-        scores = np.array([-float(places[name]) if name in places else np.nan for name in candidates.ids])
-        if (missing := len(places) - int(np.isfinite(scores).sum())) > 0:
+        places, missing = places_of(ids, candidates.ids)
+        if missing:
             raise InputError(
                 subject=f"arm {arm.name}: ids",
                 must="be of documents of the pool",
-                got=f"but {missing} of {len(places)} are not in that of {self._scenario.name}",
+                got=f"but {len(missing)} of {len(ids)} are not in that of {self._scenario.name}, {missing[0]!r} first",
             )
+        scores = np.full(len(candidates.ids), np.nan)
+        scores[places] = -np.arange(len(places), dtype=np.float64)
         return take(scores, candidates, num_tokens=num_tokens)
 
     def _by_select(self, arm: Arm, fraction: float, directory: Path) -> NDArray[np.bool_]:
@@ -207,10 +211,13 @@ class Choices:
             alone = {"objective": "descent", "objective_options": WITHOUT_SIGNS, "relax_budget": True}
             parts["gradients"] = {**sketch, **alone, "num_samples": 1}
         defining = sketch
+        # One document is chosen there, for which constraints of the choice that is wanted are not meant.
+        any_choice = {name: value for name, value in arm.select.items() if name not in declared(ConstraintsConfig)}
+        any_choice |= {"num_samples": 1, "relax_budget": True}
         if walk is not None and walk.paths == "none":
-            parts["signs"] = {**arm.select, "num_samples": 1}
+            parts["signs"] = any_choice
         elif walk is not None:
-            parts[f"path-{_key(walk.defining)}"] = {**arm.select, "num_samples": 1}
+            parts[f"path-{_key(walk.defining)}"] = any_choice
             if walk != self._recipe.usual_walk:
                 defining = {**sketch, "walk": walk.defining}
         if arm.chooser is not None:  # the weights of the recipe's own model are in the scenario's name

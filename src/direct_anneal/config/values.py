@@ -120,7 +120,7 @@ def amounts(name: str, given: object) -> dict[str, int | float]:
     """Parse domain → amount, from a mapping or from texts "domain=amount", in the order of domains.
 
     Raises:
-        InputError: a part is neither a share in 0.0..1.0 nor a whole number.
+        InputError: a part is neither a share in 0.0..1.0 nor a whole number, or a domain is named twice.
     """
     found: dict[str, int | float] = {}
     for domain, amount in pairs(given):
@@ -137,6 +137,8 @@ def amounts(name: str, given: object) -> dict[str, int | float]:
                 must="be DOMAIN=SHARE, a share in 0.0..1.0, or DOMAIN=NUMBER, a whole number",
                 got=f"got {f'{domain}={amount}' if amount is not None else given}",
             )
+        if domain in found:
+            raise InputError(field=name, must="name each domain once", got=f"but {domain} is named twice")
         found[domain] = amount
     return dict(sorted(found.items()))
 

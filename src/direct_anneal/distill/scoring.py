@@ -280,11 +280,12 @@ def _merged(
     result = _summary(out, parts, unit)
     result["domains"] = {name: list(counts) for name, counts in sorted((domains or {}).items())}
     shutil.rmtree(out / _JOBS, ignore_errors=True)
+    issues = result["issues"]
     if not result["documents"]:
         raise InputError(
             subject="the pool",
             must="hold documents that can be scored",
-            got=f"but none can ({', '.join(f'{count:,} {kind}' for kind, count in result['issues'].items())})",
+            got=f"but none can ({', '.join(f'{count:,} {kind}' for kind, count in issues.items()) or 'no record'})",
             do=f"name the field of the text with {option('text_field')}, or check the files",
         )
     if config.is_given:

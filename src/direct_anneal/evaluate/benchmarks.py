@@ -195,7 +195,7 @@ def _read(name: str, path: Path, limit: int | None) -> list[dict[str, Any]]:
     if name not in BENCHMARKS:
         raise InputError(field="benchmarks", must=f"be one of {', '.join(BENCHMARKS)}", got=str(name))
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         records = [json.loads(line) for line in lines[:limit]]
     except (OSError, ValueError) as error:
         raise InputError(

@@ -77,7 +77,7 @@ class BlendConfig(WalkOptions, DescentConfig):
             objective="descent",
             target=np.ones(1),
             **self.damage(inputs).beside(
-                facts={"path": dict(losses.described), "rank_correlation": float(np.corrcoef(*ranks)[0, 1])},
+                facts={"path": dict(losses.described), "rank_correlation": _correlation(*ranks)},
                 columns={"path": drop, "descent": descent},
             ),
         )
@@ -104,3 +104,8 @@ class BlendConfig(WalkOptions, DescentConfig):
             ],
             columns={**built.columns, "path": drop},
         )
+
+
+def _correlation(a: Float, b: Float) -> float | None:
+    """Return the correlation of two rows of numbers; None where one of them is all alike."""
+    return None if min(np.ptp(a), np.ptp(b)) == 0 else float(np.corrcoef(a, b)[0, 1])

@@ -20,6 +20,7 @@ from direct_anneal.data.formats import FORMATS
 MANIFEST, EVIDENCE, FRONTIER, REPORT = "manifest.json", "selection.parquet", "frontier.parquet", "report.html"
 COVERAGE = "coverage.json"
 TOKENISATION = "tokenisation"
+LISTS = "lists"  # digests of files of ids, in the marker and in the manifest's configuration
 ROLES = ("pool", "validation")
 RETAIN = "retain"  # the role of text that must not get worse, where there is such
 

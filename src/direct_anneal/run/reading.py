@@ -28,6 +28,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.layout import (
     COVERAGE,
     EVIDENCE,
+    LISTS,
     MANIFEST,
     REPLAY,
     SELECTED,
@@ -161,7 +162,7 @@ class RunFiles:
 
     def recorded_options(self) -> dict[str, Any]:
         """Return the options that results depend on, by name; the window is what it came to."""
-        return {name: value for name, value in self._known.items() if name != TOKENISATION}
+        return {name: value for name, value in self._known.items() if name not in (TOKENISATION, LISTS)}
 
     def checkpoint(self) -> Checkpoint:
         """Return the model that will be annealed, of which nothing is loaded yet; a smaller one may have chosen for it.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from direct_anneal.config.choice import SizeConfig, import_plugin
+from direct_anneal.config.choice import SizeConfig, import_plugin, named_values
 from direct_anneal.config.objective import ObjectiveConfig, named
 from direct_anneal.config.objective_options import OBJECTIVE_FIELDS
 from direct_anneal.config.option import declared
@@ -14,7 +14,8 @@ from direct_anneal.config.select import SelectConfig
 
 
 def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> SelectConfig:
-    """Return the configuration of a run with changes; another way to give the size replaces the run's own.
+    """Return the configuration of a run with changes; another way to give the size replaces the run's own, and options
+    of its objective that are left out stay.
 
     Raises:
         InputError: a value cannot be, or none gives the size.
@@ -32,4 +33,8 @@ def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> Sel
         own = {field.name for field in fields(named(changes["objective"]))}
         given |= {name: None for name in OBJECTIVE_FIELDS if name not in own}
     given |= changes
+    chosen = known.get("objective")
+    if changes.get("objective_options") is not None and changes.get("objective", chosen) == chosen:
+        before = known.get("objective_options") or {}
+        given["objective_options"] = before | named_values("objective_options", changes["objective_options"])
     return SelectConfig(**given)

@@ -26,6 +26,7 @@ from direct_anneal.run.layout import (
     COVERAGE,
     EVIDENCE,
     FRONTIER,
+    LISTS,
     MANIFEST,
     OUTPUT_DATASETS,
     OUTPUT_FILES,
@@ -37,7 +38,7 @@ from direct_anneal.run.layout import (
     TOKENISATION,
 )
 from direct_anneal.run.reading import RunFiles, brief
-from direct_anneal.run.sources import Tokenisation
+from direct_anneal.run.sources import Tokenisation, digests_of_lists
 
 
 class RunDir(RunFiles):
@@ -83,8 +84,8 @@ class RunDir(RunFiles):
             found = read_record(self.path / MANIFEST, {"config": dict})["config"]
         except (OSError, RecordError) as error:
             return f"its {MANIFEST} cannot be read, {brief(error)}"
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        shown = (f"{name}: there {found.get(name)!s:.60}, now {wanted[name]!s:.60}" for name in differing[:3])
+        differing = list(_differing(found, wanted))
+        shown = (f"{name}: there {there!s:.60}, now {now!s:.60}" for name, there, now in differing[:3])
         return "; ".join(shown) or None
 
     def retire(self, config: FeaturesConfig, tokens: Tokenisation) -> None:
@@ -167,9 +168,21 @@ class RunDir(RunFiles):
             remove_leftovers(self.path / name)
 
 
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the names of what differs, with both values; of options within an option those that differ alone."""
+    for name, now in wanted.items():
+        there = found.get(name)
+        if isinstance(there, dict) and isinstance(now, dict):
+            pairs = ((f"{name} {each}", there.get(each), now.get(each)) for each in dict.fromkeys((*there, *now)))
+            yield from (pair for pair in pairs if pair[1] != pair[2])
+        elif there != now:
+            yield name, there, now
+
+
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
     """Return the inputs of the result, as JSON gives them back."""
-    content = redacted({**config.defining, "max_length": tokens.max_length})
+    lists = digests_of_lists(config)  # as in `manifest.configuration`
+    content = redacted({**config.defining, "max_length": tokens.max_length, **({LISTS: lists} if lists else {})})
     wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, describe_skipped, expand
 from direct_anneal.errors import InputError, option
+from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.records import RecordError
 from direct_anneal.model.checkpoint import Checkpoint
 
 
@@ -97,6 +99,25 @@ def sources_of(
     if any(source.format == HEADERLESS for source in sources) and layout.assumed():
         found.append(f"{role}: headerless tokens: {layout.assumed()}")
     return sources
+
+
+def digests_of_lists(config: FeaturesConfig) -> dict[str, str]:
+    """Return digests of the files of ids that a choice depends on, by option; none of options that are left out.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    given = {name: getattr(config, name, None) for name in ("force_in", "force_out")}
+    found = {}
+    for name, path in given.items():
+        if path is not None:
+            try:
+                found[name] = sha256_of_file(Path(path))
+            except (OSError, RecordError) as error:
+                raise InputError(
+                    field=name, must="be a text file of ids, one a line", got=f"but {path}: {error}"
+                ) from error
+    return found
 
 
 def fields_of(config: FeaturesConfig) -> Fields:

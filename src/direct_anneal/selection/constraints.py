@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.errors import InputError, option
+from direct_anneal.io.id_lists import places_of, read_lines
 from direct_anneal.solver import Quota
 
 
@@ -85,17 +84,15 @@ def _listed(field: str, path: str | None, ids: pa.ChunkedArray) -> NDArray[np.in
     if path is None:
         return np.zeros(0, dtype=np.intp)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise InputError(field=field, must="be a text file of ids, one a line", got=f"but {path}: {error}") from error
-    wanted = pa.array(sorted({line.strip() for line in lines} - {""}), pa.string())
-    positions = pc.index_in(wanted, pa.array(ids.cast(pa.string()).combine_chunks()))
-    if positions.null_count:
-        missing = wanted.filter(pc.is_null(positions)).to_pylist()
+    places, missing = places_of(lines, ids)
+    if missing:
         raise InputError(
             field=field,
             must="list ids of usable documents of the pool",
-            got=f"but {path} has {len(missing)} that are none ({', '.join(missing[:3])})",
-            do="ids are those in selection.parquet",
+            got=f"but {path} has {len(missing)} that are none ({', '.join(map(repr, missing[:3]))})",
+            do="ids are those in selection.parquet; one with a line break is written as a JSON string",
         )
-    return np.asarray(positions.to_numpy(zero_copy_only=False), dtype=np.intp)
+    return np.sort(places)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def select_again(changes: Mapping[str, Any]) -> Run:
         check_installed()
     stages, found = Stages(current_progress()), list[str]()
     known = opened(config, origin, stages, found)
+    config = _as_walked(config, known.path)
     with RunDir.create(config.out, config, origin.tokens) as out:
         out.mark(config, origin.tokens)
         return choose(config, out, known, stages, found)
@@ -352,6 +353,19 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     if replay is not None:
         content["replay"] = replay.entry(known.pool.samples, selection.indices, general)
     return Run(run.path, selection, run.write_manifest(content))
+
+
+def _as_walked(config: SelectConfig, losses: PathLosses | None) -> SelectConfig:
+    """Return the configuration with the walk that the losses were computed with, where it was left to defaults."""
+    objective = config.chosen_objective
+    if losses is None or not losses.names or not objective.walk:
+        return config
+    known, defaults = losses.described.get("config", {}), {each.name: each.default for each in fields(objective)}
+    walked = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    walk = {name: walked[name] for name, own in objective.walk.items() if own == defaults[name] and name in walked}
+    if isinstance(config.objective, str):
+        return replace(config, objective_options={**(config.objective_options or {}), **walk})
+    return replace(config, objective=replace(objective, **walk))
 
 
 def _at_any_budget(
