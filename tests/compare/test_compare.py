@@ -310,6 +310,7 @@ def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_
     arms = {name: {"baseline": name} for name in ("conditional-loss", "target-path")}
     arms["set"] = {"baseline": "target-path", "options": walk}
     arms |= {name: {"select": {"objective": name}} for name in ("path", "blend", "descent")}
+    arms["path"]["select"] |= {"floors": {"code": 3}, "quota_unit": "samples"}  # more than computing losses chooses
     arms["own"] = {"select": {"objective": "path", "objective_options": {"num_folds": 0, "learning_rates": 1e-2}}}
     content["arms"] = {"random": content["arms"]["random"], **arms}
     out = tmp_path / "out"

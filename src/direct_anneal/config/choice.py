@@ -147,7 +147,7 @@ class ConstraintsConfig:
         affects="solving",
         group=CONSTRAINTS,
         metavar="FILE",
-        help="ids, one a line, of documents that must be chosen",
+        help="ids, one a line, of documents that must be chosen; one with a line break as a JSON string",
     )
     force_out: OptionalPath = option(
         default=None,
@@ -155,7 +155,7 @@ class ConstraintsConfig:
         affects="solving",
         group=CONSTRAINTS,
         metavar="FILE",
-        help="ids, one a line, of documents that must not be chosen",
+        help="ids of documents that must not be chosen, listed in the same way",
     )
 
 
