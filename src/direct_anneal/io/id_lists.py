@@ -31,12 +31,13 @@ def places_of(lines: Sequence[str], ids: Iterable[str] | pa.ChunkedArray) -> tup
     Returns:
         positions in `ids`, in the order of the lines, each once; and lines that name none, blank ones aside.
     """
-    known = ids.cast(pa.string()).combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids, pa.string())
+    text = pa.large_string()  # of any number of ids
+    known = ids.cast(text).combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids, text)
     found = np.full(len(lines), -1, dtype=np.intp)
     readings: tuple[Callable[[str], str | None], ...] = (lambda line: line, _from_json, str.strip)
     for read in readings:
         left = np.flatnonzero(found < 0).tolist()
-        places = pc.index_in(pa.array([read(lines[i]) for i in left], pa.string()), known, skip_nulls=True)
+        places = pc.index_in(pa.array([read(lines[i]) for i in left], text), known, skip_nulls=True)
         found[left] = places.fill_null(-1).to_numpy(zero_copy_only=False)
     missing = [lines[i] for i in np.flatnonzero(found < 0).tolist() if lines[i].strip()]
     return np.array(list(dict.fromkeys(found[found >= 0].tolist())), dtype=np.intp), missing
