@@ -14,8 +14,10 @@ from direct_anneal.config.select import SelectConfig
 
 
 def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> SelectConfig:
-    """Return the configuration of a run with changes; another way to give the size replaces the run's own, and options
-    of its objective that are left out stay.
+    """Return the configuration of a run with changes.
+
+    Another way to give the size replaces the run's own. An objective that is named, the run's own included, begins with
+    its defaults; without one, options of the run's objective that are left out stay.
 
     Raises:
         InputError: a value cannot be, or none gives the size.
@@ -33,8 +35,7 @@ def recorded_config(known: Mapping[str, Any], changes: Mapping[str, Any]) -> Sel
         own = {field.name for field in fields(named(changes["objective"]))}
         given |= {name: None for name in OBJECTIVE_FIELDS if name not in own}
     given |= changes
-    chosen = known.get("objective")
-    if changes.get("objective_options") is not None and changes.get("objective", chosen) == chosen:
+    if changes.get("objective_options") is not None and "objective" not in changes:
         before = known.get("objective_options") or {}
         given["objective_options"] = before | named_values("objective_options", changes["objective_options"])
     return SelectConfig(**given)
