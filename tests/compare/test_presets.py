@@ -74,12 +74,14 @@ def test_what_a_run_showed_beside_its_own_objective_is_an_arm(run: Path, tmp_pat
 
 
 def test_floors_and_ceilings_in_documents_stay_so(run: Path, tmp_path: Path) -> None:
-    select_again(run=run, out=tmp_path / "run", floors=["code=0.3"], ceilings=["table=1"])
+    limits = {"floors": ["code=0.3"], "ceilings": ["table=1"]}
+    select_again(run=run, out=tmp_path / "run", beside=("matching",), **limits)
     write_recipe(tmp_path / "run", "quick", tmp_path / "out")
     recipe = read_recipe(tmp_path / "out" / "recipe.yaml")
-    (arm,) = [arm.select for arm in recipe.arms if arm.name == "selection"]
-    # Ten documents were chosen from 40, of which an arm sees 32.
-    assert (arm["floors"], arm["ceilings"], arm["quota_unit"]) == ({"code": 2}, {"table": 1}, "samples")
+    assert "&" not in (tmp_path / "out" / "recipe.yaml").read_text()  # each arm has its own, for people to edit
+    for arm in (arm.select for arm in recipe.arms if arm.name in ("selection", "matching")):
+        # Ten documents were chosen from 40, of which an arm sees 32.
+        assert (arm["floors"], arm["ceilings"], arm["quota_unit"]) == ({"code": 2}, {"table": 1}, "samples")
     tokens = {"config": {"floors": {"a": 0.5, "b": 90, "gone": 1}, "ceilings": {}, "quota_unit": "tokens"}}
     manifest = {**tokens, "corpora": {"pool": {"documents": 40}}, "num_selected": 10}
     assert _quotas(manifest, {"a": 12, "b": 8}) == {

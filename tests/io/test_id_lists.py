@@ -9,7 +9,7 @@ import pytest
 
 from direct_anneal.io.id_lists import places_of, read_lines
 
-IDS = ["a", "b", "a\u2028b", "pad", " pad ", "\u00a0nb", "nb", "x\ny", '"quoted"', "\x85next", "only "]
+IDS = ["a", "b", "a\u2028b", "pad", " pad ", "\u00a0nb", "nb", "x\ny", '"quoted"', "\x85next", "only ", "  "]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ IDS = ["a", "b", "a\u2028b", "pad", " pad ", "\u00a0nb", "nb", "x\ny", '"quoted"
         ('"quoted"', '"quoted"'),
         ('"nb"', "nb"),
         ("only ", "only "),
+        ('"  "', "  "),
     ],
 )
 def test_a_line_names_the_id_that_it_is_before_any_that_it_resembles(tmp_path: Path, line: str, name: str) -> None:

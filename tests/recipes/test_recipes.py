@@ -71,6 +71,14 @@ RECORDS: dict[str, dict[str, Any]] = {
     },
     "gsm8k": {"question": "Hot?", "answer": "3 + 4 = <<3+4=7>>7\n#### 7"},
     "winogrande": {"sentence": "Ice met fire and _ won.", "option1": "ice", "option2": "fire", "answer": "2"},
+    "copa": {
+        "premise": "Ice melted.",
+        "choice1": "It froze.",
+        "choice2": "It burned.",
+        "question": "cause",
+        "label": 1,
+    },
+    "humaneval": {"prompt": "def warm():\n", "canonical_solution": "    return 1\n"},
 }
 RIGHT = {
     "arc": "Question: Hot?\nAnswer: fire",
@@ -78,6 +86,8 @@ RIGHT = {
     "sciq": "Question: Hot?\nAnswer: fire",
     "gsm8k": "Question: Hot?\nAnswer: 3 + 4 = 7\nThe answer is 7",
     "winogrande": "Ice met fire and fire won.",
+    "copa": "Ice melted because it burned.",
+    "humaneval": "def warm():\n    return 1\n",
 }
 
 

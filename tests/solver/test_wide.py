@@ -13,7 +13,7 @@ N, R = 16, 40
 
 
 @pytest.mark.parametrize("objective", ["energy", "descent", "matching"])
-@pytest.mark.parametrize("way", ["plain", "mapped", "removed"])
+@pytest.mark.parametrize("way", ["plain", "mapped", "mapped to few", "removed"])
 def test_a_basis_of_the_rows_changes_rounding_alone(
     objective: Objective, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,9 +24,10 @@ def test_a_basis_of_the_rows_changes_rounding_alone(
     keywords: dict[str, dict[str, Any]] = {
         "plain": {},
         "mapped": {"mapped": rng.normal(size=(R, R - 3))},
+        "mapped to few": {"mapped": rng.normal(size=(R, N - 3))},  # fewer than rows: those before W are the wide ones
         "removed": {"removed": np.linalg.qr(rng.normal(size=(R, 2)))[0]},
     }
-    size = R - 3 if way == "mapped" else R
+    size = {"mapped": R - 3, "mapped to few": N - 3}.get(way, R)
     target: dict[str, Any] = {} if objective == "energy" else {"target": 3.0 * rng.normal(size=size)}
     if objective == "matching":
         target["start"] = rng.normal(size=size)

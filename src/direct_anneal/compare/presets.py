@@ -47,8 +47,6 @@ _NOT_OF_AN_ARM = {
     *("floors", "ceilings", "quota_unit"),
     *("out", "overwrite", "features", "engine", "workers", "ray_address", "beside", "frontier"),
 }
-
-
 _OF_OBJECTIVE = {"objective", "objective_options", *OBJECTIVE_FIELDS}
 
 
@@ -136,7 +134,8 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     path = out / "recipe.yaml"
     out.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        # What arms share is written out for each, and not as YAML's references: people edit it.
+        temporary.write_text(yaml.safe_dump(_as_recorded(content), sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -184,13 +183,18 @@ def _fraction(manifest: dict[str, Any]) -> float:
 
 def _options_of_arm(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the run's options that its choice depends on, but for those that name documents or are their defaults."""
-    defaults = SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full
-    plain = json.loads(json.dumps(defaults))  # lists, as in what a run recorded
+    plain = _as_recorded(SelectConfig(model="-", pool=("-",), validation=("-",), out="-", num_samples=1).in_full)
     return {
         name: value
         for name, value in asked.items()
         if name not in _NOT_OF_AN_ARM and name in plain and value != plain[name]
     }
+
+
+def _as_recorded(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options in the form that a run's record gives them back in: lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(options))
+    return found
 
 
 def _beside(asked: dict[str, Any]) -> list[str]:
@@ -200,7 +204,7 @@ def _beside(asked: dict[str, Any]) -> list[str]:
 
 def _options_beside(name: str, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the options of an arm that chooses by another objective, where a run showed that one beside its own."""
-    plain = objective_of(name, {}, {}, asked["curvature"]).options()
+    plain = _as_recorded(objective_of(name, {}, {}, asked["curvature"]).options())
     shared = {**asked, **(asked["objective_options"] or {})}
     counting = {*SHARED_BESIDE, *(each.name for each in fields(PathConfig))} - named(name).not_beside
     changed = {
@@ -218,7 +222,8 @@ def _quotas(manifest: dict[str, Any], domains: Mapping[str, int]) -> dict[str, A
     """Return floors and ceilings of an arm, which chooses by tokens from a sample of the run's pool.
 
     Numbers become smaller as the pool does. Shares of documents become numbers of them, since an arm does not know
-    beforehand how many it chooses; shares of tokens stay. Floors are rounded down and ceilings up.
+    beforehand how many it chooses; shares of tokens stay. Floors are rounded down and ceilings up. Domains that the
+    sample lacks are left out.
 
     Args:
         domains: documents of the arm's pool.
@@ -226,19 +231,19 @@ def _quotas(manifest: dict[str, Any], domains: Mapping[str, int]) -> dict[str, A
     asked = manifest["config"]
     if not asked["floors"] and not asked["ceilings"]:
         return {}
-    in_tokens = asked["quota_unit"] == "tokens" or (asked["quota_unit"] is None and asked["num_tokens"] is not None)
+    unit = asked["quota_unit"] or ("samples" if asked["num_tokens"] is None else "tokens")
     smaller = min(1.0, sum(domains.values()) / manifest["corpora"]["pool"]["documents"])
 
     def counted(amount: float, rounded: Callable[[float], int]) -> float:
         is_share = isinstance(amount, float)
-        if is_share and in_tokens:
+        if is_share and unit == "tokens":
             return amount
         return rounded((amount * manifest["num_selected"] if is_share else amount) * smaller)
 
     return {
         side: {name: counted(amount, rounded) for name, amount in asked[side].items() if name in domains}
         for side, rounded in (("floors", math.floor), ("ceilings", math.ceil))
-    } | {"quota_unit": "tokens" if in_tokens else "samples"}
+    } | {"quota_unit": unit}
 
 
 def _annealing(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Return the lines of a text file that are not empty, each once, in order. A line feed ends a line, and nothing
+    """Return the lines of a text file that are not blank, each once, in order. A line feed ends a line, and nothing
     else does: an id may hold any other separator of lines.
 
     Raises:
@@ -21,7 +21,7 @@ def read_lines(path: str | Path) -> list[str]:
     """
     with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
         lines = (line.removesuffix("\n").removesuffix("\r") for line in file)
-        return list(dict.fromkeys(line for line in lines if line))
+        return list(dict.fromkeys(line for line in lines if line.strip()))
 
 
 def places_of(lines: Sequence[str], ids: Iterable[str] | pa.ChunkedArray) -> tuple[NDArray[np.intp], list[str]]:
@@ -29,7 +29,7 @@ def places_of(lines: Sequence[str], ids: Iterable[str] | pa.ChunkedArray) -> tup
     spaces around it.
 
     Returns:
-        positions in `ids`, in the order of the lines, each once; and lines that name none, blank ones aside.
+        positions in `ids`, in the order of the lines, each once; and lines that name none.
     """
     text = pa.large_string()  # of any number of ids
     known = ids.cast(text).combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids, text)
@@ -39,7 +39,7 @@ def places_of(lines: Sequence[str], ids: Iterable[str] | pa.ChunkedArray) -> tup
         left = np.flatnonzero(found < 0).tolist()
         places = pc.index_in(pa.array([read(lines[i]) for i in left], text), known, skip_nulls=True)
         found[left] = places.fill_null(-1).to_numpy(zero_copy_only=False)
-    missing = [lines[i] for i in np.flatnonzero(found < 0).tolist() if lines[i].strip()]
+    missing = [lines[i] for i in np.flatnonzero(found < 0).tolist()]
     return np.array(list(dict.fromkeys(found[found >= 0].tolist())), dtype=np.intp), missing
 
 

@@ -29,9 +29,10 @@ class BlendConfig(WalkOptions, DescentConfig):
     of a first step, with words beside gradients. By tokens, each token of a document counts. What looks damaged is left
     out, unless it is forced in.
 
-    Where words tell a validation document from one of the pool in fewer than `matching_below` of all pairs (`run.
-    likeness`), it is `matching` instead: 2 (1 − this share) is the most that the pool can have of text that nothing
-    tells from the target, and where there is such text, coming closer to the target on the whole chooses better.
+    Where words tell a validation document from one of the pool in fewer than `matching_below` of all pairs, as
+    `run.likeness` counts them, it is `matching` instead: 2 (1 − this share) is the most that the pool can have of text
+    that nothing tells from the target, and where there is such text, coming closer to the target on the whole chose
+    better.
 
     Attributes:
         learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in

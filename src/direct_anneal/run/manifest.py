@@ -17,8 +17,7 @@ from direct_anneal.data import MAX_PLACES, Corpus
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import EXCLUDED, SLOW, Coverage
 from direct_anneal.objectives import Built, SelectionObjective
-from direct_anneal.run.layout import LISTS
-from direct_anneal.run.sources import digests_of_lists
+from direct_anneal.run.sources import lists_entry
 from direct_anneal.solver import Selection
 
 _DISTRIBUTIONS = ("direct-anneal", "torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers")
@@ -30,8 +29,7 @@ _DOMAIN_COUNTS = ("pool", "pool_tokens", "selected", "selected_tokens", "validat
 
 def configuration(config: SelectConfig, max_length: int) -> dict[str, Any]:
     """Return the configuration in full, with the window that it came to and digests of lists of ids."""
-    lists = digests_of_lists(config)
-    return {**config.in_full, "max_length": max_length, **({LISTS: lists} if lists else {})}
+    return {**config.in_full, "max_length": max_length, **lists_entry(config)}
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,6 @@ from direct_anneal.run.layout import (
     COVERAGE,
     EVIDENCE,
     FRONTIER,
-    LISTS,
     MANIFEST,
     OUTPUT_DATASETS,
     OUTPUT_FILES,
@@ -38,7 +37,7 @@ from direct_anneal.run.layout import (
     TOKENISATION,
 )
 from direct_anneal.run.reading import RunFiles, brief
-from direct_anneal.run.sources import Tokenisation, digests_of_lists
+from direct_anneal.run.sources import Tokenisation, lists_entry
 
 
 class RunDir(RunFiles):
@@ -181,8 +180,7 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[
 
 def _resolved(config: FeaturesConfig, tokens: Tokenisation) -> dict[str, Any]:
     """Return the inputs of the result, as JSON gives them back."""
-    lists = digests_of_lists(config)  # as in `manifest.configuration`
-    content = redacted({**config.defining, "max_length": tokens.max_length, **({LISTS: lists} if lists else {})})
+    content = redacted({**config.defining, "max_length": tokens.max_length, **lists_entry(config)})
     wanted: dict[str, Any] = json.loads(json.dumps(content))
     return wanted
 

@@ -127,8 +127,9 @@ def likeness_checks(told_apart: float | None) -> list[Check]:
         Check(
             "Likeness",
             "look",
-            f"{found}, where guessing does in 50%: the pool is much like the target already. In such a pool no "
-            "choice gained much over random documents. Train on the pool as it is, unless compare shows a gain",
+            f"{found}, where guessing does in 50%: the pool is much like the target already. In the one "
+            "that we measured no choice gained much over random documents. Train on the pool as it is, unless compare "
+            "shows a gain",
         )
     ]
 

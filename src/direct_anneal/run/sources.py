@@ -11,6 +11,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.records import RecordError
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.run.layout import LISTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,8 @@ def sources_of(
     return sources
 
 
-def digests_of_lists(config: FeaturesConfig) -> dict[str, str]:
-    """Return digests of the files of ids that a choice depends on, by option; none of options that are left out.
+def lists_entry(config: FeaturesConfig) -> dict[str, dict[str, str]]:
+    """Return what is recorded of the files of ids that a choice depends on: a digest of each; nothing without them.
 
     Raises:
         InputError: one cannot be read.
@@ -117,7 +118,7 @@ def digests_of_lists(config: FeaturesConfig) -> dict[str, str]:
                 raise InputError(
                     field=name, must="be a text file of ids, one a line", got=f"but {path}: {error}"
                 ) from error
-    return found
+    return {LISTS: found} if found else {}
 
 
 def fields_of(config: FeaturesConfig) -> Fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,19 @@ def walk_of(config: FeaturesConfig) -> PathConfig | None:
         optimizer=config.optimizer,
         read_order=any(objective.min_order > 0 for objective in asked if isinstance(objective, DamageLimits)),
     )
+
+
+def as_walked(config: SelectConfig, losses: PathLosses | None) -> SelectConfig:
+    """Return the configuration with the walk that the losses were computed with, where it was left to defaults."""
+    objective = config.chosen_objective
+    if losses is None or not losses.names or not objective.walk:
+        return config
+    known, defaults = losses.described.get("config", {}), {each.name: each.default for each in fields(objective)}
+    walked = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    walk = {name: walked[name] for name, own in objective.walk.items() if own == defaults[name] and name in walked}
+    if isinstance(config.objective, str):
+        return replace(config, objective_options={**(config.objective_options or {}), **walk})
+    return replace(config, objective=replace(objective, **walk))
 
 
 def _asked(config: FeaturesConfig) -> list[ObjectiveConfig]:

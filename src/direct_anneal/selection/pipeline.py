@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,15 @@ from direct_anneal.selection.constraints import constraints
 from direct_anneal.selection.frontier import trace
 from direct_anneal.selection.in_memory import accepting_samples
 from direct_anneal.selection.known import Known
-from direct_anneal.selection.losses import home_of, is_path_alone, losses_along, require_columns, usable, walk_of
+from direct_anneal.selection.losses import (
+    as_walked,
+    home_of,
+    is_path_alone,
+    losses_along,
+    require_columns,
+    usable,
+    walk_of,
+)
 from direct_anneal.selection.machine import check_machine
 from direct_anneal.selection.replay import replay_beside
 from direct_anneal.selection.result import Run
@@ -86,7 +94,7 @@ def select_again(changes: Mapping[str, Any]) -> Run:
         check_installed()
     stages, found = Stages(current_progress()), list[str]()
     known = opened(config, origin, stages, found)
-    config = _as_walked(config, known.path)
+    config = as_walked(config, known.path)
     with RunDir.create(config.out, config, origin.tokens) as out:
         out.mark(config, origin.tokens)
         return choose(config, out, known, stages, found)
@@ -353,19 +361,6 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
     if replay is not None:
         content["replay"] = replay.entry(known.pool.samples, selection.indices, general)
     return Run(run.path, selection, run.write_manifest(content))
-
-
-def _as_walked(config: SelectConfig, losses: PathLosses | None) -> SelectConfig:
-    """Return the configuration with the walk that the losses were computed with, where it was left to defaults."""
-    objective = config.chosen_objective
-    if losses is None or not losses.names or not objective.walk:
-        return config
-    known, defaults = losses.described.get("config", {}), {each.name: each.default for each in fields(objective)}
-    walked = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    walk = {name: walked[name] for name, own in objective.walk.items() if own == defaults[name] and name in walked}
-    if isinstance(config.objective, str):
-        return replace(config, objective_options={**(config.objective_options or {}), **walk})
-    return replace(config, objective=replace(objective, **walk))
 
 
 def _at_any_budget(
