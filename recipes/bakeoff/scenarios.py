@@ -3,7 +3,8 @@
     python recipes/bakeoff/scenarios.py --data DATA [--size 1m|5m|30m|100m] [--cache DIR] [--device cuda]
     direct-anneal compare CACHE/bakeoff/test-1m.yaml --out CACHE/bakeoff/runs-1m
 
-A smaller proof: `--passages 2000 --items 400 --scenarios science mixed --arms random path --replay 0 0.5 --seeds 2`.
+A smaller proof: `--passages 2000 --items 400 --held-out 20 --without-accuracy --scenarios science mixed --arms random
+path --replay 0 0.5 --seeds 2`.
 What distilling keeps: `--passages 6000 --items 400 --scenarios science --arms random blend distilled-2 distilled-5
 distilled-20 --fraction 0.2 --replay 0 --seeds 3` (a 2 % sample must hold 50 documents).
 
@@ -65,6 +66,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "random": {"baseline": "random"},
     "path": {"select": {"objective": "path"}},
     "blend": {"select": {"objective": "blend"}},
+    "path-and-descent": {"select": {"objective": "blend", "objective_options": {"matching_below": 0}}},
     "matching": {"select": {"objective": "matching"}},
     "quality-classifier": {"baseline": "quality-classifier"},
     "influence": {"baseline": "influence"},
@@ -194,17 +196,25 @@ def write_scenarios(
     size: int,
     names: list[str] | None = None,
     num_scored: int | None = None,
+    held_out: int = HELD_OUT_PASSAGES,
+    accuracy: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Write the scenarios' files, and return them as a recipe names them."""
+    """Write the scenarios' files, and return them as a recipe names them.
+
+    Args:
+        size: passages of a pool.
+        names: these scenarios alone.
+        num_scored: items of a benchmark that are scored, at most.
+        held_out: passages of each domain that shows what is forgotten.
+        accuracy: score items with choices by accuracy, too.
+    """
     files = directory / (role if size == SIZES["1m"].pool else f"{role}-{size}")
     made = scenarios_of(data, role, size, num_scored)
     written, shared = {}, {}
     for name in [name for name in made if not names or name in names]:
         documents = made[name]()
         slug = name.replace(" ", "-")
-        others = [
-            record for each in documents.forgetting for record in passages(data, each, role, HELD_OUT_PASSAGES, role)
-        ]
+        others = [record for each in documents.forgetting for record in passages(data, each, role, held_out, role)]
         scenario: dict[str, Any] = {
             "pool": [str(write_jsonl(files / f"{slug}-pool.jsonl", documents.pool))],
             "validation": [str(write_jsonl(files / f"{slug}-validation.jsonl", documents.validation))],
@@ -213,7 +223,7 @@ def write_scenarios(
         }
         if documents.aside:
             scenario["aside"] = list(documents.aside)
-        if documents.choices:
+        if documents.choices and accuracy:
             scenario["choices"] = str(write_jsonl(files / f"{slug}-choices.jsonl", list(documents.choices)))
         written[name] = scenario
         scored = [record["text"] for record in documents.scored if "prompt" not in record]  # items stand there whole
@@ -277,6 +287,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--passages", type=int, help="to choose from (the size's own number)")
     parser.add_argument("--items", type=int, help="of a benchmark that are scored, at most")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT_PASSAGES, help="of each other domain, to score")
+    parser.add_argument("--without-accuracy", action="store_true", help="it is at chance where models are small")
     parser.add_argument("--scenarios", nargs="+", help="these alone, by name")
     parser.add_argument("--arms", nargs="+", choices=ARMS | DISTILLED, default=list(ARMS))
     parser.add_argument("--fraction", type=float, default=FRACTION, help="of the pool's tokens, chosen")
@@ -288,7 +300,14 @@ def main() -> None:
     roles: tuple[Role, ...] = ("test", "development")
     for role in roles:
         scenarios = write_scenarios(
-            arguments.data, directory, role, passages_of_pool, arguments.scenarios, arguments.items
+            arguments.data,
+            directory,
+            role,
+            passages_of_pool,
+            arguments.scenarios,
+            arguments.items,
+            arguments.held_out,
+            not arguments.without_accuracy,
         )
         content = recipe(
             model,
