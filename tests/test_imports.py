@@ -36,7 +36,7 @@ CORE = {"gradients", "curvature", "solver", "features", "data", "path"}
 CORE_NEEDS = {"torch", "numpy", "scipy", "pyarrow", "safetensors", "transformers", "fsspec", "huggingface_hub"}
 # Of what comes with transformers: where people, files for people, or the hub are dealt with.
 ALSO = {
-    "io": {"yaml"},
+    "io": {"yaml", "scipy", "threadpoolctl"},
     "model": {"huggingface_hub"},
     "data": {"huggingface_hub"},
     "cli": {"yaml", "rich", "shtab"},

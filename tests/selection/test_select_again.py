@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from direct_anneal.cli import main
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import sealed
+from direct_anneal.io.threads import ThreadMap
 from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import Run, select_again
+from direct_anneal.selection.retention import solved
 from selection.pools import NUM_POOL, chosen, exported
 from selection.tiny import SKETCH_SIZE, chosen_ids, evidence, files_below, manifest
 from solver.elsewhere import Pickling
@@ -69,6 +73,24 @@ def test_with_products_computed_elsewhere_it_gives_the_same_bytes(
     untimed = [{**run.manifest, "config": None, "timings": None} for run in (here, there)]
     assert untimed[0] == untimed[1]
     assert there.manifest["config"]["engine"] == "ray"
+
+
+def test_threads_change_nothing_and_blas_has_one(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("direct_anneal.solver.matrix._PART_BYTES", 8 * SKETCH_SIZE * 7)
+    seen = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.extend(found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas")
+        return solved(*arguments, **options)
+
+    monkeypatch.setattr("direct_anneal.selection.pipeline.solved", watched)
+    written = []
+    for threads in (1, 4):
+        monkeypatch.setattr("direct_anneal.selection.pipeline.ThreadMap", partial(ThreadMap, threads))
+        with threadpool_limits(threads, user_api="blas"):
+            written.append(as_written(select_again(done.out, out=tmp_path / str(threads)).out))
+    assert written[0] == written[1]
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from direct_anneal.io.digests import short_hash
 from direct_anneal.io.lock import MARK, held
 from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
 from direct_anneal.io.redaction import redacted
+from direct_anneal.io.threads import one_blas_thread
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.progress import Progress, Silent, current_progress, showing
 from direct_anneal.tracking import Log, require_tracker, tracking
@@ -89,6 +90,7 @@ def compare(
         return _completed(recipe, out, workers, progress or current_progress(), log)
 
 
+@one_blas_thread()
 def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress, log: Log) -> list[dict[str, Any]]:
     _cut_off_half_a_line(out / RESULTS)
     known = known_runs(out / RESULTS)

@@ -21,6 +21,7 @@ from direct_anneal.distill.hashing import tokens, words
 from direct_anneal.distill.scorer import Scorer, joined, write_scorer
 from direct_anneal.errors import InputError
 from direct_anneal.io.lock import claim
+from direct_anneal.io.threads import one_blas_thread
 from direct_anneal.progress import Advance, Progress, Silent
 from direct_anneal.run.layout import EVIDENCE
 from direct_anneal.run.run_dir import RunDir
@@ -33,6 +34,7 @@ _PART = 256  # documents
 _LARGEST = 2**31 - 1  # of a weight
 
 
+@one_blas_thread()
 def distil(config: DistilConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Fit a linear model on hashed n-grams to what a run found, and write it with a card of what it keeps.
 

@@ -24,6 +24,7 @@ from direct_anneal.config.types import OptionalTexts
 from direct_anneal.errors import InputError
 from direct_anneal.features.load import reasons_to_leave_out
 from direct_anneal.gradients import Collate, GradientSketcher, LossFunction
+from direct_anneal.io.threads import one_blas_thread
 from direct_anneal.progress import Advance, current_progress
 from direct_anneal.selection.selector import DirectSelector
 from direct_anneal.solver import Selection
@@ -84,6 +85,7 @@ class SamplesConfig(SelectorConfig):
 
 
 @takes(SamplesConfig)
+@one_blas_thread()
 def select_samples(config: SamplesConfig) -> Selection:
     """Choose samples for any module under any loss. For a causal LM, `loss_fn` returns mean token losses, shape (B,).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from direct_anneal.distributed import check_installed
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import SketchedGradients
 from direct_anneal.gradients import GradientSketcher
+from direct_anneal.io.threads import ThreadMap, one_blas_thread
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives import Built, Inputs, SelectionObjective
 from direct_anneal.path import PathLosses
@@ -267,6 +268,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     )
 
 
+@one_blas_thread()
 def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, found: list[str]) -> Run:
     """Solve, and write the chosen documents with the evidence beside them.
 
@@ -378,9 +380,9 @@ def _at_any_budget(
 
 
 def _mapper(config: SelectConfig) -> AbstractContextManager[Map]:
-    """Return the engine of the products over all rows: this process, or tasks of a cluster."""
+    """Return the engine of the products over all rows: threads of this process, or tasks of a cluster."""
     if config.engine == "local":
-        return nullcontext(map)
+        return ThreadMap()
     from direct_anneal.distributed import TaskMap
 
     return TaskMap(address=config.ray_address, workers=config.workers)
