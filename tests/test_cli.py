@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from direct_anneal import __main__ as started
 from direct_anneal import cli, doctor
 from direct_anneal.cli import main
 from direct_anneal.selection import SelectConfig
@@ -680,10 +681,50 @@ class TestBugs:
 
     def test_the_script_hands_the_code_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cli, "main", lambda _: 130)
-        monkeypatch.setattr(cli, "heed_sigterm", lambda: None)  # this process is the tests'
+        monkeypatch.setattr(started, "heed_sigterm", lambda: None)  # this process is the tests'
         with pytest.raises(SystemExit) as leaving:
-            cli.entry_point()
+            started.begin()
         assert leaving.value.code == INTERRUPTED
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "argparse",  # while the command line is loaded
+            "pandas",  # which pyarrow would import in C++, where it gets lost
+        ],
+    )
+    def test_a_signal_while_a_library_is_imported(self, tmp_path: Path, module: str, number: int, code: int) -> None:
+        heeded = f"signal.signal({int(signal.SIGINT)}, signal.default_int_handler)"  # a shell's background ignores it
+        (tmp_path / f"{module}.py").write_text(
+            f"import os, signal\n{heeded}\nos.kill(os.getpid(), {int(number)})\n", encoding="utf-8"
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "direct_anneal", "doctor"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("direct-anneal: ")
+
+    def test_a_signal_that_became_another_error(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Python 3.11 makes a RuntimeError of one that comes in `__set_name__`."""
+
+        def work(_: dict[str, Any]) -> NoReturn:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise RuntimeError("Error calling __set_name__") from error
+
+        monkeypatch.setattr(cli, "COMMANDS", tuple(replace(each, run=work) for each in cli.COMMANDS))
+        outcome = desk()
+        assert outcome.code == INTERRUPTED
+        assert outcome.message.startswith("direct-anneal: interrupted: ")
 
 
 def test_every_option_of_a_selection_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,12 @@ run.selection, run.manifest["budget"]
 
 from typing import TYPE_CHECKING, Any
 
-from direct_anneal.config.select import SelectConfig
-from direct_anneal.errors import InputError
-from direct_anneal.progress import showing
-
 if TYPE_CHECKING:
+    from direct_anneal.config.select import SelectConfig
     from direct_anneal.curvature import Spectrum
+    from direct_anneal.errors import InputError
     from direct_anneal.gradients import GradientSketcher, Sketches
+    from direct_anneal.progress import showing
     from direct_anneal.selection import (
         DirectSelector,
         Run,
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
     )
     from direct_anneal.solver import InfeasibleBudgetError, Selection, SelectionProblem, solve
 
-# Loaded when they are first asked for: torch alone takes seconds.
+# Loaded when they are first asked for: torch alone takes seconds, and the command heeds Ctrl-C before anything else.
 _ROOMS = {
+    "config.select": ("SelectConfig",),
     "curvature": ("Spectrum",),
+    "errors": ("InputError",),
     "gradients": ("GradientSketcher", "Sketches"),
+    "progress": ("showing",),
     "selection": ("DirectSelector", "Run", "compute_features", "plan", "select", "select_again", "select_samples"),
     "solver": ("InfeasibleBudgetError", "Selection", "SelectionProblem", "solve"),
 }

@@ -1,5 +1,25 @@
-"""`python -m direct_anneal`."""
+"""`direct-anneal`, and `python -m direct_anneal`: signals are heeded from here on, while the rest is being loaded."""
 
-from direct_anneal.cli import entry_point
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-entry_point()
+from direct_anneal.interrupts import exit_code, heed_sigterm, last_words
+
+
+def begin(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Load the command line and run one command, as `direct_anneal.cli.main` does."""
+    heed_sigterm()
+    try:
+        from direct_anneal.cli import main
+    except BaseException as error:
+        if (code := exit_code(error)) is None:
+            raise
+        with last_words(code):
+            print("direct-anneal: interrupted before anything was begun", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(main(arguments))
+
+
+if __name__ == "__main__":
+    begin()

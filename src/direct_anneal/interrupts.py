@@ -17,6 +17,19 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM came: as Ctrl-C, with another exit code."""
 
 
+def exit_code(error: BaseException) -> int | None:
+    """Return the code of the signal that an error stems from; None where it stems from none.
+
+    What was under way may have made another error of it: Python itself makes a RuntimeError of one in `__set_name__`.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    return EXIT_TERMINATED if isinstance(cause, TerminatedError) else EXIT_INTERRUPTED
+
+
 def heed_sigterm() -> None:
     """Raise TerminatedError in the main thread at SIGTERM. For a process of our own: its end takes it back.
 

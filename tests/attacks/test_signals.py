@@ -90,6 +90,7 @@ class _StruckAgain:
 def struck(words: list[str], log: Path, number: int | None) -> None:
     """The command, struck three times: at work, while it says so, and at its end. For `start`."""
     from direct_anneal import cli
+    from direct_anneal.__main__ import begin
 
     os.environ["DB_PASSPHRASE"] = HELD
     torch.set_num_threads(1)
@@ -99,7 +100,7 @@ def struck(words: list[str], log: Path, number: int | None) -> None:
         os.dup2(printed.fileno(), 1)
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines, as Python has it
     if number is None:
-        cli.entry_point(words)
+        begin(words)
     sys.stderr = _StruckAgain(sys.stderr, number)  # type: ignore[assignment]
     if stage := STAGES[words[0]]:
         cli.progress_of = lambda given: _struck(given, stage, number)  # type: ignore[assignment]
@@ -109,7 +110,7 @@ def struck(words: list[str], log: Path, number: int | None) -> None:
             for command in cli.COMMANDS
         )
     try:
-        cli.entry_point(words)
+        begin(words)
     finally:
         os.kill(os.getpid(), number)  # nothing is left to be said: the exit code stays
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import shutil
@@ -15,7 +16,9 @@ import pytest
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.export import pipeline
+from direct_anneal.export.formats.token_files import open_olmo
 from direct_anneal.export.pipeline import export, shuffled
+from direct_anneal.export.shards import Document, Setting
 from direct_anneal.io.digests import sha256, tree_digests
 from direct_anneal.io.records import sealed
 from direct_anneal.run.run_dir import RunDir
@@ -101,6 +104,21 @@ def test_olmo_bounds_stand_beside_the_tokens(run, tmp_path):
         ours = [row for row in rows if row["file"] == name]
         wanted = [f"{r['place']},{r['place'] + r['num_tokens']},{r['id']},{r['domain']}" for r in ours]
         assert text.splitlines() == wanted
+
+
+def test_olmo_bounds_keep_ids_of_any_text(tmp_path):
+    """But for line breaks, at which a reader of lines would end one."""
+    names = ["a\u2028b", "c\x1dd", 'e,"f"', "g\r\nh"]
+    setting = Setting(
+        vocab_size=100, eos_id=0, tokenizer="", window=8, shard_bytes=1 << 20, has_prompts=False, schema=pa.schema([])
+    )
+    writer = open_olmo(tmp_path, setting)
+    for name in names:
+        writer.add(Document(id=name, domain="web", tokens=np.arange(3), num_prompt=0, record=b""))
+    writer.close()
+    (path,) = tmp_path.glob("*.csv.gz")
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        assert [row[2] for row in csv.reader(file)] == [*names[:3], "g h"]
 
 
 def test_prompts_are_masked_where_the_format_can_say_so(prompted, tmp_path):

@@ -60,6 +60,12 @@ def test_others_are_told_what_it_looks_like(sketcher: GradientSketcher, loss_fn:
         sketcher.sketch_samples(SAMPLES, loss_fn)
 
 
+@pytest.mark.parametrize("given", [[[1, 2, 3]], {"input_ids": [[1, 2, 3]]}, np.ones((1, 3), np.int64)])
+def test_token_ids_are_a_tensor(sketcher: GradientSketcher, given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^input_ids must be a tensor of shape \(B, T\), got (list|dict|ndarray)$"):
+        sketcher.sketch(given)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_token_ids_are_integers(sketcher: GradientSketcher, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="input_ids must be integers, got torch"):

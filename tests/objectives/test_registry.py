@@ -79,9 +79,9 @@ def test_by_name_by_class_beside_and_again(checkpoint: Path, world: Path, tmp_pa
 
 def test_an_option_that_is_out_of_range(plugin: str) -> None:
     given = {"model": "m", "pool": ("p",), "validation": ("v",), "out": "o", "fraction": 0.5, "plugin": plugin}
-    with pytest.raises(InputError, match=r"power must be in 0\.\.1, got 2"):
+    with pytest.raises(InputError, match=r"^power in objective_options must be in 0\.\.1, got 2"):
         SelectConfig(objective="hard", objective_options={"power": 2}, **given)
-    with pytest.raises(InputError, match="power must be a number"):
+    with pytest.raises(InputError, match="power in objective_options must be a number"):
         SelectConfig(objective="hard", objective_options=["power=much"], **given)
     with pytest.raises(InputError, match="filter must be left out with objective hard"):
         SelectConfig(objective="hard", filter="flat", **given)

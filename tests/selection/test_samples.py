@@ -112,6 +112,7 @@ def test_unusable_gradients_are_left_out_by_position() -> None:
     ("options", "told"),
     [
         ({"pool": []}, "samples must hold at least one sample"),
+        ({"pool": iter(())}, "^samples must have a length and positions, as a list has, got tuple_iterator$"),
         ({"num_selected": N + 1}, r"num_selected must be in 1\.\.30"),
         ({"num_selected": 0}, r"num_selected must be in 1\.\.30"),
         ({"fraction": 0.5}, "given once"),

@@ -48,7 +48,7 @@ def as_written(out: Path) -> dict[str, bytes]:
 
 def test_unchanged_it_gives_the_same_bytes(done: Run, tmp_path: Path) -> None:
     before = files_below(done.out)
-    run = select_again(done.out, out=tmp_path / "out")
+    run = select_again(done, out=tmp_path / "out")
     assert as_written(run.out) == as_written(done.out)
     assert files_below(done.out) == before
     told = manifest(run.out)

@@ -135,7 +135,7 @@ def command_line(arguments: Sequence[str], log: Path, file_limit: int | None = N
     Args:
         file_limit: bytes beyond which no file can grow: the nearest thing to a full disk that needs no privileges.
     """
-    from direct_anneal.cli import entry_point
+    from direct_anneal.__main__ import begin
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in a shell's background would ignore
@@ -146,4 +146,4 @@ def command_line(arguments: Sequence[str], log: Path, file_limit: int | None = N
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with EFBIG instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
-    entry_point(arguments)
+    begin(arguments)

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NoReturn
 
 from direct_anneal.cli.anneal import ANNEAL
@@ -33,13 +34,7 @@ from direct_anneal.cli.verify import VERIFY
 from direct_anneal.cli.weights import WEIGHTS
 from direct_anneal.config.option import declared, settled
 from direct_anneal.errors import InputError, flag, suggestion
-from direct_anneal.interrupts import (
-    EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
-    TerminatedError,
-    heed_sigterm,
-    last_words,
-)
+from direct_anneal.interrupts import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code, last_words
 from direct_anneal.io.torchrun import is_first, is_launched
 from direct_anneal.progress import showing
 
@@ -57,12 +52,6 @@ _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLO
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def entry_point(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the script `direct-anneal`: `main` in a process of its own, which SIGTERM ends in a line as Ctrl-C does."""
-    heed_sigterm()
-    sys.exit(main(arguments))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -73,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
     output, options = Output({}), dict[str, Any]()
     spell: Callable[[str], str] = flag
+
+    def interrupted(code: int) -> int:
+        with last_words(code):
+            return output.failure(
+                f"{'ended by SIGTERM' if code == EXIT_TERMINATED else 'interrupted'}: {to_go_on}", code
+            )
+
     try:
         if is_launched() and not is_first():
             from direct_anneal.distributed.torchrun import serve
@@ -93,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_launched() and command not in (SELECT, FEATURES):
             raise InputError(f"torchrun can spread the model of select and features, but not of {command.name}")
         with output.streams(), showing(progress):
+            _load_pandas()
             result = dry_run(command, options) if is_dry else command.run(options)
             sys.stdout.flush()
         if is_launched():
@@ -104,10 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return output.failure(error.spelled(spell), EXIT_INPUT)
     except KeyboardInterrupt as error:
-        by_sigterm = isinstance(error, TerminatedError)
-        code = EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED
-        with last_words(code):
-            return output.failure(f"{'ended by SIGTERM' if by_sigterm else 'interrupted'}: {to_go_on}", code)
+        return interrupted(exit_code(error) or EXIT_INTERRUPTED)
     except BrokenPipeError:  # as of `verify RUN | head`: nobody listens any more
         _hang_up()
         return EXIT_INTERRUPTED
@@ -131,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return _bug(output)
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
+        if (code := exit_code(error)) is not None:
+            return interrupted(code)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
             return output.failure(
                 "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
@@ -138,6 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 EXIT_INPUT,
             )
         return _bug(output)
+
+
+def _load_pandas() -> None:
+    """Import pandas where it is installed: pyarrow would, at its first table, in C++ that drops a Ctrl-C."""
+    with suppress(ImportError):
+        import_module("pandas")
 
 
 def _hang_up() -> None:

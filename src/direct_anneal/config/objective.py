@@ -161,7 +161,13 @@ def objective_of(
             if name in own:  # where it may bear the name of no flag
                 raise InputError(subject=f"{name} in {option('objective_options')}", must=must, do=do)
             raise InputError(field=name, must=must, do=do)
-    return kind(**asked).resolved(curvature)
+    try:
+        return kind(**asked).resolved(curvature)
+    except InputError as error:
+        if error.field not in own or error.must is None:
+            raise
+        subject = f"{error.field} in {option('objective_options')}"
+        raise InputError(subject=subject, must=error.must, got=error.got, do=error.do) from error
 
 
 def beside_of(name: str, shared: Mapping[str, Any], curvature: str) -> ObjectiveConfig:

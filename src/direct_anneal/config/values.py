@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
-from os import PathLike
+from os import PathLike, fspath
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -107,7 +107,7 @@ def _settled(kind: Any, given: Any) -> Any:
         numbers = [_settled(float, text_value(float, one) if isinstance(one, str) else one) for one in parts]
         return UNFIT if UNFIT in numbers else tuple(numbers)
     if kind is str:
-        text = str(given) if isinstance(given, str | PathLike) else UNFIT
+        text = fspath(given) if isinstance(given, str | PathLike) else UNFIT
         return UNFIT if isinstance(text, str) and "\0" in text else text  # which no path, name or word has
     if isinstance(given, bool):  # which Python counts among the whole numbers
         return given if kind is bool else UNFIT

@@ -104,8 +104,11 @@ class TokenBatch:
             labels: (B, T), −100 where a token is not to be predicted; `input_ids` where left out.
 
         Raises:
-            ValueError: the shapes disagree.
+            ValueError: the shapes disagree, or something else than a tensor is given.
         """
+        for name, given in (("input_ids", input_ids), ("attention_mask", attention_mask), ("labels", labels)):
+            if given is not None and not isinstance(given, Tensor):
+                raise ValueError(f"{name} must be a tensor of shape (B, T), got {type(given).__name__}")
         for name, ids in (("input_ids", input_ids), ("labels", labels)):
             if ids is not None and (ids.is_floating_point() or ids.is_complex()):
                 raise ValueError(f"{name} must be integers, got {ids.dtype}, which does not hold every token id")

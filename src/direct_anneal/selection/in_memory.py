@@ -75,6 +75,10 @@ class SamplesConfig(SelectorConfig):
                 field="module", must="be an nn.Module where samples are given", got=type(self.module).__name__
             )
         for name, given in (("samples", self.samples), ("validation", self.validation)):
+            if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
+                raise InputError(
+                    field=name, must="have a length and positions, as a list has", got=type(given).__name__
+                )
             if not len(given):
                 raise InputError(field=name, must="hold at least one sample", got="none")
         super().__post_init__()

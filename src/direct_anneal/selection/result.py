@@ -15,7 +15,7 @@ _MOST_DOMAINS = 12
 
 @dataclass(frozen=True)
 class Run:
-    """The result of `select`.
+    """The result of `select`; as a path, its directory.
 
     Attributes:
         out: the directory.
@@ -26,6 +26,9 @@ class Run:
     out: Path
     selection: Selection
     manifest: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.out)
 
     def _repr_html_(self) -> str:
         domains = self.manifest["composition"]["domains"]
@@ -43,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Features:
-    """The result of `features`.
+    """The result of `features`; as a path, its directory.
 
     Attributes:
         out: the directory, for `select_again` or for `select` to go on in.
@@ -54,3 +57,6 @@ class Features:
     out: Path
     corpora: dict[str, dict[str, Any]]
     warnings: list[str]
+
+    def __fspath__(self) -> str:
+        return str(self.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from direct_anneal.data.formats import (
     token_dtype,
 )
 from direct_anneal.export.shards import MIB, Document, Exported, Format, Setting, Shard, Sharded, Writer
+
+_LINE_BREAK = re.compile(r"\r\n?|\n")
 
 
 class _Tokens:
@@ -57,8 +60,8 @@ class _Bounded(_Tokens):
 
     def add(self, document: Document) -> int:
         start = super().add(document)
-        # A line break in an id would be a line of its own to those who read without csv.
-        names = (" ".join(name.splitlines()) for name in (document.id, document.domain))
+        # A line break in an id would be a line of its own to those who read without csv; what else Unicode has stays.
+        names = (_LINE_BREAK.sub(" ", name) for name in (document.id, document.domain))
         self._rows.writerow([start, start + len(document.tokens), *names])
         return start
 
