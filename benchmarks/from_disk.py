@@ -1,7 +1,7 @@
 """Solving from a store on disk: what a pass takes against a plain sum of the same files, and the memory of a solve.
 
     OMP_NUM_THREADS=1 python benchmarks/from_disk.py [--samples 1000000] [--size 1024]
-        [--objectives descent matching energy] [--directory DIR]
+        [--objectives descent matching energy] [--threads 1] [--directory DIR]
 
 A store of unit rows is written to a temporary directory, which is removed again. "Cold" files have been dropped from
 the system's cache (posix_fadvise), "warm" ones were read just before. A bare scan reads every features-*.npy from first
@@ -26,7 +26,8 @@ import pyarrow as pa
 
 from direct_anneal.config.objective import DAMPING, TARGET_SCALE
 from direct_anneal.features import FeatureStore, ShardRows
-from direct_anneal.solver import FeatureMatrix, SelectionProblem, solve
+from direct_anneal.io.threads import ThreadMap, one_blas_thread
+from direct_anneal.solver import FeatureMatrix, Map, SelectionProblem, solve
 
 BUFFER = 4 << 20
 OBJECTIVES = ("descent", "matching", "energy")
@@ -123,9 +124,15 @@ def damped_root(curvature: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.sqrt(values + DAMPING * values[-1]))
 
 
-def run(objective: str, directory: Path, samples: int, size: int) -> None:
-    """One solve."""
-    features, rng = FeatureMatrix(opened(directory, samples, size).features()), np.random.default_rng(1)
+def run(objective: str, threads: int, directory: Path, samples: int, size: int) -> None:
+    """One solve, with threads that share the rows, as `select` has them, and one thread of BLAS."""
+    with one_blas_thread(), ThreadMap(threads) as mapper:
+        solved(objective, mapper, directory, samples, size)
+
+
+def solved(objective: str, mapper: Map, directory: Path, samples: int, size: int) -> None:
+    features = FeatureMatrix(opened(directory, samples, size).features(), mapper=mapper)
+    rng = np.random.default_rng(1)
     cost, count = np.exp(rng.normal(size=samples)), samples // 10
     target = {"target": rng.normal(size=size)} if objective == "descent" else {}
     budget = float(0.6 * cost.mean() * count)
@@ -133,7 +140,7 @@ def run(objective: str, directory: Path, samples: int, size: int) -> None:
     if objective == "matching":  # as by default: in the metric of the pool's damped curvature, without a budget
         mean = features.rows(np.arange(VALIDATION)).mean(axis=0)
         root = damped_root(features.gram() / samples)
-        features = FeatureMatrix(opened(directory, samples, size).features(), mapped=root)
+        features = features.like(mapped=root)
         target, budget = {"target": TARGET_SCALE * count * mean @ root}, np.inf
     selection = solve(
         SelectionProblem(features, cost, num_selected=count, budget=budget, objective=objective, **target)
@@ -151,6 +158,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--objectives", nargs="*", choices=OBJECTIVES, default=OBJECTIVES)
+    parser.add_argument("--threads", type=int, default=1, help="of a solve; passes are timed with one")
     parser.add_argument("--turns", type=int, default=3, help="of scans and products; none where 0")
     parser.add_argument("--directory", type=Path, default=None, help="where the temporary directory is made")
     arguments = parser.parse_args()
@@ -158,7 +166,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         place = (Path(directory) / "store", arguments.samples, arguments.size)
         write(opened(*place))
-        processes = [context.Process(target=run, args=(objective, *place)) for objective in arguments.objectives]
+        processes = [
+            context.Process(target=run, args=(objective, arguments.threads, *place))
+            for objective in arguments.objectives
+        ]
         if arguments.turns:
             processes.insert(0, context.Process(target=compare_passes, args=(*place, arguments.turns)))
         for process in processes:
