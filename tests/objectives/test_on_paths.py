@@ -208,7 +208,17 @@ def test_blend_is_matching_where_the_pool_has_the_targets_own_kind_of_text() -> 
     assert built.facts["meaning"] == objective("matching").meaning
     assert built.facts["told_apart"] == 0.96
     assert built.remarks[-1].startswith("pool: there is text of the target's own kind")
-    np.testing.assert_array_equal(built.columns["path"], path.drops[:, 0])
+    assert "path" not in built.columns, "which need not have been walked"
+
+
+@pytest.mark.parametrize(
+    ("told_apart", "below", "is_less"), [(0.5, 0.97, True), (0.97, 0.97, False), (0.5, 0.0, False), (None, 0.97, False)]
+)
+def test_where_matching_chooses_no_path_is_needed(told_apart: float | None, below: float, is_less: bool) -> None:
+    asked = objective("blend", matching_below=below)
+    assert asked.needs == {"path", "gradients", "ngrams", "signs"}
+    expected = objective("matching").needs if is_less else asked.needs
+    assert asked.needs_where(lambda: told_apart) == expected
 
 
 def test_blend_keeps_a_stiff_budget() -> None:
@@ -221,14 +231,18 @@ def test_blend_keeps_a_stiff_budget() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("path", {"part_floor": 1.0}, "part_floor must be at least 0 and below 1"),
-        ("path", {"budget_ratio": 1.0}, "budget_ratio must be none where no directions are stiff, got 1.0"),
-        ("path", {"along": "restrained"}, "along must be plain where no directions are stiff"),
-        ("path", {"num_restrained": 2, "bands": 0}, "bands must be at least 1"),
-        ("blend", {"descent_weight": 0.0}, "descent_weight must be above 0"),
-        ("blend", {"matching_below": 1.5}, r"matching_below must be in \[0, 1\]"),
+        ("path", {"part_floor": 1.0}, "part_floor in objective_options must be at least 0 and below 1"),
+        (
+            "path",
+            {"budget_ratio": 1.0},
+            "budget_ratio in objective_options must be none where no directions are stiff, got 1.0",
+        ),
+        ("path", {"along": "restrained"}, "along in objective_options must be plain where no directions are stiff"),
+        ("path", {"num_restrained": 2, "bands": 0}, "bands in objective_options must be at least 1"),
+        ("blend", {"descent_weight": 0.0}, "descent_weight in objective_options must be above 0"),
+        ("blend", {"matching_below": 1.5}, r"matching_below in objective_options must be in \[0, 1\]"),
         ("path", {"filter": "flat"}, "filter in objective_options must be left out with objective path"),
-        ("blend", {"paths": "none"}, "paths must be one, domains or clusters for blend, got none"),
+        ("blend", {"paths": "none"}, "paths in objective_options must be one, domains or clusters for blend, got none"),
     ],
 )
 def test_what_they_do_not_know_is_refused(name: str, options: dict[str, Any], told: str) -> None:

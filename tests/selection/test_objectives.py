@@ -99,11 +99,9 @@ def test_a_member_by_its_formula(checkpoint: Path, world: Path, tmp_path: Path, 
         moments = {"pool": x.T @ x / len(x), "validation": z.T @ z / len(z)}
         moments["both"] = (moments["pool"] + counted.T @ counted / len(z)) / 2
         H = moments[form["filter_curvature"] or "validation"]
-        f = {
-            "none": np.eye(len(H)),
-            "flat": flat,
-            "newton": np.linalg.inv(H + (form["damping"] or 0.0) * np.eye(len(H)) * np.linalg.eigvalsh(H)[-1]),
-        }[form["filter"]]
+        f = {"none": np.eye(len(H)), "flat": flat}.get(form["filter"])
+        if f is None:  # newton; without its damping H may have no inverse
+            f = np.linalg.inv(H + form["damping"] * np.eye(len(H)) * np.linalg.eigvalsh(H)[-1])
         total = x[selected].sum(axis=0)
         value = total @ f @ counted.mean(axis=0)
         if form["name"] == "matching":

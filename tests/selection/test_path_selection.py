@@ -86,13 +86,19 @@ def test_where_the_pool_is_of_the_targets_kind_the_blend_is_matching(checkpoint:
     assert ran.manifest["objective"]["chosen_by"] == "matching"
     assert ran.manifest["objective"]["told_apart"] == ran.manifest["safety"]["told_apart"] < 0.97
     assert any("so matching chose" in told for told in ran.manifest["warnings"])
-    assert "path" in evidence(tmp_path / "out").column_names
+    assert "path" not in evidence(tmp_path / "out").column_names
+    assert not any((tmp_path / "out/path").glob("*")), "nothing was walked"
     write_report(tmp_path / "out")
+    select_again(tmp_path / "out", out=tmp_path / "fewer", num_samples=5)
     again = {"out": tmp_path / "again", "overwrite": True}
     options = {"objective": "matching", "objective_options": {"min_order": 0.0}}
     select_again(tmp_path / "out", **again, **options)
     assert chosen_ids(tmp_path / "again") == chosen_ids(tmp_path / "out")
-    kept = select_again(tmp_path / "out", **again, objective_options={**quick, "matching_below": 0})
+    path_wanted = {**quick, "matching_below": 0}
+    with pytest.raises(InputError, match="have losses along the path for objective blend"):
+        select_again(tmp_path / "out", **again, objective_options=path_wanted)
+    asked = {"objective": "blend", "objective_options": path_wanted, "num_samples": 9, "overwrite": True}
+    kept = selected(checkpoint, tmp_path, tmp_path / "out", **asked)
     assert "chosen_by" not in kept.manifest["objective"]
     assert chosen_ids(tmp_path / "again") != chosen_ids(tmp_path / "out")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,13 @@ class Recipe:
         """
         return frozenset({"gradients"}) if arm.baseline is not None else self._select_config(arm).needs
 
-    def walk_of(self, arm: Arm) -> PathConfig | None:
-        """Return how the path is walked whose losses an arm's `select` looks at; None where it looks at none."""
-        return None if arm.baseline is not None else walk_of(self._select_config(arm))
+    def walk_of(self, arm: Arm, told_apart: Callable[[], float | None] | None = None) -> PathConfig | None:
+        """Return how the path is walked whose losses an arm's `select` looks at; None where it looks at none.
+
+        Args:
+            told_apart: the pool's likeness to the target, where there is a pool.
+        """
+        return None if arm.baseline is not None else walk_of(self._select_config(arm), told_apart)
 
     @property
     def usual_walk(self) -> PathConfig:

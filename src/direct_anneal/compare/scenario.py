@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.objectives.damage import WITHOUT_SIGNS
 from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
+from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import SOLVING_FIELDS, select
 from direct_anneal.selection.losses import home_of
@@ -204,7 +205,7 @@ class Choices:
         Returns:
             its directory, and the seconds that what the arm looks at took.
         """
-        walk = self._recipe.walk_of(arm)
+        walk = self._recipe.walk_of(arm, self._likeness)
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
         parts = {}
         if "gradients" in self._recipe.needs_of(arm):
@@ -240,6 +241,10 @@ class Choices:
                 overwrite=True,
                 **{**self._recipe.fields, "prompt_field": self._prompt_field, **given},
             )
+
+    @cached_property
+    def _likeness(self) -> Callable[[], float | None]:
+        return cache(lambda: told_apart(self.pool, self.validation))
 
     @cached_property
     def _prompt_field(self) -> Names | None:

@@ -6,7 +6,7 @@ ours, a module each, and the methods that build and solve; docs/extending.md sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -68,6 +68,14 @@ class ObjectiveConfig:
     @property
     def needs(self) -> frozenset[str]:
         return frozenset()
+
+    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:  # noqa: ARG002, some depend on it
+        """Return what of `needs` it looks at in a pool of this likeness to the target.
+
+        Args:
+            told_apart: gives it, as `run.likeness` finds it; None where too few documents are there.
+        """
+        return self.needs
 
     @property
     def walk(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +163,15 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
     @property
     def needs(self) -> frozenset[str]:
         """Columns of the documents that are looked at: by the objectives asked for, and for the retained text."""
+        return self._all_need(lambda objective: objective.needs)
+
+    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:
+        """Return what of `needs` is looked at in a pool of this likeness to the target."""
+        return self._all_need(lambda objective: objective.needs_where(told_apart))
+
+    def _all_need(self, of: Callable[[ObjectiveConfig], frozenset[str]]) -> frozenset[str]:
         effects = frozenset({"gradients"} if self.retain else ())
-        return effects.union(self.chosen_objective.needs, *(one.needs for one in self.other_objectives.values()))
+        return effects.union(of(self.chosen_objective), *map(of, self.other_objectives.values()))
 
     @property
     def in_full(self) -> dict[str, Any]:

@@ -6,8 +6,9 @@ N samples of the pool.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 from scipy.stats import rankdata
@@ -30,9 +31,9 @@ class BlendConfig(WalkOptions, DescentConfig):
     out, unless it is forced in.
 
     Where words tell a validation document from one of the pool in fewer than `matching_below` of all pairs, as
-    `run.likeness` counts them, it is `matching` instead: 2 (1 − this share) is the most that the pool can have of text
-    that nothing tells from the target, and where there is such text, coming closer to the target on the whole chose
-    better.
+    `run.likeness` counts them, it is `matching` instead, and no path is walked: 2 (1 − this share) is the most that the
+    pool can have of text that nothing tells from the target, and where there is such text, coming closer to the target
+    on the whole chose better.
 
     Attributes:
         learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in
@@ -59,13 +60,15 @@ class BlendConfig(WalkOptions, DescentConfig):
     def needs(self) -> frozenset[str]:
         return super().needs | {"path"}
 
+    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:
+        return self._matching.needs if self._matches(told_apart()) else self.needs
+
     def build(self, inputs: Inputs) -> Built:
-        losses = self.walked(inputs)
-        drop = losses.drops.mean(axis=1)
         told_apart = inputs.told_apart
-        if told_apart is not None and told_apart < self.matching_below:
-            return self._matched(inputs, told_apart, drop)
-        counted = self.counted(inputs)
+        if self._matches(told_apart):
+            return self._matched(inputs, told_apart)
+        losses, counted = self.walked(inputs), self.counted(inputs)
+        drop = losses.drops.mean(axis=1)
         descent = counted.matrix.dot(self._target(inputs, counted))
         ranks = rankdata(drop), rankdata(descent)
         score = (ranks[0] + self.descent_weight * ranks[1]) / len(drop)
@@ -83,10 +86,17 @@ class BlendConfig(WalkOptions, DescentConfig):
             ),
         )
 
-    def _matched(self, inputs: Inputs, told_apart: float, drop: Float) -> Built:
-        """Return the problem of `matching`, with the options that both have."""
+    def _matches(self, told_apart: float | None) -> TypeGuard[float]:
+        return told_apart is not None and told_apart < self.matching_below
+
+    @property
+    def _matching(self) -> MatchingConfig:
+        """Matching with the options that both have."""
         known = {each.name for each in fields(MatchingConfig)} & {each.name for each in fields(self)}
-        matching = MatchingConfig(**{name: getattr(self, name) for name in known})
+        return MatchingConfig(**{name: getattr(self, name) for name in known})
+
+    def _matched(self, inputs: Inputs, told_apart: float) -> Built:
+        matching = self._matching
         built = matching.build(inputs)
         return replace(
             built,
@@ -100,10 +110,9 @@ class BlendConfig(WalkOptions, DescentConfig):
             remarks=[
                 *built.remarks,
                 f"pool: there is text of the target's own kind (words tell a validation document from one of the pool "
-                f"in {told_apart:.0%} of pairs, below {self.matching_below:.0%}), so matching chose; as an objective "
-                f"of its own it needs no path, and matching_below=0 keeps to path and descent",
+                f"in {told_apart:.0%} of pairs, below {self.matching_below:.0%}), so matching chose, without a path; "
+                "matching_below=0 keeps to path and descent",
             ],
-            columns={**built.columns, "path": drop},
         )
 
 

@@ -13,7 +13,6 @@ from direct_anneal.data import Corpus, Source, prepare
 from direct_anneal.progress import current_progress
 from direct_anneal.run import checks
 from direct_anneal.run.layout import ROLES, roles_of
-from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.safety import likeness_checks, num_shared, overlap_check
 from direct_anneal.selection.jobs import caches_of_jobs, config_of_job, merge_shards, remove_jobs
 from direct_anneal.selection.losses import losses_in_part, walk_of
@@ -85,7 +84,7 @@ def _all_features(config: FeaturesConfig) -> Features:
         found += [*checks.of_coverage(run.coverage()), *known.left_out()]
         if shared := num_shared(*(documents.corpora[role] for role in ROLES)):
             found.append(overlap_check(shared).text)
-        alike = likeness_checks(told_apart(*(documents.corpora[role] for role in ROLES)))
+        alike = likeness_checks(known.likeness())
         found += [check.text for check in alike if check.state != "good"]
         return Features(run.path, known.corpora_entry(), found)
 

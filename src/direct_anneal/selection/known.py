@@ -25,8 +25,7 @@ from direct_anneal.objectives import Gradients, Inputs
 from direct_anneal.path import PathLosses
 from direct_anneal.progress import Advance
 from direct_anneal.run import checks, manifest
-from direct_anneal.run.layout import RETAIN, ROLES
-from direct_anneal.run.likeness import told_apart
+from direct_anneal.run.layout import RETAIN
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.selection.constraints import constraints
@@ -46,6 +45,7 @@ class Known:
         tokens: how documents became tokens.
         origin: the run that made all this.
         build_sketcher: for curvatures that need the model, where that run has kept none.
+        likeness: gives that of the pool and the validation set, as `run.likeness` measures it.
     """
 
     corpora: Mapping[str, Corpus]
@@ -57,6 +57,7 @@ class Known:
     tokens: Tokenisation
     origin: RunDir
     build_sketcher: Callable[[], GradientSketcher]
+    likeness: Callable[[], float | None]
 
     @property
     def has_gradients(self) -> bool:
@@ -84,11 +85,6 @@ class Known:
         The halves that are held out alternate in it.
         """
         return np.array(hashed_order(self.validation.samples["id"].to_pylist()), dtype=np.intp)
-
-    @cached_property
-    def told_apart(self) -> float | None:
-        """Likeness of the pool and the validation set, as `run.likeness` measures it."""
-        return told_apart(*(self.corpora[role] for role in ROLES))
 
     def inputs(
         self,
@@ -129,7 +125,7 @@ class Known:
             estimate=None if estimate is None else lambda: estimate,
             summed=config.reduction == "sum",
             replay=config.replay or 0.0,
-            likeness=lambda: self.told_apart,
+            likeness=self.likeness,
             mapper=mapper,
         )
 

@@ -33,21 +33,27 @@ from direct_anneal.run.verify_run import LOSSES, is_sketched
 from direct_anneal.selection.sketching import require_the_same, there, unreachable
 from direct_anneal.selection.stages import Stages
 
+Likeness = Callable[[], float | None]
+
 WALKS = "path"  # states and ends of walks, below a run
 
 if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig
 
 
-def walk_of(config: FeaturesConfig) -> PathConfig | None:
+def walk_of(config: FeaturesConfig, told_apart: Likeness | None = None) -> PathConfig | None:
     """Return how losses along the path are made that a run needs, or signs of damage alone; None where it needs
     neither.
+
+    Args:
+        told_apart: the pool's likeness to the target, where there is a pool: some objectives need less then.
     """
     asked = _asked(config)
-    needing = [objective for what in ("path", "signs") for objective in asked if what in objective.needs]
-    if not needing:
+    needs = [each.needs if told_apart is None else each.needs_where(told_apart) for each in asked]
+    needing = [objective for objective, own in zip(asked, needs, strict=True) if "path" in own]
+    if not needing and not any("signs" in own for own in needs):
         return None
-    options = needing[0].walk if "path" in needing[0].needs else {"paths": "none"}
+    options = needing[0].walk if needing else {"paths": "none"}
     return PathConfig(
         **options,
         seed=config.seed,
@@ -228,8 +234,8 @@ def _elsewhere(
     return ActorMap(builder, address=config.ray_address, workers=config.workers, gpu=config.device != "cpu")
 
 
-def require_columns(config: SelectConfig, run: RunDir) -> None:
-    """See that an earlier run has what the objectives look at.
+def require_columns(config: SelectConfig, run: RunDir, likeness: Likeness) -> None:
+    """See that an earlier run has what the objectives look at in a pool of this likeness to the target.
 
     Raises:
         InputError: it has not; `solve` computes nothing.
@@ -239,7 +245,7 @@ def require_columns(config: SelectConfig, run: RunDir) -> None:
         return
     found = set(columns_at(features / LOSSES)) if (features / LOSSES).is_dir() else set()
     found |= {"gradients"} if is_sketched(features) else set()
-    if lacking := {"path", "gradients", "signs"} & config.needs - found:
+    if lacking := {"path", "gradients", "signs"} & config.needs_where(likeness) - found:
         what = {"path": "losses along the path", "gradients": "gradients", "signs": "signs of damage"}
         others = [name for name in BUILT_IN if beside_of(name, {}, config.curvature).needs <= found | {"ngrams"}]
         raise InputError(

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from direct_anneal.progress import Work, current_progress
 from direct_anneal.run import checks, manifest
 from direct_anneal.run.evidence import evidence
 from direct_anneal.run.layout import RETAIN, ROLES, roles_of
+from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.safety import num_shared, safety_checks, safety_facts, uses_stiff_split
 from direct_anneal.run.sources import Tokenisation, fields_of, sources_of
@@ -198,7 +200,8 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
             gradients["pool"] = sketch("pool", corpora["pool"])
             sketch.complete_coverage()
     losses = None
-    if (walk := walk_of(config)) is not None:
+    likeness = cache(partial(told_apart, corpora["pool"], corpora["validation"]))
+    if (walk := walk_of(config, likeness if isinstance(config, SelectConfig) else None)) is not None:
         losses = losses_along(
             config,
             walk,
@@ -221,6 +224,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
         tokens=tokens,
         origin=run,
         build_sketcher=sketch.build,
+        likeness=likeness,
     )
 
 
@@ -230,11 +234,12 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     Raises:
         InputError: it has not what the objectives need, or files were changed since.
     """
-    require_columns(config, run)
+    likeness = cache(lambda: told_apart(*map(run.corpus, ROLES)))
+    require_columns(config, run, likeness)
     gradients: dict[str, SketchedGradients] = {}
     fingerprint: Mapping[str, Any] = {}
     with stages.stage("Opening the features", "stores", 4) as advance:
-        losses = None if walk_of(config) is None else PathLosses.load(home_of(run.origin, run.config))
+        losses = None if walk_of(config, likeness) is None else PathLosses.load(home_of(run.origin, run.config))
         if losses is not None:
             fingerprint = losses.described["fingerprints"]
         if not is_path_alone(config):
@@ -265,6 +270,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
         tokens=run.tokens,
         origin=run.origin,
         build_sketcher=no_model,
+        likeness=likeness,
     )
 
 
@@ -335,7 +341,7 @@ def choose(config: SelectConfig, run: RunDir, known: Known, stages: Stages, foun
             pool_corpus,
             rows["selected"].to_numpy(),
             in_validation=num_shared(pool_corpus, validation_corpus),
-            told_apart=known.told_apart,
+            told_apart=known.likeness(),
             by_its_own_measure=measured,
         ),
         "coverage": known.origin.coverage(),
