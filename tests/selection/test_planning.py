@@ -66,6 +66,18 @@ def test_a_walks_state_is_told_apart_from_what_a_path_leaves(checkpoint: Path, w
     assert found.disk[WHILE_WALKING] == pytest.approx(3 * weights, rel=0.01)
 
 
+def test_no_path_is_counted_where_matching_would_choose(checkpoint: Path, tmp_path: Path) -> None:
+    for role, seed, count in (("pool", 3, 60), ("validation", 4, 50)):
+        write_jsonl(tmp_path / f"{role}.jsonl", documents(count, seed=seed, prefix=role, domains=("code",)))
+    walk = {"learning_rates": (1e-3,), "num_folds": 0}
+    options = {"objective": "blend", "objective_options": walk, "pool": str(tmp_path / "pool.jsonl")}
+    found = planned(checkpoint, tmp_path, tmp_path / "out", **options)
+    assert not any("path" in stage for stage in found.seconds)
+    assert any("no path is counted" in remark for remark in found.remarks)
+    options["objective_options"] = {**walk, "matching_below": 0}
+    assert any("path" in stage for stage in planned(checkpoint, tmp_path, tmp_path / "out", **options).seconds)
+
+
 def test_windows_and_flops(checkpoint: Path, tmp_path: Path) -> None:
     """One document of two and a half windows, by hand."""
     length = 2 * CONTEXT + CONTEXT // 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from direct_anneal.baselines import BASELINES, DuplicateMethod
+from direct_anneal.config.objective import Likeness
 from direct_anneal.data import Fields, Names
 from direct_anneal.errors import InputError
 from direct_anneal.io.id_lists import read_lines
@@ -169,7 +170,7 @@ class Recipe:
         """
         return frozenset({"gradients"}) if arm.baseline is not None else self._select_config(arm).needs
 
-    def walk_of(self, arm: Arm, told_apart: Callable[[], float | None] | None = None) -> PathConfig | None:
+    def walk_of(self, arm: Arm, told_apart: Likeness | None = None) -> PathConfig | None:
         """Return how the path is walked whose losses an arm's `select` looks at; None where it looks at none.
 
         Args:

@@ -25,6 +25,7 @@ from direct_anneal.compare.config import ALONG, WHOLE_POOL, Arm, Recipe, Scenari
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.config.choice import ConstraintsConfig
 from direct_anneal.config.distil import DistilConfig
+from direct_anneal.config.objective import Likeness
 from direct_anneal.config.option import declared
 from direct_anneal.data import Corpus, Names, TokenLayout, expand, prepare, write_selected
 from direct_anneal.distill import read_scorer
@@ -243,7 +244,7 @@ class Choices:
             )
 
     @cached_property
-    def _likeness(self) -> Callable[[], float | None]:
+    def _likeness(self) -> Likeness:
         return cache(lambda: told_apart(self.pool, self.validation))
 
     @cached_property

@@ -21,6 +21,9 @@ Noise = Literal["raw", "centred"]
 Reference = Literal["pool", "validation"]
 Ratio = float | Literal["none"]
 
+# Gives how often words tell a validation document from one of the pool (`run.likeness`); None where too few are there.
+Likeness = Callable[[], float | None]
+
 DEFAULT_OBJECTIVE = "blend"
 DEFAULT_ON_ARRAYS = "matching"  # where features are all there is of a document
 DAMPING = 0.01
@@ -69,12 +72,8 @@ class ObjectiveConfig:
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:  # noqa: ARG002, some depend on it
-        """Return what of `needs` it looks at in a pool of this likeness to the target.
-
-        Args:
-            told_apart: gives it, as `run.likeness` finds it; None where too few documents are there.
-        """
+    def needs_where(self, told_apart: Likeness) -> frozenset[str]:  # noqa: ARG002, some depend on it
+        """Return what of `needs` it looks at in a pool of this likeness to the target."""
         return self.needs
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from direct_anneal.config.choice import DEFAULT_EIGENPAIRS, ChoiceConfig, import_plugin
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.names import PAPER_SHARE
-from direct_anneal.config.objective import ObjectiveConfig, beside_of, objective_of
+from direct_anneal.config.objective import Likeness, ObjectiveConfig, beside_of, objective_of
 from direct_anneal.config.objective_options import OBJECTIVE_FIELDS, options_given
 from direct_anneal.config.option import affecting, configuration, option
 from direct_anneal.config.options import require
@@ -165,7 +165,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
         """Columns of the documents that are looked at: by the objectives asked for, and for the retained text."""
         return self._all_need(lambda objective: objective.needs)
 
-    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:
+    def needs_where(self, told_apart: Likeness) -> frozenset[str]:
         """Return what of `needs` is looked at in a pool of this likeness to the target."""
         return self._all_need(lambda objective: objective.needs_where(told_apart))
 

@@ -6,14 +6,13 @@ N samples of the pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, TypeGuard
 
 import numpy as np
 from scipy.stats import rankdata
 
-from direct_anneal.config.objective import register
+from direct_anneal.config.objective import Likeness, register
 from direct_anneal.config.options import require
 from direct_anneal.objectives.descent import DescentConfig
 from direct_anneal.objectives.inputs import Built, Float, Inputs
@@ -60,7 +59,7 @@ class BlendConfig(WalkOptions, DescentConfig):
     def needs(self) -> frozenset[str]:
         return super().needs | {"path"}
 
-    def needs_where(self, told_apart: Callable[[], float | None]) -> frozenset[str]:
+    def needs_where(self, told_apart: Likeness) -> frozenset[str]:
         return self._matching.needs if self._matches(told_apart()) else self.needs
 
     def build(self, inputs: Inputs) -> Built:

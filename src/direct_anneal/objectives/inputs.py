@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from direct_anneal.config.objective import Likeness
 from direct_anneal.errors import InputError, option
 from direct_anneal.solver import Block, FeatureMatrix, Linear, Map, Objective, SelectionProblem
 
@@ -109,7 +110,7 @@ class Inputs:
         estimate: Callable[[], Estimate] | None = None,
         summed: bool = False,
         replay: float = 0.0,
-        likeness: Callable[[], float | None] | None = None,
+        likeness: Likeness | None = None,
         mapper: Map = map,
     ) -> None:
         self.num_tokens = num_tokens

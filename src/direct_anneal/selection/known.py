@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from direct_anneal.config.objective import Likeness
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.curvature import Estimate
 from direct_anneal.data import Corpus
@@ -57,7 +58,7 @@ class Known:
     tokens: Tokenisation
     origin: RunDir
     build_sketcher: Callable[[], GradientSketcher]
-    likeness: Callable[[], float | None]
+    likeness: Likeness
 
     @property
     def has_gradients(self) -> bool:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from direct_anneal.config.features import ColumnsConfig, FeaturesConfig
-from direct_anneal.config.objective import BUILT_IN, beside_of
+from direct_anneal.config.objective import BUILT_IN, Likeness, beside_of
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError, option
@@ -32,8 +32,6 @@ from direct_anneal.run.sources import Tokenisation
 from direct_anneal.run.verify_run import LOSSES, is_sketched
 from direct_anneal.selection.sketching import require_the_same, there, unreachable
 from direct_anneal.selection.stages import Stages
-
-Likeness = Callable[[], float | None]
 
 WALKS = "path"  # states and ends of walks, below a run
 

@@ -5,16 +5,17 @@ N samples of the pool, M of the validation set, R sketch size.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.config.names import corpus_name
+from direct_anneal.config.objective import Likeness
 from direct_anneal.config.select import SelectConfig, SolveConfig
 from direct_anneal.config.signature import renamed, takes, takes_changes
 from direct_anneal.data import Corpus, check_fields, check_writable, prepare, readers_of
@@ -112,12 +113,14 @@ class Documents:
         run: where everything is written.
         checkpoint: whose features are wanted.
         tokens: how documents became tokens.
+        likeness: gives that of the pool and the validation set, as `run.likeness` measures it.
     """
 
     corpora: dict[str, Corpus]
     run: RunDir
     checkpoint: Checkpoint
     tokens: Tokenisation
+    likeness: Likeness
 
 
 @contextmanager
@@ -175,7 +178,8 @@ def reading(
             require_text(config, corpora)
         if isinstance(config, SelectConfig):  # both to fail before the long part
             constraints(config, corpora["pool"].index, *config.size_of(corpora["pool"].num_tokens))
-        yield Documents(corpora=corpora, run=run, checkpoint=checkpoint, tokens=tokens)
+        likeness = functools.cache(functools.partial(told_apart, corpora["pool"], corpora["validation"]))
+        yield Documents(corpora=corpora, run=run, checkpoint=checkpoint, tokens=tokens, likeness=likeness)
 
 
 def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found: list[str]) -> Known:
@@ -200,8 +204,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
             gradients["pool"] = sketch("pool", corpora["pool"])
             sketch.complete_coverage()
     losses = None
-    likeness = cache(partial(told_apart, corpora["pool"], corpora["validation"]))
-    if (walk := walk_of(config, likeness if isinstance(config, SelectConfig) else None)) is not None:
+    if (walk := walk_of(config, documents.likeness if isinstance(config, SelectConfig) else None)) is not None:
         losses = losses_along(
             config,
             walk,
@@ -224,7 +227,7 @@ def computed(config: FeaturesConfig, documents: Documents, stages: Stages, found
         tokens=tokens,
         origin=run,
         build_sketcher=sketch.build,
-        likeness=likeness,
+        likeness=documents.likeness,
     )
 
 
@@ -234,7 +237,7 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     Raises:
         InputError: it has not what the objectives need, or files were changed since.
     """
-    likeness = cache(lambda: told_apart(*map(run.corpus, ROLES)))
+    likeness = functools.cache(lambda: told_apart(*map(run.corpus, ROLES)))
     require_columns(config, run, likeness)
     gradients: dict[str, SketchedGradients] = {}
     fingerprint: Mapping[str, Any] = {}

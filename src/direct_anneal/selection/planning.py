@@ -122,6 +122,10 @@ class _Rehearsal:
         shown, trial = current_progress(), _loosened(self._config)
         with shown.stage("Reading some documents", "documents") as advance:
             documents = self._read(trial, advance)
+            if trial.needs_where(documents.likeness) != trial.needs:
+                self._remarks.append(
+                    "by these documents the pool has text of the target's own kind, so that no path is counted"
+                )
         with shown.stage("Trying every stage on some of them", "tokens") as advance:
             known, home = self._computed(trial, documents, advance)
             peak = _peak()
