@@ -686,6 +686,19 @@ class TestBugs:
             started.begin()
         assert leaving.value.code == INTERRUPTED
 
+    @pytest.mark.parametrize("asked", [None, "ACTIVE"])
+    def test_threads_wait_without_spinning_unless_asked(
+        self, monkeypatch: pytest.MonkeyPatch, asked: str | None
+    ) -> None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        if asked is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.setattr(cli, "main", lambda _: DONE)
+        monkeypatch.setattr(started, "heed_sigterm", lambda: None)
+        with pytest.raises(SystemExit):
+            started.begin()
+        assert os.environ["OMP_WAIT_POLICY"] == (asked or "PASSIVE")
+
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
     @pytest.mark.parametrize(
         "module",

@@ -1,5 +1,6 @@
 """`direct-anneal`, and `python -m direct_anneal`: signals are heeded from here on, while the rest is being loaded."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -10,6 +11,8 @@ from direct_anneal.interrupts import exit_code, heed_sigterm, last_words
 def begin(arguments: Sequence[str] | None = None) -> NoReturn:
     """Load the command line and run one command, as `direct_anneal.cli.main` does."""
     heed_sigterm()
+    # torch's threads would wait for one another by spinning, which takes most of the time where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from direct_anneal.cli import main
     except BaseException as error:
