@@ -691,6 +691,8 @@ class TestBugs:
         self, monkeypatch: pytest.MonkeyPatch, asked: str | None
     ) -> None:
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        monkeypatch.setenv("GOMP_SPINCOUNT", "")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
         if asked is None:
             monkeypatch.delenv("OMP_WAIT_POLICY")
         monkeypatch.setattr(cli, "main", lambda _: DONE)
@@ -698,6 +700,7 @@ class TestBugs:
         with pytest.raises(SystemExit):
             started.begin()
         assert os.environ["OMP_WAIT_POLICY"] == (asked or "PASSIVE")
+        assert os.environ.get("GOMP_SPINCOUNT") == (None if asked else "1000")
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
     @pytest.mark.parametrize(
