@@ -682,6 +682,7 @@ class TestBugs:
     def test_the_script_hands_the_code_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cli, "main", lambda _: 130)
         monkeypatch.setattr(started, "heed_sigterm", lambda: None)  # this process is the tests'
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # which is left alone, and put back
         with pytest.raises(SystemExit) as leaving:
             started.begin()
         assert leaving.value.code == INTERRUPTED

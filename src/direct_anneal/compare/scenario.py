@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from direct_anneal.compare.config import ALONG, WHOLE_POOL, Arm, Recipe, Scenari
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.config.choice import ConstraintsConfig
 from direct_anneal.config.distil import DistilConfig
-from direct_anneal.config.objective import Likeness
 from direct_anneal.config.option import declared
 from direct_anneal.data import Corpus, Names, TokenLayout, expand, prepare, write_selected
 from direct_anneal.distill import read_scorer
@@ -206,7 +205,7 @@ class Choices:
         Returns:
             its directory, and the seconds that what the arm looks at took.
         """
-        walk = self._recipe.walk_of(arm, self._likeness)
+        walk = self._recipe.walk_of(arm, lambda: self._told_apart)
         sketch = {name: value for name, value in arm.select.items() if name not in SOLVING_FIELDS}
         parts = {}
         if "gradients" in self._recipe.needs_of(arm):
@@ -244,8 +243,8 @@ class Choices:
             )
 
     @cached_property
-    def _likeness(self) -> Likeness:
-        return cache(lambda: told_apart(self.pool, self.validation))
+    def _told_apart(self) -> float | None:
+        return told_apart(self.pool, self.validation)
 
     @cached_property
     def _prompt_field(self) -> Names | None:

@@ -1,8 +1,8 @@
 """The same work on many things by several threads of this process, and none of BLAS's own.
 
-BLAS would divide each product among threads that wait for one another by spinning: where other processes want the
-cores, a QR decomposition of half a second took half a minute so. And how sums are divided may hang on the number of
-cores. So BLAS has one thread, and whole parts of the rows go to threads of ours.
+BLAS would divide each product among threads that wait for one another by spinning: where other processes wanted the
+cores, six QR decompositions took 35 s of a command that takes 4 (docs/log.md, 28 November 2026). And how sums are
+divided may hang on the number of cores. So BLAS has one thread, and whole parts of the rows go to threads of ours.
 """
 
 from __future__ import annotations
