@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import multiprocessing
 import re
 import signal
@@ -24,6 +25,7 @@ from compare.slow_job import SlowJob
 from direct_anneal.cli import main
 from direct_anneal.compare import compare, pipeline, read_recipe
 from direct_anneal.compare.config import BEFORE, Recipe
+from direct_anneal.compare.report import write_report, write_results
 from direct_anneal.errors import InputError
 from direct_anneal.objectives import sketched
 from direct_anneal.path import PathLosses
@@ -370,12 +372,31 @@ class TestRecipes:
             ("scenarios/one/aside", ["prose"], "must leave out the target's domains"),
             ("model", None, "model must be a text"),
             ("text_field", 5, "text_field must be a text or a list of texts"),
+            ("scenarios", {}, "must have 'scenarios'"),
+            ("arms", {}, "must have 'arms'"),
+            ("arms/../odd", {"baseline": "random"}, "a name in arms must have 1 to 100 bytes"),
+            ("arms/" + "a" * 101, {"baseline": "random"}, "a name in arms must have 1 to 100 bytes"),
+            ("scenarios/", {}, "a name in scenarios must have 1 to 100 bytes"),
+            ("epochs", math.nan, "epochs must be above 0"),
+            ("epochs", True, "epochs must be above 0"),
+            ("tokens", math.inf, "tokens must be above 0"),
+            ("guard", math.nan, "guard must be at least 0"),
+            ("threads", True, "threads must be"),
+            ("model_name", 3, "model_name must be a text"),
+            ("seeds", [2**32], "seeds must lie in [0, 2³²)"),
+            ("fractions", [0.1, 0.1], "each once"),
+            ("scenarios/one/aside", ["verses"], "domains of aside must be among the held-out"),
+            ("scenarios/one/target", ["prose", "code", "table"], "neither the target's nor set aside"),
+            ("arms/by-hand", {"ids": "strangers.txt"}, "2 of 2 are not in that of one, 'x1' first"),
         ],
     )
     def test_refused_before_anything_runs(
         self, content: dict[str, Any], tmp_path: Path, place: str, value: object, says: str
     ) -> None:
-        *path, name = place.split("/")
+        (tmp_path / "strangers.txt").write_text("x1\nx2\n")
+        if value == {"ids": "strangers.txt"}:
+            value = {"ids": str(tmp_path / "strangers.txt")}
+        *path, name = place.split("/", place.count("/") if "../" not in place else 1)
         part = content
         for step in path:
             part = part[step]
@@ -385,8 +406,43 @@ class TestRecipes:
         assert says in str(refused.value)
         assert not (tmp_path / "out" / "runs.jsonl").exists()
 
+    def test_the_length_of_training_is_given_once(self, content: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="must have 'tokens' or 'epochs', but has both"):
+            recipe_of(content | {"tokens": 0.1, "epochs": 1}, tmp_path)
+
+    @pytest.mark.parametrize("role", ["pool", "validation"])
+    def test_what_is_scored_is_seen_by_no_arm(self, content: dict[str, Any], tmp_path: Path, role: str) -> None:
+        files = content["scenarios"]["one"]
+        files["held_out"] = [files["held_out"], files[role]]
+        with pytest.raises(InputError, match=f"held-out documents must be text that no arm sees, but .* {role}"):
+            compare(recipe_of(content, tmp_path), tmp_path / "out")
+
+    def test_an_arm_that_chooses_little_is_told(self, content: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "ids.txt").write_text("p003\np001\n")
+        content |= {"seeds": [0], "arms": {name: content["arms"][name] for name in ("random", "by-hand")}}
+        recipe, out = recipe_of(content, tmp_path), tmp_path / "out"
+        lines = compare(recipe, out)
+        chosen = {line["arm"]: line.get("num_tokens") for line in lines}
+        write_results(recipe, lines, out)
+        said = f"by-hand has {chosen['by-hand']:,} tokens where random has {chosen['random']:,}"
+        assert said in (out / "table.md").read_text(encoding="utf-8")
+        assert said in write_report(out).read_text(encoding="utf-8")
+
+    def test_other_files_are_left_alone(self, content: dict[str, Any], tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "table.md").write_text("mine")
+        with pytest.raises(InputError, match=r"new, empty or an earlier comparison, but .* holds other files"):
+            compare(recipe_of(content, tmp_path), out)
+        assert [path.name for path in out.iterdir()] == ["table.md"]
+
     def test_what_is_no_recipe(self, tmp_path: Path) -> None:
-        for text, says in (("[1]", "a mapping"), ("a: [", "YAML"), ("model: x", "'scenarios'")):
+        for text, says in (
+            ("[1]", "a mapping"),
+            ("a: [", "YAML"),
+            ("model: x", "'scenarios'"),
+            ("a: {b: 1, b: 2}", "names 'b' twice"),
+        ):
             (tmp_path / "recipe.yaml").write_text(text)
             with pytest.raises(InputError, match=says):
                 read_recipe(tmp_path / "recipe.yaml")

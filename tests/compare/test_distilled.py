@@ -46,9 +46,13 @@ def test_the_scorers_best_of_the_whole_pool_are_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arm", [{"distil": 0.0, "select": {}}, {"distil": 2.0, "select": {}}, {"distil": 0.5, "baseline": "dsir"}]
+    "arm", [{"distil": 0.0, "select": {}}, {"distil": True, "select": {}}, {"distil": 0.5, "baseline": "dsir"}]
 )
 def test_other_shares_are_refused(arm: dict[str, object], tmp_path: Path) -> None:
-    content = {"model": "m", "scenarios": {}, "arms": {"a": arm}}
+    content = {
+        "model": "m",
+        "scenarios": {"one": {"pool": "a", "validation": "b", "held_out": "c", "target": "d"}},
+        "arms": {"a": arm},
+    }
     with pytest.raises(InputError, match="'distil' must be a share in"):
         recipe_of(content, tmp_path)

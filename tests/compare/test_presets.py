@@ -58,6 +58,42 @@ def test_a_recipe_of_a_run_can_be_read_and_keeps_what_is_scored_out_of_reach(run
     assert again.read_bytes() == before
 
 
+def test_an_edited_recipe_and_a_runs_own_directory_are_left_alone(run: Path, tmp_path: Path) -> None:
+    path = write_recipe(run, "quick", tmp_path / "out")
+    edited = path.read_text() + "guard: 0.05\n"
+    path.write_text(edited)
+    with pytest.raises(InputError, match="or was edited: to run it, say compare"):
+        write_recipe(run, "quick", tmp_path / "out")
+    assert path.read_text() == edited
+    with pytest.raises(InputError, match="holds other files"):
+        write_recipe(run, "quick", run)
+    assert not (run / "documents").exists()
+
+
+def test_text_that_a_run_has_twice_is_scored_or_seen(checkpoint: Path, tmp_path: Path) -> None:
+    pool = documents(40, seed=31, prefix="p")
+    target = documents(12, seed=32, prefix="v", domains=("prose",))
+    write_jsonl(tmp_path / "pool.jsonl", [*pool, *({**record, "id": f"again-{record['id']}"} for record in pool)])
+    write_jsonl(tmp_path / "validation.jsonl", [*target, *({**record, "id": f"w{record['id']}"} for record in target)])
+    files = {role: str(tmp_path / f"{role}.jsonl") for role in ("pool", "validation")}
+    select(
+        model=str(checkpoint),
+        out=tmp_path / "run",
+        fraction=0.25,
+        objective="descent",
+        sketch_size=SKETCH_SIZE,
+        **files,
+    )
+    (scenario,) = read_recipe(write_recipe(tmp_path / "run", "quick", tmp_path / "out")).scenarios
+    texts = {
+        role: {json.loads(line)["text"] for line in Path(getattr(scenario, role)[0]).read_text().splitlines()}
+        for role in ("pool", "validation", "held_out")
+    }
+    assert texts["pool"]
+    assert texts["validation"]
+    assert not texts["held_out"] & (texts["pool"] | texts["validation"])
+
+
 def test_what_a_run_showed_beside_its_own_objective_is_an_arm(run: Path, tmp_path: Path) -> None:
     select_again(run=run, out=tmp_path / "run", beside=("matching", "energy"), noise="centred", frontier=[0.5, 1.0])
     recipe = read_recipe(write_recipe(tmp_path / "run", "quick", tmp_path / "out"))

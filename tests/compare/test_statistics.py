@@ -18,7 +18,8 @@ from direct_anneal.compare.verdicts import Verdict, recommendation, verdicts
 
 def line(arm: str, seed: int, target: float, macro: float = 2.0, fraction: float = 0.2, **more: Any) -> dict[str, Any]:
     given = {"scenario": "mixed", "model": "1m", "arm": arm, "seed": seed, "fraction": fraction}
-    return {**given, "target_bpb": target, "macro_bpb": macro, "training_seconds": 3.0, **more}
+    scores = {"target_bpb": target, "others_bpb": macro, "macro_bpb": macro}
+    return {**given, **scores, "training_seconds": 3.0, **more}
 
 
 def rows_of(arms: dict[str, list[float]]) -> dict[str, Row]:
@@ -82,7 +83,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
 
 def test_others_leave_out_the_target_and_what_is_set_aside() -> None:
     domains = {"a": 1.0, "b": 2.0, "c": 4.0, "a (whole)": 9.0}
-    old = {**line("random", 0, 1.0, domain_bpb=domains, aside=["a (whole)"]), "target": ["a"]}
+    old = {**line("random", 0, 1.0, others_bpb=None, domain_bpb=domains, aside=["a (whole)"]), "target": ["a"]}
     (row,) = table([old], "random")
     assert row.others == 3.0
     (row,) = table([{**old, "others_bpb": 2.5}], "random")

@@ -43,7 +43,7 @@ COMPARE = Command(
     writes=Writes(
         files=("runs.jsonl", "table.md", "pareto.svg", "report.html", "scenarios/", "recipe.yaml", "documents/"),
         only_with={"recipe.yaml": "run", "documents/": "run"},
-        earlier=None,
+        earlier=("runs.jsonl", "scenarios"),
         unset="{config.directory}",
     ),
     takes_file=False,

@@ -9,8 +9,8 @@ from typing import Any
 from direct_anneal.cli.command import Command, Writes
 from direct_anneal.cli.console import size_text
 from direct_anneal.config.option import Declared, declared
+from direct_anneal.config.options import require_new_file
 from direct_anneal.errors import InputError
-from direct_anneal.io.lock import MARK
 
 _SHOWN = 3  # names of files that are printed
 
@@ -104,18 +104,15 @@ def _place(writes: Writes, config: Any, command: str) -> tuple[str | None, str]:
     if value is None:
         return None, "no file: it prints to the terminal"
     out, overwrite = Path(value), bool(getattr(config, "overwrite", False))
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if writes.is_file:
-        if blocked == out and not overwrite and hasattr(config, "overwrite"):
-            raise InputError(field="out", must="be a new file", got=f"but {out} is there", do="choose another name")
-        return value, "replaced" if blocked == out else "new file"
+        require_new_file(out, overwrite=overwrite)
+        return value, "replaced" if out.exists() else "new file"
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise InputError(field=writes.option, must="be a directory", got=f"but {blocked} is a file")
     if not out.is_dir() or not any(out.iterdir()):
         return value, "new directory"
     if writes.earlier is None:
-        if writes.option == "out" and (out / MARK).exists():
-            raise InputError(field="out", must="be new, empty or an earlier comparison", got=f"but {out} holds a run")
         return value, "exists; what is missing is added"
     if not any((out / name).exists() for name in writes.earlier):
         kinds = f"new, empty or of an earlier {command}" if writes.earlier else "new or empty"

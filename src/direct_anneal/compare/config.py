@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ _SET_HERE = {
 }
 _FIELDS = ("text_field", "id_field", "domain_field")
 _SCENARIO_FILES = ("pool", "validation", "held_out")
+_LONGEST_NAME = 100  # bytes: names become parts of file names, with more behind them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,17 +216,21 @@ def read_recipe(path: str | Path) -> Recipe:
         ) from error
     content = _mapping(content, "the recipe", {each.name for each in fields(Recipe)})
     for name in ("model", "scenarios", "arms"):
-        if name not in content:
+        if content.get(name, {}) == {}:
             raise InputError(
                 subject="a recipe",
                 must=f"have {name!r}",
                 got=f"but {path} has none",
                 do="see the example in docs/anneal.md",
             )
+    if content.get("tokens") is not None and "epochs" in content:
+        raise InputError(
+            subject="a recipe", must="have 'tokens' or 'epochs'", got="but has both", do="either says how long to train"
+        )
     content["scenarios"] = tuple(
-        _scenario(name, given) for name, given in _mapping(content["scenarios"], "scenarios").items()
+        _scenario(name, given) for name, given in _named(content["scenarios"], "scenarios").items()
     )
-    content["arms"] = tuple(_arm(name, given) for name, given in _mapping(content["arms"], "arms").items())
+    content["arms"] = tuple(_arm(name, given) for name, given in _named(content["arms"], "arms").items())
     for name, kind in (("seeds", int), ("fractions", float), ("replay", float)):
         if name in content:
             content[name] = _numbers(content[name], name, kind)
@@ -265,7 +271,7 @@ def _arm(name: str, given: Any) -> Arm:
             got=f"but has {', '.join(parts) or 'nothing'}",
         )
     share = parts.get("distil")
-    if share is not None and ({"baseline", "ids"} & parts.keys() or not isinstance(share, float) or not 0 < share <= 1):
+    if share is not None and ({"baseline", "ids"} & parts.keys() or not (_is_number(share) and 0 < share <= 1)):
         raise InputError(
             subject=f"arm {name}: 'distil'", must="be a share in (0, 1] and go with 'select'", got=f"{share!r}"
         )
@@ -336,22 +342,27 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.current is not None and recipe.current not in names:
         raise InputError(subject="current", must=f"be one of the arms ({', '.join(names)})", got=repr(recipe.current))
-    if not isinstance(recipe.guard, int | float) or recipe.guard < 0:
+    for name in ("model", "model_name", "reference", "current"):
+        value = getattr(recipe, name)
+        if not isinstance(value, str) and not (name == "current" and value is None):
+            raise InputError(subject=name, must="be a text", got=repr(value), do="put it into quotes")
+    if not _is_number(recipe.guard) or recipe.guard < 0:
         raise InputError(subject="guard", must="be at least 0 bits a byte", got=repr(recipe.guard))
     if BEFORE in names:
         raise InputError(f"no arm may be called {BEFORE!r}: that is the checkpoint before annealing")
-    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
-        raise InputError(subject="seeds", must="be given, each once", got=str(list(recipe.seeds)))
-    if not recipe.fractions or not all(0 < fraction <= 1 for fraction in recipe.fractions):
-        raise InputError(subject="fractions", must="lie in (0, 1]", got=str(list(recipe.fractions)))
-    if not isinstance(recipe.epochs, int | float) or recipe.epochs <= 0:
+    seeds, fractions = recipe.seeds, recipe.fractions
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise InputError(subject="seeds", must="lie in [0, 2³²), each once", got=str(list(seeds)))
+    if not fractions or len(set(fractions)) < len(fractions) or not all(0 < fraction <= 1 for fraction in fractions):
+        raise InputError(subject="fractions", must="lie in (0, 1], each once", got=str(list(fractions)))
+    if not _is_number(recipe.epochs) or recipe.epochs <= 0:
         raise InputError(subject="epochs", must="be above 0", got=f"{recipe.epochs!r}")
-    if recipe.tokens is not None and not (isinstance(recipe.tokens, int | float) and recipe.tokens > 0):
+    if recipe.tokens is not None and not (_is_number(recipe.tokens) and recipe.tokens > 0):
         raise InputError(subject="tokens", must="be above 0, as a share of the pool's tokens", got=repr(recipe.tokens))
     shares = recipe.replay
     if not shares or len(set(shares)) < len(shares) or not all(0 <= share < 1 for share in shares):
         raise InputError(subject="replay", must="be shares in [0, 1), each once", got=list(shares))
-    if not isinstance(recipe.threads, int) or recipe.threads < 1:
+    if type(recipe.threads) is not int or recipe.threads < 1:
         raise InputError(subject="threads", must="be a whole number of at least 1", got=f"{recipe.threads!r}")
     if "learning_rate" not in recipe.anneal:
         raise InputError(subject="anneal", must="have a learning_rate", got="none")
@@ -359,6 +370,30 @@ def _check(recipe: Recipe) -> None:
     AnnealConfig(model=recipe.model, data=("-",), out="-", num_tokens=1, **recipe.fields, **recipe.anneal)
     for arm in recipe.arms:
         recipe.select_options(arm)
+
+
+def _is_number(given: Any) -> bool:
+    """True of a finite number; YAML has .nan, .inf and true as well."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def _named(given: Any, where: str) -> dict[str, Any]:
+    """Return parts by names that can be parts of file names."""
+    parts = _mapping(given, where)
+    for name in parts:
+        if (
+            name.strip(" .") != name
+            or not 0 < len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
+            or not name.isprintable()
+            or set(name) & set("/\\")
+        ):
+            raise InputError(
+                subject=f"a name in {where}",
+                must=f"have 1 to {_LONGEST_NAME} bytes, without slashes, line ends, or dots and spaces at its ends",
+                got=f"{name!r:.60}",
+                do="files are called by it",
+            )
+    return parts
 
 
 def _mapping(given: Any, where: str, known: set[str] | None = None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from direct_anneal.data import Corpus, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.digests import short_hash
-from direct_anneal.io.lock import MARK, held
+from direct_anneal.io.lock import LOCK, held
 from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
 from direct_anneal.io.redaction import redacted
 from direct_anneal.io.threads import one_blas_thread
@@ -33,7 +33,7 @@ from direct_anneal.progress import Progress, Silent, current_progress, showing
 from direct_anneal.tracking import Log, require_tracker, tracking
 from direct_anneal.train import anneal
 
-RESULTS = "runs.jsonl"
+RESULTS, SCENARIOS = "runs.jsonl", "scenarios"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -79,13 +79,7 @@ def compare(
         raise InputError(field="workers", must="be at least 1", got=str(workers))
     require_tracker(track)
     out = Path(out)
-    if (out / MARK).exists():
-        raise InputError(
-            field="out",
-            must="be new, empty or an earlier comparison",
-            got=f"but {out} holds a run",
-            do="choose another",
-        )
+    take_place(out)
     with held(out), tracking(track, out, asdict(recipe)) as log:
         return _completed(recipe, out, workers, progress or current_progress(), log)
 
@@ -105,6 +99,24 @@ def _completed(recipe: Recipe, out: Path, workers: int, shown: Progress, log: Lo
             log(_tracked(line), len(known))
             advance(1)
     return [known[_place(key)] for key in wanted]
+
+
+def take_place(out: Path) -> None:
+    """Make a directory a comparison's own, by the directory below it that only a comparison makes.
+
+    Raises:
+        InputError: there are other files, or it is a file.
+    """
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    is_other = out.is_dir() and not any((out / name).exists() for name in (RESULTS, SCENARIOS))
+    if blocked is not None or (is_other and any(path.name != LOCK for path in out.iterdir())):
+        raise InputError(
+            field="out",
+            must="be new, empty or an earlier comparison",
+            got=f"but {blocked} is a file" if blocked else f"but {out} holds other files",
+            do="choose another",
+        )
+    (out / SCENARIOS).mkdir(parents=True, exist_ok=True)
 
 
 def _tracked(line: dict[str, Any]) -> dict[str, float]:
@@ -205,16 +217,9 @@ def _jobs(recipe: Recipe, out: Path, missing: list[dict[str, Any]], note: Callab
     for key in missing:
         name, fraction, replay, seed = key["scenario"], key["fraction"], key["replay"], key["seed"]
         if name not in choices:
-            directory = out / "scenarios" / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
+            directory = out / SCENARIOS / f"{name}-{_hash(_common(recipe, scenarios[name]))}"
             choices[name] = Choices(recipe, scenarios[name], directory, note)
-            unknown = set(scenarios[name].target) - set(choices[name].held_out.index["domain"].to_pylist())
-            if unknown:
-                raise InputError(
-                    subject=f"scenario {name}: the target's domains",
-                    must="be among the held-out documents'",
-                    got=f"but {', '.join(sorted(unknown))} is not",
-                    do="name domains that they have",
-                )
+            choices[name].check()
         of = choices[name]
         is_before = key["arm"] == BEFORE
         yield _Job(

@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import yaml
 
+from direct_anneal.compare.pipeline import take_place
+from direct_anneal.config.names import corpus_name
 from direct_anneal.config.objective import BUILT_IN, named, objective_of
 from direct_anneal.config.objective_options import OBJECTIVE_FIELDS
 from direct_anneal.config.select import SHARED_BESIDE
 from direct_anneal.data import Corpus, Fields, TokenLayout, expand, prepare, texts_at
-from direct_anneal.errors import InputError
+from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import hashed_order
 from direct_anneal.model.checkpoint import Checkpoint
@@ -75,10 +77,14 @@ PRESETS: dict[PresetName, Preset] = {
 def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     """Write OUT/recipe.yaml and its documents from a finished run of `select`; the same run gives the same bytes.
 
+    Text that is scored is in no part that arms see, also where the run's documents have it twice.
+
     Raises:
-        InputError: there is no finished run, its documents are no text, or there are too few of them.
+        InputError: there is no finished run, its documents are no text, or there are too few of them; `out` is another
+            command's; or the recipe there is another one, edited by hand perhaps.
     """
     manifest = RunDir.open(run).manifest
+    take_place(out)
     asked: dict[str, Any] = manifest["config"]
     size = PRESETS[preset]
     checkpoint = Checkpoint(asked["model"], revision=asked["revision"], subfolder=asked["subfolder"])
@@ -111,9 +117,23 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     general = [{**record, "domain": _general(record["domain"])} for record in pool[:count]]
     if not general:
         raise InputError(subject="the run's pool", must="have at least 5 documents", got=f"but has {len(pool)}")
-    parts = {"pool": pool[count:], "validation": seen, "held_out": scored + general}
+    held_out = scored + general
+    hidden = {record["text"] for record in held_out}
+    parts = {
+        "pool": [record for record in pool[count:] if record["text"] not in hidden],
+        "validation": [record for record in seen if record["text"] not in hidden],
+        "held_out": held_out,
+    }
+    for role in ("pool", "validation"):
+        if not parts[role]:
+            raise InputError(
+                subject=f"the run's {corpus_name(role)}",
+                must="have text that is not scored",
+                got="but all of it is repeated",
+                do="write a recipe by hand, with held-out documents of your own",
+            )
     quotas = _quotas(manifest, Counter(record["domain"] for record in parts["pool"]))
-    scenario = {role: [str(_write(files / f"{role}.jsonl", records))] for role, records in parts.items()}
+    scenario = {role: [str(files / f"{role}.jsonl")] for role in parts}
     content: dict[str, Any] = {
         "model": str(checkpoint.directory),
         "scenarios": {run.resolve().name: {**scenario, "target": [TARGET]}},
@@ -132,10 +152,19 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
     if names.prompt:
         content["prompt_field"] = PROMPT
     path = out / "recipe.yaml"
-    out.mkdir(parents=True, exist_ok=True)
+    # What arms share is written out for each, and not as YAML's references: people edit it.
+    text = yaml.safe_dump(_as_recorded(content), sort_keys=False)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise InputError(
+            subject=str(path),
+            must="be as it is written from this run and preset",
+            got="but it is another recipe, or was edited",
+            do=f"to run it, say compare {path} {option('out')} {out}; or choose another {option('out')}",
+        )
+    for role, records in parts.items():
+        _write(files / f"{role}.jsonl", records)
     with replacing(path) as temporary:
-        # What arms share is written out for each, and not as YAML's references: people edit it.
-        temporary.write_text(yaml.safe_dump(_as_recorded(content), sort_keys=False), encoding="utf-8")
+        temporary.write_bytes(text.encode())
     return path
 
 
@@ -162,14 +191,13 @@ def _general(domain: str) -> str:
     return f"{domain} (pool)" if domain == TARGET else domain
 
 
-def _write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write one object a line. A file that is right is left alone: its time of change is part of what goes on."""
     content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if not path.exists() or path.read_text(encoding="utf-8") != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    return path
 
 
 def _fraction(manifest: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from direct_anneal.compare import figures
 from direct_anneal.compare.config import BEFORE, Recipe
 from direct_anneal.compare.fronts import fronts
 from direct_anneal.compare.pipeline import RESULTS, known_runs
-from direct_anneal.compare.statistics import Row, key_of, table
+from direct_anneal.compare.statistics import Row, key_of, small_choices, table
 from direct_anneal.compare.tables import markdown, plot_pareto
 from direct_anneal.compare.verdicts import GUARD, Verdict, recommendation, verdicts
 from direct_anneal.errors import InputError
@@ -65,7 +65,8 @@ def write_results(
     """Write table.md and pareto.svg of finished runs, and keep the recipe beside them; return rows and verdicts."""
     rows = table(lines, recipe.reference)
     judged = verdicts(lines, against_of(asdict(recipe)), recipe.guard)
-    text = markdown(rows, recipe.reference, fronts(lines, recipe.reference), judged)
+    small = small_choices(lines, recipe.reference)
+    text = markdown(rows, recipe.reference, fronts(lines, recipe.reference), judged, small)
     with replacing(out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     plot_pareto(rows, out / "pareto.svg")
@@ -113,7 +114,12 @@ def _content(recipe: dict[str, Any], directory: Path) -> dict[str, Any]:
         raise InputError(f"a report needs at least one annealed arm, but {directory} has none yet: let compare go on")
     shown = [_shown(number, group, recipe["reference"]) for number, group in enumerate(groups)]
     judged = verdicts(lines, against_of(recipe), recipe.get("guard", GUARD))
-    content: dict[str, Any] = {"recipe": recipe, "groups": shown, "caveats": _caveats(recipe, groups), "lines": lines}
+    content: dict[str, Any] = {
+        "recipe": recipe,
+        "groups": shown,
+        "caveats": _caveats(recipe, groups, lines),
+        "lines": lines,
+    }
     return content | {"recommended": recommendation(judged), "verdicts": judged, "guard": recipe.get("guard", GUARD)}
 
 
@@ -199,7 +205,7 @@ def _shown(number: int, group: Group, reference: str) -> dict[str, Any]:
     }
 
 
-def _caveats(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
+def _caveats(recipe: dict[str, Any], groups: Sequence[Group], lines: Sequence[dict[str, Any]]) -> list[str]:
     """List caveats that a careful reader of a comparison would ask about."""
     caveats = []
     rows = [row for group in groups for row in group.rows]
@@ -223,6 +229,7 @@ def _caveats(recipe: dict[str, Any], groups: Sequence[Group]) -> list[str]:
             f"better than {recipe['reference']} on the target, and worse on others: "
             f"{', '.join(dict.fromkeys(forgetting))}"
         )
+    caveats += small_choices(lines, recipe["reference"])
     caveats.append(
         "seeds vary the order of training and what is random in a choice, but pool, validation set and checkpoint are "
         "one each"

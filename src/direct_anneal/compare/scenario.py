@@ -40,8 +40,11 @@ from direct_anneal.path import PathConfig
 from direct_anneal.progress import Silent, showing
 from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
+from direct_anneal.run.safety import num_shared
 from direct_anneal.selection import SOLVING_FIELDS, select
 from direct_anneal.selection.losses import home_of
+
+_MOST_SEEN = 0.01  # of the held-out documents that arms can see: a web pool has a few of any text
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,44 @@ class Choices:
         if self._recipe.prompt_field and not self._has_prompts(corpus):
             self._note(f"{self._scenario.name}: no held-out record has a prompt, all of their text is predicted")
         return corpus
+
+    def check(self) -> None:
+        """See that what is scored can tell arms apart, before hours of work.
+
+        Raises:
+            InputError: held-out documents lack a domain that the scenario names, or one that shows what is forgotten;
+                arms can see them; or an arm's ids are not the pool's.
+        """
+        domains = set(self.held_out.index["domain"].to_pylist())
+        for part in ("target", "aside"):
+            if unknown := set(getattr(self._scenario, part)) - domains:
+                raise InputError(
+                    subject=f"scenario {self._scenario.name}: domains of {part}",
+                    must="be among the held-out documents'",
+                    got=f"but {', '.join(sorted(unknown))} is not",
+                    do=f"they have {', '.join(sorted(map(str, domains))):.200}",
+                )
+        if not self._scenario.others(domains):
+            raise InputError(
+                subject=f"scenario {self._scenario.name}: held_out",
+                must="have documents of a domain that is neither the target's nor set aside",
+                got=f"but has {', '.join(sorted(map(str, domains))):.200} alone",
+                do="add general text: it shows what is forgotten",
+            )
+        for arm in self._recipe.arms:
+            if arm.ids:
+                self._places(arm)
+        for role, corpus in (("pool", self.pool), ("validation set", self.validation)):
+            seen = num_shared(corpus, self.held_out)
+            if seen > _MOST_SEEN * self.held_out.num_samples:
+                raise InputError(
+                    subject=f"scenario {self._scenario.name}: the {self.held_out.num_samples:,} held-out documents",
+                    must="be text that no arm sees",
+                    got=f"but {seen:,} documents of the {role} are among them",
+                    do=f"leave these out of the {role}, or score other text",
+                )
+            if seen:
+                self._note(f"{self._scenario.name}: {seen:,} documents of the {role} are held-out documents, too")
 
     def budget(self, fraction: float) -> int:
         """Return how many tokens to choose."""
@@ -163,16 +204,22 @@ class Choices:
     def _best_first(self, arm: Arm, ids: Sequence[str], num_tokens: int) -> NDArray[np.bool_]:
         """Take as many of the ids, in order, as fit."""
         candidates = Candidates(self.pool, self.validation, self._recipe.text_field, None)
-        places, missing = places_of(ids, candidates.ids)
+        places = self._places(arm, ids)
+        scores = np.full(len(candidates.ids), np.nan)
+        scores[places] = -np.arange(len(places), dtype=np.float64)
+        return take(scores, candidates, num_tokens=num_tokens)
+
+    def _places(self, arm: Arm, ids: Sequence[str] | None = None) -> NDArray[np.intp]:
+        """Return where documents of these ids stand in the pool; those of the arm's list where left out."""
+        ids = arm.ids if ids is None else ids
+        places, missing = places_of(ids, self.pool.index["id"].to_pylist())
         if missing:
             raise InputError(
                 subject=f"arm {arm.name}: ids",
                 must="be of documents of the pool",
                 got=f"but {len(missing)} of {len(ids)} are not in that of {self._scenario.name}, {missing[0]!r} first",
             )
-        scores = np.full(len(candidates.ids), np.nan)
-        scores[places] = -np.arange(len(places), dtype=np.float64)
-        return take(scores, candidates, num_tokens=num_tokens)
+        return places
 
     def _by_select(self, arm: Arm, fraction: float, directory: Path) -> NDArray[np.bool_]:
         # Another model may have another tokenizer: it chooses as large a part of what it counts, and we count again.

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from direct_anneal.compare.config import BEFORE
+from direct_anneal.errors import InputError
 
 CONFIDENCE = 0.95
+_FEW = 0.9  # of the tokens that the reference chose
 
 Line = dict[str, Any]
 Key = tuple[str, str, float, float]  # scenario, model, fraction, replay
@@ -80,12 +82,22 @@ def key_of(line: Line) -> Key:
 
 
 def with_others(line: Line) -> Line:
-    """Return the line with `others_bpb`, also where it is from before that was written."""
+    """Return the line with `others_bpb`, also where it is from before that was written.
+
+    Raises:
+        InputError: no domain was scored that is not the target's.
+    """
     if line.get("others_bpb") is not None:
         return line
     left_out = {*line.get("target", ()), *line.get("aside", ())}
     others = [value for name, value in line.get("domain_bpb", {}).items() if name not in left_out]
-    return {**line, "others_bpb": math.fsum(others) / len(others) if others else line["macro_bpb"]}
+    if not others:
+        raise InputError(
+            subject=f"runs of {line['scenario']}",
+            must="score a domain that is neither the target's nor set aside",
+            got="but score none: what is forgotten does not show",
+        )
+    return {**line, "others_bpb": math.fsum(others) / len(others)}
 
 
 def by_arm(lines: Sequence[Line]) -> dict[Key, dict[str, dict[int, Line]]]:
@@ -129,6 +141,20 @@ def table(lines: Sequence[Line], reference: str) -> list[Row]:
             )
         rows += sorted(found, key=lambda row: (row.target, row.arm))
     return rows
+
+
+def small_choices(lines: Sequence[Line], reference: str) -> list[str]:
+    """Name arms whose choice has far fewer tokens than the reference's: they see what they chose more often."""
+    found = {}
+    for (scenario, _, fraction, _), arms in by_arm(lines).items():
+        whole = _mean(arms[reference], "num_tokens") if reference in arms else 0.0
+        for arm, runs in arms.items():
+            if arm != BEFORE and (tokens := _mean(runs, "num_tokens")) < _FEW * whole:
+                found[scenario, fraction, arm] = (
+                    f"{scenario}, {fraction:g}: {arm} has {tokens:,.0f} tokens where {reference} has {whole:,.0f}, and "
+                    "was trained on them more often"
+                )
+    return list(found.values())
 
 
 def paired_difference(runs: Mapping[int, Line], others: Mapping[int, Line], measure: str) -> Difference | None:

@@ -30,7 +30,11 @@ HEADINGS = (
 
 
 def markdown(
-    rows: Sequence[Row], reference: str, fronts: Sequence[Front] = (), verdicts: Sequence[Verdict] = ()
+    rows: Sequence[Row],
+    reference: str,
+    fronts: Sequence[Front] = (),
+    verdicts: Sequence[Verdict] = (),
+    caveats: Sequence[str] = (),
 ) -> str:
     """Write verdicts, fronts and a table for each scenario, fraction and replay share; below 0 is better."""
     before = {(row.scenario, row.model): row for row in rows if row.arm == BEFORE}
@@ -42,6 +46,8 @@ def markdown(
     if verdicts:
         said = [*(f"**{line}**" for line in recommendation(verdicts)), *map(_judged, verdicts)]
         parts.append("## Verdicts\n\n" + "\n".join(f"- {line}" for line in said) + "\n")
+    if caveats:
+        parts.append("\n".join(f"- {line}" for line in caveats) + "\n")
     for scenario, model, fraction in dict.fromkeys((front.scenario, front.model, front.fraction) for front in fronts):
         own = [
             front for front in fronts if (front.scenario, front.model, front.fraction) == (scenario, model, fraction)

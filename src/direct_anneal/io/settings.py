@@ -16,7 +16,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        RecordError: it is no such file, or holds more than settings ever do.
+        RecordError: it is no such file, names something twice, or holds more than settings ever do.
     """
     import yaml
 
@@ -29,6 +29,8 @@ def read_yaml(path: Path) -> Any:
                 return None
             if _size(node, {}) > _MAX_VALUES:
                 raise RecordError(f"holds more than {_MAX_VALUES:,} values, aliases written out")
+            if (twice := _named_twice(node, set())) is not None:
+                raise RecordError(f"names {twice!r} twice in one mapping")
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -57,3 +59,23 @@ def _size(node: Any, known: dict[int, int]) -> int:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
+
+
+def _named_twice(node: Any, seen: set[int]) -> str | None:
+    """Return a key that some mapping below has twice, of which YAML would keep the last without a word."""
+    import yaml
+
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return None
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        return next((found for part in node.value if (found := _named_twice(part, seen)) is not None), None)
+    known: set[tuple[str, str]] = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in known:
+                return str(key.value)
+            known.add((key.tag, key.value))
+        if (found := _named_twice(value, seen)) is not None:
+            return found
+    return None
