@@ -273,3 +273,13 @@ class TestInit:
         assert main(["init", "--out", str(path)]) == 2
         assert "--out must be a new file" in capsys.readouterr().err
         assert path.read_text() == "mine"
+
+    @pytest.mark.parametrize(
+        ("out", "told"), [("none/x.yaml", "but none is not: make it"), (".", "but . is a directory: name a file in it")]
+    )
+    def test_a_place_where_no_file_can_be(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str, told: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(["init", "--out", out]) == 2
+        assert capsys.readouterr().err.endswith(f"{told}\n")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
+from direct_anneal.config.anneal import AnnealConfig
+from direct_anneal.config.features import ComputeConfig
+from direct_anneal.config.files import ExportConfig
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require_device
 from direct_anneal.errors import InputError
+from direct_anneal.path.config import PathConfig
+from direct_anneal.selection.in_memory import SamplesConfig
 
 
 def kept_as_given(name: str, value: object) -> object:
@@ -74,6 +81,8 @@ def test_what_fits_comes_out_in_one_form(given: dict[str, Any], settled: object)
         ({"kind": ["one"]}, "kind must be one or two"),
         ({"edge": "knee"}, "edge must be a number .* or gap, got 'knee'"),
         ({"edge": False}, "edge must be a number"),
+        ({"share": float("nan")}, "share must be finite, got nan"),
+        ({"edge": float("inf")}, "edge must be finite, got inf"),
     ],
 )
 def test_what_does_not_fit_is_named(given: dict[str, Any], told: str) -> None:
@@ -91,3 +100,20 @@ def test_devices_that_are_not_there(device: str) -> None:
 def test_a_numbered_device_where_only_the_first_will_do() -> None:
     with pytest.raises(InputError, match="device must be cpu or cuda, got cuda:0"):
         require_device("cuda:0", numbered=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize(
+    "config",
+    [
+        partial(AnnealConfig, model="m", data="d", out="o", learning_rate=0.1, epochs=1),
+        partial(ComputeConfig, model="m", pool="p", validation="v", out="o"),
+        partial(ExportConfig, "r", to="hf", out="o"),
+        PathConfig,
+        partial(SamplesConfig, torch.nn.Linear(1, 1), [0], [0], len, num_selected=1),
+    ],
+)
+def test_every_seed_is_one_that_numpy_takes(config: Callable[..., Any], seed: int) -> None:
+    config(seed=2**32 - 1)
+    with pytest.raises(InputError, match=f"^seed must be in 0..4294967295, got {seed}"):
+        config(seed=seed)

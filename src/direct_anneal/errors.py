@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _OPEN, _CLOSE = "\x0e", "\x0f"  # around an option's name inside a message: control characters that no text of ours has
-_OPTION = re.compile(f"{_OPEN}([a-z_]+){_CLOSE}")
+_OPTION = re.compile(f"{_OPEN}([^{_CLOSE}]+){_CLOSE}")
 
 
 def option(name: str) -> str:

@@ -167,6 +167,44 @@ class TestAnotherModel:
         with pytest.raises(InputError, match=r"feed_forward.* has shape \(40, 32\) where .* has \(44, 32\)"):
             convert(tmp_path / "dcp", model_config=config, out=tmp_path / "out")
 
+    @pytest.mark.parametrize("naming", ["torchtitan", "hugging-face", "prefixed"])
+    def test_fewer_layers(self, tmp_path, naming):
+        """Every weight of the configuration is there, and the model would be another one."""
+        model = model_of("llama")
+        states = {
+            "torchtitan": torchtitan_state(model, old=False),
+            "hugging-face": model.state_dict(),
+            "prefixed": {"model": model.state_dict(), "optimizer": {"step": torch.tensor(3)}},
+        }
+        save(tmp_path / "dcp", states[naming])
+        config = config_of(model, tmp_path / "config") / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
+        with pytest.raises(InputError, match=r"it has 9 more \(first [a-z.]*layers\.1\..*give its own config"):
+            convert(tmp_path / "dcp", model_config=config, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_weight_that_nobody_knows(self, tmp_path):
+        model = model_of("llama")
+        with pytest.raises(InputError, match=r"it has 1 more \(first foo\.bar\)"):
+            converted(tmp_path, model, {**torchtitan_state(model, old=False), "foo.bar": torch.ones(2)})
+
+    @pytest.mark.parametrize("name", ["freqs_cis", "rotary_emb.inv_freq", "lr_scheduler.last", "rng_state.cpu"])
+    def test_what_is_no_weight_may_be_there(self, tmp_path, name):
+        model = model_of("llama")
+        converted(tmp_path, model, {**torchtitan_state(model, old=False), name: torch.ones(2)})
+        assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(model))
+
+    @pytest.mark.parametrize("naming", ["torchtitan", "hugging-face"])
+    def test_tied_weights_may_be_there_twice_and_must_be_the_same(self, tmp_path, naming):
+        model = model_of("llama", tie_word_embeddings=True)
+        state = torchtitan_state(model, old=False) if naming == "torchtitan" else dict(model.state_dict())
+        head = model.get_output_embeddings().weight.detach()
+        converted(tmp_path, model, {**state, "lm_head.weight": head.clone()})
+        assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(model))
+        (tmp_path / "other").mkdir()
+        with pytest.raises(InputError, match=r"tie lm_head\.weight .* with tie_word_embeddings false"):
+            converted(tmp_path / "other", model, {**state, "lm_head.weight": head + 1})
+
     def test_no_language_model(self, tmp_path):
         save(tmp_path / "dcp", {"a": torch.ones(2)})
         (tmp_path / "config").mkdir()

@@ -273,6 +273,10 @@ class TestJobs:
             ({"fraction": 0.1, "num_samples": 1}, "must be given once"),
             ({"fraction": 1.5}, "fraction must be in"),
             ({"exact": True}, "exact must come with a size"),
+            (
+                {"floors": ["docs=0.9"], "ceilings": ["docs=0.1"], "fraction": 0.5},
+                "floors must be at most the ceiling of docs, 0.1, got 0.9: lower it, or raise ceilings",
+            ),
             ({"workers": 0}, "workers must be at least 1"),
         ],
     )

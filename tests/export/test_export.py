@@ -220,6 +220,12 @@ class TestTheDirectory:
         ({"to": "hf", "mixture_share": 1.5}, "mixture_share"),
         ({"to": "hf", "eos_id": 256}, "vocabulary of 256"),
         ({"to": "hf", "seed": -1}, "seed"),
+        ({"to": "hf", "seed": 2**32}, "seed must be in 0..4294967295"),
+        *(
+            ({"to": to, "sequence_length": 16}, f"sequence_length must be left out with to {to}, .*: olmo-core, mds$")
+            for to in ("hf", "jsonl", "parquet", "megatron", "nanotron")
+        ),
+        *(({"to": to, "eos_id": 5}, f"eos_id must be left out with to {to}") for to in ("jsonl", "parquet")),
         ({"to": "hf", "push_to_hub": "no repository"}, "push_to_hub must be USER/NAME"),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from direct_anneal.gradients import GradientSketcher, ProjectionName, SlowPathWarning, adam_scales
+from direct_anneal.gradients import GradientSketcher, ProjectionName, SlowPathWarning, adam_moments, adam_scales
 from gradients.tiny_models import FAMILIES, exact_gradients, explicit_matrix, gap, gpt2, llama, mixtral, padded, samples
 
 R = 48
@@ -122,6 +122,27 @@ def test_what_is_no_adam_state_is_refused(tmp_path: Path) -> None:
     torch.save(torch.optim.SGD(groups, lr=0.1).state_dict(), path)
     with pytest.raises(ValueError, match=r"exp_avg_sq and step for .*: was it written by Adam"):
         adam_scales(path, model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("exp_avg_sq", float("nan"), "finite moments"),
+        ("exp_avg_sq", float("inf"), "finite moments"),
+        ("exp_avg_sq", -1.0, "at least 0"),
+        ("exp_avg", float("nan"), "finite moments"),
+        ("step", 0.0, "number of steps"),
+    ],
+)
+def test_a_damaged_state_is_refused(tmp_path: Path, key: str, value: float, told: str) -> None:
+    model, path = llama(), tmp_path / "optimizer.pt"
+    trained(model, [{"params": list(model.parameters())}], path)
+    state = torch.load(path, weights_only=True)
+    state["state"][2][key].view(-1)[0] = value
+    torch.save(state, path)
+    for read in (adam_moments, adam_scales) if key != "exp_avg" else (adam_moments,):
+        with pytest.raises(ValueError, match=told):
+            read(path, model)
 
 
 class Payload:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from direct_anneal.errors import InputError
 from direct_anneal.gradients import GradientSketcher
 from gradients.tiny_models import FAMILIES, gap, gpt2, llama, padded, samples
 
@@ -102,3 +103,18 @@ def test_equal_samples_have_equal_sketches() -> None:
     [row] = samples(9)
     values = GradientSketcher(llama(), R).sketch(row.repeat(5, 1)).values
     assert gap(values, values[:1].expand(5, -1)) < ROUNDING
+
+
+@pytest.mark.parametrize("family", ["llama-tied-biased", "gpt2"])
+@pytest.mark.parametrize("wrong", [5000, -1])
+def test_ids_outside_the_vocabulary_are_refused(family: str, wrong: int) -> None:
+    model = FAMILIES[family]()
+    sketcher, ids = GradientSketcher(model, R), torch.tensor([[3, 1, 2]])
+    outside = torch.tensor([[3, wrong, 2]])
+    for arguments in ({"input_ids": outside}, {"input_ids": ids, "labels": outside}):
+        with pytest.raises(InputError, match=rf"must be in the model's vocabulary, 0\.\.\d+, got {wrong}: "):
+            sketcher.sketch(**arguments)
+    with pytest.raises(InputError, match="vocabulary"):
+        sketcher.check(outside)
+    mask = torch.tensor([[1, 0, 1]])  # what padding holds does not matter
+    assert torch.isfinite(sketcher.sketch(outside, mask).values).all()

@@ -238,7 +238,7 @@ class TestWhatIsGone:
         assert "What other selectors would choose" in text
 
     def test_everything(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):
+        with pytest.raises(InputError, match="the run must be the directory of a select or features run"):
             write_report(tmp_path)
         assert main(["report", str(tmp_path)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

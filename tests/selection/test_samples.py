@@ -141,6 +141,24 @@ def test_a_loss_of_the_wrong_shape() -> None:
         direct_anneal.select(built(), POOL, VALIDATION, lambda m, b: squared_error(m, b).mean(), num_selected=3)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("attached", [True, False])
+def test_losses_that_are_no_numbers_are_told_as_such(value: float, attached: bool) -> None:
+    def broken(model: nn.Module, batch: Any) -> Tensor:
+        losses = squared_error(model, batch) * value
+        return losses if attached else losses.detach()
+
+    with pytest.raises(InputError, match="losses of the validation must be finite, but all 12 are NaN or infinite"):
+        direct_anneal.select_samples(built(), POOL, VALIDATION, broken, num_selected=3)
+
+
+def test_losses_without_a_gradient_are_told_as_such() -> None:
+    with pytest.raises(ValueError, match="do not detach"):
+        direct_anneal.select_samples(
+            built(), POOL, VALIDATION, lambda m, b: squared_error(m, b).detach(), num_selected=3
+        )
+
+
 def test_the_call_as_it_is_written_and_the_model_comes_back() -> None:
     model = built().train()
     model[0].bias.requires_grad_(False)

@@ -138,7 +138,7 @@ class TestRefused:
         assert len(chosen_ids(copy)) == 3
 
     def test_what_is_no_run(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="RUN_DIR must be the directory of a select or features run"):
+        with pytest.raises(InputError, match="the run must be the directory of a select or features run"):
             select_again(tmp_path, out=tmp_path / "out")
 
     def test_features_that_are_not_complete(self, done: Run, tmp_path: Path) -> None:
@@ -197,6 +197,7 @@ class TestConstraints:
             ({"floors": ["code=0.5", "code=0.2"]}, "floors must name each domain once, but code is named twice"),
             ({"ceilings": ["code=1.5"]}, "ceilings must be DOMAIN=SHARE"),
             ({"floors": {"code": True}}, "floors must be DOMAIN=SHARE"),
+            ({"floors": ["code=9"], "ceilings": ["code=2"]}, "floors must be at most the ceiling of code, 2, got 9"),
             ({"floors": ["code=0.5"], "quota_unit": "tokens"}, "a share of the selection's tokens"),
             ({"quota_unit": "words"}, "quota_unit must be samples or tokens"),
             ({"force_in": "nowhere.txt"}, "force_in must be a text file of ids"),

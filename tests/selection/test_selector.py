@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from direct_anneal import DirectSelector, InputError, SelectionProblem, Spectrum, solve
 from direct_anneal.solver import Quota
@@ -67,6 +68,15 @@ def test_what_cannot_be_is_a_line(parameters: dict[str, Any], told: str) -> None
     with pytest.raises(InputError, match=told) as refusal:
         DirectSelector(**parameters).fit(VALIDATION).select(POOL)
     assert "\n" not in str(refusal.value)
+
+
+def test_complex_features_are_refused() -> None:
+    with pytest.raises(InputError, match="features must be real numbers, got complex128"):
+        DirectSelector(num_selected=3).fit(VALIDATION * 1j)
+    fitted = DirectSelector(num_selected=3).fit(VALIDATION)
+    for pool in (POOL * 1j, torch.from_numpy(POOL * 1j), torch.from_numpy(POOL).to(torch.complex64)):
+        with pytest.raises(InputError, match="features must be real numbers, got complex"):
+            fitted.select(pool)
 
 
 def test_out_of_order_or_shape() -> None:

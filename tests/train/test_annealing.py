@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Trainer
 
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import write_record
@@ -184,9 +185,9 @@ class TestAgain:
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert not (tmp_path / "killed" / "annealing.json").exists(), "it was killed too late to show anything"
-        annealed(checkpoint, data, tmp_path / "killed", **options)
-        annealed(checkpoint, data, tmp_path / "unbroken", **options)
+        killed, unbroken = (annealed(checkpoint, data, tmp_path / name, **options) for name in ("killed", "unbroken"))
         assert model_bytes(tmp_path / "killed") == model_bytes(tmp_path / "unbroken")
+        assert {**killed, "seconds": 0} == {**unbroken, "seconds": 0}
         assert not (tmp_path / "killed" / "unfinished").exists()
 
     @pytest.mark.usefixtures("heard")
@@ -201,6 +202,47 @@ class TestAgain:
         for name in ("stopped", "unbroken"):
             annealed(checkpoint, data, tmp_path / name, keep_optimizer_state=True)
         assert model_bytes(out) == model_bytes(tmp_path / "unbroken")
+
+    @pytest.mark.usefixtures("heard")
+    @pytest.mark.parametrize("step", [5, 10, 11])
+    def test_interrupted_between_entries_of_its_log_it_records_the_same_losses(
+        self, checkpoint: Path, data: Path, tmp_path: Path, step: int
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            annealed(checkpoint, data, tmp_path / "stopped", progress=InterruptingAt(step))
+        stopped, unbroken = (annealed(checkpoint, data, tmp_path / name) for name in ("stopped", "unbroken"))
+        assert [step for step, *_ in unbroken["losses"]] == [10, 12]
+        assert {**stopped, "seconds": 0} == {**unbroken, "seconds": 0}
+
+    def test_what_a_kill_left_is_removed_by_the_same_command(
+        self, checkpoint: Path, data: Path, tmp_path: Path
+    ) -> None:
+        """Killed right after its record, or while it wrote a file."""
+        out = tmp_path / "out"
+        annealed(checkpoint, data, out)
+        wanted = files_below(out)
+        (out / "unfinished" / "checkpoints").mkdir(parents=True)
+        (out / "unfinished" / "checkpoints" / "weights").touch()
+        for name in ("optimizer.pt", "annealing.json", "options.json"):
+            (out / f"{name}.0123456789abcdef.tmp").touch()
+        annealed(checkpoint, data, out)
+        assert files_below(out) == wanted
+        assert not (out / "unfinished").exists()
+
+    def test_the_optimizers_state_is_not_there_afterwards(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        """A finished run without it is refused, or done again."""
+        annealed(checkpoint, data, tmp_path / "out")
+        with pytest.raises(InputError, match=r"^keep_optimizer_state must be given to the run that trains"):
+            annealed(checkpoint, data, tmp_path / "out", keep_optimizer_state=True)
+        assert not (tmp_path / "out" / "optimizer.pt").exists()
+        annealed(checkpoint, data, tmp_path / "out", keep_optimizer_state=True, overwrite=True)
+        annealed(checkpoint, data, tmp_path / "fresh", keep_optimizer_state=True)
+        assert model_bytes(tmp_path / "out") == model_bytes(tmp_path / "fresh")
+
+    def test_the_optimizers_state_of_a_replaced_run_goes(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        annealed(checkpoint, data, tmp_path / "out", keep_optimizer_state=True)
+        annealed(checkpoint, data, tmp_path / "out", seed=1, overwrite=True)
+        assert not (tmp_path / "out" / "optimizer.pt").exists()
 
     @pytest.mark.usefixtures("heard")
     def test_interrupted_in_its_last_step_it_is_finished(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
@@ -300,6 +342,72 @@ class TestRefuses:
     def test_a_loss_that_is_no_number(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="lower learning_rate"):
             annealed(checkpoint, data, tmp_path / "out", learning_rate=9.9, clip=1e9, weight_decay=10.0, epochs=30)
+
+    def test_a_loss_that_is_no_number_in_few_steps(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        """Fewer than there are between entries of the log."""
+        model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+        weights = load_file(model / "model.safetensors")
+        weights["model.norm.weight"].fill_(float("nan"))
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=r"the loss must stay finite, but was nan by step 3"):
+            annealed(model, data, tmp_path / "out", num_tokens=3 * BATCH * WINDOW)
+        assert not (tmp_path / "out" / "model.safetensors").exists()
+
+    def test_a_last_step_that_goes_wrong(
+        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its loss is finite, and the weights after it are not."""
+        steps, whole = itertools.count(1), Trainer.training_step
+
+        def broken(self: Trainer, model: torch.nn.Module, *args: Any, **options: Any) -> torch.Tensor:
+            loss = whole(self, model, *args, **options)
+            if next(steps) == 3:
+                gradient = next(model.parameters()).grad
+                assert gradient is not None
+                gradient.fill_(float("nan"))
+            return loss
+
+        monkeypatch.setattr(Trainer, "training_step", broken)
+        with pytest.raises(InputError, match=r"all weights must be finite, but model\.embed_tokens\.weight is NaN"):
+            annealed(checkpoint, data, tmp_path / "out", num_tokens=3 * BATCH * WINDOW)
+        assert not (tmp_path / "out" / "model.safetensors").exists()
+
+    @pytest.mark.parametrize(
+        ("damage", "says"),
+        [
+            ({"exp_avg": float("nan")}, "finite moments, but exp_avg of"),
+            ({"exp_avg_sq": float("inf")}, "finite moments, but exp_avg_sq of"),
+            ({"exp_avg_sq": -1.0}, "second moments of at least 0"),
+            ({"exp_avg_sq": None}, "must hold exp_avg and exp_avg_sq and step"),
+            ({"step": None}, "must hold exp_avg and exp_avg_sq and step"),
+            ({"step": torch.tensor(float("nan"))}, "the number of steps, but .* is nan"),
+            ({"exp_avg_sq": torch.ones(3)}, r"a state of shape \(3,\) where"),
+        ],
+    )
+    def test_a_state_that_is_damaged(
+        self, stable: Path, data: Path, tmp_path: Path, damage: dict[str, Any], says: str
+    ) -> None:
+        model = Path(shutil.copytree(stable, tmp_path / "model"))
+        state = torch.load(model / "optimizer.pt", weights_only=True)
+        for key, value in damage.items():
+            if value is None:
+                del state["state"][3][key]
+            elif isinstance(value, float):
+                state["state"][3][key].view(-1)[1] = value
+            else:
+                state["state"][3][key] = value
+        torch.save(state, model / "optimizer.pt")
+        with pytest.raises(InputError, match=says) as refusal:
+            annealed(model, data, tmp_path / "out", optimizer_state="kept")
+        assert "\n" not in str(refusal.value)
+        assert "optimizer_state fresh" in str(refusal.value)
+
+    @pytest.mark.parametrize("content", [b"junk", b"", b"\x80\x02}q\x00.", b"PK\x03\x04"])
+    def test_a_file_that_is_no_state(self, checkpoint: Path, data: Path, tmp_path: Path, content: bytes) -> None:
+        model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+        (model / "optimizer.pt").write_bytes(content)
+        with pytest.raises(InputError, match=r"optimizer\.pt must hold"):
+            annealed(model, data, tmp_path / "out", optimizer_state="kept")
 
     @pytest.mark.parametrize("state", [{"state": {}, "param_groups": []}, {"model": 1}, [1]])
     def test_a_state_that_is_not_of_this_model(

@@ -46,6 +46,8 @@ COMMANDS = (
 
 EXIT_BUG, EXIT_INPUT = 1, 2
 
+_LEFT_OUT: tuple[object, ...] = (None, "", (), [])  # values of a required option in a file that was not filled in
+
 # Of an OSError, those that the user can mend; every other one is a bug until shown otherwise.
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO})
@@ -210,7 +212,8 @@ def _unknown(command: Command, unknown: list[str]) -> str:
 
 
 def _check_complete(command: Command, options: dict[str, Any]) -> None:
-    missing = [each.flag for each in declared(command.config).values() if each.required and not options.get(each.name)]
+    required = [each for each in declared(command.config).values() if each.required]
+    missing = [each.flag for each in required if options.get(each.name) in _LEFT_OUT]  # a 0 was given
     if missing:
         raise InputError(f"{command.name} needs {', '.join(missing)}: see direct-anneal {command.name} --help")
 

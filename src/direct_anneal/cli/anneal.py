@@ -14,11 +14,18 @@ def _anneal(options: dict[str, Any]) -> dict[str, Any]:
     quieten_transformers()
     record = anneal(**options)
     ran = f"{record['num_steps']:,} steps, {record['num_tokens']:,} tokens, {record['seconds']:.0f} s"
-    last = f"; loss {record['losses'][-1][1]:.3f} at the end" if record["losses"] else ""
-    print(f"{options['out']}: annealed on {record['num_documents']['data']:,} documents ({ran}){last}")
+    print(f"{options['out']}: annealed on {record['num_documents']['data']:,} documents ({ran}){_last(record)}")
     counts = {name: record[name] for name in ("num_documents", "num_steps", "num_tokens", "seconds")}
     loss = record["losses"][-1][1] if record["losses"] else None
     return {"command": "anneal", "out": str(options["out"]), **counts, "loss": loss}
+
+
+def _last(record: dict[str, Any]) -> str:
+    """Return a clause on the last loss, a mean over the steps since the one before it."""
+    if not record["losses"]:  # as earlier versions left short runs
+        return ""
+    (before, *_), (step, loss, _) = [(0,), *record["losses"]][-2:]
+    return f"; loss {loss:.3f} over the last {f'{step - before} steps' if step - before > 1 else 'step'}"
 
 
 ANNEAL = Command(

@@ -10,7 +10,7 @@ from direct_anneal.cli.command import Command, Writes
 from direct_anneal.cli.flags import in_order
 from direct_anneal.config.files import InitConfig
 from direct_anneal.config.option import Declared
-from direct_anneal.errors import InputError
+from direct_anneal.config.options import require_new_file
 from direct_anneal.io.atomic import replacing
 
 _WIDTH = 100
@@ -22,8 +22,7 @@ def _init(options: dict[str, Any]) -> dict[str, Any]:
     config = InitConfig(**options)
     command = next(each for each in COMMANDS if each.name == config.command)
     out = Path(config.out or f"{command.name}.yaml")
-    if out.exists() and not config.overwrite:
-        raise InputError(field="out", must="be a new file", got=f"but {out} is there", do="choose another name")
+    require_new_file(out, overwrite=config.overwrite)
     with replacing(out) as temporary:
         temporary.write_text(template(command), encoding="utf-8")
     print(f"{out} is written. Fill in the lines without #, then: direct-anneal {command.name} --config {out}")

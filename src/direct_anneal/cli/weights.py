@@ -19,7 +19,7 @@ def _weights(options: dict[str, Any]) -> dict[str, Any]:
 WEIGHTS = Command(
     name="weights",
     help="print a choice as sampling weights for a trainer",
-    description="Print which share of a choice comes from each source (and from each bucket of scores within it), as "
+    description="Print which share of a choice comes from each source (and within it from each bucket of scores), as "
     "the configuration of a trainer's mixture.",
     config=WeightsConfig,
     run=_weights,

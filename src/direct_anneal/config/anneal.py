@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from direct_anneal.config.names import ScheduleName, TrackerName
 from direct_anneal.config.option import affecting, configuration, option
-from direct_anneal.config.options import require, require_device
+from direct_anneal.config.options import require, require_device, require_seed
 from direct_anneal.config.shared import (
     DATA,
     MACHINE,
@@ -117,12 +117,14 @@ class AnnealConfig(RecordFields):
             f"a divisor of {named('batch_size')} {self.batch_size}",
             micro,
         )
-        require(
-            bool(self.mix) == (self.mix_share > 0), "mix_share", f"given together with {named('mix')}", self.mix_share
-        )
         require(0 <= self.mix_share < 1, "mix_share", "in [0, 1)", self.mix_share)
-        for field in ("weight_decay", "warm_up_steps", "seed"):
+        if self.mix:
+            require(self.mix_share > 0, "mix_share", f"above 0 with {named('mix')}", self.mix_share)
+        else:
+            require(self.mix_share == 0, "mix_share", f"given together with {named('mix')}", self.mix_share)
+        for field in ("weight_decay", "warm_up_steps"):
             require(getattr(self, field) >= 0, field, "at least 0", getattr(self, field))
+        require_seed(self.seed)
         for field in ("beta1", "beta2"):
             require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
         require(self.clip > 0, "clip", "above 0", self.clip)

@@ -11,7 +11,7 @@ from direct_anneal.config.jobs import job_of
 from direct_anneal.config.names import SKETCH_SIZE, DtypeName, ProjectionName, Reduction
 from direct_anneal.config.objective import ObjectiveConfig, objective_of
 from direct_anneal.config.option import affecting, configuration, option
-from direct_anneal.config.options import require
+from direct_anneal.config.options import require, require_seed
 from direct_anneal.config.shared import (
     DATA,
     MACHINE,
@@ -158,7 +158,7 @@ class FeaturesConfig(EngineConfig, RecordFields):
         require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", "at least 1", self.batch_tokens)
         differs = {*_listed(self.prompt_field)}.isdisjoint((*_listed(self.text_field), "input_ids"))
         require(differs, "prompt_field", "another field than the text's", " ".join(_listed(self.prompt_field)))
-        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require_seed(self.seed)
         require(self.eos_id is None or self.eos_id >= 0, "eos_id", "at least 0", self.eos_id)
         if self.engine == "ray" and self.device.startswith("cuda:"):
             raise InputError(

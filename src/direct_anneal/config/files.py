@@ -8,7 +8,7 @@ from typing import Literal
 
 from direct_anneal.config.names import TrackerName
 from direct_anneal.config.option import configuration, option
-from direct_anneal.config.options import require
+from direct_anneal.config.options import require, require_seed
 from direct_anneal.config.shared import overwrite_option, track_option, trust_option
 from direct_anneal.config.types import OptionalBytes, OptionalPath, PathText
 from direct_anneal.errors import InputError
@@ -65,9 +65,11 @@ class ExportConfig:
         default=None,
         unset="the run's window",
         metavar="T",
-        help="tokens per sample of the trainer; mds is cut to this length",
+        help="tokens per sample of the trainer, for olmo-core and mds; mds is cut to this length",
     )
-    eos_id: int | None = option(default=None, unset="the checkpoint's", metavar="ID", help="token after each document")
+    eos_id: int | None = option(
+        default=None, unset="the checkpoint's", metavar="ID", help="token after each document, in formats of tokens"
+    )
     push_to_hub: str | None = option(
         default=None,
         unset="nothing is uploaded",
@@ -80,7 +82,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require(self.shard_size is None or self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
-        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require_seed(self.seed)
         share = self.mixture_share
         require(share is None or 0 < share <= 1, "mixture_share", "in (0, 1]", share)
         length = self.sequence_length

@@ -9,7 +9,7 @@ from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.shared import DATA, MACHINE, overwrite_option, trust_option
 from direct_anneal.config.types import Amounts, Names, PathText, Texts
-from direct_anneal.config.values import amounts
+from direct_anneal.config.values import amounts, require_room
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
 
@@ -70,6 +70,7 @@ class CutConfig:
         require(self.num_tokens is None or self.num_tokens >= 2, "num_tokens", "at least 2", self.num_tokens)
         require(self.fraction is None or 0 < self.fraction <= 1, "fraction", "in (0, 1]", self.fraction)
         require(self.workers is None or self.workers >= 1, "workers", "at least 1", self.workers)
+        require_room(self.floors, self.ceilings)
         for name in ("exact", "floors", "ceilings"):
             if getattr(self, name) and not given:
                 raise InputError(field=name, must="come with a size", do=f"pass {named('fraction')}, too")

@@ -16,6 +16,7 @@ from direct_anneal.config.option import affecting, configuration, option
 from direct_anneal.config.options import require
 from direct_anneal.config.shared import DATA, EngineConfig, overwrite_option, trust_option
 from direct_anneal.config.types import PathText
+from direct_anneal.config.values import require_room
 from direct_anneal.errors import InputError
 from direct_anneal.errors import option as named
 
@@ -44,6 +45,7 @@ class SelectConfig(ChoiceConfig, FeaturesConfig):
         for module in self.plugin:
             import_plugin(module)
         self._check_size()
+        require_room(self.floors, self.ceilings)
         self._check_curvature()
         floor = self.retain_floor
         require(floor is None or -1e6 <= floor <= 1e6, "retain_floor", "between -1e6 and 1e6", floor)

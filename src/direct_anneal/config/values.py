@@ -5,6 +5,7 @@ A configuration file can hold anything, and text like "no" or "1e-1" must not pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
@@ -12,7 +13,7 @@ from os import PathLike, fspath
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from direct_anneal.errors import InputError, suggestion
+from direct_anneal.errors import InputError, option, suggestion
 
 UNFIT = object()
 _MUST = {
@@ -52,12 +53,14 @@ def settled_value(name: str, annotation: Any, given: Any) -> Any:
     text is that text. Values of types that `kinds_of` does not understand are left to their owner.
 
     Raises:
-        InputError: the value is of another type.
+        InputError: the value is of another type, or a number that is not finite.
     """
     kinds = kinds_of(annotation)
     if kinds is None:
         return given
     found = next((value for kind in kinds if (value := _settled(kind, given)) is not UNFIT), UNFIT)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _parts(found)):
+        raise InputError(field=name, must="be finite", got=f"got {given}")  # records of runs hold no other number
     wanted = [kind for kind in kinds if kind is not type(None)]
     if {str, tuple[str, ...]} <= {*wanted}:
         wanted.remove(str)  # a text or a list of texts says both
@@ -86,6 +89,10 @@ def text_value(annotation: Any, text: str) -> Any:
             except ValueError:
                 continue
     return text
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _must(kind: Any) -> str:
@@ -141,6 +148,23 @@ def amounts(name: str, given: object) -> dict[str, int | float]:
             raise InputError(field=name, must="name each domain once", got=f"but {domain} is named twice")
         found[domain] = amount
     return dict(sorted(found.items()))
+
+
+def require_room(floors: Mapping[str, int | float], ceilings: Mapping[str, int | float]) -> None:
+    """See that no floor is above the ceiling of the same domain, where both are shares or both are numbers.
+
+    Raises:
+        InputError: one is.
+    """
+    for domain, floor in floors.items():
+        ceiling = ceilings.get(domain, floor)
+        if type(floor) is type(ceiling) and floor > ceiling:
+            raise InputError(
+                field="floors",
+                must=f"be at most the ceiling of {domain}, {ceiling}",
+                got=f"got {floor}",
+                do=f"lower it, or raise {option('ceilings')}",
+            )
 
 
 def pairs(given: object) -> list[tuple[Any, Any]]:

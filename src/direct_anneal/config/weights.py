@@ -6,6 +6,7 @@ from typing import Literal
 
 from direct_anneal.config.option import configuration, option
 from direct_anneal.config.options import require
+from direct_anneal.config.shared import overwrite_option
 from direct_anneal.config.types import OptionalPath, PathText
 from direct_anneal.errors import InputError
 
@@ -28,7 +29,9 @@ class WeightsConfig:
     )
     to: MixFormat = option(help="the trainer whose configuration is printed")
     buckets: int = option(
-        default=1, metavar="B", help="number of parts of equal size into which each source is divided by score"
+        default=1,
+        metavar="B",
+        help="number of parts of equal size into which all sources together are divided by score",
     )
     paths: str = option(
         default="DATA/{source}/{bucket}",
@@ -38,6 +41,7 @@ class WeightsConfig:
     out: OptionalPath = option(
         default=None, unset="not written", affects="nothing", metavar="FILE", help="Parquet file for the table"
     )
+    overwrite: bool = overwrite_option("replace an earlier table")
 
     def __post_init__(self) -> None:
         require(1 <= self.buckets <= 1000, "buckets", "in 1..1000", self.buckets)

@@ -26,6 +26,7 @@ from direct_anneal.io.digests import sha256, sha256_of_file
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.model.checkpoint import Checkpoint
+from direct_anneal.model.saved import OPTIMIZER_FILE
 from direct_anneal.progress import current_progress
 
 _SHARD_BYTES = 4 * 2**30
@@ -48,7 +49,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
 
     Raises:
         InputError: the checkpoint is damaged, holds something other than tensors and numbers, or is not of the model
-            that the configuration describes.
+            that the configuration describes: it lacks weights, or has more.
 
     Cost: memory 4 GiB of weights, and for the optimizer's state all of it.
     """
@@ -73,6 +74,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
                 got=f"but its {naming.found[name]} has shape {found} where {name} has {shape}",
                 do="give its own config",
             )
+    _check_all_placed(source, tensors, naming, model)
     shown = current_progress()
     with _working_directory(out, _made_of(source, described)) as temporary:
         with shown.stage("Converting the weights", "weights", len(shapes)) as advance:
@@ -150,11 +152,46 @@ def _skeleton(described: Checkpoint) -> nn.Module:
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return weights by name; of those that are tied the first, as `parameters` has them."""
-    kept: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
-    for name, weight in state.items():
-        kept.setdefault(id(weight), name)
-    return {name: state[name] for name in kept.values()}
+    copies = _tied(model)
+    return {name: weight for name, weight in state.items() if name not in copies}
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Return further names of tied weights → the first name."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(weight), name) for name, weight in model.state_dict(keep_vars=True).items()}
+    return {name: kept for name, kept in names.items() if name != kept}
+
+
+def _check_all_placed(source: Path, tensors: dict[str, Entry], naming: Naming, model: nn.Module) -> None:
+    """See that no weight of the checkpoint is left out of the model.
+
+    Raises:
+        InputError: the model has no place for some, or ties two that differ.
+    """
+    copies = _tied(model)
+    # What the model's own class passes over, too, such as masks that earlier versions saved.
+    buffers = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    if extra := naming.unplaced(tensors, copies, buffers):
+        raise InputError(
+            subject="the checkpoint",
+            must=f"hold no other weights than the model of {option('model_config')}",
+            got=f"but it has {len(extra)} more (first {extra[0]})",
+            do="give its own config, or save the model without them",
+        )
+    for copy, kept in copies.items():
+        for theirs in set(naming.names_of(copy)) & tensors.keys():
+            one, other = (tensors[name] for name in (theirs, naming.found[kept]))
+            if (one.shape, one.dtype) != (other.shape, other.dtype) or not torch.equal(
+                read_tensor(source, one), read_tensor(source, other)
+            ):
+                raise InputError(
+                    subject="the checkpoint",
+                    must=f"tie {copy} to {kept}, as {option('model_config')} does",
+                    got=f"but its {theirs} differs from its {naming.found[kept]}",
+                    do="give its own config, with tie_word_embeddings false",
+                )
 
 
 def _write_weights(directory: Path, source: Path, tensors: dict[str, Entry], naming: Naming, advance: Any) -> None:
@@ -237,7 +274,7 @@ def _write_optimizer(
             for moment in _MOMENTS[:2]:
                 moments[moment] = naming.reordered(name, moments[moment]).contiguous()
             state[len(state)] = moments
-    torch.save({"state": state, "param_groups": numbered}, directory / "optimizer.pt")
+    torch.save({"state": state, "param_groups": numbered}, directory / OPTIMIZER_FILE)
     return True
 
 

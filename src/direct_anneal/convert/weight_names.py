@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from direct_anneal.errors import InputError, option
+from direct_anneal.model.weights import COMPUTED
 
 # In front of the names, by what the checkpoint's state dict was: the model's own, or one of several parts.
 _PREFIXES = ("", "model.", "module.", "app.model.")
@@ -36,6 +37,15 @@ _OUTSIDE = {"model.embed_tokens": ("tok_embeddings",), "model.norm": ("norm",), 
 # model_type → whether torchtitan's rows of q and k stand in another order
 TORCHTITAN = {"llama": True, "qwen3": False}
 
+# Parts of a training's state that stand beside a model's weights where these have no prefix.
+_TRAINING = frozenset(
+    {"optimizer", "optimizers", "optim", "state", "param_groups", "lr_scheduler", "lr_schedulers", "scheduler"}
+    | {"train_state", "trainer_state", "trainer", "dataloader", "data_loader", "dataset", "sampler", "rng", "rng_state"}
+    | {"scaler", "grad_scaler", "step", "epoch", "metadata", "ft"}
+)
+# torchtitan's rotary tables, which it computes again, and what quantised layers note beside their weights.
+_OWN_COMPUTED = re.compile(r"(^|\.)(freqs_cis|rope\.cache|_extra_state\d*)$")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
@@ -47,12 +57,35 @@ class Naming:
         found: Hugging Face's name → the checkpoint's.
         reordered: (Hugging Face's name, tensor) → the tensor in Hugging Face's order; for weights, and for anything
             that has an entry for each of theirs.
+        candidates: Hugging Face's name → those that the checkpoint may have for it, without the prefix.
     """
 
     name: str
     prefix: str
     found: Mapping[str, str]
     reordered: Callable[[str, Tensor], Tensor]
+    candidates: Callable[[str], Iterable[str]]
+
+    def names_of(self, weight: str) -> list[str]:
+        """Return the names that the checkpoint may have for a weight."""
+        return [self.prefix + theirs for theirs in self.candidates(weight)]
+
+    def unplaced(self, there: Iterable[str], tied: Iterable[str], buffers: Iterable[str] = ()) -> list[str]:
+        """Return the checkpoint's weights that have no place in the model, in its order.
+
+        Where the model's names have a prefix, what is outside it is another part of the training's state.
+
+        Args:
+            there: names of the checkpoint's tensors.
+            tied: Hugging Face's further names of weights that were found.
+            buffers: regular expressions of names that are no weights, beside those of tables that are computed.
+        """
+        placed = {*self.found.values(), *(theirs for weight in tied for theirs in self.names_of(weight))}
+        no_weights = [COMPUTED, _OWN_COMPUTED, *map(re.compile, buffers)]
+        left = [name for name in there if name.startswith(self.prefix) and name not in placed]
+        if not self.prefix:
+            left = [name for name in left if name.partition(".")[0] not in _TRAINING]
+        return [name for name in left if not any(pattern.search(name) for pattern in no_weights)]
 
 
 def recognise(names: Iterable[str], wanted: Iterable[str], config: Any) -> Naming:
@@ -91,7 +124,7 @@ def _under(
     for prefix in _PREFIXES:
         pairs = ((weight, prefix + theirs) for weight in wanted for theirs in candidates(weight))
         found = {weight: theirs for weight, theirs in pairs if theirs in there}
-        yield Naming(name=name, prefix=prefix, found=found, reordered=reordered)
+        yield Naming(name=name, prefix=prefix, found=found, reordered=reordered, candidates=candidates)
 
 
 def _own(name: str) -> Iterable[str]:

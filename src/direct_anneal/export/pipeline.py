@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +69,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     Cost: memory O(K) and one shard at most; disk the output, and for records their text once more while it runs.
     """
     out, to, format = Path(config.out), config.to, FORMATS[config.to]
+    _check_used(config, format)
     opened = RunDir.open(config.run, trust_remote_code=config.trust_remote_code)
     pool, selected, share = opened.corpus("pool"), _documents(opened, config.part), _share(opened, config)
     shown = current_progress()
@@ -126,6 +127,26 @@ def export(config: ExportConfig) -> dict[str, Any]:
         address = push_to_hub(out, config.push_to_hub)
         advance(1)
     return {**record, "snippet": snippet, "hub": address}
+
+
+def _check_used(config: ExportConfig, format: Format) -> None:
+    """See that the format uses every option that is given.
+
+    Raises:
+        InputError: it does not.
+    """
+    uses: dict[str, Callable[[Format], bool]] = {
+        "sequence_length": lambda format: format.has_window,
+        "eos_id": lambda format: format.holds == "tokens",
+    }
+    for name, used_by in uses.items():
+        if (value := getattr(config, name)) is not None and not used_by(format):
+            raise InputError(
+                field=name,
+                must=f"be left out with {option('to')} {config.to}, which does not use it",
+                got=value,
+                do=f"these do: {', '.join(to for to, other in FORMATS.items() if used_by(other))}",
+            )
 
 
 def _documents(run: RunDir, part: str) -> np.ndarray:

@@ -155,6 +155,7 @@ class Format:
         pasted_into: the snippet's own file extension.
         shard_bytes: where the user names no size.
         masks_prompts: whether it can say that tokens are not to be predicted.
+        has_window: files or snippet hang on the tokens of a training sequence.
     """
 
     holds: str
@@ -163,6 +164,7 @@ class Format:
     pasted_into: str
     shard_bytes: int
     masks_prompts: bool = False
+    has_window: bool = False
 
 
 MIB = 2**20

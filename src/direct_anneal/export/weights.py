@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from direct_anneal.config.options import OPTIONS_FILE, require_new_file
 from direct_anneal.config.weights import WeightsConfig
 from direct_anneal.distill.choosing import CHOICE, HISTOGRAM
 from direct_anneal.distill.cuts import Cut
@@ -26,30 +27,39 @@ from direct_anneal.distill.scoring import LISTING
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import sha256_of_file
+from direct_anneal.io.lock import LOCK, MARK
 from direct_anneal.io.records import RecordError, read_sealed
 from direct_anneal.io.tables import read_parquet
+from direct_anneal.run.layout import EVIDENCE, FRONTIER, MANIFEST, OUTPUT_FILES, REPORT
 from direct_anneal.run.run_dir import RunDir
 
 Shares = Mapping[str, float]  # path → share, best bucket first
 
 _DIGITS = 10
+_COLUMNS = ("source", "bucket", "documents", "size", "chosen_documents", "chosen_size", "share", "rate")
+_OF_RUNS = OUTPUT_FILES | {MARK, LOCK, MANIFEST, EVIDENCE, FRONTIER, REPORT, OPTIONS_FILE, LISTING, HISTOGRAM, CHOICE}
 
 
 def weights(config: WeightsConfig) -> tuple[pa.Table, str]:
     """Say how much of each source and bucket a choice draws, and how a trainer is told so.
 
-    Bucket 1 has the highest scores; without an order of its own (`buckets` 1) it is the whole source.
+    Buckets divide the ranking of the whole pool, as a choice does: their edges are the same scores in every source, and
+    they hold equally many documents in all, but not of each source. Bucket 1 has the highest scores; where it is the
+    only one, it is the whole source.
 
     Returns:
         the table: source, bucket, documents, size (tokens, or of scored text bytes), chosen_documents, chosen_size,
         share (of the choice's size; they add up to 1) and rate (chosen of what is there); and the configuration.
 
     Raises:
-        InputError: the run is not finished, or has chosen nothing.
+        InputError: the run is not finished, or has chosen nothing; `out` is there and may not be overwritten, is no
+            such table, or would be a run's own file.
 
     Cost: one read of the run's table, or of all scores.
     """
     run = Path(config.run)
+    if config.out is not None:
+        _check_place(Path(config.out), overwrite=config.overwrite)
     cells = _of_scores(run, config.buckets) if (run / LISTING).exists() else _of_selection(run, config.buckets)
     table = _table(cells)
     if config.out is not None:
@@ -61,6 +71,37 @@ def weights(config: WeightsConfig) -> tuple[pa.Table, str]:
         if row["share"] > 0
     }
     return table, MIXES[config.to](shares)
+
+
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    """See that a table can be written where neither a run nor anyone else has a file.
+
+    Raises:
+        InputError: it cannot.
+    """
+    require_new_file(out, overwrite=overwrite)
+    if out.exists() and not _is_table(out):
+        raise InputError(
+            field="out", must="be new or an earlier table of weights", got=f"but {out} is none", do="choose another"
+        )
+    place = out.resolve()
+    for directory in place.parents:
+        of_run = any((directory / name).is_file() for name in (MARK, MANIFEST, LISTING))
+        if of_run and (directory != place.parent or out.name in _OF_RUNS):
+            raise InputError(
+                field="out",
+                must="be no file of a run",
+                got=f"but {out} would be one of {directory}",
+                do="choose another",
+            )
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, ValueError):
+        return False
+    return names == list(_COLUMNS)
 
 
 def _of_selection(run: Path, buckets: int) -> pa.Table:

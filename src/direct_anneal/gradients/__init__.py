@@ -3,7 +3,13 @@
 from direct_anneal.gradients.batches import Collate, LossFunction
 from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.fsdp import spread
-from direct_anneal.gradients.preconditioning import adam_moments, adam_scales, optimizer_fingerprint, trainer_groups
+from direct_anneal.gradients.preconditioning import (
+    adam_moments,
+    adam_scales,
+    check_moments,
+    optimizer_fingerprint,
+    trainer_groups,
+)
 from direct_anneal.gradients.sketcher import (
     FACTOR_SIZE,
     SKETCH_VERSION,
@@ -31,6 +37,7 @@ __all__ = [
     "SlowPathWarning",
     "adam_moments",
     "adam_scales",
+    "check_moments",
     "optimizer_fingerprint",
     "spread",
     "trainer_groups",

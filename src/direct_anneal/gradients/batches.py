@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from direct_anneal.errors import InputError
 from direct_anneal.model.batching import IGNORED_LABEL, next_labels, padded_right, side_of
 from direct_anneal.model.probes import predictions, require_causal
 
@@ -94,7 +95,12 @@ class TokenBatch:
 
     @classmethod
     def pack(
-        cls, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, device: torch.device
+        cls,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        device: torch.device,
+        vocab_size: int | None = None,
     ) -> TokenBatch:
         """Move all padding to the right.
 
@@ -102,9 +108,11 @@ class TokenBatch:
             input_ids: (B, T).
             attention_mask: (B, T), 0 at padding, on either side; all ones where left out.
             labels: (B, T), −100 where a token is not to be predicted; `input_ids` where left out.
+            vocab_size: V; None where the model does not say.
 
         Raises:
             ValueError: the shapes disagree, or something else than a tensor is given.
+            InputError: an id is not in the vocabulary.
         """
         for name, given in (("input_ids", input_ids), ("attention_mask", attention_mask), ("labels", labels)):
             if given is not None and not isinstance(given, Tensor):
@@ -119,10 +127,15 @@ class TokenBatch:
             raise ValueError(f"input_ids must have shape (B, T) and hold tokens, got {tuple(input_ids.shape)}")
         input_ids = input_ids.long().clone()  # tensors of inference mode cannot be differentiated through
         labels = input_ids if labels is None else labels.long()
-        if attention_mask is None:
-            return cls(input_ids.to(device), labels.to(device), [input_ids.shape[1]] * len(input_ids))
-        packed, labels, lengths = padded_right(input_ids, attention_mask.bool(), labels)
-        return cls(packed.to(device), labels.to(device), lengths.tolist())
+        lengths = [input_ids.shape[1]] * len(input_ids)
+        if attention_mask is not None:
+            input_ids, labels, counts = padded_right(input_ids, attention_mask.bool(), labels)
+            lengths = counts.tolist()
+        if vocab_size is not None:  # on a GPU the look-up would end the process
+            _check_in_vocabulary("input_ids", input_ids, vocab_size)
+            if labels is not input_ids:
+                _check_in_vocabulary("labels", labels[labels != IGNORED_LABEL], vocab_size)
+        return cls(input_ids.to(device), labels.to(device), lengths)
 
     @property
     def size(self) -> int:
@@ -219,6 +232,19 @@ class SampleBatch:
     def probe(self, sample: int, other: int | None) -> SampleBatch:
         pair = [self.samples[sample], self.samples[sample if other is None else other]]
         return SampleBatch(pair, self.loss_fn, self.collate)
+
+
+def _check_in_vocabulary(name: str, ids: Tensor, vocab_size: int) -> None:
+    if not ids.numel():
+        return
+    least, most = (int(end) for end in ids.aminmax())
+    if least < 0 or most >= vocab_size:
+        raise InputError(
+            subject=name,
+            must=f"be in the model's vocabulary, 0..{vocab_size - 1}",
+            got=least if least < 0 else most,
+            do="use the tokenizer of the model",
+        )
 
 
 def _require_callable(loss_fn: Any, model: nn.Module, batch: Any) -> None:

@@ -5,8 +5,10 @@ B samples of a batch, T tokens; a parameter has shape (m, n).
 
 from __future__ import annotations
 
+import math
+import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +125,7 @@ def adam_moments(path: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor
     """
     found = {}
     for name, entry, _, parameter in _entries(path, model):
-        _check_entry(entry, name, parameter, path)
-        if "exp_avg" not in entry:
-            raise ValueError(f"{path} must hold exp_avg for {name}: was it written by Adam or AdamW?")
+        check_moments(entry, name, parameter, path)
         found[name] = entry["exp_avg"], entry["exp_avg_sq"], float(entry["step"])
     return found
 
@@ -134,39 +134,66 @@ def _entries(path: Path, model: nn.Module) -> Iterator[tuple[str, Any, Mapping[s
     """List each trainable parameter: its name, its entry in the file, that entry's group, and itself."""
     try:
         state = load_saved(path)
-        groups, entries = state["param_groups"], state["state"]
+        groups, entry_of = state["param_groups"], state["state"].get
         counts = [len(group["params"]) for group in groups]
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} must be the state_dict of an Adam optimiser, written by torch.save: {_first_line(error)}"
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except pickle.UnpicklingError as error:
         raise ValueError(f"{path} must hold tensors and numbers alone, and code in it is never run") from error
     parameters = dict(model.named_parameters())
     for group, names in zip(groups, _names_by_group(groups, counts, model, path), strict=True):
         for name, key in zip(names, group["params"], strict=True):
-            yield name, entries.get(key), group, parameters[name]
+            yield name, entry_of(key), group, parameters[name]
 
 
 def _scale(entry: Any, group: Mapping[str, Any], name: str, parameter: Tensor, path: Path) -> Tensor:
-    _check_entry(entry, name, parameter, path)
+    check_moments(entry, name, parameter, path, needed=("exp_avg_sq",))
     moment = entry["exp_avg_sq"]
+    if missing := [key for key in ("betas", "eps") if key not in group]:
+        raise ValueError(f"{path} must hold {missing[0]} for {name}: was it written by Adam or AdamW?")
     corrected = moment.float() / (1 - group["betas"][1] ** float(entry["step"]))
     scale: Tensor = (corrected.sqrt() + group["eps"]).rsqrt()
     return scale
 
 
-def _check_entry(entry: Any, name: str, parameter: Tensor, path: Path) -> None:
-    if not isinstance(entry, Mapping) or not {"exp_avg_sq", "step"} <= set(entry):
-        raise ValueError(f"{path} must hold exp_avg_sq and step for {name}: was it written by Adam or AdamW?")
-    shape = entry["exp_avg_sq"].shape
-    if shape != parameter.shape:
-        raise ValueError(
-            f"{path} holds a state of shape {tuple(shape)} where {name} of the model has {tuple(parameter.shape)}: it "
-            "belongs to another model, or to parameters in another order"
-        )
+def check_moments(
+    entry: Any, name: str, parameter: Tensor, path: Path, needed: Sequence[str] = ("exp_avg", "exp_avg_sq")
+) -> None:
+    """See that a parameter's entry in a saved state is one of Adam, of this parameter, and undamaged.
+
+    Args:
+        entry: the parameter's own state.
+        name: of the parameter.
+        path: of the file, to be named.
+        needed: the moments that must be there.
+
+    Raises:
+        ValueError: a moment or the step is missing, not finite or below 0, or a moment has another shape.
+    """
+    keys = (*needed, "step")
+    if not isinstance(entry, Mapping) or not set(keys) <= set(entry):
+        raise ValueError(f"{path} must hold {' and '.join(keys)} for {name}: was it written by Adam or AdamW?")
+    for key in needed:
+        moment = entry[key]
+        shape = getattr(moment, "shape", None)
+        if shape != parameter.shape:
+            had = "no tensor" if shape is None else f"shape {tuple(shape)}"
+            raise ValueError(
+                f"{path} holds a state of {had} where {name} of the model has {tuple(parameter.shape)}: it "
+                "belongs to another model, or to parameters in another order"
+            )
+        if not bool(torch.isfinite(moment).all()):
+            raise ValueError(f"{path} must hold finite moments, but {key} of {name} is NaN or infinite: it is damaged")
+    if bool((entry["exp_avg_sq"] < 0).any()):
+        raise ValueError(f"{path} must hold second moments of at least 0, but {name} has one below: it is damaged")
+    try:
+        step = float(entry["step"])
+    except (TypeError, ValueError, RuntimeError):  # of a tensor of several entries
+        step = math.nan
+    if not 1 <= step < math.inf:
+        raise ValueError(f"{path} must hold the number of steps, but for {name} it is {step:g}: it is damaged")
 
 
 def trainer_groups(model: nn.Module) -> list[list[str]]:

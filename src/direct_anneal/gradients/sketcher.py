@@ -26,6 +26,7 @@ from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_l
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
 from direct_anneal.model.lengths import length_switches, longest_alike
+from direct_anneal.model.probes import known_tokens
 
 FACTOR_SIZE = 64
 SKETCH_VERSION = 3  # of the numbers that S consists of: features of another version are not comparable
@@ -166,11 +167,12 @@ class GradientSketcher:
 
         Raises:
             ValueError: the shapes disagree; or a parameter of a sharded model has no fast path.
+            InputError: an id is not in the model's vocabulary.
 
         Cost: forward and backward through activations, 4 D FLOPs a token, and the projections. A non-finite gradient
         gives a non-finite sketch of that sample alone.
         """
-        batch = TokenBatch.pack(input_ids, attention_mask, labels, self.device)
+        batch = TokenBatch.pack(input_ids, attention_mask, labels, self.device, known_tokens(self.model))
         alike = longest_alike(self.model)
         if alike is not None and max(batch.lengths) > alike:
             raise ValueError(
@@ -210,7 +212,7 @@ class GradientSketcher:
     def check(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
         """Check the fast path against autograd on these sequences, and not on the first batch; as in `sketch`."""
         with self._borrowed():
-            self._check(TokenBatch.pack(input_ids, attention_mask, None, self.device))
+            self._check(TokenBatch.pack(input_ids, attention_mask, None, self.device, known_tokens(self.model)))
 
     def _sketch(self, batch: Batch) -> Sketches:
         with self._borrowed():
@@ -309,7 +311,8 @@ class GradientSketcher:
                 squares[name] += norm**2 / total if total > 0 else 0.0
         if not self._sharded and not any(squares.values()) and isinstance(batch, SampleBatch):
             losses = batch.losses(self.model)
-            if not losses.roots.requires_grad and bool((losses.sums != 0).any()):
+            unmoved = (losses.sums != 0) & torch.isfinite(losses.sums)  # a NaN may come from anything
+            if not losses.roots.requires_grad and bool(unmoved.any()):
                 raise ValueError(
                     "loss_fn must return losses that depend on the model's parameters, but none of them has a "
                     f"gradient: do not detach, nor compute under no_grad; {LOSS_FN}"

@@ -49,6 +49,15 @@ def require_language_model(model: nn.Module, *, vocab_size: int, window: int, na
                 raise _depends(name, above)
 
 
+def known_tokens(model: nn.Module) -> int | None:
+    """Return V, the rows of a model's embedding; None where it does not say which module that is."""
+    try:
+        weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else None
+
+
 def require_causal(model: nn.Module, ids: Tensor) -> None:
     """See that predictions before the last place do not move with the last token.
 

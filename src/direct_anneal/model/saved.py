@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +11,8 @@ import torch
 
 from direct_anneal.io.records import opened
 
+OPTIMIZER_FILE = "optimizer.pt"  # as transformers' Trainer names an optimizer's state beside a checkpoint
+
 _ARCHIVE = b"PK\x03\x04"  # earlier versions of torch wrote no archive, and packed nothing either
 
 
@@ -17,12 +20,18 @@ def load_saved(path: Path | BinaryIO) -> Any:
     """Return what torch.save wrote, on the CPU.
 
     Raises:
-        ValueError: the archive is packed or none, or there is no regular file.
+        ValueError: the archive is packed, none or damaged, or there is no regular file.
+        UnpicklingError: it holds more than tensors and plain values, or what torch never wrote.
         OSError: it cannot be read.
-        Exception: whatever torch raises over a file that is damaged, or holds more than tensors and plain values.
     """
     require_unpacked(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, MemoryError, pickle.UnpicklingError):
+        raise
+    except Exception as error:  # over strange bytes torch raises almost anything, struct.error too
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"torch cannot read it ({type(error).__name__}: {reason})") from error
 
 
 def require_unpacked(path: Path | BinaryIO) -> None:

@@ -27,7 +27,7 @@ from direct_anneal.model.saved import require_unpacked
 WEIGHTS = ("*.safetensors", "*.bin")
 
 # Computed from the configuration, not learned; older versions of transformers wrote them into their files.
-_COMPUTED = re.compile(r"(^|\.)(inv_freq|rotary_emb\.(cos|sin)_cached|masked_bias|position_ids)$")
+COMPUTED = re.compile(r"(^|\.)(inv_freq|rotary_emb\.(cos|sin)_cached|masked_bias|position_ids)$")
 _SHOWN = 3
 
 _TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -218,7 +218,7 @@ def require_fit(model: Any, report: Any, name: str) -> None:
             got=f"but {name} lacks {len(missing)} ({_first(missing)})",
             do="save the checkpoint again with save_pretrained, or put the config.json beside it that belongs to it",
         )
-    if left := sorted(key for key in report["unexpected_keys"] if not _COMPUTED.search(key)):
+    if left := sorted(key for key in report["unexpected_keys"] if not COMPUTED.search(key)):
         raise InputError(
             field="model",
             must="use every weight in its files",

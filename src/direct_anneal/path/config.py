@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from direct_anneal.config.names import ScheduleName
 from direct_anneal.config.option import affecting, configuration, option
-from direct_anneal.config.options import require
+from direct_anneal.config.options import require, require_seed
 from direct_anneal.config.shared import MACHINE, device_option
 from direct_anneal.config.types import Numbers, OptionalPath
 from direct_anneal.errors import InputError
@@ -152,7 +152,7 @@ class PathConfig:
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.window is None or self.window >= 2, "window", "at least 2", self.window)
         require(self.batch_tokens is None or self.batch_tokens >= 2, "batch_tokens", "at least 2", self.batch_tokens)
-        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require_seed(self.seed)
         require(self.checkpoint_steps >= 1, "checkpoint_steps", "at least 1", self.checkpoint_steps)
 
     @property

@@ -85,7 +85,7 @@ class RunFiles:
             return checked(found, {"model": str, "pool": list, "validation": list})
         except (OSError, RecordError) as error:
             raise InputError(
-                subject="RUN_DIR",
+                subject="the run",
                 must="be the directory of a select or features run",
                 got=f"but {self.path} holds none that can be read ({MARK} {brief(error)})",
                 do=f"pass what was given to them as {option('out')}",
@@ -199,14 +199,14 @@ class RunFiles:
                 raise RecordError("says not what it was made from")
         except FileNotFoundError as error:
             raise InputError(
-                subject="RUN_DIR",
+                subject="the run",
                 must="hold a finished run of select or solve",
                 got=f"but {self.path / MANIFEST} is missing",
                 do="finish the run first, with the command that began it",
             ) from error
         except (OSError, RecordError) as error:
             raise InputError(
-                subject="RUN_DIR",
+                subject="the run",
                 must="hold a finished run of select or solve",
                 got=f"but {self.path / MANIFEST} is damaged or of an earlier version ({brief(error)})",
                 do=f"run select or solve there again with {option('overwrite')}, which keeps features that fit",
@@ -319,7 +319,7 @@ class RunFiles:
         """
         if not self.replay_share:
             raise InputError(
-                subject="RUN_DIR",
+                subject="the run",
                 must="hold general text beside the selection",
                 got=f"but {self.path} has none",
                 do=f"choose again with {option('replay')}",

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from direct_anneal.config.names import SKETCH_SIZE, ProjectionName
 from direct_anneal.config.option import configuration, declared, option
-from direct_anneal.config.options import require
+from direct_anneal.config.options import require, require_seed
 from direct_anneal.config.selector import SelectorConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.config.types import OptionalTexts
@@ -85,6 +85,7 @@ class SamplesConfig(SelectorConfig):
         count, chosen = len(self.samples), self.num_selected
         fits = chosen is None or 1 <= chosen <= count
         require(fits, "num_selected", f"in 1..{count}, the number of samples", chosen)
+        require_seed(self.seed)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
 
 
@@ -176,6 +177,13 @@ def _sketched(
         values[rows.start : rows.stop] = sketches.values.cpu().numpy()
         losses[rows.start : rows.stop] = sketches.losses.cpu().numpy()
         advance(len(rows))
+    if not np.isfinite(losses).any():
+        raise InputError(
+            subject=f"losses of the {name}",
+            must="be finite",
+            got=f"but all {len(samples)} are NaN or infinite",
+            do="see what loss_fn returns, and whether the module's weights are finite",
+        )
     reasons = reasons_to_leave_out(losses, np.linalg.norm(values.astype(np.float64), axis=1))
     left_out = [f"{position} ({reason})" for position, reason in enumerate(reasons) if reason is not None]
     if len(left_out) == len(samples):

@@ -180,7 +180,20 @@ class DirectSelector:
 
 
 def _array(features: Any) -> np.ndarray:
-    """Convert features to an array; tensors of any device and precision, with gradients or without, too."""
+    """Convert features to an array; tensors of any device and precision, with gradients or without, too.
+
+    Raises:
+        InputError: they are complex, whose imaginary parts would be lost.
+    """
     if hasattr(features, "detach"):
-        features = features.detach().cpu().double().numpy()
-    return np.asarray(features)
+        features = features.detach().cpu()
+        features = (features if features.is_complex() else features.double()).numpy()
+    array = np.asarray(features)
+    if np.iscomplexobj(array):
+        raise InputError(
+            subject="features",
+            must="be real numbers",
+            got=f"got {array.dtype}",
+            do="give real and imaginary parts as features of their own",
+        )
+    return array

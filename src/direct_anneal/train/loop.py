@@ -21,17 +21,20 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.errors import InputError, option
+from direct_anneal.gradients import check_moments
 from direct_anneal.interrupts import held_back, interrupt
 from direct_anneal.io.atomic import flush_to_disk
 from direct_anneal.io.digests import tree_digests
 from direct_anneal.io.records import RecordError, read_sealed, write_record
+from direct_anneal.model.saved import OPTIMIZER_FILE
 from direct_anneal.tracking import Log
 from direct_anneal.train.packing import PackedWindows
 from direct_anneal.train.schedules import rate_factor
 
-OPTIMIZER_FILE = "optimizer.pt"
 _WHOLE = "whole"  # record of the files' digests, written last into a checkpoint
 _LOG_STEPS = 10
+_FRESH = f"save it again, or pass {option('optimizer_state')} fresh"
+_SMALLER = f"lower {option('learning_rate')}, or see whether the checkpoint is damaged"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Trained:
 
     Attributes:
         optimizer: its state, as optimizer.pt holds it.
-        losses: (step, mean nats a token, rate), every ten steps; the mean over the steps since the last entry, or since
-            the run went on.
+        losses: (step, mean nats a token, rate), every ten steps and at the last one; the mean over the steps since the
+            last entry.
     """
 
     optimizer: dict[str, Any]
@@ -73,7 +76,7 @@ def train(
         log: gets loss, rate and gradient norm every ten steps.
 
     Raises:
-        InputError: the loss is not finite, or the state is of another model.
+        InputError: the loss or a weight is not finite, or the state is damaged or of another model.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came, before the last step.
     """
     checkpoint = _last_whole(directory)
@@ -82,24 +85,95 @@ def train(
         model=model, args=_arguments(config, num_steps, directory), train_dataset=windows, callbacks=[watch]
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.prepare(config, num_steps, optimizer_state)
+    trainer.prepare(config, num_steps, optimizer_state, watch.loss)
     if checkpoint is not None:
+        watch.loss.go_on(read_sealed(checkpoint / _WHOLE))
         advance(int(checkpoint.name.rpartition("-")[2]) * config.batch_size * window)
     with held_back() as watch.noted:  # Python would raise Ctrl-C in the midst of a step
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if watch.noted and trainer.state.global_step < num_steps:
         raise interrupt(watch.noted[0])
+    _check_weights(model)
     losses = [
         (entry["step"], entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry
     ]
     return Trained(optimizer=trainer.optimizer.state_dict(), losses=losses)
 
 
+class _MeanLoss:
+    """Mean loss of the steps since the last entry of the log, which a checkpoint keeps.
+
+    Trainer's own mean begins anew where a run goes on. The sum stays on the device, so that no step waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._sum: torch.Tensor | float = 0.0
+        self._num_steps = 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Add a step's loss, or that of a part of its batch as a share of the step's."""
+        self._sum = self._sum + loss.detach().double()
+
+    def end_step(self) -> None:
+        """Count a step."""
+        self._num_steps += 1
+
+    def total(self, step: int) -> float:
+        """Return the sum. Waits for the device.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        total = float(self._sum)
+        if not math.isfinite(total):
+            raise InputError(
+                subject="the loss",
+                must="stay finite",
+                got=f"but was {total} by step {step}",
+                do=_SMALLER,
+            )
+        return total
+
+    def taken(self, step: int) -> float:
+        """Return the mean, and begin anew.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        mean = self.total(step) / max(1, self._num_steps)
+        self._sum, self._num_steps = 0.0, 0
+        return mean
+
+    def kept(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint keeps.
+
+        Raises:
+            InputError: the sum is not finite.
+        """
+        return {"loss_sum": self.total(step), "loss_steps": self._num_steps}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept; those of earlier versions kept nothing."""
+        self._sum, self._num_steps = float(kept.get("loss_sum", 0.0)), int(kept.get("loss_steps", 0))
+
+
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
     lr_scheduler: Any
 
-    def prepare(self, config: AnnealConfig, num_steps: int, optimizer_state: dict[str, Any] | None) -> None:
-        self._config, self._num_steps, self._state = config, num_steps, optimizer_state
+    def prepare(
+        self, config: AnnealConfig, num_steps: int, optimizer_state: dict[str, Any] | None, loss: _MeanLoss
+    ) -> None:
+        self._config, self._num_steps, self._state, self._loss = config, num_steps, optimizer_state, loss
+
+    def training_step(self, *args: Any, **given: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **given)
+        self._loss.add(loss)
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **given: Any) -> None:
+        if "loss" in logs:
+            logs["loss"] = self._loss.taken(self.state.global_step)
+        super().log(logs, *args, **given)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
@@ -107,8 +181,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
         if is_new and self._state is not None:
             # Moments alone: rate, decay and the like are this run's.
             own = optimizer.state_dict()["param_groups"]
-            shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
-            _check_fits(self._state, own, shapes)
+            _check_fits(self._state, optimizer, self.model)
             optimizer.load_state_dict({"state": self._state["state"], "param_groups": own})
         return optimizer
 
@@ -128,27 +201,27 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers brings no types
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Watch on a run: tells progress, stops at a NaN loss, at Ctrl-C and SIGTERM, marks whole checkpoints."""
+    """Watch on a run: tells progress, stops at Ctrl-C and SIGTERM, marks whole checkpoints.
+
+    Attributes:
+        noted: signals that were held back.
+        loss: of the steps since the last entry of the log.
+    """
 
     def __init__(self, advance: Callable[[int], object], step_tokens: int, log: Log) -> None:
         self._advance, self._step_tokens, self._log = advance, step_tokens, log
-        self.noted: list[int] = []  # signals that were held back
+        self.noted: list[int] = []
+        self.loss = _MeanLoss()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.loss.end_step()
         self._advance(self._step_tokens)
+        control.should_log |= state.global_step >= state.max_steps
         control.should_save |= bool(self.noted)
         control.should_training_stop |= bool(self.noted)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         logs = logs or {}
-        loss = logs.get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise InputError(
-                subject="the loss",
-                must="stay finite",
-                got=f"but was {loss} by step {state.global_step}",
-                do=f"lower {option('learning_rate')}, or see whether the checkpoint is damaged",
-            )
         tracked: dict[str, float] = {
             name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs
         }
@@ -159,7 +232,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for path in directory.iterdir():
             flush_to_disk(path)
-        write_record(directory / _WHOLE, {"files": _digests(directory)})
+        write_record(directory / _WHOLE, {"files": _digests(directory), **self.loss.kept(state.global_step)})
 
 
 def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> TrainingArguments:
@@ -218,24 +291,48 @@ def _digests(directory: Path) -> dict[str, str | None]:
     return tree_digests({path.relative_to(directory).as_posix(): path for path in files})
 
 
-def _check_fits(state: dict[str, Any], groups: list[dict[str, Any]], shapes: list[tuple[int, ...]]) -> None:
+def _check_weights(model: nn.Module) -> None:
+    """See that a model can be saved: its last step may have gone wrong after its last loss.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(
+                subject="all weights", must="be finite", got=f"but {name} is NaN or infinite in the end", do=_SMALLER
+            )
+
+
+def _check_fits(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """See that a saved state is whole, and of this optimizer's parameters.
+
+    Raises:
+        InputError: it is not.
+    """
+    own = [list(group["params"]) for group in optimizer.param_groups]
     try:
         given = [list(group["params"]) for group in state["param_groups"]]
-        moments = [tuple(state["state"][i]["exp_avg"].shape) for group in given for i in group]
+        entries = [state["state"].get(i) for group in given for i in group]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            subject=str(OPTIMIZER_FILE),
+            subject=OPTIMIZER_FILE,
             must="hold AdamW's state as transformers' Trainer saves it",
             got=f"but {error!s:.80} is missing",
-            do=f"pass {option('optimizer_state')} fresh",
+            do=_FRESH,
         ) from error
-    if [len(group) for group in given] != [len(group["params"]) for group in groups] or moments != shapes:
+    if [len(group) for group in given] != [len(group) for group in own]:
         raise InputError(
-            subject=str(OPTIMIZER_FILE),
+            subject=OPTIMIZER_FILE,
             must="be of this model",
-            got=(
-                f"but has {len(moments)} moments in {len(given)} groups where the model has {len(shapes)} "
-                f"in {len(groups)}, or other shapes"
-            ),
-            do=f"pass {option('optimizer_state')} fresh",
+            got=f"but has {len(entries)} moments in {len(given)} groups where the model has {sum(map(len, own))} "
+            f"in {len(own)}",
+            do=_FRESH,
         )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in own for parameter in group]
+    for entry, parameter in zip(entries, parameters, strict=True):
+        try:
+            check_moments(entry, names[id(parameter)], parameter, Path(OPTIMIZER_FILE))
+        except ValueError as error:
+            raise InputError(f"{error}; {_FRESH}") from error

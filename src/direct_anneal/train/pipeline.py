@@ -14,15 +14,15 @@ import torch
 
 from direct_anneal.config.anneal import AnnealConfig
 from direct_anneal.config.names import corpus_name
-from direct_anneal.config.options import keep
+from direct_anneal.config.options import OPTIONS_FILE, keep
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.atomic import replacing
-from direct_anneal.io.lock import claim
+from direct_anneal.io.atomic import remove_leftovers, replacing
+from direct_anneal.io.lock import MARK, claim
 from direct_anneal.io.records import RecordError, read_record, sealed, unsealed, write_record
 from direct_anneal.model.checkpoint import Checkpoint
-from direct_anneal.model.saved import load_saved
+from direct_anneal.model.saved import OPTIMIZER_FILE, load_saved
 from direct_anneal.progress import Progress, current_progress
 from direct_anneal.tracking import require_tracker, tracking
 from direct_anneal.train.packing import PackedWindows, Part
@@ -60,7 +60,37 @@ def anneal(config: AnnealConfig) -> dict[str, Any]:
         "sources": [source.state() for found in sources.values() for source in found],
     }
     with claim(out, wanted, RECORD, "schedule", overwrite=config.overwrite) as finished:
-        return _annealed(config, checkpoint, sources, wanted, shown) if finished is None else finished
+        _tidy(out)
+        if finished is None or _begins_anew(config):
+            return _annealed(config, checkpoint, sources, wanted, shown)
+        shutil.rmtree(out / _WORK, ignore_errors=True)  # of a run that was killed right after its record
+        return finished
+
+
+def _tidy(out: Path) -> None:
+    """Remove temporaries of files that a kill left half written."""
+    for name in (RECORD, OPTIMIZER_FILE, OPTIONS_FILE, MARK):
+        remove_leftovers(out / name)
+
+
+def _begins_anew(config: AnnealConfig) -> bool:
+    """Tell whether a finished run is to be done again, since it did not keep the optimizer's state; its record goes.
+
+    Raises:
+        InputError: it would have to be, but nothing may be overwritten.
+    """
+    out = Path(config.out)
+    if not config.keep_optimizer_state or (out / OPTIMIZER_FILE).exists():
+        return False
+    if not config.overwrite:
+        raise InputError(
+            field="keep_optimizer_state",
+            must="be given to the run that trains",
+            got=f"but {out} is finished without {OPTIMIZER_FILE}",
+            do=f"choose another {option('out')}, or pass {option('overwrite')} to train again",
+        )
+    (out / RECORD).unlink()
+    return True
 
 
 def _annealed(
@@ -80,7 +110,7 @@ def _annealed(
     windows, num_steps = _windows(corpora, config, window, checkpoint.separator)
     model = checkpoint.load_model(config.device, "float32", window=window)  # with dtype bfloat16 autocast does the rest
     state = load_optimizer_state(checkpoint.directory) if config.optimizer_state == "kept" else None
-    from direct_anneal.train.loop import OPTIMIZER_FILE, train
+    from direct_anneal.train.loop import train
 
     num_tokens = num_steps * config.batch_size * window
     started = time.monotonic()
@@ -98,6 +128,7 @@ def _annealed(
         )
     seconds = round(time.monotonic() - started, 3)
 
+    (out / OPTIMIZER_FILE).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     model.save_pretrained(out)  # type: ignore[operator]
     if checkpoint.has_tokenizer:
         checkpoint.load_tokenizer().save_pretrained(out)
@@ -131,7 +162,7 @@ def load_optimizer_state(directory: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or it is something else.
     """
-    path = directory / "optimizer.pt"
+    path = directory / OPTIMIZER_FILE
     if not path.exists():
         raise InputError(
             f"{option('optimizer_state')} kept needs the checkpoint's optimizer.pt, but {directory} has none: save "
@@ -140,7 +171,7 @@ def load_optimizer_state(directory: Path) -> dict[str, Any]:
         )
     try:
         state = load_saved(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
             subject=str(path),
             must="hold an optimizer's state and nothing else",

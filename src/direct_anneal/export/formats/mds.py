@@ -137,5 +137,6 @@ FORMATS = {
         snippet=mds_snippet,
         pasted_into="yaml",
         shard_bytes=64 * MIB,  # of its library: a shard is what a node fetches
+        has_window=True,
     ),
 }

@@ -170,6 +170,7 @@ FORMATS = {
         snippet=olmo_snippet,
         pasted_into="py",
         shard_bytes=1024 * MIB,
+        has_window=True,
     ),
     "megatron": Format(
         holds="tokens",
