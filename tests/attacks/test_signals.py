@@ -135,7 +135,8 @@ def world(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.config.save_pretrained(directory / SECRET / "config")
     (directory / "dcp").mkdir()
     save(directory / "dcp", torchtitan_state(model, adam_after_steps(model), old=False))
-    files = dict.fromkeys(("pool", "validation", "held_out"), str(directory / "texts.jsonl"))
+    held_out = str(write_jsonl(directory / "held_out.jsonl", documents(24, seed=2)))
+    files = {**dict.fromkeys(("pool", "validation"), str(directory / "texts.jsonl")), "held_out": held_out}
     recipe = {
         "model": str(checkpoint),
         "scenarios": {"one": {**files, "target": ["prose"]}},

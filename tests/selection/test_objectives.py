@@ -207,7 +207,7 @@ class TestElbows:
         ({"objective": "descent", "filter": "flat", "damping": 0.1}, "damping must be left out"),
         ({"objective": "descent", "damping": 0.0}, "damping must be above 0"),
         ({"objective": "descent", "damping": 1e-18}, "at least 1e-10"),
-        ({"objective": "descent", "damping": float("nan")}, "damping must be above 0"),
+        ({"objective": "descent", "damping": float("nan")}, "damping must be finite"),
         ({"objective": "nearest"}, "objective must be matching, descent, energy, path or blend, got nearest"),
         ({"objective": "matchnig"}, "did you mean matching?"),
         ({"objective_options": {"power": 2}}, "power in objective_options must be left out with objective matching"),

@@ -134,7 +134,7 @@ class TokenBatch:
         if vocab_size is not None:  # on a GPU the look-up would end the process
             _check_in_vocabulary("input_ids", input_ids, vocab_size)
             if labels is not input_ids:
-                _check_in_vocabulary("labels", labels[labels != IGNORED_LABEL], vocab_size)
+                _check_in_vocabulary("labels", labels, vocab_size, IGNORED_LABEL)
         return cls(input_ids.to(device), labels.to(device), lengths)
 
     @property
@@ -234,10 +234,17 @@ class SampleBatch:
         return SampleBatch(pair, self.loss_fn, self.collate)
 
 
-def _check_in_vocabulary(name: str, ids: Tensor, vocab_size: int) -> None:
-    if not ids.numel():
+def _check_in_vocabulary(name: str, ids: Tensor, vocab_size: int, but: int | None = None) -> None:
+    """See that ids are known to the model; those on an accelerator are not looked at, which would wait for it.
+
+    Raises:
+        InputError: one is not.
+    """
+    if ids.device.type != "cpu":
         return
-    least, most = (int(end) for end in ids.aminmax())
+    values = ids.numpy()
+    values = values if but is None else values[values != but]
+    least, most = int(values.min(initial=0)), int(values.max(initial=0))
     if least < 0 or most >= vocab_size:
         raise InputError(
             subject=name,
