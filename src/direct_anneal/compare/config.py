@@ -342,10 +342,8 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.current is not None and recipe.current not in names:
         raise InputError(subject="current", must=f"be one of the arms ({', '.join(names)})", got=repr(recipe.current))
-    for name in ("model", "model_name", "reference", "current"):
-        value = getattr(recipe, name)
-        if not isinstance(value, str) and not (name == "current" and value is None):
-            raise InputError(subject=name, must="be a text", got=repr(value), do="put it into quotes")
+    if not isinstance(recipe.model_name, str):
+        raise InputError(subject="model_name", must="be a text", got=repr(recipe.model_name), do="put it into quotes")
     if not _is_number(recipe.guard) or recipe.guard < 0:
         raise InputError(subject="guard", must="be at least 0 bits a byte", got=repr(recipe.guard))
     if BEFORE in names:

@@ -24,7 +24,7 @@ from direct_anneal.data import Corpus, expand
 from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.digests import short_hash
-from direct_anneal.io.lock import LOCK, held
+from direct_anneal.io.lock import LOCK, held, make_directory
 from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
 from direct_anneal.io.redaction import redacted
 from direct_anneal.io.threads import one_blas_thread
@@ -107,16 +107,16 @@ def take_place(out: Path) -> None:
     Raises:
         InputError: there are other files, or it is a file.
     """
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    is_other = out.is_dir() and not any((out / name).exists() for name in (RESULTS, SCENARIOS))
-    if blocked is not None or (is_other and any(path.name != LOCK for path in out.iterdir())):
+    make_directory(out)
+    is_own = any((out / name).exists() for name in (RESULTS, SCENARIOS))
+    if not is_own and any(path.name != LOCK for path in out.iterdir()):
         raise InputError(
             field="out",
             must="be new, empty or an earlier comparison",
-            got=f"but {blocked} is a file" if blocked else f"but {out} holds other files",
+            got=f"but {out} holds other files",
             do="choose another",
         )
-    (out / SCENARIOS).mkdir(parents=True, exist_ok=True)
+    make_directory(out / SCENARIOS)
 
 
 def _tracked(line: dict[str, Any]) -> dict[str, float]:

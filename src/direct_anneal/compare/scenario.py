@@ -117,7 +117,7 @@ class Choices:
             )
         for arm in self._recipe.arms:
             if arm.ids:
-                self._places(arm)
+                self._places(arm, arm.ids)
         for role, corpus in (("pool", self.pool), ("validation set", self.validation)):
             seen = num_shared(corpus, self.held_out)
             if seen > _MOST_SEEN * self.held_out.num_samples:
@@ -209,9 +209,12 @@ class Choices:
         scores[places] = -np.arange(len(places), dtype=np.float64)
         return take(scores, candidates, num_tokens=num_tokens)
 
-    def _places(self, arm: Arm, ids: Sequence[str] | None = None) -> NDArray[np.intp]:
-        """Return where documents of these ids stand in the pool; those of the arm's list where left out."""
-        ids = arm.ids if ids is None else ids
+    def _places(self, arm: Arm, ids: Sequence[str]) -> NDArray[np.intp]:
+        """Return where documents of these ids stand in the pool, each once.
+
+        Raises:
+            InputError: one is not there.
+        """
         places, missing = places_of(ids, self.pool.index["id"].to_pylist())
         if missing:
             raise InputError(

@@ -41,10 +41,7 @@ def held(out: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it, which is named; or there is a file, or a link, in its place.
     """
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
-        raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     descriptor = _locked(out)
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -55,6 +52,18 @@ def held(out: Path) -> Iterator[None]:
     finally:
         (out / LOCK).unlink(missing_ok=True)  # while it is held: see _locked
         os.close(descriptor)
+
+
+def make_directory(out: Path) -> None:
+    """Make an output directory, where it is not there.
+
+    Raises:
+        InputError: there is a file in its place.
+    """
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
