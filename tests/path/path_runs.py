@@ -72,7 +72,13 @@ class Died(BaseException):
 
 
 def descend_until(
-    checkpoint: Path, directory: Path, validation: Corpus, pool: Corpus, moment: int, die: Callable[[], None]
+    checkpoint: Path,
+    directory: Path,
+    validation: Corpus,
+    pool: Corpus,
+    moment: int,
+    die: Callable[[], None],
+    **options: Any,
 ) -> bool:
     """Die at the `moment`-th file that is about to get its name, from 0; False where the run ended before."""
     named, rename = 0, Path.replace
@@ -88,7 +94,7 @@ def descend_until(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", replace)
         try:
-            descended(checkpoint, directory, validation, pool)
+            descended(checkpoint, directory, validation, pool, **options)
         except Died:
             return True
     return False

@@ -104,6 +104,15 @@ def test_workers_give_the_bytes_of_this_process(
     assert files_of(tmp_path) == files_of(here[0])
 
 
+def test_so_do_they_after_walks_with_replay(given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path) -> None:
+    losses = {}
+    for name, elsewhere in (("here", None), ("there", Workers(builder(checkpoint)))):
+        home = tmp_path / name / "losses"
+        losses[name] = run(checkpoint, given, tmp_path / name / "work", home, elsewhere, walk_replay=0.5)
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    assert (losses["there"].drops != 0).any()
+
+
 def test_also_into_an_object_store_where_nothing_else_is_left(
     here: tuple[Path, PathLosses], given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from data.corpus_samples import prepared
 from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import verify_columns
@@ -30,7 +32,7 @@ from direct_anneal.path.stiff import OffStiff, off_stiff
 from direct_anneal.path.walk import Steps, put_weights, walk
 from direct_anneal.train.packing import PackedWindows, Part
 from path.path_runs import Died, corpora, descend_until, descend_until_killed, descended, files_of
-from selection.tiny import CONTEXT, start
+from selection.tiny import CONTEXT, documents, start, write_jsonl
 
 RNG = np.random.default_rng(0)
 
@@ -373,12 +375,119 @@ class TestDepth:
         ({"num_folds": 1}, "num_folds must be 0, or at least 2, got 1"),
         ({"num_folds": 0}, "num_folds must be at least 2 where there is something to find out"),
         ({"warm_up": 1.0}, "warm_up must be in"),
+        ({"walk_replay": 1.0}, r"walk_replay must be in \[0, 1\)"),
         ({"optimizer": 3}, "optimizer must be"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PathConfig(**options)
+
+
+Replayed = tuple[Path, PathLosses, list[tuple[Any, ...]]]
+
+
+class TestReplay:
+    """Walks with documents of the pool among the validation set, beside walks on those documents alone."""
+
+    OPTIONS: ClassVar[dict[str, Any]] = {"walk_replay": 0.5, "learning_rates": (1e-2,)}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def replayed(
+        cls, checkpoint: Path, given: tuple[Corpus, Corpus], tmp_path_factory: pytest.TempPathFactory
+    ) -> Replayed:
+        directory, seen = tmp_path_factory.mktemp("replayed"), []
+
+        def packed(parts: Sequence[Part], *, num_windows: int, **options: Any) -> PackedWindows:
+            seen.append((num_windows, *parts))
+            return PackedWindows(parts, num_windows=num_windows, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("direct_anneal.path.walks.PackedWindows", packed)
+            losses = descended(checkpoint, directory, *given, **cls.OPTIONS)
+        return directory, losses, seen
+
+    def test_drops_are_what_the_validation_set_adds(
+        self, replayed: Replayed, given: tuple[Corpus, Corpus], checkpoint: Path
+    ) -> None:
+        directory, losses, _ = replayed
+        wanted = np.empty((12, 2))
+        folds = Texts.of(given[0]).of_folds(2)
+        for row in range(12):
+            name = "whole" if row < 10 else f"fold-{folds[row - 10]}"  # the last two are in the validation set
+            for place, walked in enumerate((f"{name}-replay", name)):
+                model = model_at(checkpoint)
+                put_weights(directory / f"work/end-{walked}.safetensors", model)
+                with torch.no_grad():
+                    wanted[row, place] = float(literal_loss(model, given[1].tokens(row)))
+        assert losses.replayed is not None
+        np.testing.assert_allclose(losses.replayed[:, 0], wanted[:, 0], rtol=1e-5)
+        np.testing.assert_allclose(losses.ends[:, 0], wanted[:, 1], rtol=1e-5)
+        np.testing.assert_array_equal(losses.drops, losses.replayed - losses.ends)
+        assert losses.usable.all()
+        assert np.isnan(losses.start).all()
+        assert not (directory / "losses/start").exists()
+
+    def test_both_walks_see_the_same_documents_of_the_pool(
+        self, replayed: Replayed, given: tuple[Corpus, Corpus]
+    ) -> None:
+        validation, pool = given
+        mixed, alone = replayed[2][2:4]  # after two of the search
+        num_windows, target, among = mixed
+        assert target.corpus.index["id"].to_pylist() == validation.index["id"].to_pylist()
+        assert among.share == 0.5
+        assert alone[0] == round(num_windows / 2)
+        ids = among.corpus.index["id"].to_pylist()
+        assert alone[1].corpus.index["id"].to_pylist() == ids
+        assert set(ids) <= set(pool.index["id"].to_pylist()[:10])  # the last two are in the validation set
+        tokens = np.cumsum([len(text) for text in among.corpus.contents])
+        assert len(ids) == min(10, 1 + np.searchsorted(tokens, alone[0] * CONTEXT))
+
+    def test_a_run_that_died_goes_on_to_the_same_bytes(
+        self,
+        replayed: Replayed,
+        given: tuple[Corpus, Corpus],
+        checkpoint: Path,
+        tmp_path: Path,
+    ) -> None:
+        def die() -> None:
+            raise Died
+
+        for moment in (5, 10):
+            run = tmp_path / str(moment)
+            assert descend_until(checkpoint, run, *given, moment, die, **self.OPTIONS)
+            descended(checkpoint, run, *given, **self.OPTIONS)
+            assert files_of(run) == files_of(replayed[0])
+
+    def test_a_walk_is_not_another_pools(
+        self, replayed: Replayed, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        write_jsonl(tmp_path / "other.jsonl", documents(10, seed=3, prefix="o"))
+        other = prepared(tmp_path / "other", tmp_path / "other.jsonl")
+        shutil.copytree(replayed[0] / "work", tmp_path / "work")
+        before = (tmp_path / "work/end-whole.safetensors").read_bytes()
+        descended(checkpoint, tmp_path, given[0], other, **self.OPTIONS)
+        assert (tmp_path / "work/end-whole.safetensors").read_bytes() != before
+
+    def test_each_of_several_paths_has_a_walk_on_its_own_replay(
+        self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        options = {**self.OPTIONS, "paths": "clusters", "num_clusters": 2, "num_restrained": 1}
+        losses = descended(checkpoint, tmp_path, *given, **options)
+        assert losses.replayed is not None
+        assert losses.replayed.shape == losses.ends.shape == (12, len(losses.names))
+        assert len(losses.names) > 1
+        assert (losses.replayed[:, 0] != losses.replayed[:, 1]).any()  # where lengths differ
+        again = PathLosses.load(tmp_path / "losses").take(np.array([3, 11]))
+        np.testing.assert_array_equal(again.replayed, losses.replayed[[3, 11]])
+        np.testing.assert_array_equal(again.restrained_drops, again.replayed - again.restrained)
+
+    def test_a_pool_that_is_the_validation_set_is_refused(
+        self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match="walk_replay must be 0 where every document of the pool is in the valid"):
+            descended(checkpoint, tmp_path, given[0], given[0], **self.OPTIONS)
 
 
 class TestRestraint:

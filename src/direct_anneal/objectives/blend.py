@@ -35,8 +35,8 @@ class BlendConfig(WalkOptions, DescentConfig):
     on the whole chose better.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, scored_weights: as in
-            `path.PathConfig`.
+        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, walk_replay, schedule, scored_weights:
+            as in `path.PathConfig`.
         descent_weight: β. More of it forgets less of other text (docs/results.md).
         matching_below: 0 is never. Tasks are at 1, whole domains of a pool at 0.89 to 0.94 (docs/results.md).
 

@@ -36,7 +36,7 @@ class PathObjective(DamageLimits, WalkOptions):
     damaged text, too; what bears a sign of damage (`path.damage`) is left out, unless it is forced in.
 
     Attributes:
-        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, schedule, num_restrained,
+        learning_rates, max_passes, num_folds, scored_ends, paths, num_clusters, walk_replay, schedule, num_restrained,
             stiff_share, scored_weights: as in `path.PathConfig`.
         along: which path s_i is the drop along: the "plain" one, or the "restrained" one beside it, whose steps keep
             off the stiff directions.
@@ -115,7 +115,7 @@ class PathObjective(DamageLimits, WalkOptions):
             **damage.beside(
                 facts=facts,
                 columns={
-                    "loss_start": losses.start,
+                    "loss_start": losses.begins.mean(axis=1),
                     "loss_end": losses.ends.mean(axis=1),
                     "path": losses.drops.mean(axis=1),
                     **(each if len(each) > 1 else {}),

@@ -21,6 +21,7 @@ class WalkOptions(SelectionObjective):
     scored_ends: str = "whole"
     paths: str = "one"
     num_clusters: int = 4
+    walk_replay: float = 0.0
     schedule: str = "linear"
     scored_weights: str = "float"
 

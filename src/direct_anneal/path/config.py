@@ -62,6 +62,13 @@ class PathConfig:
         metavar="K",
         help="of the validation set, where each has a path; fewer where some are tiny",
     )
+    walk_replay: float = option(
+        default=0.0,
+        group=PATH,
+        metavar="X",
+        help="share of a walk's tokens that are random documents of the pool. Above 0 a document's drop is what the "
+        "validation set adds: its loss after a walk on those documents alone, less that after the walk on both",
+    )
     schedule: ScheduleName = option(default="linear", group=PATH, help="how the rate falls")
     warm_up: float = option(default=0.05, group=PATH, metavar="X", help="share of the steps in which the rate rises")
     num_restrained: int = option(
@@ -140,6 +147,7 @@ class PathConfig:
         for field in ("warm_up", "beta1", "beta2"):
             require(0 <= getattr(self, field) < 1, field, "in [0, 1)", getattr(self, field))
         require(self.num_clusters >= 2, "num_clusters", "at least 2", self.num_clusters)
+        require(0 <= self.walk_replay < 1, "walk_replay", "in [0, 1)", self.walk_replay)
         require(self.num_restrained >= 0, "num_restrained", "at least 0", self.num_restrained)
         require(0 <= self.stiff_share < 1, "stiff_share", "in [0, 1)", self.stiff_share)
         if self.num_restrained and self.scored_weights == "int8":
@@ -159,4 +167,6 @@ class PathConfig:
     def defining(self) -> dict[str, Any]:
         """The inputs that the losses depend on."""
         incidental = affecting(type(self), "nothing")
+        if not self.walk_replay:  # as runs have it that knew of none
+            incidental = incidental | {"walk_replay"}
         return {name: value for name, value in asdict(self).items() if name not in incidental}

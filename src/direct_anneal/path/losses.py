@@ -18,7 +18,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.features.columns import ROWS_PER_SHARD, ColumnStore
 
 _FACTS = "facts"
-_END, _RESTRAINED, _SLOPE = "loss_end_", "loss_restrained_", "slope_"
+_END, _REPLAYED, _RESTRAINED, _SLOPE = "loss_end_", "loss_replayed_", "loss_restrained_", "slope_"
 _SIGNS = ("repeated", "common", "order")
 
 
@@ -40,11 +40,12 @@ class PathLosses:
     Attributes:
         ids: of the documents, (N,).
         num_tokens: predicted tokens of each, (N,) float64.
-        start: mean token nats at θ_s, (N,); NaN where a document predicts nothing or no path was walked, else as the
-            model gave it.
+        start: mean token nats at θ_s, (N,), as the model gave it; NaN where a document predicts nothing, where no path
+            was walked, and where all walks have replay.
         ends: the same at the end of each path, (N, k).
         names: of the paths, k.
         repeated, common, order: signs of damage (`path.damage`), (N,); NaN where one cannot be told.
+        replayed: losses at the end of the walk on the replay of each path alone, (N, k); None where there is no replay.
         restrained: losses at the end of each restrained path, (N, k); None where none was walked.
         slopes: of losses at θ_s along the stiff directions, (N, s), nats; None where there are none.
         described: rates, depth, left-out gains and fingerprints, for the manifest.
@@ -58,6 +59,7 @@ class PathLosses:
     repeated: NDArray[np.float64]
     common: NDArray[np.float64]
     order: NDArray[np.float64]
+    replayed: NDArray[np.float64] | None = None
     restrained: NDArray[np.float64] | None = None
     slopes: NDArray[np.float64] | None = None
     described: Mapping[str, Any] = field(default_factory=dict)
@@ -73,21 +75,28 @@ class PathLosses:
         """Take the rows of the documents at these positions."""
         ids = self.ids.take(pa.array(rows))
         parts = {name: getattr(self, name)[rows] for name in ("num_tokens", "start", "ends", *_SIGNS)}
-        for name in ("restrained", "slopes"):
+        for name in ("replayed", "restrained", "slopes"):
             values = getattr(self, name)
             parts[name] = None if values is None else values[rows]
         return replace(self, ids=ids, **parts)
 
     @property
+    def begins(self) -> NDArray[np.float64]:
+        """Losses that the drop along each path begins at, (N, k): at θ_s, or after its replay alone."""
+        return np.repeat(self.start[:, None], len(self.names), axis=1) if self.replayed is None else self.replayed
+
+    @property
     def drops(self) -> NDArray[np.float64]:
-        """Progress of each document along each path, ℓ_i(θ_s) − ℓ_i(θ_T), nats a token, (N, k)."""
-        drops: NDArray[np.float64] = self.start[:, None] - self.ends
+        """Progress of each document along each path, nats a token, (N, k): ℓ_i(θ_s) − ℓ_i(θ_T), or what the target
+        adds to a walk on replay alone.
+        """
+        drops: NDArray[np.float64] = self.begins - self.ends
         return drops
 
     @property
     def restrained_drops(self) -> NDArray[np.float64] | None:
         """Progress of each document along each restrained path, nats a token, (N, k)."""
-        return None if self.restrained is None else self.start[:, None] - self.restrained
+        return None if self.restrained is None else self.begins - self.restrained
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -97,7 +106,7 @@ class PathLosses:
     @property
     def _all(self) -> NDArray[np.float64]:
         """Every number that must be finite, side by side, (N, ·)."""
-        parts = (self.start[:, None] if self.names else None, self.ends, self.restrained, self.slopes)
+        parts = (self.begins, self.ends, self.restrained, self.slopes)
         return np.hstack([part for part in parts if part is not None])
 
     @property
@@ -125,6 +134,7 @@ class PathLosses:
         }
         for prefix, names, columns in (
             (_END, self.names, self.ends),
+            (_REPLAYED, self.names, self.replayed),
             (_RESTRAINED, self.names, self.restrained),
             (_SLOPE, None, self.slopes),
         ):
@@ -178,6 +188,7 @@ class PathLosses:
             ends=np.column_stack([np.empty((len(store.ids()), 0)), *(columns[_END + name] for name in names)]),
             names=names,
             **{name: columns[name] for name in _SIGNS},
+            replayed=together(_REPLAYED),
             restrained=together(_RESTRAINED),
             slopes=together(_SLOPE),
             described=facts,

@@ -23,7 +23,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import ROWS_PER_SHARD, ColumnStore
 from direct_anneal.gradients import adam_moments, optimizer_fingerprint
-from direct_anneal.io.digests import sha256
+from direct_anneal.io.digests import sha256, short_digest
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
@@ -34,7 +34,7 @@ from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, num_predicted, score_by_others
-from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, walked
+from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, replayed, walked
 from direct_anneal.progress import Progress, Work
 
 VERSION = 4  # of what the stored numbers mean
@@ -61,7 +61,8 @@ def descend(
 
     s_i = ℓ_i(θ_s) − ℓ_i(θ_T), ℓ the mean token negative log-likelihood, is the exact progress of document i along the
     path. Rate and depth are those at which validation text that was left out gains most. A document of the pool that is
-    in the validation set, token for token, is scored at the ends of the folds' walks that left it out.
+    in the validation set, token for token, is scored at the ends of the folds' walks that left it out. With
+    `walk_replay` the drop begins at the end of a walk on the replay alone instead of θ_s.
 
     A run that was killed goes on from the last state of its walk, or from the last shard of losses, and ends with the
     same bytes, on a CPU with the same number of threads. Losses do not depend on who computes which shard, nor on any
@@ -91,15 +92,16 @@ def descend(
     Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"); one less with `known_start`. With
     `read_order` one over 48 tokens of each document, with `known_start` or `paths` "none" two; and over as many as 128
     of documents whose order these leave open. Beside the walks: at most `max_passes` (len(learning_rates) + k) passes
-    of training over the validation set. Restrained paths take a forward pass more for each, and a gradient of each
-    document. With `paths` "none" signs of damage alone: what `read_order` takes. Memory: the model twice in float32,
-    and Adam's moments.
+    of training over the validation set. With a share s of replay these are 1 / (1 − s) times as many, a walk on the
+    replay alone takes s of its steps, and losses at its end take the place of those at θ_s. Restrained paths take a
+    forward pass more for each, and a gradient of each document. With `paths` "none" signs of damage alone: what
+    `read_order` takes. Memory: the model twice in float32, and Adam's moments.
     """
-    made_of = _made_of(checkpoint, validation, config, max_length)
+    made_of = _made_of(checkpoint, validation, pool, config, max_length)
     whole_fingerprint = {**made_of, "pool": pool.fingerprint}
     if (kept := _kept(directory, whole_fingerprint, is_walked=config.paths != "none")) is not None:
         return kept
-    run = _at_start(checkpoint, validation, config, work, max_length, stages, made_of)
+    run = _at_start(checkpoint, validation, pool, config, work, max_length, stages, made_of)
     home = str(directory).rstrip("/")
     if config.paths == "none":
         with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
@@ -108,17 +110,19 @@ def descend(
         return losses
     path = _walked(run, validation, pool)
     with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
-        at_start = scores.start(known_start)
-        signs = _signs(run, scores, pool, known_start is not None)
+        start = np.full(pool.num_samples, np.nan) if path.replay else scores.start(known_start).means
+        signs = _signs(run, scores, pool, known_start is not None or bool(path.replay))
         slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
         ends = _losses_at_ends(path, scores, pool, path.plain)
+        replayed = _losses_at_ends(path, scores, pool, path.replay) if path.replay else None
         restrained = _losses_at_ends(path, scores, pool, path.restrained) if path.restrained else None
     losses = PathLosses(
         ids=pool.index["id"].combine_chunks(),
-        num_tokens=at_start.predicted,
-        start=at_start.means,
+        num_tokens=num_predicted(pool.num_tokens, pool.num_prompt, max_length),
+        start=start,
         ends=ends,
         names=tuple(path.parts),
+        replayed=replayed,
         restrained=restrained,
         slopes=slopes,
         **signs,
@@ -174,11 +178,11 @@ def descend_in_part(
     Raises:
         InputError: as of `descend`.
     """
-    made_of = _made_of(checkpoint, validation, config, max_length)
-    run = _at_start(checkpoint, validation, config, work, max_length, stages, made_of)
+    made_of = _made_of(checkpoint, validation, pool, config, max_length)
+    run = _at_start(checkpoint, validation, pool, config, work, max_length, stages, made_of)
     path = None if config.paths == "none" else _walked(run, validation, pool)
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
-        knows_start = knows_start or path is None
+        knows_start = knows_start or path is None or bool(path.replay)
         if not knows_start:
             scores.keep_start()
         if run.config.read_order and run.checkpoint.has_tokenizer:
@@ -187,7 +191,7 @@ def descend_in_part(
             return
         if run.restraint is not None:
             scores.keep_slopes(len(run.restraint.eigenvalues))
-        for walks in (path.plain, path.restrained):
+        for walks in (path.plain, path.restrained, path.replay):
             for part in path.parts:
                 for name in path.scored(part) if walks else ():
                     scores.keep(_point(walks[name]), walks[name])
@@ -201,7 +205,7 @@ class _Path:
         folds: of each validation document, (M,).
         shared: documents of the pool that are in the validation set, by position.
         needed: documents of each walk, by part and name.
-        plain, restrained: weights at the end of each walk, by name.
+        plain, restrained, replay: weights at the end of each walk, by name; of replay alone, where there is any.
     """
 
     run: Walks
@@ -212,6 +216,7 @@ class _Path:
     needed: Mapping[str, Mapping[str, NDArray[np.intp]]]
     plain: Mapping[str, Path]
     restrained: Mapping[str, Path]
+    replay: Mapping[str, Path]
 
     @property
     def passes(self) -> float:
@@ -222,7 +227,9 @@ class _Path:
         return [walk for walk in self.needed[part] if self.parts[part].is_scored(walk, self.run.config)]
 
 
-def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max_length: int) -> dict[str, Any]:
+def _made_of(
+    checkpoint: Checkpoint, validation: Corpus, pool: Corpus, config: PathConfig, max_length: int
+) -> dict[str, Any]:
     """Name all that a path depends on, or signs of damage without one."""
     start = {
         "version": VERSION,
@@ -232,9 +239,11 @@ def _made_of(checkpoint: Checkpoint, validation: Corpus, config: PathConfig, max
     }
     if config.paths == "none":
         return {**start, **{name: config.defining[name] for name in _OF_SIGNS}, "paths": "none"}
+    replay = {"replay": pool.fingerprint} if config.walk_replay else {}
     return {
         **start,
         "validation": validation.fingerprint,
+        **replay,
         **config.defining,
         "optimizer": optimizer_fingerprint(config.optimizer),
     }
@@ -255,6 +264,7 @@ def _kept(directory: Path | str, fingerprint: Mapping[str, Any], *, is_walked: b
 def _at_start(
     checkpoint: Checkpoint,
     validation: Corpus,
+    pool: Corpus,
     config: PathConfig,
     work: Path,
     max_length: int,
@@ -268,7 +278,8 @@ def _at_start(
     texts = Texts.of(validation)
     start = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
     moments = None if config.paths == "none" else _moments(config, model)
-    return Walks(config, checkpoint, model, start, moments, texts, max_length, work, mark, stages)
+    replay = _replay(pool, texts, config)
+    return Walks(config, checkpoint, model, start, moments, texts, replay, max_length, work, mark, stages)
 
 
 def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
@@ -280,11 +291,13 @@ def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
     shared = overlap(pool, texts)
     parts = parts_of(validation, run)
     needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
-    plain, restrained = {}, {}
+    plain, restrained, replay = {}, {}, {}
     for name, rows in ((name, rows) for walks in needed.values() for name, rows in walks.items()):
         plain[name] = walked(run, name, rows, depth)
         if run.restraint is not None:
             restrained[name] = walked(run, f"{name}-restrained", rows, depth, restraint=run.restraint)
+        if config.walk_replay:
+            replay[name] = replayed(run, f"{name}-replay", rows, depth)
     return _Path(
         run=run,
         folds=folds,
@@ -294,6 +307,7 @@ def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
         needed=needed,
         plain=plain,
         restrained=restrained,
+        replay=replay,
     )
 
 
@@ -313,6 +327,29 @@ def _without_path(run: Walks, scores: Scores, pool: Corpus, made_of: Mapping[str
             "config": {"paths": "none"},
         },
     )
+
+
+def _replay(pool: Corpus, texts: Texts, config: PathConfig) -> Texts:
+    """Read documents of the pool, in an order of hashes of ids, as many as the longest walk takes; none that is in the
+    validation set.
+    """
+    if not (share := config.walk_replay):
+        return texts.take(np.empty(0, dtype=np.intp))
+    ids = pool.index["id"].to_pylist()
+    shared = overlap(pool, texts)
+    rows = sorted(
+        set(range(pool.num_samples)) - shared.keys(), key=lambda row: short_digest(f"{config.seed}:replay:{ids[row]}")
+    )
+    if not rows:
+        raise InputError(
+            field="walk_replay",
+            must="be 0 where every document of the pool is in the validation set",
+            got=share,
+        )
+    tokens = pool.num_tokens[rows]
+    wanted = config.max_passes * int(texts.num_tokens.sum()) * share / (1 - share)
+    needed = rows[: 1 + int(np.searchsorted(np.cumsum(tokens), wanted))]
+    return Texts([ids[row] for row in needed], [pool.tokens(row) for row in needed], pool.num_prompt[needed])
 
 
 def _losses_at_ends(path: _Path, scores: Scores, pool: Corpus, at_end: Mapping[str, Path]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ M documents of the validation set, k folds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Walks:
         start: θ_s, by parameter name, on the CPU.
         moments: of Adam at θ_s; zeros where None.
         texts: the validation set.
+        replay: documents of the pool that stand among it, in the order in which they are needed; none where no walk has
+            replay.
         max_length: tokens of a window where losses are taken.
         directory: where states, ends and what the search found are kept.
         mark: a hash of all that the walks depend on, but for whose documents they see.
@@ -63,6 +65,7 @@ class Walks:
     start: Mapping[str, torch.Tensor]
     moments: Moments | None
     texts: Texts
+    replay: Texts
     max_length: int
     directory: Path
     mark: str
@@ -86,12 +89,24 @@ class Walks:
         return max(1, tokens // self.window)
 
     def steps_of(self, texts: Texts, passes: float) -> int:
-        """Count the steps of so many passes over these documents."""
-        return max(1, round(passes * int(texts.num_tokens.sum()) / (self.batch_size * self.window)))
+        """Count the steps of so many passes over these documents, with replay among them."""
+        tokens = passes * int(texts.num_tokens.sum()) / (1 - self.config.walk_replay)
+        return max(1, round(tokens / (self.batch_size * self.window)))
 
-    def mark_of(self, rows: NDArray[np.intp], steps: Steps, *, is_restrained: bool = False) -> str:
+    def replay_steps_of(self, num_steps: int) -> int:
+        """Count the steps of a walk on the replay alone of a walk of so many steps."""
+        return max(1, round(num_steps * self.config.walk_replay))
+
+    def replay_of(self, num_steps: int) -> Texts:
+        """Return the replay of a walk of so many steps: as many documents as it takes, or all there are."""
+        wanted = self.replay_steps_of(num_steps) * self.batch_size * self.window
+        before = np.cumsum(self.replay.num_tokens) - self.replay.num_tokens
+        return self.replay.take(np.flatnonzero(before < wanted))
+
+    def mark_of(self, rows: NDArray[np.intp] | None, steps: Steps, *, is_restrained: bool = False) -> str:
         """Return a hash of all that one walk depends on."""
-        content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}, is_restrained]
+        seen = None if rows is None else rows.tolist()
+        content = [self.mark, seen, {**asdict(steps), "checkpoint_steps": None}, is_restrained]
         return sha256(json.dumps(content, sort_keys=True))
 
     @cached_property
@@ -156,12 +171,13 @@ def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
         return kept
     rates = config.learning_rates
     walks = len(rates) + config.num_folds - 1
-    total = walks * run.steps_of(run.texts, config.max_passes * (1 - 1 / config.num_folds))
+    passes = config.max_passes * (1 - 1 / config.num_folds)
+    total = walks * run.steps_of(run.texts, passes)
     work = Work(
         role="validation",
         unit="tokens",
         forward=walks * POINTS / config.num_folds,
-        training=walks * config.max_passes * (1 - 1 / config.num_folds),
+        training=walks * passes / (1 - config.walk_replay),
         disk=run.state_bytes,
     )
     with run.stages.stage("Finding the path's depth", "steps", total, work=work) as advance:
@@ -242,21 +258,37 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restr
     Args:
         restraint: of its steps; its walk needs a name of its own.
     """
-    config = run.config
-    num_steps = run.steps_of(run.texts.take(rows), depth.share * config.max_passes)
-    steps = _steps(run, depth.learning_rate, num_steps)
+    steps = _steps(run, depth.learning_rate, run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes))
     mark = run.mark_of(rows, steps, is_restrained=restraint is not None)
+    return _walked(run, name, _windows(run, rows, steps), steps, mark, restraint)
+
+
+def replayed(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
+    """Walk on the replay alone of the walk on these documents, and return the weights at the end, as `walked` does.
+
+    It sees the same documents of the pool, as often, at the same rates. So what both have made of them cancels in the
+    difference of their losses.
+    """
+    whole = run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes)
+    steps = _steps(run, depth.learning_rate, run.replay_steps_of(whole))
+    windows = _packed(run, [Part(run.replay_of(whole))], steps)
+    return _walked(run, name, windows, steps, run.mark_of(None, steps))
+
+
+def _walked(
+    run: Walks, name: str, windows: PackedWindows, steps: Steps, mark: str, restraint: OffStiff | None = None
+) -> Path:
     end = run.directory / f"end-{name}.safetensors"
     if kept_note(end, mark) is not None:
         return end
-    passes = num_steps * run.batch_size * run.window / int(run.texts.num_tokens.sum())
+    passes = len(windows) * run.window / int(run.texts.num_tokens.sum())
     work = Work(role="validation", unit="tokens", training=passes, disk=run.state_bytes)
-    with run.stages.stage(f"Walking the path ({name})", "steps", num_steps, work=work) as advance:
+    with run.stages.stage(f"Walking the path ({name})", "steps", steps.num_steps, work=work) as advance:
         run.return_to_start()
         state = run.directory / "walk.safetensors"
         walk(
             run.model,
-            _windows(run, rows, steps),
+            windows,
             steps,
             state_file=state,
             mark=mark,
@@ -287,8 +319,16 @@ def _steps(run: Walks, rate: float, num_steps: int) -> Steps:
 
 
 def _windows(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
+    """Pack these documents, and the replay among them."""
+    parts = [Part(run.texts.take(rows))]
+    if share := run.config.walk_replay:
+        parts.append(Part(run.replay_of(steps.num_steps), share))
+    return _packed(run, parts, steps)
+
+
+def _packed(run: Walks, parts: Sequence[Part], steps: Steps) -> PackedWindows:
     return PackedWindows(
-        [Part(run.texts.take(rows))],
+        parts,
         num_windows=steps.stop * steps.batch_size,
         window=run.window,
         separator=run.checkpoint.separator,
