@@ -323,7 +323,8 @@ def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_
     (evidence,) = out.glob("scenarios/*/evidence")
     runs = {run.parent.parent.name: PathLosses.load(run) for run in out.glob("scenarios/*/select-*/features/pool-path")}
     assert len(runs) == 2, "one for all that walk as usual"
-    assert not (evidence / "path").exists()
+    assert {run.walk["walk_replay"] for run in runs.values()} == {0.5}
+    assert PathLosses.load(evidence / "path").walk["walk_replay"] == 0, "baselines know of no replay"
     assert [len(list(out.glob(f"scenarios/*/select-*.{part}*.json"))) for part in ("gradients", "path-")] == [1, 2]
     losses = {name: np.load(evidence / f"loss-{name}.npy") for name in ("start", "target", "prior", "conditional")}
     assert all(values.shape == (40,) and np.isfinite(values).all() for values in losses.values())

@@ -39,7 +39,7 @@ def test_a_record_of_before_opens_and_a_damaged_one_is_refused(tmp_path: Path) -
 
 
 def test_a_damaged_array_is_made_again(tmp_path: Path) -> None:
-    evidence, made = Evidence(tmp_path / "evidence", *[None] * 9), list[int]()  # type: ignore[arg-type]
+    evidence, made = Evidence(tmp_path / "evidence", *[None] * 8), list[int]()  # type: ignore[arg-type]
 
     def make() -> np.ndarray:
         made.append(1)

@@ -21,7 +21,13 @@ from direct_anneal.progress import Silent
 from selection.tiny import CONTEXT, documents, write_jsonl
 
 ROWS_PER_SHARD = 5
-QUICK: dict[str, Any] = {"learning_rates": (1e-3, 1e-2), "max_passes": 1.0, "num_folds": 2, "checkpoint_steps": 3}
+QUICK: dict[str, Any] = {
+    "learning_rates": (1e-3, 1e-2),
+    "max_passes": 1.0,
+    "num_folds": 2,
+    "walk_replay": 0.0,
+    "checkpoint_steps": 3,
+}
 
 
 def corpora(directory: Path) -> tuple[Corpus, Corpus]:

@@ -57,7 +57,7 @@ def run(checkpoint: Path, world: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_chooses_the_largest_drops(run: Path) -> None:
     table = evidence(run)
     drop, chosen, damaged = (table[name].to_numpy() for name in ("path", "selected", "repeated"))
-    np.testing.assert_allclose(drop, table["loss_start"].to_numpy() - table["loss_end"].to_numpy())
+    np.testing.assert_allclose(drop, table["loss_replayed"].to_numpy() - table["loss_end"].to_numpy())
     fit = damaged <= 0.5
     assert drop[chosen].min() >= drop[fit & ~chosen].max()
     np.testing.assert_allclose(table["score"].to_numpy(), drop)
@@ -226,8 +226,8 @@ def test_plan_of_a_path(
     assert ten.disk["path"] == one.disk["path"]
     actual = sum(path.stat().st_size for path in (run / "features").rglob("*.*"))
     assert one.disk["features"] == pytest.approx(actual, rel=0.1)
-    # A loss, its tokens and its beginning's at the start, shuffled and at the end; then both ends and three signs.
-    columns = 8 * (3 * 3 + 6)
+    # A loss, its tokens and its beginning's at the start, shuffled, and at both ends; then all three and three signs.
+    columns = 8 * (4 * 3 + 7)
     grown = (ten.disk["features"] - one.disk["features"]) / (ten.documents["pool"] - one.documents["pool"])
     assert columns < grown < 3 * columns  # with ids, and headers that so few rows share
     assert 2 * one.flops < ten.flops < 10 * one.flops

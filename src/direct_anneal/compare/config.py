@@ -26,7 +26,7 @@ BEFORE = "before"  # the arm of the checkpoint itself
 _SET_HERE = {
     "select": {"model", "pool", "validation", "out", "num_samples", "num_tokens", "fraction", "overwrite"},
     "anneal": {"model", "data", "out", "num_tokens", "overwrite", "seed", "mix", "mix_share"},
-    "path": {"device", "paths", "num_clusters"},
+    "path": {"device", "paths", "num_clusters", "walk_replay"},
 }
 _FIELDS = ("text_field", "id_field", "domain_field")
 _SCENARIO_FILES = ("pool", "validation", "held_out")
@@ -103,7 +103,7 @@ class Arm:
         return self.baseline not in (None, WHOLE_POOL) and BASELINES[str(self.baseline)].is_seeded
 
 
-ALONG = Arm(name="path", select={"objective": "path"})  # whose losses other arms look at, too
+USUAL = Arm(name="path", select={"objective": "path"})  # whose losses other arms look at, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +182,8 @@ class Recipe:
 
     @property
     def usual_walk(self) -> PathConfig:
-        """The walk of `ALONG`."""
-        walk = self.walk_of(ALONG)
+        """The walk of `USUAL`."""
+        walk = self.walk_of(USUAL)
         assert walk is not None
         return walk
 

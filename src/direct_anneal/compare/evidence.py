@@ -42,7 +42,6 @@ class Evidence:
         files: of pool and validation set.
         options: names of fields and device, as `anneal` takes them.
         walk: how the path is walked.
-        path_losses: where the losses along it lie, or shall lie.
         window: tokens of a window.
         note: is told before what takes long.
     """
@@ -54,7 +53,6 @@ class Evidence:
     files: tuple[Sequence[str], Sequence[str]]
     options: dict[str, Any]
     walk: PathConfig
-    path_losses: Path
     window: int
     note: Callable[[str], object]
 
@@ -95,7 +93,7 @@ class Evidence:
             self.validation,
             self.pool,
             self.walk,
-            directory=self.path_losses,
+            directory=self.directory / "path",
             work=self.directory / "walks",
             max_length=self.window,
             stages=Silent(),

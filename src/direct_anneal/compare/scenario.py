@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from direct_anneal.baselines import BASELINES, Baseline, Candidates, duplicates, take
-from direct_anneal.compare.config import ALONG, WHOLE_POOL, Arm, Recipe, Scenario
+from direct_anneal.baselines import BASELINES, Candidates, duplicates, take
+from direct_anneal.compare.config import WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.evidence import Evidence
 from direct_anneal.config.choice import ConstraintsConfig
 from direct_anneal.config.distil import DistilConfig
@@ -42,7 +42,6 @@ from direct_anneal.run.likeness import told_apart
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.safety import num_shared
 from direct_anneal.selection import SOLVING_FIELDS, select
-from direct_anneal.selection.losses import home_of
 
 _MOST_SEEN = 0.01  # of the held-out documents that arms can see: a web pool has a few of any text
 
@@ -148,7 +147,7 @@ class Choices:
         features, looking = self.with_features(arm) if arm.needs_gradients and arm.distil is None else (None, 0.0)
         num_tokens = self.budget(fraction)
         baseline = BASELINES.get(str(arm.baseline))
-        known_before = 0.0 if baseline is None else self._known_before(arm, baseline)
+        known_before = 0.0 if baseline is None else self._evidence(arm).seconds(baseline)
         started = time.monotonic()
         if arm.baseline == WHOLE_POOL:
             mask = np.ones(self.pool.num_samples, dtype=bool)
@@ -307,23 +306,11 @@ class Choices:
         seen = corpus.fields_seen or {}
         return any(seen.get(name) for name in ((names,) if isinstance(names, str) else names))
 
-    def _known_before(self, arm: Arm, baseline: Baseline) -> float:
-        """Return the seconds that a baseline's losses and embeddings took, as far as they are there."""
-        walking = self.with_features(ALONG)[1] if baseline.needs_losses and not arm.options else 0.0
-        return self._evidence(arm).seconds(baseline) + walking
-
     def _evidence(self, arm: Arm) -> Evidence:
-        """Return losses and embeddings; the path is the one that `select` walks, unless the arm has options for it."""
+        """Return losses and embeddings; the path is walked on the validation set alone."""
         device = {name: value for name, value in self._recipe.select.items() if name == "device"}
-        directory = self.directory / "evidence"
-        walk, losses = PathConfig(), directory / "path"  # of embeddings, which need none
-        if BASELINES[str(arm.baseline)].needs_losses:
-            if arm.options:
-                directory = self.directory / f"evidence-{_key(arm.options)}"
-                walk, losses = PathConfig(**arm.options, **device), directory / "path"
-            else:
-                run = RunDir.open(self.with_features(ALONG)[0])
-                walk, losses = self._recipe.usual_walk, Path(home_of(run, run.config))
+        options = arm.options if BASELINES[str(arm.baseline)].needs_losses else {}
+        directory = self.directory / (f"evidence-{_key(options)}" if options else "evidence")
         return Evidence(
             directory=directory,
             checkpoint=self._checkpoint,
@@ -331,8 +318,7 @@ class Choices:
             validation=self.validation,
             files=(self._scenario.pool, self._scenario.validation),
             options={**self._recipe.fields, **device},
-            walk=walk,
-            path_losses=losses,
+            walk=PathConfig(**{"walk_replay": 0.0, "read_order": False, **options, **device}),
             window=self._window,
             note=lambda text: self._note(f"{self._scenario.name}: {text}"),
         )

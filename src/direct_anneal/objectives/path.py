@@ -115,7 +115,8 @@ class PathObjective(DamageLimits, WalkOptions):
             **damage.beside(
                 facts=facts,
                 columns={
-                    "loss_start": losses.begins.mean(axis=1),
+                    "loss_start": losses.start,
+                    **({} if losses.replayed is None else {"loss_replayed": losses.replayed.mean(axis=1)}),
                     "loss_end": losses.ends.mean(axis=1),
                     "path": losses.drops.mean(axis=1),
                     **(each if len(each) > 1 else {}),

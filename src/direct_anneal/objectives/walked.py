@@ -21,7 +21,7 @@ class WalkOptions(SelectionObjective):
     scored_ends: str = "whole"
     paths: str = "one"
     num_clusters: int = 4
-    walk_replay: float = 0.0
+    walk_replay: float = 0.5
     schedule: str = "linear"
     scored_weights: str = "float"
 
@@ -53,7 +53,7 @@ class WalkOptions(SelectionObjective):
                 got="but the pool was read for signs of damage alone",
                 do=f"run select with {option('objective')} {self.name}",
             )
-        known = losses.described.get("config", {})
+        known = losses.walk
         defaults = {each.name: each.default for each in fields(self)}
         for name, own in self.walk.items():
             walked = known.get(name, own)

@@ -63,7 +63,7 @@ class PathConfig:
         help="of the validation set, where each has a path; fewer where some are tiny",
     )
     walk_replay: float = option(
-        default=0.0,
+        default=0.5,
         group=PATH,
         metavar="X",
         help="share of a walk's tokens that are random documents of the pool. Above 0 a document's drop is what the "

@@ -40,8 +40,8 @@ class PathLosses:
     Attributes:
         ids: of the documents, (N,).
         num_tokens: predicted tokens of each, (N,) float64.
-        start: mean token nats at θ_s, (N,), as the model gave it; NaN where a document predicts nothing, where no path
-            was walked, and where all walks have replay.
+        start: mean token nats at θ_s, (N,); NaN where a document predicts nothing or no path was walked, else as the
+            model gave it.
         ends: the same at the end of each path, (N, k).
         names: of the paths, k.
         repeated, common, order: signs of damage (`path.damage`), (N,); NaN where one cannot be told.
@@ -81,6 +81,12 @@ class PathLosses:
         return replace(self, ids=ids, **parts)
 
     @property
+    def walk(self) -> dict[str, Any]:
+        """The options of `PathConfig` that the losses depend on, as far as they are known."""
+        known = dict(self.described.get("config", {}))
+        return {"walk_replay": 0.0, **known} if known else known  # which `PathConfig.defining` leaves out
+
+    @property
     def begins(self) -> NDArray[np.float64]:
         """Losses that the drop along each path begins at, (N, k): at θ_s, or after its replay alone."""
         return np.repeat(self.start[:, None], len(self.names), axis=1) if self.replayed is None else self.replayed
@@ -106,7 +112,8 @@ class PathLosses:
     @property
     def _all(self) -> NDArray[np.float64]:
         """Every number that must be finite, side by side, (N, ·)."""
-        parts = (self.begins, self.ends, self.restrained, self.slopes)
+        start = self.start[:, None] if self.names else None
+        parts = (start, self.replayed, self.ends, self.restrained, self.slopes)
         return np.hstack([part for part in parts if part is not None])
 
     @property

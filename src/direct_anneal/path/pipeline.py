@@ -34,7 +34,7 @@ from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, num_predicted, score_by_others
-from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, replayed, walked
+from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, num_steps, replayed, walked
 from direct_anneal.progress import Progress, Work
 
 VERSION = 4  # of what the stored numbers mean
@@ -92,8 +92,8 @@ def descend(
     Cost: two forward passes over the pool (k + 1 where `scored_ends` is "folds"); one less with `known_start`. With
     `read_order` one over 48 tokens of each document, with `known_start` or `paths` "none" two; and over as many as 128
     of documents whose order these leave open. Beside the walks: at most `max_passes` (len(learning_rates) + k) passes
-    of training over the validation set. With a share s of replay these are 1 / (1 − s) times as many, a walk on the
-    replay alone takes s of its steps, and losses at its end take the place of those at θ_s. Restrained paths take a
+    of training over the validation set. A share s of replay makes a walk 1 / (1 − s) times as long, though not those
+    of the search, and takes a walk on that replay alone and one forward pass more. Restrained paths take a
     forward pass more for each, and a gradient of each document. With `paths` "none" signs of damage alone: what
     `read_order` takes. Memory: the model twice in float32, and Adam's moments.
     """
@@ -110,16 +110,16 @@ def descend(
         return losses
     path = _walked(run, validation, pool)
     with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
-        start = np.full(pool.num_samples, np.nan) if path.replay else scores.start(known_start).means
-        signs = _signs(run, scores, pool, known_start is not None or bool(path.replay))
+        at_start = scores.start(known_start)
+        signs = _signs(run, scores, pool, known_start is not None)
         slopes = None if run.restraint is None else scores.slopes(len(run.restraint.eigenvalues))
         ends = _losses_at_ends(path, scores, pool, path.plain)
         replayed = _losses_at_ends(path, scores, pool, path.replay) if path.replay else None
         restrained = _losses_at_ends(path, scores, pool, path.restrained) if path.restrained else None
     losses = PathLosses(
         ids=pool.index["id"].combine_chunks(),
-        num_tokens=num_predicted(pool.num_tokens, pool.num_prompt, max_length),
-        start=start,
+        num_tokens=at_start.predicted,
+        start=at_start.means,
         ends=ends,
         names=tuple(path.parts),
         replayed=replayed,
@@ -138,7 +138,7 @@ def descend(
             "window": run.window,
             "batch_size": run.batch_size,
             "steps": {
-                name: run.steps_of(run.texts.take(rows), path.passes)
+                name: sum(num_steps(run, rows, path.depth))
                 for walks in path.needed.values()
                 for name, rows in walks.items()
             },
@@ -182,7 +182,7 @@ def descend_in_part(
     run = _at_start(checkpoint, validation, pool, config, work, max_length, stages, made_of)
     path = None if config.paths == "none" else _walked(run, validation, pool)
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
-        knows_start = knows_start or path is None or bool(path.replay)
+        knows_start = knows_start or path is None
         if not knows_start:
             scores.keep_start()
         if run.config.read_order and run.checkpoint.has_tokenizer:

@@ -89,19 +89,18 @@ class Walks:
         return max(1, tokens // self.window)
 
     def steps_of(self, texts: Texts, passes: float) -> int:
-        """Count the steps of so many passes over these documents, with replay among them."""
-        tokens = passes * int(texts.num_tokens.sum()) / (1 - self.config.walk_replay)
-        return max(1, round(tokens / (self.batch_size * self.window)))
+        """Count the steps of so many passes over these documents."""
+        return max(1, round(passes * int(texts.num_tokens.sum()) / (self.batch_size * self.window)))
 
     def replay_steps_of(self, num_steps: int) -> int:
-        """Count the steps of a walk on the replay alone of a walk of so many steps."""
-        return max(1, round(num_steps * self.config.walk_replay))
+        """Count the steps that replay adds to so many; 0 without replay."""
+        share = self.config.walk_replay
+        return max(1, round(num_steps * share / (1 - share))) if share else 0
 
     def replay_of(self, num_steps: int) -> Texts:
-        """Return the replay of a walk of so many steps: as many documents as it takes, or all there are."""
-        wanted = self.replay_steps_of(num_steps) * self.batch_size * self.window
+        """Return the replay of so many steps: as many documents as they take, or all there are."""
         before = np.cumsum(self.replay.num_tokens) - self.replay.num_tokens
-        return self.replay.take(np.flatnonzero(before < wanted))
+        return self.replay.take(np.flatnonzero(before < num_steps * self.batch_size * self.window))
 
     def mark_of(self, rows: NDArray[np.intp] | None, steps: Steps, *, is_restrained: bool = False) -> str:
         """Return a hash of all that one walk depends on."""
@@ -161,7 +160,7 @@ def folds_of(run: Walks) -> NDArray[np.int64]:
 
 
 def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
-    """Rate by the first fold, depth by all; kept once found."""
+    """Rate by the first fold, depth by all; kept once found. Walks of the search have no replay."""
     config = run.config
     if not config.num_folds:
         return Depth(config.learning_rates[0], 1.0, None, None, {})
@@ -177,7 +176,7 @@ def found_depth(run: Walks, folds: NDArray[np.int64]) -> Depth:
         role="validation",
         unit="tokens",
         forward=walks * POINTS / config.num_folds,
-        training=walks * passes / (1 - config.walk_replay),
+        training=walks * passes,
         disk=run.state_bytes,
     )
     with run.stages.stage("Finding the path's depth", "steps", total, work=work) as advance:
@@ -238,7 +237,7 @@ def _searched(
     run.return_to_start()
     visited = walk(
         run.model,
-        _windows(run, rows, steps),
+        _packed(run, [Part(run.texts.take(rows))], steps),
         steps,
         state_file=run.directory / _SEARCH,
         mark=mark,
@@ -258,9 +257,13 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restr
     Args:
         restraint: of its steps; its walk needs a name of its own.
     """
-    steps = _steps(run, depth.learning_rate, run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes))
+    on_target, on_replay = num_steps(run, rows, depth)
+    steps = _steps(run, depth.learning_rate, on_target + on_replay)
+    parts = [Part(run.texts.take(rows))]
+    if on_replay:
+        parts.append(Part(run.replay_of(on_replay), run.config.walk_replay))
     mark = run.mark_of(rows, steps, is_restrained=restraint is not None)
-    return _walked(run, name, _windows(run, rows, steps), steps, mark, restraint)
+    return _walked(run, name, _packed(run, parts, steps), steps, mark, restraint)
 
 
 def replayed(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
@@ -269,10 +272,16 @@ def replayed(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Pat
     It sees the same documents of the pool, as often, at the same rates. So what both have made of them cancels in the
     difference of their losses.
     """
-    whole = run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes)
-    steps = _steps(run, depth.learning_rate, run.replay_steps_of(whole))
-    windows = _packed(run, [Part(run.replay_of(whole))], steps)
+    _, on_replay = num_steps(run, rows, depth)
+    steps = _steps(run, depth.learning_rate, on_replay)
+    windows = _packed(run, [Part(run.replay_of(on_replay))], steps)
     return _walked(run, name, windows, steps, run.mark_of(None, steps))
+
+
+def num_steps(run: Walks, rows: NDArray[np.intp], depth: Depth) -> tuple[int, int]:
+    """Count the steps of a walk: on these documents, and on replay."""
+    on_target = run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes)
+    return on_target, run.replay_steps_of(on_target)
 
 
 def _walked(
@@ -316,14 +325,6 @@ def _steps(run: Walks, rate: float, num_steps: int) -> Steps:
         clip=config.clip,
         checkpoint_steps=config.checkpoint_steps,
     )
-
-
-def _windows(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
-    """Pack these documents, and the replay among them."""
-    parts = [Part(run.texts.take(rows))]
-    if share := run.config.walk_replay:
-        parts.append(Part(run.replay_of(steps.num_steps), share))
-    return _packed(run, parts, steps)
 
 
 def _packed(run: Walks, parts: Sequence[Part], steps: Steps) -> PackedWindows:

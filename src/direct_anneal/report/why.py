@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 
 # Columns of selection.parquet that are no part of the gain: named otherwise, or not a gain.
 _NOT_PARTS = frozenset(
-    {"loss", "grad_norm", "stiff_cost", "score", "weight", "loss_start", "loss_end", "repeated", "common", "order"}
+    {
+        "loss",
+        "grad_norm",
+        "stiff_cost",
+        "score",
+        "weight",
+        "loss_start",
+        "loss_replayed",
+        "loss_end",
+        "repeated",
+        "common",
+        "order",
+    }
 )
 _CALLED = {"path": "loss drop along the path", "score": "score", "stiff_cost": "stiff cost"}
 

@@ -67,7 +67,7 @@ def as_walked(config: SelectConfig, losses: PathLosses | None) -> SelectConfig:
     objective = config.chosen_objective
     if losses is None or not losses.names or not objective.walk:
         return config
-    known, defaults = losses.described.get("config", {}), {each.name: each.default for each in fields(objective)}
+    known, defaults = losses.walk, {each.name: each.default for each in fields(objective)}
     walked = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     walk = {name: walked[name] for name, own in objective.walk.items() if own == defaults[name] and name in walked}
     if isinstance(config.objective, str):
