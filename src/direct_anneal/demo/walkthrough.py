@@ -127,9 +127,10 @@ def _side_by_side(manifest: dict[str, Any]) -> Table:
 def _differences() -> str:
     (rate,), passes = PATH["learning_rates"], PATH["max_passes"]
     return f"""
-        The objective path anneals a copy of the model on the validation set for a short while. It takes the documents
-        whose loss falls most, and needs no gradients of the pool. It leaves out documents that look damaged; the notes
-        above count them. To save time, the demo makes a single walk at rate {rate:g}, for {passes:g} pass. By default,
+        The objective path anneals two copies of the model for a short while: one on random documents of the pool with
+        the validation set among them, one on those documents alone. It takes the documents whose loss the validation
+        set lowers most, and needs no gradients of the pool. It leaves out documents that look damaged; the notes above
+        count them. To save time, the demo makes a single walk at rate {rate:g}, for {passes:g} pass. By default,
         rate and length are found by cross-validation, in walks of up to 3 passes. The default objective, blend, adds
         descent, which is measured with gradients and words.
         """

@@ -1,4 +1,4 @@
-"""Exact progress along a descent path: how far each document's loss falls as the checkpoint is annealed on the target.
+"""Exact progress along a descent path: how far each document's loss falls as the checkpoint learns the target.
 
 N samples of the pool, k paths.
 """
@@ -26,7 +26,10 @@ from direct_anneal.solver import Linear
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PathObjective(DamageLimits, WalkOptions):
-    """Maximise Σ_i w_i s_i, s_i = ℓ_i(θ_s) − ℓ_i(θ_T) the drop of a document's mean token loss along the path.
+    """Maximise Σ_i w_i s_i, s_i the drop of a document's mean token loss along the path.
+
+    s_i = ℓ_i(θ_r) − ℓ_i(θ_T), θ_T the end of a walk on the validation set with replay of the pool among it, and θ_r the
+    end of one on that replay alone; without replay (`walk_replay` 0) θ_r is the checkpoint, θ_s.
 
     With a path for each of k parts of the target, s_i is the mean of its drops (`parts` "sum"), or
     k − ‖1 − Σ_i w_i s_i / reach‖² is maximised ("matching"): reach is each path's progress under a selection that looks
@@ -52,7 +55,7 @@ class PathObjective(DamageLimits, WalkOptions):
 
     name: ClassVar[str] = "path"
     goal: ClassVar[str] = "the largest drop of loss while the model learns the target"
-    meaning: ClassVar[str] = "the drop of its loss as the checkpoint is annealed on the validation set"
+    meaning: ClassVar[str] = "the drop of its loss that annealing on the validation set brings"
     not_beside: ClassVar[frozenset[str]] = frozenset({"bands", "budget_ratio"})  # of gradients' costs, which it has not
     budget_reference: ClassVar[str] = "pool"
 
