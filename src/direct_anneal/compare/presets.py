@@ -171,7 +171,7 @@ def write_recipe(run: Path, preset: PresetName, out: Path) -> Path:
 def _records(corpus: Corpus, names: Fields, most: int) -> list[dict[str, Any]]:
     """Read at most so many documents, in the order of hashes of their ids."""
     ids, domains = corpus.index["id"].to_pylist(), corpus.index["domain"].to_pylist()
-    order = [int(i) for i in hashed_order(ids)[:most]]
+    order = hashed_order(ids)[:most].tolist()
     texts = texts_at(corpus, order, names.text)
     prompts = texts_at(corpus, order, names.prompt) if names.prompt else {}
     if lacking := next((ids[i] for i in order if texts[i] is None), None):

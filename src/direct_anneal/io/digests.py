@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from direct_anneal.io.records import opened
 
@@ -87,7 +90,10 @@ def short_digest(content: bytes | memoryview | str, size: int = 16, key: str = "
     return hashlib.blake2b(raw, digest_size=size, key=key.encode()).digest()
 
 
-def hashed_order(names: list[str], key: Callable[[str], str] = str) -> list[int]:
-    """Return positions sorted by a hash of each name: an order that has nothing to do with that of the list."""
-    digests = [short_digest(key(name)) for name in names]
-    return sorted(range(len(names)), key=digests.__getitem__)
+def hashed_order(names: Iterable[str], key: str = "") -> NDArray[np.intp]:
+    """Return positions sorted by a hash of each name: an order that has nothing to do with that of the names.
+
+    Cost: 1 µs a name; memory 16 bytes a name.
+    """
+    digests = (short_digest(name, key=key)[:8] for name in names)
+    return np.argsort(np.fromiter(map(int.from_bytes, digests), np.uint64), kind="stable")

@@ -8,7 +8,7 @@ N documents of the pool, M of the validation set, k folds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import ROWS_PER_SHARD, ColumnStore
 from direct_anneal.gradients import adam_moments, optimizer_fingerprint
-from direct_anneal.io.digests import sha256, short_digest
+from direct_anneal.io.digests import hashed_order, sha256
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.model.probes import require_language_model
 from direct_anneal.path.config import PathConfig
@@ -108,7 +108,7 @@ def descend(
             losses = _without_path(run, scores, pool, made_of)
         losses.save(directory, whole_fingerprint, rows_per_shard=rows_per_shard, replace=replace)
         return losses
-    path = _walked(run, validation, pool)
+    path = _walked(run, validation)
     with Scores(run, pool, home, made_of, rows_per_shard, replace, elsewhere) as scores:
         at_start = scores.start(known_start)
         signs = _signs(run, scores, pool, known_start is not None)
@@ -144,7 +144,7 @@ def descend(
             },
             "passes": path.passes,
             "parts": described(path.parts, run.texts.ids),
-            "in_validation": len(path.shared),
+            "in_validation": len(path.run.shared),
             "restrained": [] if run.restraint is None else run.restraint.eigenvalues.tolist(),
             **path.depth.described,
         },
@@ -180,7 +180,7 @@ def descend_in_part(
     """
     made_of = _made_of(checkpoint, validation, pool, config, max_length)
     run = _at_start(checkpoint, validation, pool, config, work, max_length, stages, made_of)
-    path = None if config.paths == "none" else _walked(run, validation, pool)
+    path = None if config.paths == "none" else _walked(run, validation)
     with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
         knows_start = knows_start or path is None
         if not knows_start:
@@ -203,7 +203,6 @@ class _Path:
 
     Attributes:
         folds: of each validation document, (M,).
-        shared: documents of the pool that are in the validation set, by position.
         needed: documents of each walk, by part and name.
         plain, restrained, replay: weights at the end of each walk, by name; of replay alone, where there is any.
     """
@@ -211,7 +210,6 @@ class _Path:
     run: Walks
     folds: NDArray[np.int64]
     depth: Depth
-    shared: Mapping[int, Sequence[int]]
     parts: Mapping[str, Part]
     needed: Mapping[str, Mapping[str, NDArray[np.intp]]]
     plain: Mapping[str, Path]
@@ -278,19 +276,22 @@ def _at_start(
     texts = Texts.of(validation)
     start = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
     moments = None if config.paths == "none" else _moments(config, model)
-    replay = _replay(pool, texts, config)
-    return Walks(config, checkpoint, model, start, moments, texts, replay, max_length, work, mark, stages)
+    shared = {} if config.paths == "none" else overlap(pool, texts)
+    replay = None
+    if config.paths != "none" and (share := config.walk_replay):
+        num_tokens = config.max_passes * int(texts.num_tokens.sum()) * share / (1 - share)
+        replay = _replay(pool, shared, num_tokens, config)
+    return Walks(config, checkpoint, model, start, moments, texts, shared, replay, max_length, work, mark, stages)
 
 
-def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
+def _walked(run: Walks, validation: Corpus) -> _Path:
     """Find the depth and walk the path, as far as that was not done before."""
-    config, texts = run.config, run.texts
+    config = run.config
     run.directory.mkdir(parents=True, exist_ok=True)
     folds = folds_of(run)
     depth = found_depth(run, folds)
-    shared = overlap(pool, texts)
     parts = parts_of(validation, run)
-    needed = {name: part.walks(config, folds, shared) for name, part in parts.items()}
+    needed = {name: part.walks(config, folds, run.shared) for name, part in parts.items()}
     plain, restrained, replay = {}, {}, {}
     for name, rows in ((name, rows) for walks in needed.values() for name, rows in walks.items()):
         plain[name] = walked(run, name, rows, depth)
@@ -302,7 +303,6 @@ def _walked(run: Walks, validation: Corpus, pool: Corpus) -> _Path:
         run=run,
         folds=folds,
         depth=depth,
-        shared=shared,
         parts=parts,
         needed=needed,
         plain=plain,
@@ -329,27 +329,26 @@ def _without_path(run: Walks, scores: Scores, pool: Corpus, made_of: Mapping[str
     )
 
 
-def _replay(pool: Corpus, texts: Texts, config: PathConfig) -> Texts:
-    """Read documents of the pool, in an order of hashes of ids, as many as the longest walk takes; none that is in the
-    validation set.
+def _replay(pool: Corpus, shared: Collection[int], num_tokens: float, config: PathConfig) -> Texts:
+    """Read random documents of the pool with so many tokens, or all there are, in the order of hashes of their ids.
+
+    Args:
+        shared: documents that are in the validation set, which are left out, by position.
+
+    Cost: a hash of every id; memory 16 bytes a document of the pool.
     """
-    if not (share := config.walk_replay):
-        return texts.take(np.empty(0, dtype=np.intp))
-    ids = pool.index["id"].to_pylist()
-    shared = overlap(pool, texts)
-    rows = sorted(
-        set(range(pool.num_samples)) - shared.keys(), key=lambda row: short_digest(f"{config.seed}:replay:{ids[row]}")
-    )
-    if not rows:
+    ids, may = pool.index["id"], np.ones(pool.num_samples, dtype=bool)
+    may[list(shared)] = False
+    if not may.any():
         raise InputError(
             field="walk_replay",
             must="be 0 where every document of the pool is in the validation set",
-            got=share,
+            got=config.walk_replay,
         )
-    tokens = pool.num_tokens[rows]
-    wanted = config.max_passes * int(texts.num_tokens.sum()) * share / (1 - share)
-    needed = rows[: 1 + int(np.searchsorted(np.cumsum(tokens), wanted))]
-    return Texts([ids[row] for row in needed], [pool.tokens(row) for row in needed], pool.num_prompt[needed])
+    order = hashed_order(f"{config.seed}:replay:{each.as_py()}" for each in ids)
+    order = order[may[order]]
+    rows = order[: 1 + int(np.searchsorted(np.cumsum(pool.num_tokens[order]), num_tokens))]
+    return Texts(ids.take(rows).to_pylist(), [pool.tokens(row) for row in rows.tolist()], pool.num_prompt[rows])
 
 
 def _losses_at_ends(path: _Path, scores: Scores, pool: Corpus, at_end: Mapping[str, Path]) -> NDArray[np.float64]:
@@ -364,7 +363,7 @@ def _losses_at_ends(path: _Path, scores: Scores, pool: Corpus, at_end: Mapping[s
     for place, (name, part) in enumerate(path.parts.items()):
         scored = [scores.at(_point(at_end[walk]), at_end[walk]).means for walk in path.scored(name)]
         ends[:, place] = np.mean(scored, axis=0)
-        if own := part.shared(path.shared):
+        if own := part.shared(run.shared):
             left = {fold: at_end.get(part.left(fold)) for fold in set(path.folds)}
             score_by_others(run, pool, own, path.folds, left, ends[:, place])
     return ends

@@ -51,8 +51,8 @@ class Walks:
         start: θ_s, by parameter name, on the CPU.
         moments: of Adam at θ_s; zeros where None.
         texts: the validation set.
-        replay: documents of the pool that stand among it, in the order in which they are needed; none where no walk has
-            replay.
+        shared: documents of the pool that are in it, by position, with their positions there.
+        replay: documents of the pool that stand among it, in the order in which they are needed; None without replay.
         max_length: tokens of a window where losses are taken.
         directory: where states, ends and what the search found are kept.
         mark: a hash of all that the walks depend on, but for whose documents they see.
@@ -65,7 +65,8 @@ class Walks:
     start: Mapping[str, torch.Tensor]
     moments: Moments | None
     texts: Texts
-    replay: Texts
+    shared: Mapping[int, Sequence[int]]
+    replay: Texts | None
     max_length: int
     directory: Path
     mark: str
@@ -99,6 +100,7 @@ class Walks:
 
     def replay_of(self, num_steps: int) -> Texts:
         """Return the replay of so many steps: as many documents as they take, or all there are."""
+        assert self.replay is not None
         before = np.cumsum(self.replay.num_tokens) - self.replay.num_tokens
         return self.replay.take(np.flatnonzero(before < num_steps * self.batch_size * self.window))
 

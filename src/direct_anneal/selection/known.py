@@ -85,7 +85,7 @@ class Known:
 
         The halves that are held out alternate in it.
         """
-        return np.array(hashed_order(self.validation.samples["id"].to_pylist()), dtype=np.intp)
+        return hashed_order(self.validation.samples["id"].to_pylist())
 
     def inputs(
         self,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from direct_anneal.config.select import SelectConfig
 from direct_anneal.errors import InputError, option
-from direct_anneal.io.digests import short_digest
+from direct_anneal.io.digests import hashed_order
 from direct_anneal.solver import Selection, SelectionProblem
 
 
@@ -118,8 +118,7 @@ def draw_replay(
             got=f"but {share:g} takes {wanted:,.0f}",
             do=f"lower it, select less, or mix other text in when you train ({option('mix')} of anneal)",
         )
-    digests = [short_digest(ids[place], key=f"replay {seed}") for place in places.tolist()]
-    order = places[np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.intp)]
+    order = places[hashed_order((ids[place] for place in places.tolist()), key=f"replay {seed}")]
     reached = np.concatenate([[0], np.cumsum(num_tokens[order])])
     chosen = np.zeros(len(selected), dtype=bool)
     chosen[order[: max(1, int(np.argmin(np.abs(reached - wanted))))]] = True
