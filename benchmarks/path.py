@@ -5,9 +5,9 @@
 Documents are pieces of the demo's text of all lengths from 20 up to twice the context; the model is the demo's where
 none is named, and its shard is full by default (1,024). The bare loop runs `model(ids)` over as many random tokens in
 windows of the context's full length, with no padding and no loss. Both are timed in turns, and the best of each counts,
-since other work on the machine only ever slows one down. Then `descend` is run on the same documents with one step of a
-walk: all that it does beside that step, over the bare passes that it needs, two over the pool; and with the sign of
-order, which reads beginnings once more, and shuffled. On a CPU times are processor time.
+since other work on the machine only ever slows one down. Then `descend` is run on the same documents with one or two
+steps of each walk: all that it does beside these steps, over the bare passes that it needs, three over the pool; and
+with the sign of order, which reads beginnings once more, and shuffled. On a CPU times are processor time.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(name: str, count: int, device: str) -> None:
             if not reads_order:
                 parts.pop("Losses of shuffled words", None)
             print(f"a path {'with' if reads_order else 'without'} the order of words: ", end="")
-            print(f"{sum(parts.values()) / (2 * total / bare_rate):.3f} of two bare passes (", end="")
+            print(f"{sum(parts.values()) / (3 * total / bare_rate):.3f} of three bare passes (", end="")
             print(", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in parts.items()) + ")")
 
 
