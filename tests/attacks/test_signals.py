@@ -29,6 +29,7 @@ HUB, HELD = "hf" + "_" + "AbCdEfGhIjKlMnOpQrStUv", "environments-own-secret"
 SECRET = Path(HUB) / HELD
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SHARE = ("--fraction", "0.25")
+NOTHING_KEPT = {"plan", "verify", "export", "weights", "convert", "init", "doctor"}
 # Where each is struck; those without a stage as they begin.
 STAGES = {
     "select": "Gradients of the pool",
@@ -195,8 +196,9 @@ def test_a_command_that_is_struck_ends_in_a_line_and_goes_on(
         process.join()
         told = (tmp_path / "log").read_text()
         assert process.exitcode == code, told
-        assert [line.partition("; to go on: ")[0] for line in told.splitlines()] == [
-            f"direct-anneal: {'interrupted' if number == signal.SIGINT else 'ended by SIGTERM'}: what was done is kept"
+        what = "nothing of it is kept; to begin again" if command in NOTHING_KEPT else "what was done is kept; to go on"
+        assert [line.partition(": direct-anneal ")[0] for line in told.splitlines()] == [
+            f"direct-anneal: {'interrupted' if number == signal.SIGINT else 'ended by SIGTERM'}: {what}"
         ]
     if command not in RUN_AGAIN:
         return

@@ -400,8 +400,9 @@ class TestReplay:
         directory, seen = tmp_path_factory.mktemp("replayed"), []
 
         def packed(parts: Sequence[Part], *, num_windows: int, **options: Any) -> PackedWindows:
-            seen.append((num_windows, *parts))
-            return PackedWindows(parts, num_windows=num_windows, **options)
+            windows = PackedWindows(parts, num_windows=num_windows, **options)
+            seen.append((windows, *parts))
+            return windows
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("direct_anneal.path.walks.PackedWindows", packed)
@@ -434,16 +435,39 @@ class TestReplay:
         self, replayed: Replayed, given: tuple[Corpus, Corpus]
     ) -> None:
         validation, pool = given
-        mixed, alone = replayed[2][2:4]  # after two of the search
-        num_windows, target, among = mixed
+        (mixed, target, among), *_, (alone, own) = replayed[2][2:5]  # after two of the search
         assert target.corpus.index["id"].to_pylist() == validation.index["id"].to_pylist()
         assert among.share == 0.5
-        assert alone[0] == round(num_windows / 2)
-        ids = among.corpus.index["id"].to_pylist()
-        assert alone[1].corpus.index["id"].to_pylist() == ids
-        assert set(ids) <= set(pool.index["id"].to_pylist()[:10])  # the last two are in the validation set
-        tokens = np.cumsum([len(text) for text in among.corpus.contents])
-        assert len(ids) == min(10, 1 + np.searchsorted(tokens, alone[0] * CONTEXT))
+        assert len(alone) == round(len(mixed) / 2)
+        drawn = among.corpus.index["id"].to_pylist()
+        assert set(drawn) <= set(pool.index["id"].to_pylist()[:10])  # the last two are in the validation set
+        ids = own.corpus.index["id"].to_pylist()
+        assert sorted(ids) == sorted(drawn[row] for row in mixed.seen(1))
+        assert sum(map(len, own.corpus.contents)) == pytest.approx(len(alone) * CONTEXT, rel=0.2)  # whole documents
+
+    @pytest.mark.parametrize("passes", [0.25, 0.75, 2.5])
+    def test_even_where_walks_end_within_an_epoch(
+        self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path, passes: float
+    ) -> None:
+        seen: list[tuple[list[str], list[str]]] = []
+
+        def packed(parts: Sequence[Part], **options: Any) -> PackedWindows:
+            windows = PackedWindows(parts, **options)
+            seen.append(
+                tuple(
+                    [part.corpus.index["id"][row].as_py() for row in windows.seen(place)]
+                    for place, part in enumerate(parts)
+                )
+            )
+            return windows
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("direct_anneal.path.walks.PackedWindows", packed)
+            quick = {"num_folds": 0, "scored_ends": "whole", "max_passes": passes, "batch_tokens": 16, "window": 16}
+            alone = corpora(tmp_path / "given")[1].only(np.arange(10))
+            descended(checkpoint, tmp_path, given[0], alone, **self.OPTIONS, **quick)
+        (_, among), _, (own,) = seen
+        assert set(own) == set(among)
 
     def test_a_run_that_died_goes_on_to_the_same_bytes(
         self,

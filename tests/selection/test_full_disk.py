@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from selection.killing import command_in_small_shards, content
-from selection.tiny import documents, start, write_jsonl
+from selection.tiny import command_line, documents, start, write_jsonl
 
 
 @pytest.fixture
@@ -71,3 +71,30 @@ def test_it_is_told_and_the_run_goes_on_once_there_is_room(
     code, told = run(tmp_path / "elsewhere")
     assert code == 0, told
     assert content(out) == content(tmp_path / "elsewhere")
+
+
+def test_so_is_one_that_annealing_fills(checkpoint: Path, tmp_path: Path, disk: Path) -> None:
+    """From documents to checkpoints, weights and Adam's state: safetensors and torch say it in words of their own."""
+    data = write_jsonl(tmp_path / "data.jsonl", documents(64, seed=11))
+    words = ["anneal", "--model", str(checkpoint), "--data", str(data), "--learning-rate", "0.01", "--batch-size", "4"]
+    words += ["--max-length", "16", "--num-tokens", "512", "--checkpoint-steps", "2", "--keep-optimizer-state", "--out"]
+
+    def run(out: Path) -> tuple[int | None, str]:
+        process = start(command_line, [*words, str(out)], tmp_path / "log")
+        process.join()
+        return process.exitcode, (tmp_path / "log").read_text()
+
+    assert run(tmp_path / "elsewhere")[0] == 0
+    whole = sum(path.stat().st_size for path in (tmp_path / "elsewhere").iterdir())
+    out = disk / "out"
+    for share in (0.1, 0.4, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0):
+        subprocess.run(["mount", "-o", f"remount,size={int(share * whole)}", disk], check=True)
+        code, told = run(out)
+        if code == 0:
+            break
+        assert code == 2, told
+        assert "Traceback" not in told
+        assert f"must have room for {out}, but is full (" in told.splitlines()[-1]
+    assert share > 0.9, "it wrote less than it wrote elsewhere"
+    for name in ("model.safetensors", "optimizer.pt"):
+        assert (out / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()

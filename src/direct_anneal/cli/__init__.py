@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,10 @@ _LEFT_OUT: tuple[object, ...] = (None, "", (), [])  # values of a required optio
 
 # Of an OSError, those that the user can mend; every other one is a bug until shown otherwise.
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# In the words of safetensors, and of torch, whose archive ends short of where it was written to.
+_SAYS_DISK_FULL = re.compile(
+    rf"os error ({'|'.join(map(str, _DISK_FULL))})\b|inline_container\.cc.*unexpected pos \d+ vs \d+", re.DOTALL
+)
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -61,14 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 a bug or a broken installation, 2 the user's input or request, 130 interrupted, 143 ended by SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    to_go_on = f"what was done is kept; to go on: {shlex.join(['direct-anneal', *words])}"
-    output, options = Output({}), dict[str, Any]()
+    output, options, keeps = Output({}), dict[str, Any](), True
     spell: Callable[[str], str] = flag
+
+    def to_go_on() -> str:
+        what = "what was done is kept; to go on" if keeps else "nothing of it is kept; to begin again"
+        return f"{what}: {shlex.join(['direct-anneal', *words])}"
+
+    def disk_is_full(reason: str) -> int:
+        return output.failure(
+            f"the disk must have room for {options.get('out', 'the run')}, but is full ({reason}): make some; "
+            f"{to_go_on()}",
+            EXIT_INPUT,
+        )
 
     def interrupted(code: int) -> int:
         with last_words(code):
             return output.failure(
-                f"{'ended by SIGTERM' if code == EXIT_TERMINATED else 'interrupted'}: {to_go_on}", code
+                f"{'ended by SIGTERM' if code == EXIT_TERMINATED else 'interrupted'}: {to_go_on()}", code
             )
 
     try:
@@ -78,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve()
             return 0
         command, given = _parsed(words)
+        keeps = command.keeps
         output, progress = Output(given), progress_of(given)
         is_dry = given.pop("dry_run", False)
         options = values(command.config, given)
@@ -109,11 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except OSError as error:
         if error.errno in _DISK_FULL:
-            return output.failure(
-                f"the disk must have room for {options.get('out', 'the run')}, but is full ({error.strerror}): make "
-                f"some; {to_go_on}",
-                EXIT_INPUT,
-            )
+            return disk_is_full(str(error.strerror))
         if error.errno in _NOT_ALLOWED:
             return output.failure(
                 f"files must be readable and --out writable, but {error.filename or 'a file'}: {error.strerror}: "
@@ -129,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
         if (code := exit_code(error)) is not None:
             return interrupted(code)
+        if found := _SAYS_DISK_FULL.search(str(error)):
+            return disk_is_full(found[0])
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
             return output.failure(
                 "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "

@@ -57,6 +57,12 @@ class Command:
     takes_file: bool = True
     writes: Writes | None = None
 
+    @property
+    def keeps(self) -> bool:
+        """True if what an interrupted run has done is there for the next one to go on with."""
+        writes = self.writes
+        return writes is not None and writes.resumes and not writes.is_file and writes.earlier != ()
+
 
 def quieten_transformers() -> None:
     """Keep its bars and remarks out of ours."""

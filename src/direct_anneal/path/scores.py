@@ -301,13 +301,6 @@ def score_by_others(
     end_loss: NDArray[np.float64],
 ) -> None:
     """Score documents that are in the validation set by the walks that left them out, into `end_loss`, in place."""
-    if not run.config.num_folds:
-        raise InputError(
-            field="num_folds",
-            must="be at least 2 where documents of the pool are also in the validation set",
-            got=f"0, and {len(shared)} are",
-            do="pass more folds, or take them out of one of the two",
-        )
     model = scoring_model(run)
     for fold in range(run.config.num_folds):
         rows = [row for row, same in shared.items() if folds[same[0]] == fold]

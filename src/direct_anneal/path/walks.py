@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -98,16 +99,11 @@ class Walks:
         share = self.config.walk_replay
         return max(1, round(num_steps * share / (1 - share))) if share else 0
 
-    def replay_of(self, num_steps: int) -> Texts:
-        """Return the replay of so many steps: as many documents as they take, or all there are."""
-        assert self.replay is not None
-        before = np.cumsum(self.replay.num_tokens) - self.replay.num_tokens
-        return self.replay.take(np.flatnonzero(before < num_steps * self.batch_size * self.window))
-
-    def mark_of(self, rows: NDArray[np.intp] | None, steps: Steps, *, is_restrained: bool = False) -> str:
+    def mark_of(
+        self, rows: NDArray[np.intp], steps: Steps, *, kind: Literal["plain", "restrained", "replay"] = "plain"
+    ) -> str:
         """Return a hash of all that one walk depends on."""
-        seen = None if rows is None else rows.tolist()
-        content = [self.mark, seen, {**asdict(steps), "checkpoint_steps": None}, is_restrained]
+        content = [self.mark, rows.tolist(), {**asdict(steps), "checkpoint_steps": None}, kind]
         return sha256(json.dumps(content, sort_keys=True))
 
     @cached_property
@@ -150,6 +146,13 @@ class Walks:
 
 def folds_of(run: Walks) -> NDArray[np.int64]:
     """Return the fold of each validation document, (M,)."""
+    if run.shared and not run.config.num_folds:
+        raise InputError(
+            field="num_folds",
+            must="be at least 2 where documents of the pool are also in the validation set",
+            got=f"0, and {len(run.shared)} are",
+            do="pass more folds, or take them out of one of the two",
+        )
     folds = run.texts.of_folds(max(1, run.config.num_folds))
     if run.config.num_folds and len(np.unique(folds)) < run.config.num_folds:
         raise InputError(
@@ -259,25 +262,24 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restr
     Args:
         restraint: of its steps; its walk needs a name of its own.
     """
-    on_target, on_replay = num_steps(run, rows, depth)
-    steps = _steps(run, depth.learning_rate, on_target + on_replay)
-    parts = [Part(run.texts.take(rows))]
-    if on_replay:
-        parts.append(Part(run.replay_of(on_replay), run.config.walk_replay))
-    mark = run.mark_of(rows, steps, is_restrained=restraint is not None)
-    return _walked(run, name, _packed(run, parts, steps), steps, mark, restraint)
+    steps = _steps(run, depth.learning_rate, sum(num_steps(run, rows, depth)))
+    mark = run.mark_of(rows, steps, kind="plain" if restraint is None else "restrained")
+    return _walked(run, name, _with_replay(run, rows, steps), steps, mark, restraint)
 
 
 def replayed(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Path:
     """Walk on the replay alone of the walk on these documents, and return the weights at the end, as `walked` does.
 
-    It sees the same documents of the pool, as often, at the same rates. So what both have made of them cancels in the
-    difference of their losses.
+    It sees the documents of the pool that the other walk sees, at the same rates. So what both have made of them
+    cancels in the difference of their losses.
     """
-    _, on_replay = num_steps(run, rows, depth)
+    on_target, on_replay = num_steps(run, rows, depth)
+    both = _with_replay(run, rows, _steps(run, depth.learning_rate, on_target + on_replay))
+    assert run.replay is not None
     steps = _steps(run, depth.learning_rate, on_replay)
-    windows = _packed(run, [Part(run.replay_of(on_replay))], steps)
-    return _walked(run, name, windows, steps, run.mark_of(None, steps))
+    seen = both.seen(1) if len(both.seen(1)) else np.zeros(1, dtype=np.int64)  # the shortest walks may see none
+    windows = _packed(run, [Part(run.replay.take(seen))], steps)
+    return _walked(run, name, windows, steps, run.mark_of(rows, steps, kind="replay"))
 
 
 def num_steps(run: Walks, rows: NDArray[np.intp], depth: Depth) -> tuple[int, int]:
@@ -327,6 +329,12 @@ def _steps(run: Walks, rate: float, num_steps: int) -> Steps:
         clip=config.clip,
         checkpoint_steps=config.checkpoint_steps,
     )
+
+
+def _with_replay(run: Walks, rows: NDArray[np.intp], steps: Steps) -> PackedWindows:
+    """Pack these documents, and the replay among them."""
+    replay = [] if run.replay is None else [Part(run.replay, run.config.walk_replay)]
+    return _packed(run, [Part(run.texts.take(rows)), *replay], steps)
 
 
 def _packed(run: Walks, parts: Sequence[Part], steps: Steps) -> PackedWindows:

@@ -130,6 +130,12 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         labels[0] = IGNORED_LABEL
         return {"input_ids": input_ids, "labels": labels}
 
+    def seen(self, part: int) -> NDArray[np.int64]:
+        """Return the documents of a part that windows reach, as positions in it, each as often as they see it."""
+        count = 1 + int(np.searchsorted(self._ends, self._num_windows * self._window))
+        found: NDArray[np.int64] = self._document[:count][self._owner[:count] == part]
+        return found
+
     def _tokens(self, place: int) -> NDArray[np.int64]:
         owner, document = int(self._owner[place]), int(self._document[place])
         tokens = self._corpora[owner].tokens(document)
