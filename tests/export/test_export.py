@@ -173,6 +173,12 @@ class TestTheDirectory:
         with pytest.raises(InputError, match="overwrite"):
             export(run, to="megatron", out=out)
         assert files_below(out) == before
+        (out / "notes.txt").write_text("mine")
+        with pytest.raises(
+            InputError, match=r"^out must hold nothing but the earlier export, .* has notes.txt, too: move"
+        ):
+            export(run, to="megatron", out=out, overwrite=True)
+        (out / "notes.txt").unlink()
         export(run, to="megatron", out=out, overwrite=True)
         assert not list(out.glob("*.jsonl"))
 

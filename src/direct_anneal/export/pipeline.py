@@ -24,7 +24,7 @@ from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.io.digests import short_digest
-from direct_anneal.io.records import write_record
+from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, current_progress
 from direct_anneal.run.run_dir import RunDir
@@ -119,6 +119,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             "num_tokens": sum(tokens for _, tokens in files),
             "num_prompts_trained_on": 0 if format.masks_prompts else prompts,
             "files": [name for name, _ in files],
+            "written": sorted({*_names(temporary), RECORD}),
         }
         record = write_record(temporary / RECORD, record)
     if config.push_to_hub is None:
@@ -254,6 +255,13 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
             raise InputError(
                 f"{out} holds an earlier export: choose another {option('out')}, or pass {option('overwrite')}"
             )
+        if strange := _strange(out):
+            raise InputError(
+                field="out",
+                must="hold nothing but the earlier export, which is removed",
+                got=f"but {out} has {', '.join(strange[:3])}, too",
+                do="move that away, or choose another",
+            )
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
     if temporary.is_symlink() or (temporary.exists() and not (temporary / RECORD).is_file()):
         raise InputError(f"{temporary} is in the way: move it away")
@@ -269,3 +277,16 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _strange(out: Path) -> list[str]:
+    """Return the files that an earlier export did not write; none where its record does not tell."""
+    try:
+        written = read_record(out / RECORD).get("written")
+    except (OSError, RecordError):
+        written = None
+    return [] if written is None else sorted(_names(out) - set(written))
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
