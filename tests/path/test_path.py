@@ -449,7 +449,7 @@ class TestReplay:
     def test_even_where_walks_end_within_an_epoch(
         self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path, passes: float
     ) -> None:
-        seen: list[tuple[list[str], list[str]]] = []
+        seen: list[tuple[list[str], ...]] = []
 
         def packed(parts: Sequence[Part], **options: Any) -> PackedWindows:
             windows = PackedWindows(parts, **options)

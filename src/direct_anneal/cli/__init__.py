@@ -69,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output, options, keeps = Output({}), dict[str, Any](), True
     spell: Callable[[str], str] = flag
 
+    def kept() -> str:
+        return "what was done is kept" if keeps else "nothing of it is kept"
+
     def to_go_on() -> str:
-        what = "what was done is kept; to go on" if keeps else "nothing of it is kept; to begin again"
-        return f"{what}: {shlex.join(['direct-anneal', *words])}"
+        return f"{kept()}; to {'go on' if keeps else 'begin again'}: {shlex.join(['direct-anneal', *words])}"
 
     def disk_is_full(reason: str) -> int:
         return output.failure(
@@ -137,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"files must be files, and in directories, but {error.filename}: {error.strerror}: choose another",
                 EXIT_INPUT,
             )
-        return _bug(output)
+        return _bug(output, kept())
     except Exception as error:  # the boundary: whatever it is, people are told that it is not their fault
         if (code := exit_code(error)) is not None:
             return interrupted(code)
@@ -146,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
             return output.failure(
                 "model and batch must fit into memory, but did not: pass a smaller --batch-tokens or --max-length, or "
-                "--dtype bfloat16, and run the command again to go on; what was done is kept",
+                f"--dtype bfloat16, and run the command again; {kept()}",
                 EXIT_INPUT,
             )
-        return _bug(output)
+        return _bug(output, kept())
 
 
 def _load_pandas() -> None:
@@ -165,10 +167,10 @@ def _hang_up() -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def _bug(output: Output) -> int:
+def _bug(output: Output, kept: str) -> int:
     output.trace()
     return output.failure(
-        f"this is a bug in {_version()}: please report it with the lines above and the command; what was done is kept",
+        f"this is a bug in {_version()}: please report it with the lines above and the command; {kept}",
         EXIT_BUG,
     )
 

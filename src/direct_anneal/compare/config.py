@@ -103,9 +103,6 @@ class Arm:
         return self.baseline not in (None, WHOLE_POOL) and BASELINES[str(self.baseline)].is_seeded
 
 
-USUAL = Arm(name="path", select={"objective": "path"})  # whose losses other arms look at, too
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A comparison, in full.
@@ -182,8 +179,8 @@ class Recipe:
 
     @property
     def usual_walk(self) -> PathConfig:
-        """The walk of `USUAL`."""
-        walk = self.walk_of(USUAL)
+        """The walk of an arm that says nothing of walks: all of these share one."""
+        walk = self.walk_of(Arm(name="path", select={"objective": "path"}))
         assert walk is not None
         return walk
 

@@ -24,6 +24,7 @@ from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
 from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
 from direct_anneal.io.digests import short_digest
+from direct_anneal.io.lock import require_no_file_at
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, current_progress
@@ -245,9 +246,7 @@ def _tokens(content: Content, position: int, eos_id: int | None) -> np.ndarray:
 @contextmanager
 def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary directory that becomes `out` on a clean exit, in the place of an earlier export there."""
-    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
-        raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
+    require_no_file_at(out)
     if out.exists() and any(out.iterdir()):
         if not (out / RECORD).is_file():
             raise InputError(field="out", must="be new, empty or an earlier export", got=f"but {out} holds other files")

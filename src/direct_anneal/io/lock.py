@@ -60,10 +60,19 @@ def make_directory(out: Path) -> None:
     Raises:
         InputError: there is a file in its place.
     """
+    require_no_file_at(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def require_no_file_at(out: Path) -> None:
+    """See that an output directory can be made.
+
+    Raises:
+        InputError: there is a file in its place, or of one above it.
+    """
     blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise InputError(field="out", must="be a directory", got=f"but {blocked} is a file", do="choose another")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

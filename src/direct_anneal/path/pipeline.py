@@ -34,7 +34,7 @@ from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
 from direct_anneal.path.scores import Scores, num_predicted, score_by_others
-from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, num_steps, replayed, walked
+from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, replayed, steps_of_walk, walked
 from direct_anneal.progress import Progress, Work
 
 VERSION = 4  # of what the stored numbers mean
@@ -138,7 +138,7 @@ def descend(
             "window": run.window,
             "batch_size": run.batch_size,
             "steps": {
-                name: sum(num_steps(run, rows, path.depth))
+                name: sum(steps_of_walk(run, rows, path.depth))
                 for walks in path.needed.values()
                 for name, rows in walks.items()
             },

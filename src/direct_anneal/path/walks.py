@@ -262,7 +262,7 @@ def walked(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth, *, restr
     Args:
         restraint: of its steps; its walk needs a name of its own.
     """
-    steps = _steps(run, depth.learning_rate, sum(num_steps(run, rows, depth)))
+    steps = _steps(run, depth.learning_rate, sum(steps_of_walk(run, rows, depth)))
     mark = run.mark_of(rows, steps, kind="plain" if restraint is None else "restrained")
     return _walked(run, name, _with_replay(run, rows, steps), steps, mark, restraint)
 
@@ -273,16 +273,17 @@ def replayed(run: Walks, name: str, rows: NDArray[np.intp], depth: Depth) -> Pat
     It sees the documents of the pool that the other walk sees, at the same rates. So what both have made of them
     cancels in the difference of their losses.
     """
-    on_target, on_replay = num_steps(run, rows, depth)
+    on_target, on_replay = steps_of_walk(run, rows, depth)
     both = _with_replay(run, rows, _steps(run, depth.learning_rate, on_target + on_replay))
     assert run.replay is not None
     steps = _steps(run, depth.learning_rate, on_replay)
-    seen = both.seen(1) if len(both.seen(1)) else np.zeros(1, dtype=np.int64)  # the shortest walks may see none
-    windows = _packed(run, [Part(run.replay.take(seen))], steps)
+    seen = both.seen(1)
+    rest = seen if len(seen) else np.zeros(1, dtype=np.int64)  # the shortest walks may see none
+    windows = _packed(run, [Part(run.replay.take(rest))], steps)
     return _walked(run, name, windows, steps, run.mark_of(rows, steps, kind="replay"))
 
 
-def num_steps(run: Walks, rows: NDArray[np.intp], depth: Depth) -> tuple[int, int]:
+def steps_of_walk(run: Walks, rows: NDArray[np.intp], depth: Depth) -> tuple[int, int]:
     """Count the steps of a walk: on these documents, and on replay."""
     on_target = run.steps_of(run.texts.take(rows), depth.share * run.config.max_passes)
     return on_target, run.replay_steps_of(on_target)
