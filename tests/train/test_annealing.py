@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from direct_anneal.errors import InputError
 from direct_anneal.io.records import write_record
@@ -114,6 +114,16 @@ def test_accumulated_steps_are_the_same_steps(checkpoint: Path, data: Path, tmp_
     )
     for name, value in whole.items():
         torch.testing.assert_close(halves[name], value, atol=2e-5, rtol=1e-4)  # see above
+
+
+def test_more_devices_in_sight_change_nothing(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = annealed(checkpoint, data, tmp_path / "alone")
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
+    beside = annealed(checkpoint, data, tmp_path / "beside")
+    assert beside["losses"] == alone["losses"]
+    assert model_bytes(tmp_path / "beside") == model_bytes(tmp_path / "alone")
 
 
 @pytest.fixture

@@ -235,9 +235,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         write_record(directory / _WHOLE, {"files": _digests(directory), **self.loss.kept(state.global_step)})
 
 
+class _OfOneDevice(TrainingArguments):  # type: ignore[misc]
+    @property
+    def n_gpu(self) -> int:
+        """At most one: on several Trainer would take a batch for each, and so each window as many times."""
+        return min(1, super().n_gpu)
+
+
 def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> TrainingArguments:
     micro = config.micro_batch_size or config.batch_size
-    return TrainingArguments(
+    return _OfOneDevice(
         output_dir=str(directory),
         max_steps=num_steps,
         per_device_train_batch_size=micro,
