@@ -106,6 +106,21 @@ def test_no_part_gets_less_than_its_floor() -> None:
         solved("path", inputs_of(path), part_floor=0.99)
 
 
+def test_floors_do_not_count_on_damaged_documents() -> None:
+    """Those whose drops are the largest of all cannot be chosen."""
+    drawn = losses(2, seed=4)
+    damaged = np.arange(N) < K
+    ends = drawn.ends - 50.0 * damaged[:, None]
+    path = replace(drawn, ends=ends, repeated=np.where(damaged, 1.0, 0.0))
+    _, held = solved("path", inputs_of(path), part_floor=0.5)
+    assert not held & set(np.flatnonzero(damaged).tolist())
+    for j in range(2):
+        drops = path.drops[:, j]
+        kept = drops[~damaged]
+        average, best = K * kept.mean(), np.sort(kept)[-K:].sum()
+        assert sum(drops[list(held)]) >= average + 0.5 * (best - average) - 1e-9
+
+
 def restrained(seed: int = 7) -> PathLosses:
     """The same with three stiff directions."""
     rng = np.random.default_rng(seed)

@@ -74,6 +74,22 @@ def test_the_opening_decides_or_the_whole_beginning_does(knows: bool) -> None:
     assert used < order.num_tokens <= most_tokens(np.array(LENGTHS), knows).sum()
 
 
+@pytest.mark.parametrize(
+    ("head", "starts", "is_known"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], {0, 5}, False),  # two words
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], {0, 3, 5, 8}, False),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], {0, 3, 5, 7, 8}, True),
+        (list(range(16)), {0}, False),  # four pieces of a text without spaces
+        (list(range(17)), {0}, True),
+    ],
+)
+def test_the_order_of_few_words_is_unknown(head: list[int], starts: set[int], is_known: bool) -> None:
+    begins = np.array([token in starts for token in range(1000)])
+    order = Order([np.array(head)], ["id"], begins, UNKNOWN[:1], UNKNOWN[:1])
+    assert np.isfinite(order.chances(Reader([]))).all() == is_known
+
+
 def test_few_shuffled_documents_pass() -> None:
     """Losses as of a 1 M model: their deviation over shuffles is larger for short texts."""
     rng = np.random.default_rng(0)

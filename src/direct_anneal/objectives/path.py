@@ -97,19 +97,22 @@ class PathObjective(DamageLimits, WalkOptions):
             every = self._restrained(losses)
         drops = every.mean(axis=1)
         weights = np.ones(len(drops)) if inputs.token_weights is None else inputs.token_weights
-        limits = self.floors(every * weights[:, None], losses.names, inputs)
+        progress = every * weights[:, None]
+        may = np.ones(len(drops), dtype=bool) if damage.left_out is None else ~damage.left_out
+        limits = self._floors(progress, may, losses.names, inputs)
         facts: dict[str, Any] = {"path": dict(losses.described)}
-        rows, target, objective = (drops * weights)[:, None], np.ones(1), "descent"
+        rows, target = (drops * weights)[:, None], np.ones(1)
+        objective: Literal["descent", "matching"] = "descent"
         if self.parts == "matching" and len(losses.names) > 1:
-            reach = _reach(every * weights[:, None], damage.left_out, inputs)
-            rows, target, objective = every * weights[:, None] / reach, np.ones(len(reach)), "matching"
+            reach = _reach(progress[may], inputs)
+            rows, target, objective = progress / reach, np.ones(len(reach)), "matching"
             facts["reach"] = dict(zip(losses.names, reach.tolist(), strict=True))
         each = {f"path_{name}": every[:, place] for place, name in enumerate(losses.names)}
         costs = self._costs(losses) if self.num_restrained else None
         costs = None if costs is None else costs * weights[:, None]
         return inputs.problem(
             rows,
-            objective="descent" if objective == "descent" else "matching",
+            objective=objective,
             target=target,
             linear=limits,
             stiff_cost=None if costs is None else costs[:, 0] if self.bands == 1 else costs,
@@ -173,38 +176,45 @@ class PathObjective(DamageLimits, WalkOptions):
             )
         return values
 
-    def floors(self, drops: Float, names: tuple[str, ...], inputs: Inputs) -> list[Linear]:
+    def _floors(self, progress: Float, may: NDArray[np.bool_], names: tuple[str, ...], inputs: Inputs) -> list[Linear]:
         """Return a floor of progress along each path.
 
         Args:
-            drops: as they count, (N, k).
+            progress: of each document along each path, as it counts, (N, k).
+            may: documents that may be chosen, (N,).
         """
         if self.part_floor is None:
             return []
-        count = min(len(drops), max(1, int(inputs.expected)))
-        average = drops.mean(axis=0) * inputs.expected
-        best = np.sort(drops, axis=0)[::-1][:count].sum(axis=0) * inputs.expected / count
-        floors = average + self.part_floor * np.maximum(0.0, best - average)
+        average = progress[may].mean(axis=0) * inputs.expected
+        floors = average + self.part_floor * np.maximum(0.0, _best(progress[may], inputs) - average)
         return [
             Linear(column, floor=float(floor), name=f"progress along {name}")
-            for column, floor, name in zip(drops.T, floors, names, strict=True)
+            for column, floor, name in zip(progress.T, floors, names, strict=True)
         ]
 
 
-def _reach(progress: Float, left_out: NDArray[np.bool_] | None, inputs: Inputs) -> Float:
-    """Return progress along each path of a selection of this size that looks at no other, (k,).
+def _best(progress: Float, inputs: Inputs) -> Float:
+    """Return the most progress along each path that a selection of this size can make, (k,).
 
     Args:
-        progress: of each document along each path, as it counts, (N, k).
+        progress: of each document that may be chosen, (n, k).
     """
-    kept = progress if left_out is None else progress[~left_out]
-    count = max(1, min(round(inputs.expected), len(kept)))
-    best = np.sort(kept, axis=0)[::-1][:count].sum(axis=0)
+    count = max(1, min(round(inputs.expected), len(progress)))
+    return np.asarray(np.sort(progress, axis=0)[::-1][:count].mean(axis=0) * inputs.expected)
+
+
+def _reach(progress: Float, inputs: Inputs) -> Float:
+    """Return that of `_best`, (k,).
+
+    Raises:
+        InputError: there is none along some path.
+    """
+    best = _best(progress, inputs)
     if not (best > 0).all():
         raise InputError(
             subject="every path",
             must="be one along which some documents make progress",
-            got=f"but the best {count:,} of the pool make {best.min():.3g} in all along one",
+            got=f"but the best {round(inputs.expected):,} of the pool make {best.min():.3g} in all along one",
             do=f"walk one path ({option('paths')}), or look at that domain of the validation set",
         )
-    return np.asarray(best)
+    return best

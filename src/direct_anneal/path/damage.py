@@ -15,7 +15,7 @@ Source: ours; docs/path.md has what they catch and what they cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ RUN = 8  # tokens
 FEWEST_DOCUMENTS = 4
 HEAD_TOKENS = 128  # of a document, whose order is looked at
 FEWEST_HEAD_TOKENS = 8  # below, its order cannot be told
+_FEWEST_WORDS = 5  # nor below: most shuffles of so few would be like the text
 
 _MOST_SHUFFLES = 8
 _TOKENS_A_WORD = 8  # where a word has more, there are no words: pieces of 4 tokens are shuffled
@@ -114,19 +115,29 @@ def num_shuffles(head_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 def shuffles(head: Tokens, starts: NDArray[np.bool_], name: str) -> list[Tokens]:
     """Shuffle the words of a document's head by a hash of `name`, several times; the first word stays.
 
-    In text without spaces pieces of 4 tokens are shuffled.
+    In text without spaces pieces of 4 tokens are shuffled. None of fewer than 5 words or pieces, whose order cannot be
+    told.
     """
+    words = _words(head, starts)
+    if len(words) < _FEWEST_WORDS:
+        return []
+    seed = int.from_bytes(short_digest(name, 8), "little")
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    in_order, orders = np.arange(len(words) - 1), list[NDArray[np.int64]]()
+    while len(orders) < int(num_shuffles(np.array(len(head)))):
+        order = generator.permutation(len(in_order))
+        if not np.array_equal(order, in_order):
+            orders.append(order)
+    return [np.concatenate([words[0], *(words[1 + place] for place in order)]) for order in orders]
+
+
+def _words(head: Tokens, starts: NDArray[np.bool_]) -> list[Tokens]:
     begins = starts[head].copy()
     if begins.sum() * _TOKENS_A_WORD < len(head):
         begins[:] = np.arange(len(head)) % _TOKENS_A_PIECE == 0
     if len(begins):
         begins[0] = True  # which may be a mark
-    words = np.split(head, np.flatnonzero(begins)[1:])
-    seed = int.from_bytes(short_digest(name, 8), "little")
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    count = int(num_shuffles(np.array(len(head))))
-    orders: list[Sequence[int]] = [generator.permutation(len(words) - 1).tolist() for _ in range(count)]
-    return [np.concatenate([words[0], *(words[1 + place] for place in order)]) for order in orders]
+    return np.split(head, np.flatnonzero(begins)[1:])
 
 
 def order_chances(

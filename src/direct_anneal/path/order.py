@@ -41,7 +41,7 @@ class Order:
     """Beginnings of n documents whose order is tested.
 
     Attributes:
-        heads: beginning of each; of one below 8 tokens the order cannot be told.
+        heads: beginning of each; of one below 8 tokens or 5 words the order cannot be told.
         names: ids of the documents, by whose hash their words are shuffled.
         starts: which tokens begin a word, (V,).
         opening_nats, head_nats: at θ_s, in their own order, (n,); NaN where they are to be computed.
@@ -81,15 +81,22 @@ class Order:
         nats: Nats,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return the chances of the wanted documents, by these beginnings and at most so many shuffles of each."""
-        places = np.flatnonzero(wanted).tolist()
-        mixed = [shuffles(texts[place], self.starts, self.names[place])[:most] for place in places]
-        count = np.array(list(map(len, mixed)))
-        own, lacking = known[wanted], [place for place in places if np.isnan(known[place])]
+        """Return the chances of the wanted documents, by these beginnings and at most so many shuffles of each.
+
+        NaN for those that have no shuffle.
+        """
+        every = {place: shuffles(texts[place], self.starts, self.names[place])[:most] for place in wanted.nonzero()[0]}
+        mixed = {place: found for place, found in every.items() if found}
+        chances, places = np.full(len(texts), np.nan), list(mixed)
+        if not places:
+            return chances[wanted]
+        count = np.array(list(map(len, mixed.values())))
+        own, lacking = known[places], [place for place in places if np.isnan(known[place])]
         if lacking:
             own[np.isnan(own)] = nats([texts[place] for place in lacking])
-        mean, deviation = _moments(nats([text for each in mixed for text in each]), count)
-        return order_chances(own, mean, deviation, count)
+        mean, deviation = _moments(nats([text for each in mixed.values() for text in each]), count)
+        chances[places] = order_chances(own, mean, deviation, count)
+        return chances[wanted]
 
 
 def _moments(nats: NDArray[np.float64], count: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

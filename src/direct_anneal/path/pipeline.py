@@ -37,7 +37,7 @@ from direct_anneal.path.scores import Scores, num_predicted, score_by_others
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, replayed, steps_of_walk, walked
 from direct_anneal.progress import Progress, Work
 
-VERSION = 4  # of what the stored numbers mean
+VERSION = 5  # of what the stored numbers mean
 
 _OF_SIGNS = ("dtype", "scored_weights", "read_order")  # options that signs of damage depend on
 
