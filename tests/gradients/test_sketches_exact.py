@@ -6,12 +6,26 @@ B samples, T tokens, R sketch size.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from direct_anneal.gradients import GradientSketcher, ProjectionName, SlowPathWarning
-from gradients.tiny_models import EXPERTS, FAMILIES, expected, gap, gpt2, llama, mixtral, opt, padded, samples
+from gradients.tiny_models import (
+    EXPERTS,
+    FAMILIES,
+    expected,
+    explicit_matrix,
+    gap,
+    gpt2,
+    llama,
+    mixtral,
+    opt,
+    padded,
+    samples,
+)
 
 R = 48
 
@@ -62,6 +76,16 @@ def test_experts_in_one_tensor_and_routers_are_fast_and_exact(family: str, facto
     alone._capture.layers = []
     with pytest.warns(SlowPathWarning):
         assert gap(values, alone.sketch(*padded(rows)).values) < ROUNDING
+
+
+@pytest.mark.parametrize("build", [llama, mixtral])
+@pytest.mark.filterwarnings("ignore::direct_anneal.gradients.SlowPathWarning")
+def test_given_rows_are_s_itself(build: Callable[[], nn.Module]) -> None:
+    model, rows = build(), samples(12, 7, 2, 9)
+    directions = torch.randn(3, sum(p.numel() for p in model.parameters()), generator=torch.Generator().manual_seed(0))
+    sketcher = GradientSketcher(model, projection=directions)
+    assert gap(sketcher.sketch(*padded(rows)).values, expected(sketcher, rows)) < ROUNDING
+    assert explicit_matrix(sketcher) == pytest.approx(directions.numpy())
 
 
 def test_experts_go_one_sample_at_a_time_under_a_dense_projection() -> None:

@@ -24,7 +24,7 @@ from direct_anneal.gradients.coverage import EXCLUDED, SLOW, Coverage
 from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first, reshard, whole
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
-from direct_anneal.gradients.projections import DenseGaussian, Projection, TwoSided
+from direct_anneal.gradients.projections import DenseGaussian, GivenRows, Projection, TwoSided
 from direct_anneal.model.lengths import length_switches, longest_alike
 from direct_anneal.model.probes import known_tokens
 
@@ -75,7 +75,9 @@ class GradientSketcher:
         model: for `sketch`, a causal language model that returns `.logits` of shape (B, T, V) for `input_ids`; for
             `sketch_samples`, any module. Covered are the parameters that require gradients when the sketcher is made.
         sketch_size: R.
-        projection: "two-sided" (fast) or "gaussian" (the paper's dense matrix, for small models).
+        projection: "two-sided" (fast), "gaussian" (the paper's dense matrix, for small models), or S itself, (R, D),
+            parameters in the order of `named_parameters`, each flat: sketches are exact inner products then, and
+            `sketch_size` and `seed` are not looked at.
         seed: of S.
         factor_size: p of the two-sided projection.
         reduction: "mean" or "sum" of the losses of a sample's predicted tokens.
@@ -97,7 +99,7 @@ class GradientSketcher:
         self,
         model: nn.Module,
         sketch_size: int = SKETCH_SIZE,
-        projection: ProjectionName = "two-sided",
+        projection: ProjectionName | Tensor = "two-sided",
         seed: int = 0,
         *,
         factor_size: int = FACTOR_SIZE,
@@ -116,7 +118,9 @@ class GradientSketcher:
         self._sharded = is_sharded(model.parameters())
         shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
         self.projection: Projection
-        if projection == "two-sided":
+        if isinstance(projection, Tensor):
+            self.projection = GivenRows(shapes, projection)
+        elif projection == "two-sided":
             self.projection = TwoSided(shapes, sketch_size, seed, self.device, factor_size)
         elif projection == "gaussian":
             self.projection = DenseGaussian(shapes, sketch_size, seed, self.device)

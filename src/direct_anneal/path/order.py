@@ -85,8 +85,10 @@ class Order:
 
         NaN for those that have no shuffle.
         """
-        every = {place: shuffles(texts[place], self.starts, self.names[place])[:most] for place in wanted.nonzero()[0]}
-        mixed = {place: found for place, found in every.items() if found}
+        mixed: dict[int, list[Tokens]] = {}
+        for place in np.flatnonzero(wanted).tolist():
+            if found := shuffles(texts[place], self.starts, self.names[place])[:most]:
+                mixed[place] = found
         chances, places = np.full(len(texts), np.nan), list(mixed)
         if not places:
             return chances[wanted]

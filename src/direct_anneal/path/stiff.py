@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from direct_anneal.curvature.lanczos import MatrixFree
 from direct_anneal.gradients import GradientSketcher
-from direct_anneal.gradients.projections import GivenRows
 from direct_anneal.model.batching import batches, labelled, padded, windows_of
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.path.documents import Texts
@@ -105,9 +104,7 @@ class Slopes:
     """
 
     def __init__(self, model: nn.Module, directions: Tensor) -> None:
-        self._sketcher = GradientSketcher(model, len(directions), reduction="sum")
-        shapes = {name: tuple(p.shape) for name, p in self._sketcher.parameters.items()}
-        self._sketcher.projection = GivenRows(shapes, directions)
+        self._sketcher = GradientSketcher(model, projection=directions, reduction="sum")
 
     def __call__(
         self,

@@ -239,7 +239,7 @@ class _OfOneDevice(TrainingArguments):  # type: ignore[misc]
     @property
     def n_gpu(self) -> int:
         """At most one: on several Trainer would take a batch for each, and so each window as many times."""
-        return min(1, super().n_gpu)
+        return min(1, int(super().n_gpu))
 
 
 def _arguments(config: AnnealConfig, num_steps: int, directory: Path) -> TrainingArguments:
