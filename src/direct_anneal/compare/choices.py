@@ -6,14 +6,19 @@ Cheaper than `evaluate --benchmark`, and without lm-eval: a comparison scores hu
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from direct_anneal.data.documents import num_shared
 from direct_anneal.errors import InputError
+from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.token_losses import token_nats
 
 _BATCH = 64  # answers at once
@@ -66,11 +71,11 @@ def read_items(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def score_choices(model: nn.Module, tokenizer: Any, path: Path, *, window: int) -> ChoiceScore:
+def score_choices(model: nn.Module, tokenizer: Any, path: Path, *, window: int, special: SpecialTokens) -> ChoiceScore:
     """Score a model on a file of items; of what is longer than the window the beginning is lost."""
     items = read_items(path)
     pairs = [(item["prompt"], answer) for item in items for answer in item["answers"]]
-    nats = _answer_nats(model, tokenizer, pairs, window)
+    nats = answer_nats(model, tokenizer, pairs, window=window, special=special)
     right, place = 0, 0
     for item in items:
         sizes = [len(answer.encode()) for answer in item["answers"]]
@@ -81,27 +86,45 @@ def score_choices(model: nn.Module, tokenizer: Any, path: Path, *, window: int) 
     return ChoiceScore(right / len(items), chance, len(items))
 
 
-def _answer_nats(model: nn.Module, tokenizer: Any, pairs: list[tuple[str, str]], window: int) -> list[float]:
-    """Return the nats of each answer behind its prompt."""
+def answer_nats(
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    window: int,
+    special: SpecialTokens,
+) -> list[float]:
+    """Compute the nats of each answer behind its prompt.
+
+    Both are tokenised as one text, and a token over their boundary is the answer's. What the tokenizer appends is not.
+
+    Args:
+        pairs: prompts and answers.
+        window: tokens that are read at most, the last ones.
+        special: of the model.
+    """
     device = next(model.parameters()).device
-    given = [len(ids) for ids in tokenizer([prompt for prompt, _ in pairs])["input_ids"]]
-    whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
-    order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
+    alone = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    rows, firsts = list[NDArray[np.int64]](), list[int]()
+    for prompt, ids in zip(alone, tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"], strict=True):
+        tokens, num_context, end = special.split(np.array(ids))
+        num_given = num_shared(np.array(prompt), np.array(ids)) + len(tokens) - len(ids)
+        first = min(max(num_given, num_context), end - 1)  # at least the last token is the answer's
+        rows.append(tokens[:end][-window:])
+        firsts.append(max(1, first - (end - len(rows[-1]))))
     found = [0.0] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda i: -len(rows[i]))
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for start in range(0, len(order), _BATCH):
                 part = order[start : start + _BATCH]
-                rows = [whole[i][-window:] for i in part]
-                longest = max(map(len, rows))
-                ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+                longest = len(rows[part[0]])
+                ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in part], device=device)
                 losses = token_nats(model, ids[:, :-1], ids[:, 1:]).cpu()
                 for line, i in enumerate(part):
-                    cut = len(whole[i]) - len(rows[line])
-                    first = max(1, min(given[i], len(whole[i]) - 1) - cut)  # at least the last token is the answer's
-                    found[i] = float(losses[line, first - 1 : len(rows[line]) - 1].sum())
+                    found[i] = float(losses[line, firsts[i] - 1 : len(rows[i]) - 1].sum())
     finally:
         model.train(was_training)
     return found

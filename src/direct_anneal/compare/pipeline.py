@@ -154,7 +154,13 @@ def run(job: _Job) -> dict[str, Any]:
         "trained_tokens": job.num_tokens,
     }
     if job.scenario.choices is not None:
-        score = score_choices(loaded, checkpoint.load_tokenizer(), Path(job.scenario.choices), window=window)
+        score = score_choices(
+            loaded,
+            checkpoint.load_tokenizer(),
+            Path(job.scenario.choices),
+            window=window,
+            special=checkpoint.special_tokens,
+        )
         line |= {"accuracy": score.accuracy, "chance": score.chance}
     if job.choice is not None:
         choice = asdict(job.choice)

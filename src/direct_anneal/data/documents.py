@@ -160,10 +160,10 @@ def _tokenized(
         elif document.text is None:
             yield np.concatenate([prompt, tokens]), len(prompt)
         else:
-            yield tokens, _num_shared(prompt, tokens)
+            yield tokens, num_shared(prompt, tokens)
 
 
-def _num_shared(prompt: np.ndarray, tokens: np.ndarray) -> int:
+def num_shared(prompt: np.ndarray, tokens: np.ndarray) -> int:
     """Count the leading tokens that are the same."""
     length = min(len(prompt), len(tokens))
     differing = np.flatnonzero(prompt[:length] != tokens[:length])
