@@ -6,6 +6,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import re
 import signal
 import time
@@ -255,6 +256,19 @@ class TestRuns:
         assert said.splitlines()[-1] == f"Written to {out}: report.html, table.md, pareto.svg, runs.jsonl"
         assert "| direct | 2 |" in (out / "table.md").read_text()
         assert (out / "pareto.svg").read_text().startswith("<?xml")
+
+
+class Deadly:
+    """A job that ends the process it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_lost_worker_is_told_in_one_line() -> None:
+    jobs: Any = iter([Deadly()])
+    with pytest.raises(InputError, match=r"^a worker must not be ended from outside, .* with fewer "):
+        list(pipeline._finished(jobs, 2))
 
 
 def test_a_recipe_or_a_run_is_needed_and_not_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

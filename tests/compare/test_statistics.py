@@ -172,7 +172,9 @@ class TestVerdicts:
 
     def test_one_seed_decides_nothing(self) -> None:
         verdict = self.judged([-0.5], [0.0])
-        assert (verdict.decision, verdict.seeds) == ("inconclusive", 3)
+        assert (verdict.decision, verdict.seeds) == ("inconclusive", None)
+        assert verdict.sentence.endswith("one seed says nothing of the spread: run at least 2")
+        assert recommendation([verdict])[0].endswith("One seed says nothing of the spread: run at least 2")
 
     def test_the_replay_share_that_can_be_adopted_is_recommended(self) -> None:
         lines = []

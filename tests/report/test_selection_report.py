@@ -14,13 +14,14 @@ import pyarrow as pa
 import pytest
 
 from direct_anneal.cli import main
+from direct_anneal.data.issues import REJECTIONS
 from direct_anneal.errors import InputError
 from direct_anneal.features import FeatureStore
 from direct_anneal.io.sanitize import sanitized
 from direct_anneal.report import data as report_data
 from direct_anneal.report import page, write_report
 from direct_anneal.report.data import Excerpt, gather
-from direct_anneal.report.verdict import judge
+from direct_anneal.report.verdict import _left_out, judge
 from direct_anneal.report.why import Standing
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.selection import Run, select_again
@@ -275,3 +276,9 @@ def test_overwriting_leaves_no_report_of_the_run_before(done: Run, tmp_path: Pat
     copied = Path(shutil.copytree(done.out, tmp_path / "copy"))
     select_again(copied, out=copied, num_samples=3, overwrite=True)
     assert not (copied / "report.html").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(REJECTIONS))
+def test_records_that_were_not_used_are_counted_whatever_the_reason(kind: str) -> None:
+    pool = {"documents": 90, "quarantined": {"count": 2}, "incidents": {kind: {"count": 8}, "over-long": {"count": 5}}}
+    assert _left_out(pool).text.startswith("10 of 98 records of the pool could not be used")

@@ -21,6 +21,7 @@ from direct_anneal.train import AnnealConfig
 
 WHOLE_POOL = "whole-pool"
 BEFORE = "before"  # the arm of the checkpoint itself
+GUARD = 0.02  # bits a byte that others may lose
 
 # Options that are the comparison's to set.
 _SET_HERE = {
@@ -133,7 +134,7 @@ class Recipe:
     model_name: str = ""
     reference: str = "random"
     current: str | None = None
-    guard: float = 0.02
+    guard: float = GUARD
     seeds: tuple[int, ...] = (0, 1, 2)
     fractions: tuple[float, ...] = (0.2,)
     epochs: float = 2.0

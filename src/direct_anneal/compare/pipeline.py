@@ -25,6 +25,7 @@ from direct_anneal.errors import InputError, option
 from direct_anneal.evaluate import bits_per_byte, macro_mean
 from direct_anneal.io.digests import short_hash
 from direct_anneal.io.lock import LOCK, held, make_directory
+from direct_anneal.io.processes import telling_of_lost_workers
 from direct_anneal.io.records import SEAL, RecordError, parse, read_content, sealed, unsealed
 from direct_anneal.io.redaction import redacted
 from direct_anneal.io.threads import one_blas_thread
@@ -246,7 +247,10 @@ def _finished(jobs: Iterator[_Job], workers: int) -> Iterator[dict[str, Any]]:
         return
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
+    with (
+        telling_of_lost_workers(),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool,
+    ):
         running: set[Future[dict[str, Any]]] = set()
         try:
             for job in jobs:

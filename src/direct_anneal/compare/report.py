@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from direct_anneal.compare import figures
-from direct_anneal.compare.config import BEFORE, Recipe
+from direct_anneal.compare.config import BEFORE, GUARD, Recipe
 from direct_anneal.compare.fronts import fronts
 from direct_anneal.compare.pipeline import RESULTS, known_runs
 from direct_anneal.compare.statistics import Row, key_of, small_choices, table
 from direct_anneal.compare.tables import markdown, plot_pareto
-from direct_anneal.compare.verdicts import GUARD, Verdict, recommendation, verdicts
+from direct_anneal.compare.verdicts import Verdict, recommendation, verdicts
 from direct_anneal.errors import InputError
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.records import read_record, write_record

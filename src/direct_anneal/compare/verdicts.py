@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from direct_anneal.compare.config import BEFORE
+from direct_anneal.compare.config import BEFORE, GUARD
 from direct_anneal.compare.statistics import CONFIDENCE, Difference, Line, by_arm, paired_difference
 
-GUARD = 0.02  # bits a byte that others may lose
 MOST_SEEDS = 50  # a difference that takes more is none worth finding
+SPREADLESS = "one seed says nothing of the spread: run at least 2"
 
 Decision = Literal["adopt", "reject", "inconclusive"]
 
@@ -30,7 +30,8 @@ class Verdict:
         replay, fraction: where it was judged.
         decision: of the two differences.
         target, others: differences, arm − against, at the same replay share.
-        seeds: how many would decide; None where decided, or where more than MOST_SEEDS would be needed.
+        seeds: how many would decide; None where decided, where one seed shows no spread to tell by, or where more than
+            MOST_SEEDS would be needed.
     """
 
     scenario: str
@@ -51,6 +52,8 @@ class Verdict:
         figures = f"target {difference_text(self.target)}, others {difference_text(self.others)}"
         if self.decision != "inconclusive":
             return f"{self.decision}: {place}: {figures}"
+        if self.target.low is None or self.others.low is None:
+            return f"inconclusive: {place}: {figures}; {SPREADLESS}"
         more = f"about {self.seeds} seeds would decide" if self.seeds else f"more than {MOST_SEEDS} seeds would decide"
         return f"inconclusive: {place}: {figures}; {more}"
 
@@ -101,7 +104,7 @@ def verdicts(lines: Sequence[Line], against: Sequence[str], guard: float = GUARD
 def decide(target: Difference, others: Difference, guard: float) -> tuple[Decision, int | None]:
     """Decide by the intervals of both differences, and how many seeds it would take where they do not say."""
     if target.high is None or target.low is None or others.high is None or others.low is None:
-        return "inconclusive", 3
+        return "inconclusive", None
     if target.low > 0 or others.low > guard:
         return "reject", None
     if target.high < 0 and others.high <= guard:
@@ -134,6 +137,8 @@ def recommendation(found: Sequence[Verdict]) -> list[str]:
         elif any(one.decision == "inconclusive" for one in own if one.against == first):
             near = [(one.seeds, one.arm) for one in own if one.against == first and one.seeds]
             more = ". About {} seeds would decide on {}".format(*min(near)) if near else ""
+            if all(one.target.low is None for one in own):
+                more = f". {SPREADLESS.capitalize()}"
             said.append(
                 f"{scenario}, {model}: adopt nothing yet: no arm is significantly better than {first} within the "
                 f"guard{more}"

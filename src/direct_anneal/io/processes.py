@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from direct_anneal.errors import InputError, option
@@ -46,9 +47,12 @@ def each(
             done(item, work(item, *given))
         return
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(
-        min(workers, len(items)), mp_context=context, initializer=_begin_worker, initargs=(work, given)
-    ) as pool:
+    with (
+        telling_of_lost_workers(),
+        ProcessPoolExecutor(
+            min(workers, len(items)), mp_context=context, initializer=_begin_worker, initargs=(work, given)
+        ) as pool,
+    ):
         try:
             running: dict[Future[Any], Item] = {}
             for number, item in enumerate(items, start=1):
@@ -57,15 +61,26 @@ def each(
                     finished, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in finished:
                         done(running.pop(future), future.result())
-        except BrokenProcessPool as error:
-            raise InputError(
-                subject="a worker",
-                must="not be ended from outside",
-                got="but one was, perhaps for want of memory",
-                do=f"run the command again to go on, with fewer {option('workers')}",
-            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def telling_of_lost_workers() -> Iterator[None]:
+    """Say in one line that a worker was ended from outside.
+
+    Raises:
+        InputError: one was.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            subject="a worker",
+            must="not be ended from outside",
+            got="but one was, perhaps for want of memory",
+            do=f"run the command again to go on, with fewer {option('workers')}",
+        ) from error
 
 
 _given: list[Any] = []  # of a worker: what to do, and with what

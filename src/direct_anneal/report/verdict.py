@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from direct_anneal.data.issues import REJECTIONS
 from direct_anneal.run.safety import Check, State, safety_checks
 
 LEFT_OUT = 0.05  # of the documents that were read
@@ -81,8 +82,7 @@ def moved(domains: Mapping[str, Mapping[str, int]], most: int = 5) -> list[tuple
 
 def _left_out(pool: Mapping[str, Any]) -> Check:
     """Judge how many of the documents that were read could not be used."""
-    lost = ("bad-line", "no-text", "empty-text", "too-short", "bad-prompt", "nothing-to-predict", "bad-tokens")
-    count = sum(pool["incidents"][kind]["count"] for kind in lost if kind in pool["incidents"])
+    count = sum(pool["incidents"][kind]["count"] for kind in REJECTIONS & pool["incidents"].keys())
     count += pool["quarantined"]["count"]
     read = pool["documents"] + count - pool["quarantined"]["count"]
     if not count:
