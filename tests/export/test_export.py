@@ -20,6 +20,7 @@ from direct_anneal.export.formats.token_files import open_olmo
 from direct_anneal.export.pipeline import export, shuffled
 from direct_anneal.export.shards import Document, Setting
 from direct_anneal.io.digests import sha256, tree_digests
+from direct_anneal.io.lock import LOCK, held
 from direct_anneal.io.records import sealed
 from direct_anneal.run.run_dir import RunDir
 from export.exported import EOS, FORMATS, TOKENS, by_place, expected, provenance, read_lines, with_end
@@ -188,9 +189,11 @@ class TestTheDirectory:
         with pytest.raises(InputError, match="holds other files"):
             export(run, to="jsonl", out=tmp_path / "out", overwrite=True)
         (tmp_path / "new.tmp").mkdir()
+        (tmp_path / "new.tmp" / "draft.tex").write_text("x")
         with pytest.raises(InputError, match="in the way"):
             export(run, to="jsonl", out=tmp_path / "new", overwrite=True)
         assert (tmp_path / "out" / "thesis.tex").exists()
+        assert (tmp_path / "new.tmp" / "draft.tex").exists()
 
     def test_what_fails_leaves_the_earlier_export(self, run, tmp_path, monkeypatch):
         out = tmp_path / "out"
@@ -214,6 +217,33 @@ class TestTheDirectory:
         export(run, to="jsonl", out=tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
         assert not (tmp_path / "out" / "part-00009.jsonl").exists()
+
+    def test_two_at_once_do_not_meet(self, run, tmp_path):
+        out = tmp_path / "out"
+        with held(tmp_path / "out.tmp"), pytest.raises(InputError, match="one run at a time"):
+            export(run, to="jsonl", out=out)
+        assert not out.exists()
+        export(run, to="jsonl", out=out)
+        assert not (out / LOCK).exists()
+
+    def test_a_kill_between_the_old_and_the_new_leaves_both(self, run, tmp_path, monkeypatch):
+        out = tmp_path / "out"
+        export(run, to="jsonl", out=out)
+        before, rename = files_below(out), Path.rename
+
+        def killed(self: Path, target: Path) -> Path:
+            if target == out:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                export(run, to="megatron", out=out, overwrite=True)
+        (aside,) = (path for path in tmp_path.iterdir() if path.name != "out.tmp")
+        assert files_below(aside) == before
+        export(run, to="megatron", out=out)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

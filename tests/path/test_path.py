@@ -25,6 +25,7 @@ from direct_anneal.features.columns import verify_columns
 from direct_anneal.model.batching import IGNORED_LABEL, windows_of
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, scores
+from direct_anneal.path import walk as walks_module
 from direct_anneal.path.depth import deepest, has_turned
 from direct_anneal.path.documents import Texts
 from direct_anneal.path.scoring import losses_of
@@ -344,6 +345,28 @@ class TestDescend:
     ) -> None:
         with pytest.raises(InputError, match="must gain from annealing on the rest, but at rates 9 it never did"):
             descended(checkpoint, tmp_path, *given, learning_rates=(9.0,), max_passes=0.3)
+
+    def test_a_rate_that_diverges_is_given_up(
+        self, given: tuple[Corpus, Corpus], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = walks_module._step
+
+        def lost(optimizer: torch.optim.Optimizer, parameters: Any, restraint: Any) -> None:
+            original(optimizer, parameters, restraint)
+            if optimizer.param_groups[0]["lr"] > 0.1:
+                next(iter(parameters.values())).data.fill_(torch.nan)
+
+        alone = descended(checkpoint, tmp_path / "alone", *given, learning_rates=(1e-2,))
+        monkeypatch.setattr(walks_module, "_step", lost)
+        both = descended(checkpoint, tmp_path / "both", *given, learning_rates=(1e-2, 0.5))
+        assert both.described["learning_rate"] == 1e-2
+        assert both.ends.tobytes() == alone.ends.tobytes()
+        (first,) = both.described["curves"]["0.5"]
+        assert first[-1][1] is None
+        walk_itself: dict[str, Any] = {"learning_rate": 0.5, "num_steps": 3, "stop": 3, "batch_size": 1}
+        windows = PackedWindows([Part(texts(60))], num_windows=3, window=20, separator=0, seed=0)
+        with pytest.raises(InputError, match=r"^the loss on the validation set must stay finite, .* at rate 0\.5"):
+            walk(model_at(checkpoint), windows, Steps(**walk_itself), state_file=tmp_path / "state", mark="")
 
 
 class TestDepth:

@@ -22,9 +22,9 @@ from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS
 from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk, leftovers, temporary_name
 from direct_anneal.io.digests import short_digest
-from direct_anneal.io.lock import require_no_file_at
+from direct_anneal.io.lock import LOCK, held, require_no_file_at
 from direct_anneal.io.records import RecordError, read_record, write_record
 from direct_anneal.io.redaction import redacted
 from direct_anneal.progress import Advance, current_progress
@@ -262,20 +262,27 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
                 do="move that away, or choose another",
             )
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
-    if temporary.is_symlink() or (temporary.exists() and not (temporary / RECORD).is_file()):
+    strange_there = temporary.exists() and not (temporary / RECORD).is_file() and _names(temporary)
+    if temporary.is_symlink() or strange_there:
         raise InputError(f"{temporary} is in the way: move it away")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / RECORD).touch()  # so that what a kill leaves is known for ours
-    try:
-        yield temporary
+    with held(temporary):
+        for path in temporary.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (temporary / RECORD).touch()  # so that what a kill leaves is known for ours
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         for path in temporary.iterdir():
             flush_to_disk(path)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if out.exists():
+        out.rename(temporary_name(out))  # and not removed: a kill right here would leave neither
+    temporary.rename(out)
+    for left in leftovers(out):
+        if left != temporary:  # which may be that of another export by now
+            shutil.rmtree(left)
 
 
 def _strange(out: Path) -> list[str]:
@@ -288,4 +295,5 @@ def _strange(out: Path) -> list[str]:
 
 
 def _names(directory: Path) -> set[str]:
-    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    files = (path for path in directory.rglob("*") if not path.is_dir() and path != directory / LOCK)
+    return {path.relative_to(directory).as_posix() for path in files}

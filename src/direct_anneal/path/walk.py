@@ -78,6 +78,7 @@ def walk(
     moments: Mapping[str, tuple[Tensor, Tensor, float]] | None = None,
     visit: Callable[[int], float | None] = lambda _: None,
     until: Callable[[Sequence[tuple[int, float]]], bool] = lambda _: False,
+    may_diverge: bool = False,
     restraint: Restraint | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> list[tuple[int, float]]:
@@ -91,6 +92,7 @@ def walk(
         moments: by parameter name Adam's two moments and the number of steps behind them; zeros where left out.
         visit: called with the number of steps taken, from 0 on, while the model stands there; what it returns is kept.
         until: whether to end early, asked with all that was visited whenever something is added.
+        may_diverge: end where the loss is not finite, with an infinite number for the step that cannot be taken.
         restraint: of each step.
         advance: told 1 for each step, and at once the steps that were taken before.
 
@@ -98,7 +100,7 @@ def walk(
         (steps taken, what `visit` returned) where it returned a number.
 
     Raises:
-        InputError: the loss is not finite.
+        InputError: the loss is not finite, and was not to diverge.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = _adam(parameters, steps)
@@ -111,6 +113,8 @@ def walk(
         for group in optimizer.param_groups:
             group["lr"] = steps.learning_rate * factor
         loss = _accumulate(model, windows, range(taken * steps.batch_size, (taken + 1) * steps.batch_size))
+        if not math.isfinite(loss) and may_diverge:
+            return [*visited, (taken + 1, math.inf)]
         if not math.isfinite(loss):
             raise InputError(
                 subject="the loss on the validation set",

@@ -249,6 +249,7 @@ def _searched(
         moments=run.moments,
         visit=visit,
         until=lambda seen: has_turned([loss for _, loss in seen]),
+        may_diverge=True,
         advance=advance,
     )
     curve = [(taken / num_steps, loss) for taken, loss in visited]
