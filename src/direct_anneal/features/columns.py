@@ -32,6 +32,8 @@ FORMAT = 1
 HEADER = "columns.json"
 ROWS_PER_SHARD = 1024
 
+_HEADER_TYPES = {"format": int, "num_samples": int, "rows_per_shard": int, "columns": list, "fingerprint": dict}
+
 _ANEW = "run select again, it computes just this shard"
 
 
@@ -60,17 +62,14 @@ class ColumnStore:
         rows_per_shard: int = ROWS_PER_SHARD,
         replace: bool = False,
     ) -> None:
-        self.directory = directory
-        self.num_samples, self.columns, self._rows_per_shard = num_samples, columns, rows_per_shard
-        self._place = place_at(directory)
-        self._header = {
+        header = {
             "format": FORMAT,
             "num_samples": num_samples,
             "rows_per_shard": rows_per_shard,
             "columns": list(columns),
             "fingerprint": dict(fingerprint),
         }
-        self._digest = _digest_of(self._header)
+        self._take(directory, header)
         found = _read_json(self._place, HEADER)
         if found is not None and found != json.loads(json.dumps(self._header)):
             if not replace:
@@ -89,26 +88,30 @@ class ColumnStore:
 
     @classmethod
     def open(cls, directory: Path | str) -> ColumnStore:
-        """Return the store that lies there, whatever its fingerprint.
+        """Return the store that lies there, whatever its fingerprint. Reads the header alone, and writes nothing.
 
         Raises:
             InputError: there is none that can be read.
         """
-        found = _read_json(place_at(directory), HEADER)
-        if found is None or found.get("format") != FORMAT:
+        header = _header_at(place_at(directory))
+        if header is None:
             raise InputError(
                 subject=str(directory),
                 must=f"hold columns of format {FORMAT}",
                 got="but there are none that can be read",
                 do="run select first",
             )
-        return cls(
-            directory,
-            num_samples=found["num_samples"],
-            columns=tuple(found["columns"]),
-            fingerprint=found["fingerprint"],
-            rows_per_shard=found["rows_per_shard"],
-        )
+        store = cls.__new__(cls)  # nothing may be written: the run can be somebody else's, or under way
+        store._take(directory, header)
+        return store
+
+    def _take(self, directory: Path | str, header: dict[str, Any]) -> None:
+        """Be the store that this header describes."""
+        self.directory, self._place = directory, place_at(directory)
+        self._header, self._digest = header, _digest_of(header)
+        self.num_samples: int = header["num_samples"]
+        self._rows_per_shard: int = header["rows_per_shard"]
+        self.columns: tuple[str, ...] = tuple(header["columns"])
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -194,12 +197,8 @@ class ColumnStore:
 def verify_columns(directory: Path) -> Iterator[Finding]:
     """Yield everything amiss in the columns that lie there, by shard. Nothing is written. Cost: reads them once."""
     place = Directory(directory)
-    header = _read_json(place, HEADER)
-    try:
-        checked(header or {}, {"format": int, "num_samples": int, "rows_per_shard": int, "columns": list})
-    except RecordError:
-        header = None
-    if header is None or header["format"] != FORMAT or min(header["num_samples"] + 1, header["rows_per_shard"]) < 1:
+    header = _header_at(place)
+    if header is None:
         yield Finding(directory, f"{HEADER} cannot be read as format {FORMAT}", "run select again, it writes it anew")
         return
     names = place.names()
@@ -212,6 +211,17 @@ def verify_columns(directory: Path) -> Iterator[Finding]:
     for shard in range(min(count, there)):
         if wrong := _damage(place, _digest_of(header), header, shard):
             yield Finding(directory, f"shard {shard}: {wrong}", _ANEW)
+
+
+def _header_at(place: Place) -> dict[str, Any] | None:
+    """Read the header of our format; None where there is none that can be one."""
+    try:
+        header = checked(_read_json(place, HEADER) or {}, _HEADER_TYPES)
+    except RecordError:
+        return None
+    is_named = all(isinstance(name, str) for name in header["columns"])
+    is_one = header["format"] == FORMAT and header["num_samples"] >= 0 < header["rows_per_shard"] and is_named
+    return header if is_one else None
 
 
 def _name(shard: int, suffix: str) -> str:
@@ -258,6 +268,7 @@ def _kept(place: Place, name: str) -> dict[str, Any] | None:
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return the fields in which two headers differ."""
-    there, here = ({**header, **header.get("fingerprint", {})} for header in (found, wanted))
+    inputs = found.get("fingerprint")
+    there, here = {**found, **(inputs if isinstance(inputs, dict) else {})}, {**wanted, **wanted["fingerprint"]}
     keys = [key for key in {**here, **there} if key != "fingerprint" and there.get(key) != here.get(key)]
     return ", ".join(keys) or "its fingerprint"
