@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from direct_anneal.errors import InputError
-from direct_anneal.path import PathLosses
+from direct_anneal.path import PathLosses, columns_at
+from direct_anneal.progress import Advance, Items, Silent, Work, showing
 from direct_anneal.report import print_summary, write_report
 from direct_anneal.run.verify_run import verify_run
 from direct_anneal.selection import compute_features, planning, select_again, select_documents
-from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_jsonl
+from selection.tiny import chosen_ids, documents, evidence, files_below, manifest, write_checkpoint, write_jsonl
 
 QUICK: dict[str, Any] = {"learning_rates": (1e-2,), "max_passes": 1.0, "num_folds": 2}
 LOOP = "the same few words again and again, "
@@ -303,3 +307,82 @@ def test_another_objective_takes_the_path_as_it_was_walked(checkpoint: Path, wor
     assert told["path"]["config"]["learning_rates"] == [1e-2]
     with pytest.raises(InputError, match=r"max_passes must be 1\.0, as the losses were computed with, got 2\.0"):
         select_again(tmp_path / "run", objective_options={"max_passes": 2.0}, overwrite=True, **again)
+
+
+def interrupted(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("changed", ["pool", "validation", "model"])
+def test_losses_of_what_was_there_before_are_refused(
+    checkpoint: Path, world: Path, tmp_path: Path, changed: str
+) -> None:
+    """Gradients were computed anew after something changed, and the run was stopped before the losses were."""
+    given: dict[str, Any] = {"model": checkpoint, "out": tmp_path / "run", "sketch_size": 32, "path": QUICK}
+    for role in ("pool", "validation"):
+        given[role] = str(shutil.copy(world / f"{role}.jsonl", tmp_path))
+    compute_features(**given)
+    if changed == "model":
+        given["model"] = write_checkpoint(tmp_path / "model", seed=1)
+    else:
+        records = [json.loads(line) for line in Path(given[changed]).read_text().splitlines()]
+        write_jsonl(Path(given[changed]), [{**record, "text": record["text"][::-1]} for record in records])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("direct_anneal.selection.pipeline.losses_along", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compute_features(**given, overwrite=True)
+    again: dict[str, Any] = {"objective": "blend", "objective_options": {**QUICK, "min_order": 0.0}, "fraction": 0.25}
+    told = f"losses of the pool must be of this run's model and documents, but those there are of another {changed}"
+    with pytest.raises(InputError, match=told):
+        select_again(tmp_path / "run", out=tmp_path / "again", **again)
+    assert not (tmp_path / "again").exists()
+    compute_features(**given, overwrite=True)
+    select_again(tmp_path / "run", out=tmp_path / "again", **again)
+
+
+def test_signs_are_taken_from_a_path_to_another_target(checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    """They do not depend on it; the path's own losses do."""
+    selected(checkpoint, world, tmp_path / "run", objective="blend", objective_options={**QUICK, "min_order": 0.0})
+    other = write_jsonl(tmp_path / "other.jsonl", documents(12, seed=7, prefix="o", domains=("table",)))
+    options = {"objective": "matching", "objective_options": {"min_order": 0.0}}
+    selected(checkpoint, world, tmp_path / "run", validation=str(other), overwrite=True, **options)
+    assert "path" in columns_at(tmp_path / "run/features/pool-path")
+    select_again(tmp_path / "run", out=tmp_path / "again", **options)
+    with pytest.raises(InputError, match="but those there are of another validation"):
+        select_again(tmp_path / "run", out=tmp_path / "blend", **{**options, "objective": "blend"})
+
+
+class Counting(Silent):
+    """Notes of each stage its total, and what it came to."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, tuple[int | None, int]] = {}
+
+    @contextmanager
+    def stage(
+        self, name: str, unit: str, total: int | None = None, items: Items | None = None, work: Work | None = None
+    ) -> Iterator[Advance]:
+        done = 0
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+
+        yield advance
+        self.counts[name] = total, done
+
+
+@pytest.mark.parametrize(("objective", "opened"), [("path", 1), ("blend", 5), ("energy", 4)])
+def test_progress_comes_to_its_end_when_features_are_opened(
+    checkpoint: Path, world: Path, tmp_path: Path, objective: str, opened: int
+) -> None:
+    selected(
+        checkpoint,
+        world,
+        tmp_path / "run",
+        objective=objective,
+        objective_options={} if objective == "energy" else {**QUICK, "min_order": 0.0},
+    )
+    with showing(progress := Counting()):
+        select_again(tmp_path / "run", out=tmp_path / "again")
+    assert progress.counts["Opening the features"] == (opened, opened)

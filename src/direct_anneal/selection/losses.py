@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from direct_anneal.path import PathConfig, PathLosses, columns_at, descend, desc
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
+from direct_anneal.run.layout import ROLES
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.run.verify_run import LOSSES, is_sketched
@@ -252,6 +253,31 @@ def require_columns(config: SelectConfig, run: RunDir, likeness: Likeness) -> No
             f"{config.chosen_objective.name}",
             got=f"but has {' and '.join(what[name] for name in sorted(found)) or 'neither'}",
             do=f"run select there for that, or pass {option('objective')} {' or '.join(others)}",
+        )
+
+
+def require_of_these(
+    losses: PathLosses, walk: PathConfig, corpora: Mapping[str, Corpus], fingerprint: Mapping[str, Any]
+) -> None:
+    """See that an earlier run's losses are of its documents, and of the model that its features are of.
+
+    Signs of damage do not depend on the validation set, and may have come with a path to another one.
+
+    Args:
+        walk: as of `walk_of`.
+        fingerprint: what the validation set's features depend on.
+
+    Raises:
+        InputError: they are not; a run that was to compute them anew was stopped before.
+    """
+    here = {**{role: corpora[role].fingerprint for role in ROLES}, "model": fingerprint["model"]}
+    there, needed = losses.described["fingerprints"], ("pool", "model") if walk.paths == "none" else here
+    if other := [name for name in needed if there.get(name) != here[name]]:
+        raise InputError(
+            subject="losses of the pool",
+            must="be of this run's model and documents",
+            got=f"but those there are of another {' and '.join(other)}",
+            do=f"run the command that began the run again, with {option('overwrite')}",
         )
 
 

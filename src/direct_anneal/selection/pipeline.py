@@ -46,6 +46,7 @@ from direct_anneal.selection.losses import (
     is_path_alone,
     losses_along,
     require_columns,
+    require_of_these,
     usable,
     walk_of,
 )
@@ -239,21 +240,26 @@ def opened(config: SelectConfig, run: RunDir, stages: Stages, found: list[str]) 
     """
     likeness = functools.cache(lambda: told_apart(*map(run.corpus, ROLES)))
     require_columns(config, run, likeness)
+    walk = walk_of(config, likeness)
+    sketched = () if is_path_alone(config) else ("validation", *roles_of(config)[2:], "pool")
+    losses: PathLosses | None = None
     gradients: dict[str, SketchedGradients] = {}
-    fingerprint: Mapping[str, Any] = {}
-    with stages.stage("Opening the features", "stores", 4) as advance:
-        losses = None if walk_of(config, likeness) is None else PathLosses.load(home_of(run.origin, run.config))
-        if losses is not None:
-            fingerprint = losses.described["fingerprints"]
-        if not is_path_alone(config):
-            for role in ("validation", *roles_of(config)[2:], "pool"):
-                store = run.store(role)
-                advance(1)
-                fingerprint = store.fingerprint if role == "validation" else fingerprint
-                gradients[role] = run.features(role, ngrams=role != RETAIN)
-                found += [remark for remark in store.remarks() if remark not in found]
-                advance(1)
-    corpora = {role: run.corpus(role, fingerprint.get(role)) for role in roles_of(config)}
+    with stages.stage("Opening the features", "stores", 2 * len(sketched) + (walk is not None)) as advance:
+        if walk is not None:
+            losses = PathLosses.load(home_of(run.origin, run.config))
+            advance(1)
+        for role in sketched:
+            store = run.store(role)
+            advance(1)
+            gradients[role] = run.features(role, ngrams=role != RETAIN)
+            found += [remark for remark in store.remarks() if remark not in found]
+            advance(1)
+    of_losses = {} if losses is None else losses.described["fingerprints"]
+    fingerprint = run.store("validation").fingerprint if sketched else of_losses
+    # Those that have features are open, and were compared with them.
+    corpora = {role: run.corpus(role, of_losses.get(role)) for role in roles_of(config)}
+    if losses is not None and walk is not None:
+        require_of_these(losses, walk, corpora, fingerprint)
     pool, validation, path = usable(corpora["pool"], corpora["validation"], gradients, losses)
     check_writable(corpora["pool"].sources)
 
