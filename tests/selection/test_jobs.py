@@ -112,7 +112,7 @@ class TestLossesAlongThePath:
         pool = out.parent / "pool.jsonl"
         if not pool.exists():
             write_jsonl(pool, documents(20, seed=2, prefix="p") + documents(3, seed=3, prefix="both"))
-        return options(world, out, pool=str(pool), path=self.PATH, **more)
+        return options(world, out, **{"pool": str(pool), "path": self.PATH, **more})
 
     def test_of_jobs_are_those_of_one_process(self, world: Path, tmp_path: Path) -> None:
         compute_features(**self.given(world, tmp_path / "whole"))
@@ -141,6 +141,31 @@ class TestLossesAlongThePath:
         every = {**self.PATH, "min_order": 0, "max_repeated": 1.0, "max_common": 1.0}  # no document counts as damaged
         chosen = select_again(run=out, out=tmp_path / "chosen", objective="path", objective_options=every, fraction=0.2)
         assert len(chosen.selection.indices) == 5
+
+    def test_a_job_with_other_options_computes_anew_what_these_change(self, world: Path, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        for number in range(2):
+            compute_features(**self.given(world, out, shards=f"{number}/2"))
+        deeper = {"path": {**self.PATH, "max_passes": 2.0}}
+        with pytest.raises(InputError, match="pass overwrite to compute them anew"):
+            compute_features(**self.given(world, out, shards="0/2", **deeper))
+        before = self._losses_in(out)
+        compute_features(**self.given(world, out, shards="0/2", overwrite=True, **deeper))
+        after = self._losses_in(out)
+        others = [name for name in before if name.startswith("1-of-2")]
+        assert {name: after[name] for name in others} == {name: before[name] for name in others}, "another job's"
+        compute_features(**self.given(world, out, shards="1/2", overwrite=True, **deeper))
+        compute_features(**self.given(world, out, shards="0/2", overwrite=True, **deeper))
+        compute_features(**self.given(world, tmp_path / "whole", **deeper))
+        merged_files = merged(out)
+        for name, content in files_below(tmp_path / "whole").items():
+            if name.startswith("features/"):
+                assert merged_files[name] == content, name
+
+    @staticmethod
+    def _losses_in(out: Path) -> dict[str, bytes]:
+        found = files_below(out / "jobs")
+        return {name: content for name, content in found.items() if "pool-path" in name}
 
     def test_options_must_be_those_of_the_objective(self, world: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="num_fold"):

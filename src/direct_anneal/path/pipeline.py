@@ -166,6 +166,7 @@ def descend_in_part(
     wanted: Callable[[int], bool],
     knows_start: bool,
     rows_per_shard: int = ROWS_PER_SHARD,
+    replace: bool = False,
 ) -> None:
     """Walk the path as `descend` does, and keep the losses of those shards of the pool that are wanted.
 
@@ -174,6 +175,7 @@ def descend_in_part(
     Args:
         wanted: whether a shard is.
         knows_start: True if `descend` will be given the losses at θ_s.
+        replace: discard losses of another path instead of refusing them; those of this one stay, whoever made them.
 
     Raises:
         InputError: as of `descend`.
@@ -181,7 +183,7 @@ def descend_in_part(
     made_of = _made_of(checkpoint, validation, pool, config, max_length)
     run = _at_start(checkpoint, validation, pool, config, work, max_length, stages, made_of)
     path = None if config.paths == "none" else _walked(run, validation)
-    with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, False, wanted=wanted) as scores:
+    with Scores(run, pool, str(directory).rstrip("/"), made_of, rows_per_shard, replace, wanted=wanted) as scores:
         knows_start = knows_start or path is None
         if not knows_start:
             scores.keep_start()

@@ -177,6 +177,7 @@ def losses_in_part(
         stages=stages,
         wanted=wanted,
         knows_start=_start_is_known(config, walk),
+        replace=config.overwrite,
     )
 
 
