@@ -21,7 +21,7 @@ from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.scorer import Elsewhere, Found, Shard
 from direct_anneal.progress import Silent
 from direct_anneal.selection.losses import ScorerBuilder
-from direct_anneal.selection.sketching import there
+from direct_anneal.selection.sketching import on_any_machine
 from path.path_runs import QUICK, ROWS_PER_SHARD, corpora, files_of
 from selection.tiny import CONTEXT, write_checkpoint
 
@@ -67,7 +67,9 @@ def builder(checkpoint: Path, **options: Any) -> ScorerBuilder:
         **{"model": checkpoint, "pool": "p", "validation": "v", "out": "o", "fraction": 0.5, **options}
     )
     chosen = Checkpoint.choosing(config).weights_fingerprint()
-    return ScorerBuilder(there(config), chosen, importlib.metadata.version("direct-anneal"), CONTEXT, "float32")
+    return ScorerBuilder(
+        on_any_machine(config), chosen, importlib.metadata.version("direct-anneal"), CONTEXT, "float32"
+    )
 
 
 def sent(value: Any) -> Any:

@@ -51,7 +51,7 @@ def differences(name: str, rows: Sequence[Row], reference: str) -> Markup:
 
 
 def pareto(name: str, rows: Sequence[Row], before: Row) -> Markup:
-    """Draw gain on the target over gain on all domains, both since before annealing."""
+    """Draw gain on the target over gain on the other domains, both since before annealing."""
     points = [(before.others - row.others, before.target - row.target) for row in rows]
     front = pareto_front(points)
 

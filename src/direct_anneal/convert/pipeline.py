@@ -144,8 +144,8 @@ def _skeleton(described: Checkpoint) -> nn.Module:
     except ValueError as error:
         raise InputError(
             field="model_config",
-            must="be of a causal language model that transformers knows",
-            got=f"but {described.name} does not ({' '.join(str(error).split())[:120]})",
+            must="be the config of a causal language model that transformers knows",
+            got=f"but that of {described.name} is not ({' '.join(str(error).split())[:120]})",
         ) from error
     return model
 

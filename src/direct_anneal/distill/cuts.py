@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Cut:
-    """Mark the chosen documents: all from the threshold on, and of those in the bin below it the first ones.
+    """The end of a choice: all documents from the threshold on, and of those in the bin below it the first ones.
 
     Attributes:
         threshold: least score that is chosen whatever else; None where no bin fits as a whole.

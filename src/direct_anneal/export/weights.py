@@ -226,7 +226,7 @@ def _levanter(shares: Shares) -> str:
 
 
 def _mosaicml(shares: Shares) -> str:
-    """Stream of LLM Foundry's text loader: proportions of samples."""
+    """Write streams of LLM Foundry's text loader: proportions of samples."""
     streams = {path: {"local": path, "proportion": share} for path, share in _rounded(shares).items()}
     return _yaml({"train_loader": {"name": "text", "dataset": {"streams": streams}}})
 

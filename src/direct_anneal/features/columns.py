@@ -172,7 +172,7 @@ class ColumnStore:
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
 
     def ids(self) -> pa.Array:
-        """Read the values of all documents, (N,). Every shard must be committed."""
+        """Read the ids of all documents, (N,). Every shard must be committed."""
         parts = [
             read_table(self.directory, self._place, _name(shard, "parquet"), ["id"]) for shard in range(self.num_shards)
         ]

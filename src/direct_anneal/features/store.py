@@ -1,7 +1,7 @@
 """The feature store: a directory of immutable shards, each committed by a small record written last.
 
-N samples, R sketch size, n rows of one shard. docs/format.md says what the files hold; features/checking.py what makes
-a shard count.
+N samples, R sketch size, n rows of one shard. docs/format.md says what the files hold; features/verification.py what
+makes a shard count.
 """
 
 from __future__ import annotations

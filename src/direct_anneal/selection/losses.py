@@ -31,7 +31,7 @@ from direct_anneal.run.layout import ROLES
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
 from direct_anneal.run.verify_run import LOSSES, is_sketched
-from direct_anneal.selection.sketching import require_the_same, there, unreachable
+from direct_anneal.selection.sketching import on_any_machine, require_the_same, unreachable
 from direct_anneal.selection.stages import Stages
 
 WALKS = "path"  # states and ends of walks, below a run
@@ -224,7 +224,7 @@ def _elsewhere(
     from direct_anneal.distributed import ActorMap
 
     builder = ScorerBuilder(
-        there(config),
+        on_any_machine(config),
         checkpoint.weights_fingerprint(),
         importlib.metadata.version("direct-anneal"),
         tokens.max_length,
@@ -252,8 +252,9 @@ def require_columns(config: SelectConfig, run: RunDir, likeness: Likeness) -> No
             subject=str(run.path),
             must=f"have {' and '.join(what[name] for name in sorted(lacking))} for {option('objective')} "
             f"{config.chosen_objective.name}",
-            got=f"but has {' and '.join(what[name] for name in sorted(found)) or 'neither'}",
-            do=f"run select there for that, or pass {option('objective')} {' or '.join(others)}",
+            got=f"but has {' and '.join(what[name] for name in sorted(found)) or 'none of them'}",
+            do="run select there for that"
+            + (f", or pass {option('objective')} {' or '.join(others)}" if others else ""),
         )
 
 

@@ -96,7 +96,7 @@ class Retention:
             field="retain_floor",
             must=f"be at most about {most:g}, with all else that is asked",
             got=self.floor_ratio,
-            do="lower it, or relax what stands against it",
+            do="lower it, or relax one of the other constraints",
         )
 
     def entry(self, selection: Selection) -> dict[str, Any]:

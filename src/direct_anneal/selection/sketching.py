@@ -332,7 +332,7 @@ class Sketching:
             config = self._config
             version = importlib.metadata.version("direct-anneal")
             self._cluster = RayEngine(
-                ElsewhereBuilder(SketcherBuilder(there(config), self._probe), self.weights, version),
+                ElsewhereBuilder(SketcherBuilder(on_any_machine(config), self._probe), self.weights, version),
                 address=config.ray_address,
                 workers=config.workers,
                 gpu=config.device != "cpu",
@@ -357,8 +357,8 @@ class Sketching:
         }
 
 
-def there(config: Configured) -> Configured:
-    """Return the configuration for another machine: the same, with absolute paths."""
+def on_any_machine(config: Configured) -> Configured:
+    """Return the same configuration with absolute paths, as another machine needs it."""
     chooser, optimizer = (None if path is None else _absolute(path) for path in (config.chooser, config.optimizer))
     return replace(config, model=_absolute(config.model), chooser=chooser, optimizer=optimizer)
 

@@ -13,7 +13,7 @@ from direct_anneal.data import Elsewhere, Source, is_divisible
 from direct_anneal.errors import InputError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.run.sources import Tokenisation
-from direct_anneal.selection.sketching import there
+from direct_anneal.selection.sketching import on_any_machine
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def readers(
     from direct_anneal.distributed import TaskMap
 
     with TaskMap(address=config.ray_address, workers=config.workers) as elsewhere:
-        yield _TokenizerAnywhere(there(config), tokens.tokenizer), elsewhere
+        yield _TokenizerAnywhere(on_any_machine(config), tokens.tokenizer), elsewhere
 
 
 @dataclass(frozen=True)

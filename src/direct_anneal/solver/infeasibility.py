@@ -48,7 +48,7 @@ class InfeasibleError(ValueError):
     @classmethod
     def of(cls, relaxations: Sequence[Relaxation]) -> InfeasibleError:
         """Return the error that names them."""
-        return cls(f"{', and '.join(map(str, relaxations))}: relax that, or what stands against it", relaxations)
+        return cls(f"{', and '.join(map(str, relaxations))}: relax one of these constraints", relaxations)
 
 
 class InfeasibleBudgetError(InfeasibleError):
@@ -76,7 +76,7 @@ class InfeasibleBudgetError(InfeasibleError):
             asked, least = np.asarray(budget), np.asarray(least_feasible)
             proper = np.isfinite(asked) & (asked > 0)
             message = (
-                f"{', and '.join(map(str, relaxations))}: relax that, or raise all budgets to "
+                f"{', and '.join(map(str, relaxations))}: relax one of these constraints, or raise all budgets to "
                 f"{(least[proper] / asked[proper]).max():.6g} times, or select less"
             )
         super().__init__(message, relaxations or [Relaxation("the budget", budget, least_feasible)])

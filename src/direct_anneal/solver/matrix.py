@@ -262,7 +262,7 @@ class FeatureMatrix:
         return self._mapper(function, items)
 
     def _factors(self, parts: slice) -> list[Float | None]:
-        """Compute over the rows of some parts."""
+        """Return the factors of the rows of some parts; None where rows have none."""
         return [None if self._scale is None else self._scale[place] for place in self._places[parts]]
 
     def _part(self, place: slice) -> Part:
