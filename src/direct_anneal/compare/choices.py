@@ -18,6 +18,7 @@ from torch import nn
 
 from direct_anneal.data.documents import num_shared
 from direct_anneal.errors import InputError
+from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.token_losses import token_nats
 
@@ -114,17 +115,12 @@ def answer_nats(
         firsts.append(max(1, first - (end - len(rows[-1]))))
     found = [0.0] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda i: -len(rows[i]))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), _BATCH):
-                part = order[start : start + _BATCH]
-                longest = len(rows[part[0]])
-                ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in part], device=device)
-                losses = token_nats(model, ids[:, :-1], ids[:, 1:]).cpu()
-                for line, i in enumerate(part):
-                    found[i] = float(losses[line, firsts[i] - 1 : len(rows[i]) - 1].sum())
-    finally:
-        model.train(was_training)
+    with in_evaluation_mode(model), torch.inference_mode():
+        for start in range(0, len(order), _BATCH):
+            part = order[start : start + _BATCH]
+            longest = len(rows[part[0]])
+            ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in part], device=device)
+            losses = token_nats(model, ids[:, :-1], ids[:, 1:]).cpu()
+            for line, i in enumerate(part):
+                found[i] = float(losses[line, firsts[i] - 1 : len(rows[i]) - 1].sum())
     return found

@@ -22,6 +22,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.io.atomic import replacing
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.records import read_record, write_record
+from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, descend
 from direct_anneal.path.scoring import BATCH_TOKENS, losses_of
@@ -168,9 +169,8 @@ def mean_hidden_states(model: nn.Module, contents: Sequence[NDArray[np.int64]], 
     device = next(model.parameters()).device
     order = sorted(range(len(contents)), key=lambda i: -len(contents[i]))
     rows: list[Array] = [np.zeros(0)] * len(contents)
-    model.eval()
     start = 0
-    with torch.inference_mode():
+    with in_evaluation_mode(model), torch.inference_mode():
         while start < len(order):
             longest = len(contents[order[start]])
             part = order[start : start + max(1, batch_tokens // longest)]

@@ -14,18 +14,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from direct_anneal.model.borrowing import in_evaluation_mode
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Turn off dropout, and fused kernels of attention, which cannot be differentiated twice."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_evaluation_mode(model), sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False):
+        yield
 
 
 def logits(model: nn.Module, ids: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:

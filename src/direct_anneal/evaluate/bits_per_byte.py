@@ -18,6 +18,7 @@ from direct_anneal.config.evaluate import BATCH_TOKENS
 from direct_anneal.data import Corpus, Names, texts
 from direct_anneal.errors import InputError
 from direct_anneal.model.batching import IGNORED_LABEL, Window, batches, padded
+from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.lengths import length_switches
 from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.token_losses import token_nats
@@ -131,21 +132,16 @@ def _nats(
     """Return the negative log-likelihood of each document in nats, and its predicted tokens, both (N,)."""
     nats, num_tokens = np.zeros(corpus.num_samples), np.zeros(corpus.num_samples, dtype=np.int64)
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for windows in _blocks(corpus, window, special):
-                for batch in batches(windows, batch_tokens, length_switches(model), unseen=1):
-                    rows = padded(batch)
-                    # The last token is predicted and not seen: with it a full window would exceed the context.
-                    ids, targets = rows.ids[:, :-1], rows.labels[:, 1:]
-                    losses = token_nats(model, ids.to(device), targets.to(device))  # (B, T)
-                    np.add.at(nats, rows.documents, losses.sum(1).cpu().numpy())
-                    np.add.at(num_tokens, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy())
-                    advance(len(batch))
-    finally:
-        model.train(was_training)
+    with in_evaluation_mode(model), torch.inference_mode():
+        for windows in _blocks(corpus, window, special):
+            for batch in batches(windows, batch_tokens, length_switches(model), unseen=1):
+                rows = padded(batch)
+                # The last token is predicted and not seen: with it a full window would exceed the context.
+                ids, targets = rows.ids[:, :-1], rows.labels[:, 1:]
+                losses = token_nats(model, ids.to(device), targets.to(device))  # (B, T)
+                np.add.at(nats, rows.documents, losses.sum(1).cpu().numpy())
+                np.add.at(num_tokens, rows.documents, (targets != IGNORED_LABEL).sum(1).numpy())
+                advance(len(batch))
     return nats, num_tokens
 
 

@@ -25,6 +25,7 @@ from direct_anneal.gradients.fsdp import differentiate, is_sharded, of_the_first
 from direct_anneal.gradients.hooks import Capture, UnexpectedLayoutError, find_layers
 from direct_anneal.gradients.preconditioning import Preconditioned
 from direct_anneal.gradients.projections import DenseGaussian, GivenRows, Projection, TwoSided
+from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.lengths import length_switches, longest_alike
 from direct_anneal.model.probes import known_tokens
 
@@ -362,19 +363,15 @@ class GradientSketcher:
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
         """Yield with the model in evaluation mode and its weights frozen, and give it back as it came."""
-        modes = {module: module.training for module in self.model.modules()}
         trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
-        self.model.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with in_evaluation_mode(self.model), torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
             for parameter, flag in trainable.items():
                 parameter.requires_grad_(flag)
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def _joined(parts: Sequence[tuple[list[int], Sketches]], size: int) -> Sketches:

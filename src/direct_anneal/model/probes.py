@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from direct_anneal.errors import InputError, option
+from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.lengths import length_switches, longest_alike
 
 _SHORTEST = 4  # tokens of a probe, where the context has as many
@@ -165,14 +166,8 @@ def _special_ids(model: nn.Module) -> set[int]:
 @contextmanager
 def _asked(model: nn.Module) -> Iterator[None]:
     """Yield with the model's dropout and gradients off, and give it back as it came."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def _sees_the_future(name: str) -> InputError:
