@@ -18,7 +18,7 @@ from direct_anneal.data import Corpus
 from direct_anneal.errors import InputError
 from direct_anneal.model.checkpoint import Checkpoint
 from direct_anneal.path import PathConfig, PathLosses, descend
-from direct_anneal.path.scorer import Elsewhere, Found, Shard
+from direct_anneal.path.scorer import Elsewhere, Found, Point, Shard
 from direct_anneal.progress import Silent
 from direct_anneal.selection.losses import ScorerBuilder
 from direct_anneal.selection.sketching import on_any_machine
@@ -150,6 +150,39 @@ def test_workers_round_weights_alike(given: tuple[Corpus, Corpus], checkpoint: P
     for name, elsewhere in (("here", None), ("there", Workers(built))):
         run(checkpoint, given, tmp_path / name / "work", tmp_path / name / "losses", elsewhere, **own)
     assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
+
+
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_a_worker_holds_one_model_where_it_computes(
+    here: tuple[Path, PathLosses], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, is_rounded: bool
+) -> None:
+    """It begins at the start; what it returns to that with is loaded beside the device, and gives the same bytes."""
+    load, devices = Checkpoint.load_model, list[str]()
+
+    def noted(self: Checkpoint, device: str, *arguments: Any, **options: Any) -> Any:
+        devices.append(device)
+        return load(self, "cpu", *arguments, **options)
+
+    monkeypatch.setattr(Checkpoint, "load_model", noted)
+    built = replace(builder(checkpoint), is_rounded=is_rounded)
+    object.__setattr__(built.config, "device", "cuda:7")  # a machine of its own
+    scorer = built()
+    start, end = (Point(place=str(here[0] / "work"), weights=name) for name in (None, "end-whole.safetensors"))
+    contents = [np.arange(3, 3 + length) for length in (30, 7, 40)]
+
+    def nats(point: Point) -> Any:
+        shard = Shard(point=point, contents=contents, num_prompt=np.zeros(3, dtype=np.int64), batch_tokens=512)
+        found = scorer(shard)
+        assert found is not None
+        return found["nats"]
+
+    first = nats(start)
+    assert devices == ["cuda:7"]
+    moved = nats(end)
+    np.testing.assert_array_equal(nats(start), first)
+    np.testing.assert_array_equal(nats(end), moved)
+    assert (moved != first).any()
+    assert devices == ["cuda:7", "cpu"]
 
 
 def test_a_worker_loads_the_chooser_from_anywhere(

@@ -6,7 +6,7 @@ n documents of a shard, k directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from direct_anneal.path.order import Order
 from direct_anneal.path.scoring import OutOfMemoryError, losses_of
 from direct_anneal.path.stiff import Slopes
 from direct_anneal.path.walk import put_tensors, put_weights
+
+_START = ("", "")  # which stands at no place in particular
 
 Found = dict[str, NDArray[np.float64]]
 """Columns of one shard, (n,) each."""
@@ -73,6 +75,7 @@ class Scorer:
     Args:
         model: moved in place.
         return_to_start: puts the model back to θ_s.
+        is_at_start: the model stands there already.
         max_length: T, tokens of a window.
         dtype: of forward passes, "float32" or "bfloat16"; slopes are taken in float32.
         advance: told the tokens of each batch.
@@ -85,11 +88,13 @@ class Scorer:
         return_to_start: Callable[[], None],
         max_length: int,
         dtype: str,
+        is_at_start: bool = False,
         advance: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._model, self._return_to_start = model, return_to_start
         self._max_length, self._dtype, self._advance = max_length, dtype, advance
         self._at: Point | None = None
+        self._weights: tuple[str, str] | None = _START if is_at_start else None
         self._slopes: Slopes | None = None
 
     def __call__(self, shard: Shard) -> Found | None:
@@ -132,13 +137,15 @@ class Scorer:
     def _move(self, point: Point) -> None:
         if point == self._at:
             return
-        if self._at is None or replace(point, directions=None) != replace(self._at, directions=None):
+        weights = _START if point.weights is None else (point.place, point.weights)
+        if weights != self._weights:
             if point.weights is None:
                 self._return_to_start()
             elif isinstance(place := place_at(point.place), Directory):
                 put_weights(place.path / point.weights, self._model)
             else:
                 put_tensors(load(place.read(point.weights)).__getitem__, self._model)
+            self._weights = weights
         self._slopes = None
         if point.directions is not None:
             directions = load(place_at(point.place).read(point.directions))["directions"]

@@ -208,11 +208,12 @@ class ScorerBuilder:
             round_weights(model)
 
         def return_to_start() -> None:
-            put_tensors(
-                dict(checkpoint.load_model(self.config.device, "float32").named_parameters()).__getitem__, model
-            )
+            start = checkpoint.load_model("cpu", "float32")  # no room is taken for two where the model stands
+            put_tensors(dict(start.named_parameters()).__getitem__, model)
 
-        return Scorer(model, return_to_start=return_to_start, max_length=self.max_length, dtype=self.dtype)
+        return Scorer(
+            model, return_to_start=return_to_start, is_at_start=True, max_length=self.max_length, dtype=self.dtype
+        )
 
 
 def _elsewhere(
