@@ -676,7 +676,7 @@ def test_known_losses_at_the_start_are_not_computed_again(
 def test_predicted_tokens_are_counted_as_windows_predict_them(tokens: int, prompt: int) -> None:
     windows = windows_of([np.arange(tokens)], max_length=64, num_prompt=[prompt])
     wanted = sum(int((window.wanted != IGNORED_LABEL).sum()) for window in windows)
-    found = scores.num_predicted(np.array([tokens]), np.array([prompt]), 64)
+    found = scores.predicted_tokens(np.array([tokens]), np.array([prompt]), 64)
     assert found.tolist() == [wanted]
 
 

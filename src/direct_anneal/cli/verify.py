@@ -37,8 +37,8 @@ def _checked(directory: Path) -> tuple[list[str], Iterable[Finding]]:
     """Return the scope of a check and its findings: a run, its features, or one store of them."""
     from direct_anneal.features import verify
     from direct_anneal.io.lock import MARK
-    from direct_anneal.run.layout import RETAIN
-    from direct_anneal.run.verify_run import LOSSES, STORES, is_sketched, verify_run, verify_stores
+    from direct_anneal.run.layout import LOSSES, RETAIN
+    from direct_anneal.run.verify_run import STORES, is_sketched, verify_run, verify_stores
 
     features = directory / "features"
     usual = [*(STORES if is_sketched(features) else ()), *(n for n in (RETAIN, LOSSES) if (features / n).is_dir())]

@@ -26,9 +26,11 @@ from direct_anneal.data.formats.tables import STATE_FILE, dataset_files
 from direct_anneal.data.remote import Remote, hub_snapshot, is_remote, listed
 from direct_anneal.errors import InputError
 
-__all__ = ["BadRecord", "Source", "State", "describe_skipped", "expand"]
+__all__ = ["FETCHED", "BadRecord", "Source", "State", "describe_skipped", "expand"]
 
 State = tuple[tuple[str, int, int], ...]
+
+FETCHED = "fetched"  # directory of files behind URLs, below a command's own
 
 _MOST_KINDS = 8  # of files passed over that are named
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from direct_anneal.config.score import CutConfig, MergeConfig, ScoreConfig
 from direct_anneal.data import Fields, Source, TokenLayout, expand
-from direct_anneal.data.sources import describe_skipped
+from direct_anneal.data.sources import FETCHED, describe_skipped
 from direct_anneal.distill.choosing import CHOICE, CHOSEN, HISTOGRAM, Counts, choose, remove, write_chosen
 from direct_anneal.distill.cuts import Cut
 from direct_anneal.distill.histogram import stored, write_whole
@@ -30,9 +30,9 @@ from direct_anneal.io.processes import each
 from direct_anneal.io.records import read_sealed, write_record
 from direct_anneal.io.redaction import HIDDEN, redacted
 from direct_anneal.progress import Progress, current_progress
+from direct_anneal.run.layout import JOBS
 
 LISTING = "scores.json"
-_JOBS, _FETCHED = "jobs", "fetched"
 
 
 def score(config: ScoreConfig) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     _begin(out, _listing(scorer, config, parts), overwrite=config.overwrite)
     if config.shards is not None:
         number, count = config.job
-        with held(out / _JOBS / f"{number}-of-{count}"):
+        with held(out / JOBS / f"{number}-of-{count}"):
             own = parts[number::count]
             _score_all(out, own, scorer, _fields(config), config.num_workers, shown)
             return {"parts": len(own), **_summary(out, own, scorer.unit)}
@@ -106,7 +106,7 @@ def is_of_scores(config: MergeConfig) -> bool:
     run = Path(config.run)
     if (run / LISTING).exists():
         return True
-    if not (run / _JOBS).is_dir():
+    if not (run / JOBS).is_dir():
         raise InputError(
             subject=str(run), must="hold jobs of score or features", got="but holds none", do="run them first"
         )
@@ -119,7 +119,7 @@ def is_of_scores(config: MergeConfig) -> bool:
 
 def _parts(patterns: Sequence[str], layout: TokenLayout, out: Path, note: Callable[[str], object]) -> list[Part]:
     skipped: list[Path] = []
-    expanded = expand(patterns, "pool", layout, skipped, out / _FETCHED)
+    expanded = expand(patterns, "pool", layout, skipped, out / FETCHED)
     sources = [source for source in expanded if source.remote is not None or not _is_below(source, out)]
     if not sources:
         raise InputError(field="pool", must=f"lie outside {option('out')}", got=f"but all of it is below {out}")
@@ -191,12 +191,12 @@ def _begin(out: Path, listing: dict[str, Any], *, overwrite: bool) -> None:
         if not overwrite:
             raise _changed(out)
         with held(out):
-            for name in (SCORES, CHOSEN, _JOBS, _FETCHED):
+            for name in (SCORES, CHOSEN, JOBS, FETCHED):
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in (HISTOGRAM, CHOICE, LISTING):
                 (out / name).unlink(missing_ok=True)
     elif out.is_dir() and not all(
-        entry.name in (LOCK, _JOBS, _FETCHED) or entry.name.startswith(f"{LISTING}.") for entry in out.iterdir()
+        entry.name in (LOCK, JOBS, FETCHED) or entry.name.startswith(f"{LISTING}.") for entry in out.iterdir()
     ):
         raise InputError(field="out", must="be new, empty or of an earlier score", got=out, do="choose another")
     out.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def _merged(
         domains = write_whole(histograms, out / HISTOGRAM, MAX_DOMAINS)
     result = _summary(out, parts, unit)
     result["domains"] = {name: list(counts) for name, counts in sorted((domains or {}).items())}
-    shutil.rmtree(out / _JOBS, ignore_errors=True)
+    shutil.rmtree(out / JOBS, ignore_errors=True)
     issues = result["issues"]
     if not result["documents"]:
         raise InputError(
@@ -300,13 +300,13 @@ def _merged(
                     _choose_one, parts, (out, *given), config.num_workers, lambda part, _: advance(_num_bytes(part))
                 ),
             )
-    shutil.rmtree(out / _FETCHED, ignore_errors=True)
+    shutil.rmtree(out / FETCHED, ignore_errors=True)
     return result
 
 
 def _again(out: Path, missing: Sequence[int]) -> str:
     """Say who makes these parts."""
-    found = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in (out / _JOBS).glob("*"))
+    found = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in (out / JOBS).glob("*"))
     counts = {int(name[1]) for name in found if name}
     if len(counts) != 1:
         return f"run score again without {option('shards')}: it makes these alone"

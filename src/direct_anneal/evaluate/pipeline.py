@@ -11,6 +11,7 @@ from direct_anneal.config.evaluate import EvaluateConfig
 from direct_anneal.config.options import keep
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
+from direct_anneal.data.sources import FETCHED
 from direct_anneal.evaluate.benchmarks import check_benchmarks, score_benchmark
 from direct_anneal.evaluate.bits_per_byte import bits_per_byte, count_windows, macro_mean
 from direct_anneal.io.digests import sha256
@@ -38,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     checkpoint = Checkpoint.of(config)
     window = checkpoint.window(config.max_length)
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
-    sources = expand(config.data, "data", layout, cache=out / "fetched") if config.data else []
+    sources = expand(config.data, "data", layout, cache=out / FETCHED) if config.data else []
     files = {name: Path(path) for name, path in config.benchmarks.items()}
     check_benchmarks(files, run_generated_code=config.run_generated_code)
     wanted = {

@@ -181,7 +181,7 @@ class PathLosses:
                 got="but they are not all there, or of another run",
                 do=f"run select with the {option('objective')} path first, it goes on where it stopped",
             )
-        columns = store.read()
+        ids, columns = store.ids(), store.read()
 
         def together(prefix: str) -> NDArray[np.float64] | None:
             found = [columns[name] for name in store.columns if name.startswith(prefix)]
@@ -189,10 +189,10 @@ class PathLosses:
 
         names = tuple(name.removeprefix(_END) for name in store.columns if name.startswith(_END))
         return cls(
-            ids=store.ids(),
+            ids=ids,
             num_tokens=columns["predicted"],
             start=columns["loss_start"],
-            ends=np.column_stack([np.empty((len(store.ids()), 0)), *(columns[_END + name] for name in names)]),
+            ends=np.column_stack([np.empty((len(ids), 0)), *(columns[_END + name] for name in names)]),
             names=names,
             **{name: columns[name] for name in _SIGNS},
             replayed=together(_REPLAYED),

@@ -33,7 +33,7 @@ from direct_anneal.path.documents import Texts, overlap
 from direct_anneal.path.losses import PathLosses
 from direct_anneal.path.parts import Part, described, parts_of
 from direct_anneal.path.scorer import Elsewhere
-from direct_anneal.path.scores import Scores, num_predicted, score_by_others
+from direct_anneal.path.scores import Scores, predicted_tokens, score_by_others
 from direct_anneal.path.walks import Moments, Walks, folds_of, found_depth, replayed, steps_of_walk, walked
 from direct_anneal.progress import Progress, Work
 
@@ -318,7 +318,7 @@ def _without_path(run: Walks, scores: Scores, pool: Corpus, made_of: Mapping[str
     unknown = np.full(pool.num_samples, np.nan)
     return PathLosses(
         ids=pool.index["id"].combine_chunks(),
-        num_tokens=num_predicted(pool.num_tokens, pool.num_prompt, run.max_length),
+        num_tokens=predicted_tokens(pool.num_tokens, pool.num_prompt, run.max_length),
         start=unknown,
         ends=np.empty((pool.num_samples, 0)),
         names=(),

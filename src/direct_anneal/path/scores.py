@@ -94,7 +94,7 @@ class Scores:
         return Sums(**self.keep(name, weights).read())
 
     def keep(self, name: str, weights: Path | None) -> ColumnStore:
-        """Compute the same, of the wanted shards."""
+        """Compute what `at` reads, of the wanted shards."""
         label = "Losses of the pool at the start" if weights is None else f"Losses of the pool at the end ({name})"
         return self._passed(name, label, COLUMNS, weights=weights)
 
@@ -107,7 +107,7 @@ class Scores:
         if known is None:
             return Sums(**self.keep_start().read())
         run, pool = self._run, self._pool
-        predicted = num_predicted(pool.num_tokens, pool.num_prompt, run.max_length)
+        predicted = predicted_tokens(pool.num_tokens, pool.num_prompt, run.max_length)
         nats = np.where(predicted > 0, known * predicted, 0.0)
         if lacking := np.flatnonzero(np.isnan(nats)).tolist():
             run.return_to_start()
@@ -131,7 +131,7 @@ class Scores:
         return self.keep_order(starts, knows_start).read()["order"]
 
     def keep_order(self, starts: NDArray[np.bool_], knows_start: bool) -> ColumnStore:
-        """Compute the same, of the wanted shards."""
+        """Compute what `order` reads, of the wanted shards."""
         start = None if knows_start else self.keep_start()
         return self._passed(_ORDER, "Losses of shuffled words", ("order",), order=_Reading(starts, start))
 
@@ -145,7 +145,7 @@ class Scores:
         return np.column_stack([found[slope_name(place)] for place in range(count)])
 
     def keep_slopes(self, count: int) -> ColumnStore:
-        """Compute the same, of the wanted shards."""
+        """Compute what `slopes` reads, of the wanted shards."""
         columns = tuple(slope_name(place) for place in range(count))
         directions = self._run.directory / DIRECTIONS
         return self._passed(_SLOPES, "Slopes in stiff directions", columns, directions=directions)
@@ -325,7 +325,9 @@ def _scored_here(run: Walks, model: nn.Module, pool: Corpus, rows: Sequence[int]
         )
 
 
-def num_predicted(num_tokens: NDArray[np.int64], num_prompt: NDArray[np.int64], max_length: int) -> NDArray[np.float64]:
+def predicted_tokens(
+    num_tokens: NDArray[np.int64], num_prompt: NDArray[np.int64], max_length: int
+) -> NDArray[np.float64]:
     """Count the predicted tokens of each document, (N,): those after its prompt that begin no window."""
     windows = -(-num_tokens // max_length) - -(-np.minimum(num_prompt, num_tokens) // max_length)
     predicted: NDArray[np.float64] = np.maximum(0, num_tokens - num_prompt - windows).astype(np.float64)

@@ -6,6 +6,7 @@
     features/ROLE/       their gradients; features/ROLE-ngrams/ their n-grams; features/coverage.json
     curvature/           spectra that took the model
     path/                weights at the ends of descent paths
+    jobs/, fetched/      runs of parts, and copies of files behind URLs, while they are needed
     selection.parquet    the evidence; beside it selected.*, replay.*, frontier.parquet, report.html
     manifest.json        written last: it vouches for the results, with their digests
 
@@ -19,6 +20,10 @@ from direct_anneal.data.formats import FORMATS
 
 MANIFEST, EVIDENCE, FRONTIER, REPORT = "manifest.json", "selection.parquet", "frontier.parquet", "report.html"
 COVERAGE = "coverage.json"
+LOSSES = "pool-path"  # in features/: columns, beside the stores of gradients or in their place
+WALKS = "path"
+JOBS = "jobs"  # of a run in parts
+FOLDERS = ("corpus", "features", "curvature", WALKS)
 TOKENISATION = "tokenisation"
 LISTS = "lists"  # digests of files of ids, in the marker and in the manifest's configuration
 ROLES = ("pool", "validation")

@@ -25,6 +25,7 @@ from direct_anneal.io.redaction import redacted
 from direct_anneal.run.layout import (
     COVERAGE,
     EVIDENCE,
+    FOLDERS,
     FRONTIER,
     MANIFEST,
     OUTPUT_DATASETS,
@@ -191,7 +192,7 @@ def _refuse_links(out: Path) -> None:
     Raises:
         InputError: one of its folders is a link.
     """
-    folders = [out / name for name in ("corpus", "features", "curvature", "path", *OUTPUT_DATASETS)]
+    folders = [out / name for name in (*FOLDERS, *OUTPUT_DATASETS)]
     folders += [out / "corpus" / role for role in (*ROLES, RETAIN)]
     folders += [out / "features" / f"{role}{kind}" for role in (*ROLES, RETAIN) for kind in ("", "-ngrams", "-path")]
     below = (path for pattern in ("*/*", "*/*/*") for path in out.glob(pattern) if path.is_symlink() and path.is_dir())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from direct_anneal.config.features import FeaturesConfig
 from direct_anneal.data import HEADERLESS, Fields, Source, TokenLayout, describe_skipped, expand
+from direct_anneal.data.sources import FETCHED
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.records import RecordError
@@ -85,7 +86,7 @@ def sources_of(
     """
     layout = tokens.layout(config)
     skipped: list[Path] = []
-    expanded = expand(getattr(config, role), role, layout, skipped, cache or out / "fetched")
+    expanded = expand(getattr(config, role), role, layout, skipped, cache or out / FETCHED)
     sources = [
         source for source in expanded if source.remote or not source.path.resolve().is_relative_to(out.resolve())
     ]

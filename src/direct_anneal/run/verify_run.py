@@ -18,16 +18,14 @@ from direct_anneal.io.digests import sha256, sha256_of_files
 from direct_anneal.io.lock import LOCK, MARK
 from direct_anneal.io.records import RecordError, read_content, read_record
 from direct_anneal.path.kept import damaged_kept
-from direct_anneal.run.layout import MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, roles_of
+from direct_anneal.run.layout import FOLDERS, LOSSES, MANIFEST, OUTPUT_DATASETS, REPORT, RETAIN, WALKS, roles_of
 from direct_anneal.run.manifest import QUARANTINE_COLUMNS
 from direct_anneal.run.run_dir import RunDir
 
-LOSSES = "pool-path"  # columns, beside the stores of gradients or in their place
 STORES = ("validation", "validation-ngrams", "pool", "pool-ngrams")
 
 _SELECT = "run select again with the same options, it makes this anew"
 _PAGE_DIGEST = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
-_FOLDERS = {"corpus", "features", "curvature", "path", *OUTPUT_DATASETS}
 
 
 def verify_run(path: Path) -> Iterator[Finding]:
@@ -56,9 +54,9 @@ def verify_run(path: Path) -> Iterator[Finding]:
     for estimate in sorted((path / "curvature").glob("*")) if (path / "curvature").is_dir() else []:
         if estimate.suffix == ".safetensors" and (wrong := check_estimate(estimate)):
             yield Finding(estimate, wrong, _SELECT)
-    for kept, wrong in damaged_kept(path / "path"):
+    for kept, wrong in damaged_kept(path / WALKS):
         yield Finding(kept, wrong, _SELECT)
-    known = {MARK, LOCK, OPTIONS_FILE, MANIFEST, REPORT, *_FOLDERS, *run.results(_files(run))}
+    known = {MARK, LOCK, OPTIONS_FILE, MANIFEST, REPORT, *FOLDERS, *OUTPUT_DATASETS, *run.results(_files(run))}
     for entry in sorted(path.iterdir()):
         if entry.name.endswith(TEMPORARY_SUFFIX):
             yield Finding(entry, "was left half-written", "the next select removes it", harmless=True)

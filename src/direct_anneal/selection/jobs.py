@@ -15,6 +15,7 @@ from pathlib import Path
 
 from direct_anneal.config.features import ColumnsConfig
 from direct_anneal.data import SharedCaches
+from direct_anneal.data.sources import FETCHED
 from direct_anneal.errors import InputError, option
 from direct_anneal.features import FeatureStore
 from direct_anneal.features.columns import ColumnStore
@@ -22,12 +23,8 @@ from direct_anneal.io.atomic import linked, temporary_name
 from direct_anneal.io.digests import sha256_of_file
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.progress import current_progress
-from direct_anneal.run.layout import COVERAGE, RETAIN, roles_of
+from direct_anneal.run.layout import COVERAGE, JOBS, LOSSES, RETAIN, WALKS, roles_of
 from direct_anneal.run.run_dir import RunDir
-from direct_anneal.run.verify_run import LOSSES
-from direct_anneal.selection.losses import WALKS
-
-JOBS, FETCHED = "jobs", "fetched"
 
 _NAME = re.compile(r"(\d+)-of-(\d+)")
 

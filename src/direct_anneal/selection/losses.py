@@ -27,14 +27,12 @@ from direct_anneal.path import PathConfig, PathLosses, columns_at, descend, desc
 from direct_anneal.path.rounded import round_weights
 from direct_anneal.path.scorer import Elsewhere, Scorer
 from direct_anneal.path.walk import put_tensors
-from direct_anneal.run.layout import ROLES
+from direct_anneal.run.layout import LOSSES, ROLES, WALKS
 from direct_anneal.run.run_dir import RunDir
 from direct_anneal.run.sources import Tokenisation
-from direct_anneal.run.verify_run import LOSSES, is_sketched
+from direct_anneal.run.verify_run import is_sketched
 from direct_anneal.selection.sketching import on_any_machine, require_the_same, unreachable
 from direct_anneal.selection.stages import Stages
-
-WALKS = "path"  # states and ends of walks, below a run
 
 if TYPE_CHECKING:
     from direct_anneal.config.objective import ObjectiveConfig

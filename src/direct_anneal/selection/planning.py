@@ -27,6 +27,7 @@ from direct_anneal.config.select import SelectConfig
 from direct_anneal.config.shared import EngineConfig
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Part, Source, sample
+from direct_anneal.data.sources import FETCHED
 from direct_anneal.errors import InputError
 from direct_anneal.features.store import ROWS_PER_SHARD
 from direct_anneal.io.atomic import remove_directory
@@ -174,7 +175,7 @@ class _Rehearsal:
             advance(part.corpus.num_samples)
             return part.corpus
 
-        stages, cache = Stages(Silent(), self._clock), self._scratch / "fetched"
+        stages, cache = Stages(Silent(), self._clock), self._scratch / FETCHED
         config = replace(trial, out=str(self._scratch / "read"))
         with reading(config, stages, self._remarks, home=Path(self._config.out), cache=cache, read=read) as documents:
             self._add(stages, documents.corpora)

@@ -75,6 +75,10 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         self._pool, self._validation = pool, validation
         self._every, self._seed, self._options = every, seed, options
         self._chosen: dict[int, list[int]] = {}  # by generation: which samples, sorted
+        self._drawn, self._order = (
+            (-1, -1, -1),
+            np.zeros(0, dtype=np.int64),
+        )  # generation, pass and size; in which order
 
     def dataset(self, args: TrainingArguments) -> Dataset[Mapping[str, Any]]:
         """Build the training set of Trainer: a sample for each place in each of `max_steps` steps.
@@ -104,8 +108,10 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         first = generation * self._every + 1 if generation else 0
         chosen = self._chosen[generation]
         passes, place = divmod(position - first * per_step, len(chosen))
-        order = np.random.default_rng([self._seed, generation, passes]).permutation(len(chosen))
-        sample: Mapping[str, Any] = self._pool[chosen[order[place]]]
+        if (drawn := (generation, passes, len(chosen))) != self._drawn:
+            self._drawn = drawn
+            self._order = np.random.default_rng([self._seed, generation, passes]).permutation(len(chosen))
+        sample: Mapping[str, Any] = self._pool[chosen[self._order[place]]]
         return sample
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any) -> None:  # noqa: ARG002

@@ -17,6 +17,7 @@ from direct_anneal.config.names import corpus_name
 from direct_anneal.config.options import OPTIONS_FILE, keep
 from direct_anneal.config.signature import takes
 from direct_anneal.data import Corpus, Fields, Source, TokenLayout, expand, prepare
+from direct_anneal.data.sources import FETCHED
 from direct_anneal.errors import InputError, option
 from direct_anneal.io.atomic import remove_leftovers, replacing
 from direct_anneal.io.lock import MARK, claim
@@ -52,7 +53,7 @@ def anneal(config: AnnealConfig) -> dict[str, Any]:
     require_tracker(config.track)
     roles = {"data": config.data, **({"mix": config.mix} if config.mix else {})}
     layout = TokenLayout.of(checkpoint.vocab_size, checkpoint.separator)
-    sources = {role: expand(patterns, role, layout, cache=out / "fetched") for role, patterns in roles.items()}
+    sources = {role: expand(patterns, role, layout, cache=out / FETCHED) for role, patterns in roles.items()}
     wanted = {
         **config.defining,
         "max_length": window,
