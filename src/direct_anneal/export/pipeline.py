@@ -282,7 +282,7 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     temporary.rename(out)
     for left in leftovers(out):
         if left != temporary:  # which may be that of another export by now
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _strange(out: Path) -> list[str]:
