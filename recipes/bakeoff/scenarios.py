@@ -68,6 +68,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "blend": {"select": {"objective": "blend"}},
     "path-and-descent": {"select": {"objective": "blend", "objective_options": {"matching_below": 0}}},
     "without-replay": {"select": {"objective": "blend", "objective_options": {"walk_replay": 0}}},
+    "descent-once": {"select": {"objective": "blend", "objective_options": {"descent_weight": 1}}},
     "matching": {"select": {"objective": "matching"}},
     "quality-classifier": {"baseline": "quality-classifier"},
     "influence": {"baseline": "influence"},
