@@ -12,6 +12,8 @@ import pytest
 
 from direct_anneal.errors import InputError
 from direct_anneal.features.columns import HEADER, ColumnStore, verify_columns
+from direct_anneal.features.storage import Directory
+from direct_anneal.path import PathLosses
 from selection.tiny import files_below
 
 LEFT = "columns-00001.parquet.0123456789abcdef.tmp"
@@ -65,3 +67,23 @@ def test_a_header_that_cannot_be_one_is_refused(tmp_path: Path, change: dict[str
     with pytest.raises(InputError, match="must hold columns of this run, but they are of another"):
         made(tmp_path)
     assert made(tmp_path, replace=True).missing() == []
+
+
+def test_losses_of_a_path_are_read_once_beyond_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, losses = pa.array(["a", "b", "c"]), np.array([[1.0], [2.0], [np.nan]])
+    signs = dict.fromkeys(("repeated", "common", "order"), np.zeros(3))
+    PathLosses(
+        ids=ids, num_tokens=np.ones(3), start=np.arange(3.0), ends=losses, names=("whole",), described={"a": 1}, **signs
+    ).save(tmp_path, {"model": "m"}, rows_per_shard=2)
+    read, names = Directory.read, list[str]()
+
+    def noted(self: Directory, name: str) -> bytes:
+        names.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Directory, "read", noted)
+    found = PathLosses.load(tmp_path)
+    assert [found.ids.to_pylist(), found.described] == [ids.to_pylist(), {"a": 1}]
+    np.testing.assert_array_equal(found.ends, losses)
+    shards = [name for name in names if name.endswith(".parquet")]
+    assert sorted(shards) == sorted(2 * ["columns-00000.parquet", "columns-00001.parquet"])

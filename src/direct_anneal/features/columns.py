@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,18 +165,18 @@ class ColumnStore:
 
     def read(self, shard: int | None = None) -> dict[str, NDArray[np.float64]]:
         """Return every column, of one shard or whole, (N,). What is read must be committed."""
-        parts = [
-            read_table(self.directory, self._place, _name(one, "parquet"), list(self.columns))
-            for one in (range(self.num_shards) if shard is None else [shard])
-        ]
-        return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self.columns}
+        return self._values(self._tables(list(self.columns), range(self.num_shards) if shard is None else [shard]))
 
-    def ids(self) -> pa.Array:
-        """Read the ids of all documents, (N,). Every shard must be committed."""
-        parts = [
-            read_table(self.directory, self._place, _name(shard, "parquet"), ["id"]) for shard in range(self.num_shards)
-        ]
-        return pa.concat_tables(parts)["id"].combine_chunks()
+    def read_with_ids(self) -> tuple[pa.Array, dict[str, NDArray[np.float64]]]:
+        """Return the ids of all documents and every column, (N,). Every shard must be committed."""
+        tables = self._tables(["id", *self.columns], range(self.num_shards))
+        return pa.concat_tables(tables)["id"].combine_chunks(), self._values(tables)
+
+    def _tables(self, columns: list[str], shards: Iterable[int]) -> list[pa.Table]:
+        return [read_table(self.directory, self._place, _name(shard, "parquet"), columns) for shard in shards]
+
+    def _values(self, tables: list[pa.Table]) -> dict[str, NDArray[np.float64]]:
+        return {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in self.columns}
 
     def keep(self, name: str, content: Mapping[str, Any]) -> None:
         """Keep a small record beside the shards, for whoever goes on."""

@@ -171,6 +171,8 @@ class PathLosses:
 
         Raises:
             InputError: there are none, they are of another fingerprint, or shards are missing or damaged.
+
+        Cost: reads them twice, once to see that they are whole.
         """
         store = ColumnStore.open(directory)
         facts = store.kept(_FACTS)
@@ -181,7 +183,7 @@ class PathLosses:
                 got="but they are not all there, or of another run",
                 do=f"run select with the {option('objective')} path first, it goes on where it stopped",
             )
-        ids, columns = store.ids(), store.read()
+        ids, columns = store.read_with_ids()
 
         def together(prefix: str) -> NDArray[np.float64] | None:
             found = [columns[name] for name in store.columns if name.startswith(prefix)]
