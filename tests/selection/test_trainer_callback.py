@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +113,24 @@ def test_the_example_of_the_docs(checkpoint: Path, tmp_path: Path, monkeypatch: 
     exec(example.replace("every=200", "every=2"), given)
     assert given["trainer"].state.global_step == 4
     assert given["reselecting"].selection is not None
+
+
+def test_each_passs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is that of its seed, choice and pass, whichever sample is asked for."""
+    drawn, draw = list[list[int]](), np.random.default_rng
+
+    def noted(seed: list[int]) -> np.random.Generator:
+        drawn.append(seed)
+        return draw(seed)
+
+    reselecting = Reselecting(POOL, VALIDATION, every=EVERY, seed=71, num_selected=K)
+    reselecting._chosen = {0: [2, 5, 11], 1: [0, 3, 7, 9]}
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    handed = [reselecting.sample(position, BATCH) for position in range(14)]  # from position 8 on of the second choice
+    assert drawn == [[71, 0, 0], [71, 0, 1], [71, 0, 2], [71, 1, 0], [71, 1, 1]]
+    expected = [[2, 5, 11][i] for seed in drawn[:3] for i in draw(seed).permutation(3)][:8]
+    expected += [[0, 3, 7, 9][i] for seed in drawn[3:] for i in draw(seed).permutation(4)][:6]
+    assert all(found is POOL[place] for found, place in zip(handed, expected, strict=True))
 
 
 @pytest.mark.parametrize(

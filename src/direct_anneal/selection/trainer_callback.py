@@ -6,10 +6,12 @@ K samples selected. Steps and positions count from 0; P samples are taken a step
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -75,10 +77,6 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         self._pool, self._validation = pool, validation
         self._every, self._seed, self._options = every, seed, options
         self._chosen: dict[int, list[int]] = {}  # by generation: which samples, sorted
-        self._drawn, self._order = (
-            (-1, -1, -1),
-            np.zeros(0, dtype=np.int64),
-        )  # generation, pass and size; in which order
 
     def dataset(self, args: TrainingArguments) -> Dataset[Mapping[str, Any]]:
         """Build the training set of Trainer: a sample for each place in each of `max_steps` steps.
@@ -108,10 +106,8 @@ class Reselecting(TrainerCallback):  # type: ignore[misc]  # transformers brings
         first = generation * self._every + 1 if generation else 0
         chosen = self._chosen[generation]
         passes, place = divmod(position - first * per_step, len(chosen))
-        if (drawn := (generation, passes, len(chosen))) != self._drawn:
-            self._drawn = drawn
-            self._order = np.random.default_rng([self._seed, generation, passes]).permutation(len(chosen))
-        sample: Mapping[str, Any] = self._pool[chosen[self._order[place]]]
+        order = _order(self._seed, generation, passes, len(chosen))
+        sample: Mapping[str, Any] = self._pool[chosen[order[place]]]
         return sample
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any) -> None:  # noqa: ARG002
@@ -152,6 +148,12 @@ class _Chosen(Dataset[Mapping[str, Any]]):
 
     def __getitem__(self, position: int) -> Mapping[str, Any]:
         return self._reselecting.sample(position, self._per_step)
+
+
+@lru_cache(maxsize=1)  # samples are asked for one by one, and a pass is over before the next
+def _order(seed: int, generation: int, passes: int, count: int) -> NDArray[np.int64]:
+    """Draw the order of so many samples in one pass over them."""
+    return np.random.default_rng([seed, generation, passes]).permutation(count)
 
 
 def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
