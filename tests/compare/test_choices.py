@@ -7,29 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from direct_anneal.compare.choices import answer_nats, score_choices
 from direct_anneal.model.special_tokens import SpecialTokens
+from selection.tiny import merging_tokenizer
 
 PAIRS = [("aab", "aa"), ("aab", "ca"), ("", "a"), ("", "bcbc"), ("a", "bc"), ("abcabcabc", "c")]
 # Tokens that are the answer's, of "<s> prompt answer": of "aab" + "ca" the merged one is, too.
 ANSWERS = [2, 2, 1, 2, 1, 1]
-
-
-def merging(*, special: bool) -> PreTrainedTokenizerFast:
-    """Letters, with "b" and "c" merged where they meet; with marks of beginning and end if `special`."""
-    model = tokenizers.Tokenizer(
-        tokenizers.models.BPE({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4, "bc": 5}, [("b", "c")])
-    )
-    if special:
-        model.post_processor = tokenizers.processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def by_hand(model: nn.Module, ids: list[int], answer: int) -> float:
 
 @pytest.mark.parametrize("special", [False, True])
 def test_an_answer_is_what_follows_the_prompt(model: nn.Module, special: bool) -> None:
-    tokenizer = merging(special=special)
+    tokenizer = merging_tokenizer(special=special)
     tokens = SpecialTokens.of(6, tokenizer, [])
     assert tokens.context == (0,)
     rows = [[0, *tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]] for prompt, answer in PAIRS]
@@ -62,7 +50,7 @@ def test_an_answer_is_what_follows_the_prompt(model: nn.Module, special: bool) -
 
 
 def test_the_likeliest_answer_a_byte_is_the_models(model: nn.Module, tmp_path: Path) -> None:
-    tokenizer, answers = merging(special=True), ["a", "bca", "cc"]
+    tokenizer, answers = merging_tokenizer(special=True), ["a", "bca", "cc"]
     special = SpecialTokens.of(6, tokenizer, [])
     nats = answer_nats(model, tokenizer, [("ab", answer) for answer in answers], window=32, special=special)
     best = int(np.argmin([value / len(answer) for value, answer in zip(nats, answers, strict=True)]))

@@ -317,6 +317,10 @@ def test_replay_prompts_and_choices(content: dict[str, Any], tmp_path: Path) -> 
         assert 0 <= line["accuracy"] <= 1
         assert line["chance"] == 0.5
     assert len({line["target_bpb"] for line in lines}) == len(lines) - 1  # the whole pool, at either fraction
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "CHOICES_VERSION", 1)  # when accuracy meant something else
+        with pytest.raises(InputError, match="that was made by another recipe"):
+            compare(recipe_of(content, tmp_path), out)
 
 
 def test_evidence_for_baselines_is_what_models_say(content: dict[str, Any], tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
-import transformers
 
 from data.corpus_samples import FORMATS, prepared, texts, write_lines, write_records
 from direct_anneal.data import Fields, write_selected
+from selection.tiny import merging_tokenizer
 
 FIELDS = Fields(prompt="question")
 
@@ -40,17 +39,6 @@ def test_without_the_option_the_field_is_one_like_any_other(tmp_path: Path) -> N
     corpus = prepared(tmp_path / "out", write_lines(tmp_path / "a.jsonl", [b'{"question": "What? ", "text": "It."}']))
     assert texts(corpus) == ["It."]
     assert corpus.num_prompt.tolist() == [0]
-
-
-def merging_tokenizer(*, special: bool) -> transformers.PreTrainedTokenizerFast:
-    """Letters, with "b" and "c" merged where they meet; with marks of beginning and end if `special`."""
-    vocabulary = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4, "bc": 5}
-    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("b", "c")]))
-    if special:
-        model.post_processor = tokenizers.processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-        )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from direct_anneal.model.borrowing import in_evaluation_mode
 from direct_anneal.model.special_tokens import SpecialTokens
 from direct_anneal.model.token_losses import token_nats
 
+VERSION = 2  # of what an accuracy means: lines of another are not gone on with
+
 _BATCH = 64  # answers at once
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from direct_anneal.compare.choices import VERSION as CHOICES_VERSION
 from direct_anneal.compare.choices import score_choices
 from direct_anneal.compare.config import BEFORE, WHOLE_POOL, Arm, Recipe, Scenario
 from direct_anneal.compare.provenance import commit
@@ -208,7 +209,7 @@ def _common(recipe: Recipe, scenario: Scenario) -> list[Any]:
     found = [weights, files, scenario.target, recipe.fields, recipe.threads, recipe.select]
     # Later options count where they are given: lines of recipes without them stay good.
     if scenario.choices is not None:
-        found.append([source.state() for source in expand((scenario.choices,), "choices")])
+        found.append([CHOICES_VERSION, *(source.state() for source in expand((scenario.choices,), "choices"))])
     return [
         *found,
         *([recipe.prompt_field] if recipe.prompt_field else []),

@@ -46,13 +46,18 @@ class Verdict:
     seeds: int | None
 
     @property
+    def is_spreadless(self) -> bool:
+        """True where one seed alone was run by both, so that no interval can be told."""
+        return self.target.low is None or self.others.low is None
+
+    @property
     def sentence(self) -> str:
         """The verdict as one line of text."""
         place = f"{self.arm} against {self.against} at {self.replay:.0%} replay"
         figures = f"target {difference_text(self.target)}, others {difference_text(self.others)}"
         if self.decision != "inconclusive":
             return f"{self.decision}: {place}: {figures}"
-        if self.target.low is None or self.others.low is None:
+        if self.is_spreadless:
             return f"inconclusive: {place}: {figures}; {SPREADLESS}"
         more = f"about {self.seeds} seeds would decide" if self.seeds else f"more than {MOST_SEEDS} seeds would decide"
         return f"inconclusive: {place}: {figures}; {more}"
@@ -137,7 +142,7 @@ def recommendation(found: Sequence[Verdict]) -> list[str]:
         elif any(one.decision == "inconclusive" for one in own if one.against == first):
             near = [(one.seeds, one.arm) for one in own if one.against == first and one.seeds]
             more = ". About {} seeds would decide on {}".format(*min(near)) if near else ""
-            if all(one.target.low is None for one in own):
+            if all(one.is_spreadless for one in own):
                 more = f". {SPREADLESS.capitalize()}"
             said.append(
                 f"{scenario}, {model}: adopt nothing yet: no arm is significantly better than {first} within the "

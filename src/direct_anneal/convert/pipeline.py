@@ -21,7 +21,7 @@ from direct_anneal.convert.dcp_metadata import Entry, read_entries, read_tensor,
 from direct_anneal.convert.weight_names import Naming, recognise
 from direct_anneal.errors import InputError, option
 from direct_anneal.gradients import trainer_groups
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk, remove
 from direct_anneal.io.digests import sha256, sha256_of_file
 from direct_anneal.io.lock import LOCK, MARK, held
 from direct_anneal.io.records import RecordError, read_record, write_record
@@ -122,7 +122,7 @@ def _working_directory(out: Path, made_of: dict[str, Any]) -> Iterator[Path]:
         if known != made_of:
             for path in temporary.iterdir():
                 if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    remove(path)
             write_record(temporary / MARK, made_of)
         try:
             yield temporary

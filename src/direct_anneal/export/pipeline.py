@@ -22,7 +22,7 @@ from direct_anneal.export.inputs import Records
 from direct_anneal.export.registry import FORMATS
 from direct_anneal.export.retokenised import Content, retokenised
 from direct_anneal.export.shards import Document, Exported, Format, Setting, Writer
-from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk, leftovers, temporary_name
+from direct_anneal.io.atomic import TEMPORARY_SUFFIX, flush_to_disk, leftovers, remove, temporary_name
 from direct_anneal.io.digests import short_digest
 from direct_anneal.io.lock import LOCK, held, require_no_file_at
 from direct_anneal.io.records import RecordError, read_record, write_record
@@ -268,7 +268,7 @@ def _new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     with held(temporary):
         for path in temporary.iterdir():
             if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
         (temporary / RECORD).touch()  # so that what a kill leaves is known for ours
         try:
             yield temporary

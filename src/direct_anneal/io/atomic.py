@@ -71,10 +71,15 @@ def leftovers(path: Path) -> list[Path]:
 def remove_leftovers(path: Path) -> None:
     """Remove them. For who holds the directory alone; nothing is removed through a link."""
     for left in leftovers(path):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory with all that is in it, or a file; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_directory(path: Path) -> None:

@@ -124,7 +124,8 @@ def shuffles(head: Tokens, starts: NDArray[np.bool_], name: str) -> list[Tokens]
     seed = int.from_bytes(short_digest(name, 8), "little")
     generator = np.random.Generator(np.random.Philox(key=seed))
     in_order, orders = np.arange(len(words) - 1), list[NDArray[np.int64]]()
-    while len(orders) < int(num_shuffles(np.array(len(head)))):
+    count = int(num_shuffles(np.array(len(head))))
+    while len(orders) < count:
         order = generator.permutation(len(in_order))
         if not np.array_equal(order, in_order):
             orders.append(order)
